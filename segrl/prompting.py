@@ -1,0 +1,48 @@
+"""The one function that renders a problem for a model, and the hash that travels with what was made from it."""
+
+from __future__ import annotations
+
+import hashlib
+
+USER_TEXT = "{problem}\nPlease reason step by step, and put your final answer within \\boxed{{}}."
+TEMPLATES = ("chat", "plain")
+
+
+def render(problem: str, tokenizer, template: str = "chat") -> str:
+    """The prompt for ``problem``: the tokenizer's chat template up to where the assistant's turn begins.
+
+    ``template`` is ``chat``, ``plain`` (the user text alone, for base models without a chat template), or a text of
+    your own that holds ``{problem}``.
+    """
+    if template == "plain":
+        return USER_TEXT.format(problem=problem) + "\n"
+    if template != "chat":
+        if "{problem}" not in template:
+            raise ValueError(
+                f"template {template!r} is not one of {TEMPLATES} and holds no '{{problem}}' to put the problem in"
+            )
+        return template.replace("{problem}", problem)
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError(
+            f"the tokenizer {tokenizer.name_or_path!r} has no chat template; pass template=plain, "
+            "or a text of your own that holds '{problem}'"
+        )
+    message = {"role": "user", "content": USER_TEXT.format(problem=problem)}
+    return tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+
+
+def opens_thought(prompt: str) -> bool:
+    """Whether the prompt itself opens the thought, as R1-Distill's template does."""
+    return prompt.rstrip().endswith("<think>")
+
+
+def strip_opening(response: str, prompt: str) -> str:
+    """The response without a leading ``<think>`` that the prompt has already opened."""
+    stripped = response.lstrip()
+    if opens_thought(prompt) and stripped.startswith("<think>"):
+        return stripped.removeprefix("<think>").removeprefix("\n")
+    return response
+
+
+def prompt_hash(prompt: str) -> str:
+    return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]

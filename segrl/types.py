@@ -1,0 +1,205 @@
+"""The six types that flow through the pipeline, and the axis legend.
+
+Axis letters, used as suffixes everywhere: ``_T`` response token, ``_S`` segment, ``_B`` rollout in a batch,
+``_J`` integration node, ``_A`` answer token, ``_P`` prompt token.
+
+Each type checks its invariants when it is made, so a stage that receives one need not check again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+KEEP_REASONS = ("strength", "forced")
+DROP_REASONS = ("dropped", "consistency")
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """One problem and one response to it; once tokenised, the one tokenisation that every stage uses.
+
+    ``offsets_T[t] = (start, end)`` are the characters of ``response`` that token t stands for. Pieces of a character
+    that is split over several tokens all carry that character's offsets; a special token stands for no character.
+    ``meta`` carries whatever came along with the trace (planted kinds, a recorded verdict, the source).
+    """
+
+    id: str
+    problem: str
+    response: str = ""
+    answer: str | None = None
+    prompt_ids: Tensor | None = None
+    response_ids: Tensor | None = None
+    offsets_T: Tensor | None = None
+    trainable_T: Tensor | None = None
+    prompt_hash: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        parts = (self.prompt_ids, self.response_ids, self.offsets_T, self.trainable_T, self.prompt_hash)
+        present = [part is not None for part in parts]
+        if not any(present):
+            return
+        if not all(present):
+            raise ValueError(
+                f"trace {self.id!r} is half tokenised: {sum(present)} of 5 token fields are set; "
+                "use segrl.tokenize(trace, tokenizer) or Trace.from_ids(...)"
+            )
+        tokens = len(self.response_ids)
+        for name, have in (("offsets_T", len(self.offsets_T)), ("trainable_T", len(self.trainable_T))):
+            _same_count(f"trace {self.id!r}: {name}", have, tokens)
+        if tokens and int(self.offsets_T[-1, 1]) != len(self.response):
+            raise ValueError(
+                f"trace {self.id!r}: the tokens end at character {int(self.offsets_T[-1, 1])}, "
+                f"the response has {len(self.response)} characters"
+            )
+
+    @property
+    def tokenised(self) -> bool:
+        return self.response_ids is not None
+
+    @property
+    def tokens(self) -> int:
+        """T, the number of response tokens."""
+        if self.response_ids is None:
+            raise ValueError(f"trace {self.id!r} is not tokenised; call segrl.tokenize(trace, tokenizer) first")
+        return len(self.response_ids)
+
+    @classmethod
+    def from_ids(cls, *, id: str, problem: str, prompt_ids, response_ids, tokenizer, answer=None, **fields) -> Trace:
+        """A trace from rollout ids, which are kept and never tokenised again."""
+        from segrl.tokenization import trace_from_ids
+
+        return trace_from_ids(id, problem, prompt_ids, response_ids, tokenizer, answer, **fields)
+
+
+@dataclass(frozen=True)
+class Segments:
+    """A partition of the response's T tokens: segment s is ``boundaries[s]:boundaries[s + 1]``."""
+
+    boundaries: tuple[int, ...]
+    kinds_S: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        b = self.boundaries
+        if len(b) < 2 or b[0] != 0:
+            raise ValueError(f"segment boundaries must start at 0 and end at the number of tokens, got {b[:5]}")
+        for left, right in zip(b, b[1:], strict=False):
+            if right <= left:
+                raise ValueError(f"segment boundaries must increase strictly, got {left} before {right}")
+        if not self.kinds_S:
+            object.__setattr__(self, "kinds_S", ("thought",) * len(self))
+        _same_count("kinds_S of the segments", len(self.kinds_S), len(self))
+
+    def __len__(self) -> int:
+        return len(self.boundaries) - 1
+
+    @property
+    def tokens(self) -> int:
+        return self.boundaries[-1]
+
+    @property
+    def tokens_S(self) -> Tensor:
+        return torch.tensor(self.boundaries).diff()
+
+    @property
+    def slices(self) -> list[slice]:
+        return [slice(a, b) for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)]
+
+    @property
+    def index_T(self) -> Tensor:
+        """The segment of each token."""
+        return torch.repeat_interleave(torch.arange(len(self)), self.tokens_S)
+
+    @property
+    def thought_S(self) -> Tensor:
+        """True for the segments of the thinking; False for the final ``answer`` segment, which is never scored."""
+        return torch.tensor([kind != "answer" for kind in self.kinds_S])
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """Integrated gradients of the answer's log-probability for each response token of one trace."""
+
+    trace_id: str
+    scores_T: Tensor
+    target: str
+    input_ids: Tensor
+    answer_span: tuple[int, int]
+    logp_input: float
+    logp_baseline: float
+    mass_prompt: float
+    mass_suffix: float
+    gap: float
+    copy_share: float
+    evaluations: int
+    flags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not bool(torch.isfinite(self.scores_T).all()):
+            bad = int((~torch.isfinite(self.scores_T)).sum())
+            raise ValueError(
+                f"trace {self.trace_id!r}: {bad} of {len(self.scores_T)} attribution scores are not finite; "
+                "attribute in float32, or look for inf or NaN in the model's weights"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What measures may read of one trace; a field is None unless it was asked for."""
+
+    trace: Trace
+    ig: Attribution | None = None
+
+    def __post_init__(self) -> None:
+        if self.ig is not None:
+            _same_count(f"trace {self.trace.id!r}: attribution scores", len(self.ig.scores_T), self.trace.tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentScores:
+    """What a measure says of each segment: Eq. 3 and 4, or a rival's score in ``strength_S``."""
+
+    strength_S: Tensor
+    share_S: Tensor
+    consistency_S: Tensor
+    tokens_S: Tensor
+
+    def __post_init__(self) -> None:
+        for name in ("share_S", "consistency_S", "tokens_S"):
+            _same_count(f"segment scores: {name}", len(getattr(self, name)), len(self.strength_S))
+        for name in ("strength_S", "share_S", "consistency_S"):
+            if not bool(torch.isfinite(getattr(self, name)).all()):
+                raise ValueError(f"segment scores: {name} holds NaN or infinity: {getattr(self, name).tolist()[:8]}")
+        total = float(self.share_S.sum())
+        if len(self.share_S) and abs(total - 1) > 1e-6 and total != 0:
+            raise ValueError(f"segment scores: share_S must sum to 1, got {total}")
+
+    def __len__(self) -> int:
+        return len(self.strength_S)
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Which segments to keep, and why: ``strength``, ``forced``, ``dropped`` or ``consistency``."""
+
+    keep_S: Tensor
+    reason_S: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _same_count("selection: reasons", len(self.reason_S), len(self.keep_S))
+        for keep, reason in zip(self.keep_S.tolist(), self.reason_S, strict=True):
+            if reason not in (KEEP_REASONS if keep else DROP_REASONS):
+                raise ValueError(f"selection: a segment that is {'kept' if keep else 'dropped'} has reason {reason!r}")
+
+    def __len__(self) -> int:
+        return len(self.keep_S)
+
+
+def _same_count(what: str, have: int, want: int) -> None:
+    if have != want:
+        raise ValueError(f"{what}: got {have} for {want}")
