@@ -154,23 +154,33 @@ class Evidence:
 
     trace: Trace
     ig: Attribution | None = None
+    logp_T: Tensor | None = None
+    entropy_T: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.ig is not None:
-            _same_count(f"trace {self.trace.id!r}: attribution scores", len(self.ig.scores_T), self.trace.tokens)
+        streams = {"ig": self.ig and self.ig.scores_T, "logp_T": self.logp_T, "entropy_T": self.entropy_T}
+        for name, stream in streams.items():
+            if stream is not None:
+                _same_count(f"trace {self.trace.id!r}: evidence {name}", len(stream), self.trace.tokens)
 
 
 @dataclass(frozen=True, eq=False)
 class SegmentScores:
-    """What a measure says of each segment: Eq. 3 and 4, or a rival's score in ``strength_S``."""
+    """What a measure says of each segment: Eq. 3 and 4, or a rival's score in ``strength_S``.
+
+    ``thought_S`` is False for the ``answer`` segment, which has no score (default: all are thoughts).
+    """
 
     strength_S: Tensor
     share_S: Tensor
     consistency_S: Tensor
     tokens_S: Tensor
+    thought_S: Tensor | None = None
 
     def __post_init__(self) -> None:
-        for name in ("share_S", "consistency_S", "tokens_S"):
+        if self.thought_S is None:
+            object.__setattr__(self, "thought_S", torch.ones(len(self.strength_S), dtype=torch.bool))
+        for name in ("share_S", "consistency_S", "tokens_S", "thought_S"):
             _same_count(f"segment scores: {name}", len(getattr(self, name)), len(self.strength_S))
         for name in ("strength_S", "share_S", "consistency_S"):
             if not bool(torch.isfinite(getattr(self, name)).all()):

@@ -1,0 +1,98 @@
+r"""What is explained: the log-probability of the answer in ``</think> So, the final answer is \boxed{...}``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from segrl.boxed import last_boxed
+from segrl.tokenization import encode
+from segrl.types import Trace
+
+TEMPLATE = "</think> So, the final answer is \\boxed{{answer}}"
+THINK_END = "</think>"
+TARGETS = ("gold", "own")
+CONTEXTS = ("think", "full")
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """One sequence ``prompt + thinking + suffix`` and where in it the explained answer stands."""
+
+    trace: Trace
+    answer: str
+    input_ids: Tensor
+    thinking: slice
+    answer_span: tuple[int, int]
+    restates: Tensor  # per input position: does this token of the thinking restate the answer?
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+def explain(
+    trace: Trace, tokenizer, target: str = "gold", template: str = TEMPLATE, context: str = "think"
+) -> Explained:
+    """Append the answer to the thinking and find its tokens by their characters."""
+    assert trace.prompt_ids is not None
+    assert trace.response_ids is not None
+    answer = answer_of(trace, target)
+    suffix_ids, first, last = answer_suffix(answer, tokenizer, template)
+    kept = context_tokens(trace, context)
+    start, end = len(trace.prompt_ids), len(trace.prompt_ids) + kept
+    restates = torch.zeros(end + len(suffix_ids), dtype=torch.bool)
+    restates[start:end] = restating_tokens(trace, answer)[:kept]
+    return Explained(
+        trace=trace,
+        answer=answer,
+        input_ids=torch.cat([trace.prompt_ids, trace.response_ids[:kept], suffix_ids]),
+        thinking=slice(start, end),
+        answer_span=(end + first, end + last),
+        restates=restates,
+    )
+
+
+def answer_of(trace: Trace, target: str) -> str:
+    """The gold answer, or the one that the response itself gives."""
+    if target not in TARGETS:
+        raise ValueError(f"target={target!r}, expected one of {TARGETS}")
+    answer = trace.answer if target == "gold" else last_boxed(trace.response.rpartition(THINK_END)[2])
+    if not answer:
+        missing = "has no gold answer" if target == "gold" else "boxes no answer of its own"
+        raise ValueError(f"trace {trace.id!r} {missing}: there is nothing to explain (target={target})")
+    return answer
+
+
+def answer_suffix(answer: str, tokenizer, template: str = TEMPLATE) -> tuple[Tensor, int, int]:
+    """The ids of the filled template, and the half-open range of those that hold a character of the answer."""
+    if template.count("{answer}") != 1:
+        raise ValueError(f"the answer template {template!r} must hold '{{answer}}' once")
+    start = template.index("{answer}")
+    ids, offsets_T = encode(template.replace("{answer}", answer), tokenizer, "answer template")
+    inside = (offsets_T[:, 1] > start) & (offsets_T[:, 0] < start + len(answer))
+    positions = inside.nonzero().flatten()
+    return ids, int(positions[0]), int(positions[-1]) + 1
+
+
+def context_tokens(trace: Trace, context: str) -> int:
+    """How many response tokens stand before the appended answer: the thinking, or the whole response."""
+    if context not in CONTEXTS:
+        raise ValueError(f"context={context!r}, expected one of {CONTEXTS}")
+    end = trace.response.find(THINK_END) if context == "think" else -1
+    if end < 0:
+        end = len(trace.response)
+    assert trace.offsets_T is not None
+    return int((trace.offsets_T[:, 0] < end).sum())
+
+
+def restating_tokens(trace: Trace, answer: str) -> Tensor:
+    """The response tokens that hold a character of any place where the answer already stands."""
+    assert trace.offsets_T is not None
+    restating_T = torch.zeros(trace.tokens, dtype=torch.bool)
+    at = trace.response.find(answer)
+    while at >= 0:
+        restating_T |= (trace.offsets_T[:, 1] > at) & (trace.offsets_T[:, 0] < at + len(answer))
+        at = trace.response.find(answer, at + 1)
+    return restating_T

@@ -1,0 +1,85 @@
+"""``segrl <command> key=value``: the commands, and how their errors reach a user. Starts without torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+import segrl
+
+# command -> (where it lives, what it does)
+COMMANDS = {
+    "doctor": ("segrl.doctor:main", "what is installed, what is missing, and the command that brings it"),
+    "quickstart": ("segrl.commands:quickstart", "the main job on the bundled toy world"),
+    "generate": ("segrl.commands:generate", "problems -> traces, sampled from a model"),
+    "segment": ("segrl.commands:segment", "traces -> segments"),
+    "attribute": ("segrl.commands:attribute", "traces -> integrated gradients of their answers"),
+    "select": ("segrl.commands:select", "traces -> scored segments and which of them to keep"),
+    "sft": ("segrl.verl.sft:main", "selective SFT on verl: traces and selections -> a trained model"),
+    "grpo": ("segrl.verl.grpo:main", "GRPO on verl with segment-weighted advantages"),
+    "evaluate": ("segrl.commands:evaluate", "accuracy and pass@k of a model on a benchmark"),
+    "grade": ("segrl.commands:grade", "verdicts on saved responses"),
+    "show": ("segrl.commands:show", "a trace in the terminal, coloured by importance"),
+}
+USAGE = "usage: segrl <command> [key=value ...]   [--help | --cfg job | --version]"
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if argv[0] == "--version":
+        print(f"segrl {segrl.__version__}")
+        return 0
+    if argv[0] not in COMMANDS:
+        from segrl.resolving import near
+
+        return _fail(f"segrl: no command is called {argv[0]!r}{near(argv[0], COMMANDS)}")
+    return _run(argv[0], argv[1:])
+
+
+def _run(command: str, arguments: list[str]) -> int:
+    where, what = COMMANDS[command]
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    overrides = [argument for argument in arguments if argument not in flags and argument != "job"]
+    try:
+        from segrl.config import compose
+
+        if flags and flags[0] not in ("-h", "--help", "--cfg", "-c"):
+            raise ValueError(f"unknown flag {flags[0]!r}, expected --help or --cfg job")
+        config = compose(command, overrides)
+        if flags:
+            print(_help(command, what, config) if flags[0] in ("-h", "--help") else _yaml(config), end="")
+            return 0
+        module, _, function = where.partition(":")
+        return getattr(import_module(module), function)(config) or 0
+    except (ValueError, OSError, ImportError) as error:
+        if os.environ.get("SEGRL_TRACEBACK"):
+            raise
+        return _fail(f"segrl {command}: {error}")
+    except KeyboardInterrupt:
+        print(f"\nsegrl {command}: interrupted; what was written stays, the same command goes on", file=sys.stderr)
+        return 130
+
+
+def _fail(sentence: str) -> int:
+    print(sentence, file=sys.stderr)
+    return 2
+
+
+def _overview() -> str:
+    rows = "\n".join(f"  {name:<12}{what}" for name, (_, what) in COMMANDS.items())
+    promise = "find the parts of a long reasoning trace that matter, and train on them"
+    return f"segrl {segrl.__version__}: {promise}\n\n{USAGE}\n\n{rows}"
+
+
+def _help(command: str, what: str, config) -> str:
+    return f"segrl {command}: {what}\n\nKeys and their values now; change them with key=value:\n\n{_yaml(config)}"
+
+
+def _yaml(config) -> str:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(config)

@@ -1,0 +1,226 @@
+"""The schema of every command (dataclasses in Hydra's ConfigStore), where the values are, and how both become a config.
+
+A choice from a table (``segmenter``, ``measure``, ``rule``) is a key of its own; how a stage works is in its section.
+Values stand in ``configs/``: one yaml per command, one group per section.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from segrl.resolving import near, resolve
+
+__all__ = ["CONFIG_DIR", "SCHEMAS", "ConfigError", "compose", "resolve"]
+
+_PACKAGED = Path(__file__).parent / "configs"
+CONFIG_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent / "configs"
+
+
+class ConfigError(ValueError):
+    """What was typed does not fit the command's schema."""
+
+
+# --- sections --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class SegmentationConfig:
+    min_tokens: int = MISSING
+    max_segments: int | None = MISSING
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class AttributionConfig:
+    rule: str = MISSING
+    nodes: int = MISSING
+    tolerance: float | None = MISSING
+    max_nodes: int = MISSING
+    target: str = MISSING
+    template: str = MISSING
+    context: str = MISSING
+    interpolate: str = MISSING
+    hide_answer: bool = MISSING
+    baseline: Any = MISSING
+    batch_tokens: int = MISSING
+
+
+@dataclass
+class SelectionConfig:
+    tau: float = MISSING
+    beta: float = MISSING
+    beta_min_tokens: int = MISSING
+    force: list[int] = MISSING
+
+
+@dataclass
+class GenerationConfig:
+    n: int = MISSING
+    temperature: float = MISSING
+    top_p: float = MISSING
+    max_tokens: int = MISSING
+    seed: int = MISSING
+    batch: int = MISSING
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Command:
+    """The keys that every command knows; each says which of them it needs."""
+
+    model_path: str | None = None
+    attributor_path: str | None = None
+    data_path: str | None = None
+    traces: str | None = None
+    out: str | None = None
+    template: str = "chat"
+    dtype: str = "float32"
+    device: str = "auto"
+    limit: int | None = None
+
+
+@dataclass
+class Segment(Command):
+    segmenter: str = MISSING
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
+
+
+@dataclass
+class Attribute(Command):
+    attribution: AttributionConfig = field(default_factory=AttributionConfig)
+
+
+@dataclass
+class Select(Segment):
+    measure: str = MISSING
+    measure_options: dict[str, Any] = field(default_factory=dict)
+    attributions: str | None = None
+    attribution: AttributionConfig = field(default_factory=AttributionConfig)
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+
+
+@dataclass
+class Generate(Command):
+    backend: str = MISSING
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+
+
+@dataclass
+class Evaluate(Generate):
+    benchmark: str | None = None
+    thinking: str = MISSING
+
+
+@dataclass
+class Grade(Command):
+    thinking: str = MISSING
+
+
+@dataclass
+class Show(Command):
+    selections: str | None = None
+    id: str | None = None
+
+
+@dataclass
+class Quickstart(Command):
+    problems: int = MISSING
+    seed: int = MISSING
+
+
+SCHEMAS: dict[str, type[Command]] = {
+    "doctor": Command,
+    "quickstart": Quickstart,
+    "generate": Generate,
+    "segment": Segment,
+    "attribute": Attribute,
+    "select": Select,
+    "evaluate": Evaluate,
+    "grade": Grade,
+    "show": Show,
+}
+ON_VERL = ("sft", "grpo")  # composed over verl's own config, which is their schema
+
+
+# --- composing -------------------------------------------------------------------------------------------------------
+
+
+def compose(command: str, overrides: list[str]) -> DictConfig:
+    """The config of ``command``: its yaml over its schema, then the overrides. Frozen."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+
+    for name, schema in SCHEMAS.items():
+        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+    search = [f"hydra.searchpath=[{_verl_configs()}]"] if command in ON_VERL else []
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        try:
+            config = hydra_compose(command, overrides=[*search, *overrides])
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(_sentence(command, error)) from error
+    OmegaConf.set_readonly(config, True)
+    return config
+
+
+def needed(config: DictConfig, *keys: str) -> list[Any]:
+    """The values of keys that a command cannot do without."""
+    missing = [key for key in keys if config.get(key) is None]
+    if missing:
+        raise ConfigError(f"{' and '.join(missing)} must be given, like {missing[0]}=...")
+    return [config[key] for key in keys]
+
+
+def _verl_configs() -> str:
+    """verl's own yaml files, found without importing verl."""
+    spec = find_spec("verl")
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(
+            "this command runs on verl, which is not installed; `make install` brings it, see `segrl doctor`"
+        )
+    return f"file://{Path(spec.submodule_search_locations[0]) / 'trainer' / 'config'}"
+
+
+def _sentence(command: str, error: Exception) -> str:
+    """What was typed, what was expected: out of the chain of exceptions that Hydra raises."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    for cause in chain:
+        if isinstance(cause, ValidationError) and getattr(cause, "full_key", None):
+            return f"{cause.full_key}: {str(cause).splitlines()[0]}"
+        if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
+            return _unknown_key(command, str(getattr(cause, "full_key", "")) or str(cause))
+    unknown = re.search(r"Could not override '([^']+)'", str(error))
+    if unknown:
+        return _unknown_key(command, unknown[1])
+    return " ".join(str(error).split())
+
+
+def _unknown_key(command: str, key: str) -> str:
+    parent, _, last = key.rpartition(".")
+    return f"there is no key {key!r}{near(last, _keys(SCHEMAS.get(command), parent))}"
+
+
+def _keys(schema: type | None, parent: str) -> list[str]:
+    """The keys under ``parent`` in the schema."""
+    if schema is None:
+        return []
+    node = OmegaConf.structured(schema)
+    for part in filter(None, parent.split(".")):
+        if not isinstance(node, DictConfig) or part not in node:
+            return []
+        node = node._get_node(part)
+    return [str(key) for key in node] if isinstance(node, DictConfig) else []
