@@ -29,9 +29,8 @@ def segment(config: DictConfig) -> None:
     """Write each trace's boundaries."""
     from segrl.data import write_rows
 
-    (out,) = needed(config, "out")
-    tokenizer = _tokenizer(config)
-    rows = [records.segments_row(trace, _segments(trace, config)) for trace in _tokenised(config, tokenizer)]
+    _, out = needed(config, "traces", "out")
+    rows = [records.segments_row(trace, _segments(trace, config)) for trace in _tokenised(config)]
     write_rows(out, rows)
     counts = [len(row["boundaries"]) - 1 for row in rows]
     print(f"{len(rows)} traces, {sum(counts)} segments, {sum(counts) / len(counts):.1f} a trace -> {out}")
@@ -39,7 +38,7 @@ def segment(config: DictConfig) -> None:
 
 def attribute(config: DictConfig) -> None:
     """Write each trace's token scores, shard by shard; a trace that fails is written with its reason."""
-    (out,) = needed(config, "out")
+    _, out = needed(config, "traces", "out")
     model, tokenizer = _attributor(config)
     traces = _tokenised(config, tokenizer)
     settings = {"attributor_path": config.attributor_path or "toy", **_plain(config.attribution)}
@@ -71,11 +70,8 @@ def select(config: DictConfig) -> None:
     """Write each trace's segments, scores and which of them to keep."""
     from segrl.data import write_rows
 
-    (out,) = needed(config, "out")
-    rows = []
-    evidence = _evidence(config)
-    for one in evidence:
-        rows.append(_selected(one, config))
+    _, out = needed(config, "traces", "out")
+    rows = [_selected(evidence, config) for evidence in _evidence(config)]
     write_rows(out, rows)
     kept = [sum(n for n, keep in zip(_lengths(row), row["keep"], strict=True) if keep) for row in rows]
     total = sum(row["boundaries"][-1] for row in rows)
@@ -100,13 +96,13 @@ def _evidence(config: DictConfig) -> Iterator[Any]:
     needs = measure_of(config.measure).needs
     if config.attributions and needs == ("ig",):
         found = {row["id"]: row for row in _rows(config.attributions) if not row["error"]}
-        for trace in _tokenised(config, _tokenizer(config)):
+        for trace in _tokenised(config):
             if trace.id in found:
                 records.check_identity(trace, found[trace.id], "attribution")
                 yield Evidence(trace, records.attribution_of(found[trace.id]))
         return
     if not needs:
-        yield from (Evidence(trace) for trace in _tokenised(config, _tokenizer(config)))
+        yield from (Evidence(trace) for trace in _tokenised(config))
         return
     model, tokenizer = _attributor(config)
     traces = _tokenised(config, tokenizer)
@@ -220,7 +216,7 @@ def show(config: DictConfig) -> None:
     from segrl.report import show as draw
     from segrl.report import terminal
 
-    traces = _tokenised(config, _tokenizer(config))
+    traces = _tokenised(config)
     trace = next((one for one in traces if one.id == config.id), None) if config.id else traces[0]
     if trace is None:
         raise ConfigError(f"no trace is called {config.id!r}; the first of {len(traces)} is {traces[0].id!r}")
@@ -268,12 +264,13 @@ def _problems(config: DictConfig) -> list[Trace]:
     return toy.sample_problems(config.limit or 64, seed=1_000_000)
 
 
-def _tokenised(config: DictConfig, tokenizer) -> list[Trace]:
+def _tokenised(config: DictConfig, tokenizer=None) -> list[Trace]:
     from segrl.data import load_traces
     from segrl.tokenization import tokenize
 
     (path,) = needed(config, "traces")
     traces = load_traces(path, limit=config.limit)
+    tokenizer = tokenizer or _tokenizer(config)
     for trace in traces:
         if not trace.response:
             raise ValueError(f"trace {trace.id!r} of {path} has an empty response: there is nothing to cut")
@@ -297,7 +294,7 @@ def _tokenizer(config: DictConfig):
 
     from segrl import toy
 
-    return AutoTokenizer.from_pretrained(config.attributor_path or config.model_path or toy.MODEL_DIR)
+    return AutoTokenizer.from_pretrained(config.attributor_path or config.model_path or toy.MODEL_PATH)
 
 
 def _model(path: str | None, config: DictConfig) -> tuple[Any, Any]:
@@ -306,7 +303,7 @@ def _model(path: str | None, config: DictConfig) -> tuple[Any, Any]:
 
     from segrl import toy
 
-    path = path or str(toy.MODEL_DIR)
+    path = path or str(toy.MODEL_PATH)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
     model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, config.dtype))
     return model.to(device).eval(), AutoTokenizer.from_pretrained(path)

@@ -29,7 +29,7 @@ def select(
     reason = ["dropped"] * len(scores)
     for s in _strongest(scores, tau):
         judged = int(scores.tokens_S[s]) >= beta_min_tokens
-        reason[s] = "consistency" if judged and float(scores.consistency_S[s]) > beta else "strength"
+        reason[s] = "consistency" if judged and float(scores.consistency_S[s]) > beta + ROUNDING else "strength"
     for s in _forced(scores, force):
         if reason[s] != "strength":
             reason[s] = "forced"

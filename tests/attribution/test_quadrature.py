@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+import torch
+
+from segrl.attribution.quadrature import RULES, midpoint, tripled
+
+
+def test_the_nodes_of_each_rule():
+    expected = {
+        "midpoint": ([1 / 8, 3 / 8, 5 / 8, 7 / 8], [0.25] * 4),
+        "left": ([0, 1 / 4, 2 / 4, 3 / 4], [0.25] * 4),
+        "right": ([1 / 4, 2 / 4, 3 / 4, 1], [0.25] * 4),
+        "trapezoid": ([0, 1 / 3, 2 / 3, 1], [1 / 6, 1 / 3, 1 / 3, 1 / 6]),
+        "authors": ([0, 1 / 3, 2 / 3, 1], [0.25] * 4),
+    }
+    for name, (alphas, weights) in expected.items():
+        alphas_J, weights_J = RULES[name](4)
+        assert alphas_J.tolist() == pytest.approx(alphas), name
+        assert weights_J.tolist() == pytest.approx(weights), name
+
+
+def test_gauss_legendre_is_exact_for_polynomials_up_to_twice_its_nodes():
+    alphas_J, weights_J = RULES["gauss_legendre"](3)
+    assert float((weights_J * alphas_J**5).sum()) == pytest.approx(1 / 6)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_weights_sum_to_one_and_nodes_lie_on_the_path(name):
+    alphas_J, weights_J = RULES[name](7)
+    assert float(weights_J.sum()) == pytest.approx(1)
+    assert float(alphas_J.min()) >= 0
+    assert float(alphas_J.max()) <= 1
+    assert alphas_J.dtype == weights_J.dtype == torch.float64
+
+
+def test_a_tripled_grid_is_the_old_one_and_the_new_nodes():
+    alphas_J, weights_J = tripled(4)
+    whole, _ = midpoint(12)
+    assert sorted([*alphas_J.tolist(), *midpoint(4)[0].tolist()]) == pytest.approx(whole.tolist())
+    assert weights_J.tolist() == pytest.approx([1 / 12] * 8)
+    assert np.isclose(float(weights_J.sum()) + 1 / 3, 1)  # the old nodes keep a third of their weight
+
+
+def test_too_few_nodes_are_a_sentence():
+    with pytest.raises(ValueError, match="at least one node, got nodes=0"):
+        midpoint(0)
+    with pytest.raises(ValueError, match="nodes=1, expected 2 or more"):
+        RULES["trapezoid"](1)
