@@ -1,0 +1,47 @@
+import torch
+from tiny import byte_level_tokenizer, tiny_model
+
+from segrl import Trace
+from segrl.generation import sample
+from segrl.prompting import render
+
+PROBLEMS = [Trace(id=str(i), problem=f"What is {i}+{'1' * i}?", answer="1", meta={"source": "x"}) for i in range(4)]
+
+
+def greedy_by_hand(model, tokenizer, problem, tokens):
+    """One unpadded forward per token."""
+    ids = tokenizer(render(problem.problem, tokenizer), add_special_tokens=False)["input_ids"]
+    new = []
+    for _ in range(tokens):
+        with torch.no_grad():
+            token = int(model(torch.tensor([ids + new])).logits[0, -1].argmax())
+        if token == tokenizer.eos_token_id:
+            return new, "stop"
+        new.append(token)
+    return new, "length"
+
+
+def test_greedy_responses_equal_a_loop_of_forwards():
+    model, tokenizer = tiny_model(), byte_level_tokenizer()
+    for trace, problem in zip(sample(model, tokenizer, PROBLEMS, temperature=0, max_tokens=8), PROBLEMS, strict=True):
+        ids, finish = greedy_by_hand(model, tokenizer, problem, 8)
+        assert trace.response == tokenizer.decode(ids, skip_special_tokens=True)
+        assert (trace.id, trace.answer, trace.meta["source"]) == (problem.id, "1", "x")
+        assert (trace.meta["finish"], trace.meta["tokens"]) == (finish, len(ids) + (finish == "stop"))
+
+
+def test_samples_repeat_by_seed():
+    model, tokenizer = tiny_model(), byte_level_tokenizer()
+    one, same, other = (sample(model, tokenizer, PROBLEMS, max_tokens=8, seed=seed) for seed in (1, 1, 2))
+    assert [t.response for t in one] == [t.response for t in same]
+    assert [t.response for t in one] != [t.response for t in other]
+
+
+def test_a_response_ends_where_the_model_stops():
+    model, tokenizer = tiny_model(), byte_level_tokenizer()
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    stops = torch.nn.functional.one_hot(torch.tensor(tokenizer.eos_token_id), model.config.vocab_size)
+    model.lm_head.bias = torch.nn.Parameter(stops.float())
+    [trace] = sample(model, tokenizer, PROBLEMS[:1], temperature=0, max_tokens=8)
+    assert (trace.response, trace.meta["finish"], trace.meta["tokens"]) == ("", "stop", 1)
