@@ -1,0 +1,67 @@
+"""Traces in and out: whatever people have becomes traces, and traces at rest are parquet or jsonl, one row a trace."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from itertools import islice
+
+from segrl.data.columns import trace_from_row
+from segrl.data.files import ending, write_rows
+from segrl.data.saved import SCHEMA, saved_row
+from segrl.data.sources import Located, located_rows
+from segrl.types import Trace
+
+
+def load_traces(
+    path_or_hub_id: str | os.PathLike,
+    split: str | None = None,
+    limit: int | None = None,
+    require_response: bool = False,
+) -> list[Trace]:
+    """Traces from a jsonl or parquet file, a folder or glob of them, or a hub id ``owner/name[:config]``.
+
+    Columns are read as ``segrl.data.columns`` says; a row without an id is called ``<file>-<row, from 0>``. Files that
+    ``save_traces`` wrote come back as they were.
+    """
+    return collect(located_rows(path_or_hub_id, split), limit, require_response=require_response)
+
+
+def save_traces(traces: Iterable[Trace], path: str | os.PathLike) -> None:
+    """Write traces as parquet or jsonl, by the file's ending, whole or not at all.
+
+    ``load_traces`` gives the same traces back: token ids as int64, ``trainable_T`` as bool. ``meta`` passes through
+    JSON, so its tuples become lists and its keys strings.
+    """
+    traces = list(traces)
+    _refuse_duplicates((trace.id, f"trace {number}") for number, trace in enumerate(traces, 1))
+    as_text = ending(path) == ".parquet"
+    write_rows(path, [saved_row(trace, as_text) for trace in traces], SCHEMA)
+
+
+def collect(
+    rows: Iterable[Located], limit: int | None = None, with_response: bool = True, require_response: bool = False
+) -> list[Trace]:
+    """The first ``limit`` rows as traces with unique ids."""
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; give a number of rows from 1 up, or leave it out for all")
+    traces, places = [], []
+    for where, fallback_id, row in islice(rows, limit):
+        trace = trace_from_row(row, where, fallback_id, with_response)
+        if require_response and not trace.response.strip():
+            raise ValueError(
+                f"{where}: trace {trace.id!r} has no response, and this needs one; "
+                f"fill in a column 'response' or remove the row (its columns: {', '.join(row)})"
+            )
+        traces.append(trace)
+        places.append((trace.id, where))
+    _refuse_duplicates(places)
+    return traces
+
+
+def _refuse_duplicates(places: Iterable[tuple[str, str]]) -> None:
+    seen: dict[str, str] = {}
+    for id, where in places:
+        if id in seen:
+            raise ValueError(f"the id {id!r} stands twice, in {seen[id]} and in {where}; give every trace its own id")
+        seen[id] = where
