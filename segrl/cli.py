@@ -11,16 +11,17 @@ import segrl
 # command -> (where it lives, what it does)
 COMMANDS = {
     "doctor": ("segrl.doctor:main", "what is installed, what is missing, and the command that brings it"),
-    "quickstart": ("segrl.commands:quickstart", "the main job on the bundled toy world"),
-    "generate": ("segrl.commands:generate", "problems -> traces, sampled from a model"),
-    "segment": ("segrl.commands:segment", "traces -> segments"),
-    "attribute": ("segrl.commands:attribute", "traces -> integrated gradients of their answers"),
-    "select": ("segrl.commands:select", "traces -> scored segments and which of them to keep"),
+    "quickstart": ("segrl.commands.looking:quickstart", "the main job on the bundled toy world"),
+    "generate": ("segrl.commands.models:generate", "problems -> traces, sampled from a model"),
+    "segment": ("segrl.commands.traces:segment", "traces -> segments"),
+    "attribute": ("segrl.commands.traces:attribute", "traces -> integrated gradients of their answers"),
+    "calibrate": ("segrl.commands.traces:calibrate", "few nodes that do what many do, fitted once to a model"),
+    "select": ("segrl.commands.traces:select", "traces -> scored segments and which of them to keep"),
     "sft": ("segrl.verl.sft:main", "selective SFT on verl: traces and selections -> a trained model"),
     "grpo": ("segrl.verl.grpo:main", "GRPO on verl with segment-weighted advantages"),
-    "evaluate": ("segrl.commands:evaluate", "accuracy and pass@k of a model on a benchmark"),
-    "grade": ("segrl.commands:grade", "verdicts on saved responses"),
-    "show": ("segrl.commands:show", "a trace in the terminal, coloured by importance"),
+    "evaluate": ("segrl.commands.models:evaluate", "accuracy and pass@k of a model on a benchmark"),
+    "grade": ("segrl.commands.models:grade", "verdicts on saved responses"),
+    "show": ("segrl.commands.looking:show", "a trace in the terminal, coloured by importance"),
 }
 USAGE = "usage: segrl <command> [key=value ...]   [--help | --cfg job | --version]"
 
@@ -33,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] == "--version":
         print(f"segrl {segrl.__version__}")
         return 0
+    if argv[:2] == ["attribute", "calibrate"]:
+        argv = argv[1:]
     if argv[0] not in COMMANDS:
         from segrl.resolving import near
 

@@ -50,6 +50,8 @@ class AttributionConfig:
     hide_answer: bool = MISSING
     baseline: Any = MISSING
     batch_tokens: int = MISSING
+    checkpointing: bool | None = MISSING
+    engine: str = MISSING
 
 
 @dataclass
@@ -96,6 +98,15 @@ class Segment(Command):
 
 @dataclass
 class Attribute(Command):
+    executor: str = MISSING
+    workers: int = MISSING
+    shard: int = MISSING
+    attribution: AttributionConfig = field(default_factory=AttributionConfig)
+
+
+@dataclass
+class Calibrate(Command):
+    grid: int = MISSING
     attribution: AttributionConfig = field(default_factory=AttributionConfig)
 
 
@@ -143,6 +154,7 @@ SCHEMAS: dict[str, type[Command]] = {
     "generate": Generate,
     "segment": Segment,
     "attribute": Attribute,
+    "calibrate": Calibrate,
     "select": Select,
     "evaluate": Evaluate,
     "grade": Grade,
@@ -195,7 +207,7 @@ def _verl_configs() -> str:
 
 def _sentence(command: str, error: Exception) -> str:
     """What was typed, what was expected: out of the chain of exceptions that Hydra raises."""
-    chain = [error]
+    chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
     for cause in chain:

@@ -8,6 +8,11 @@ USER_TEXT = "{problem}\nPlease reason step by step, and put your final answer wi
 TEMPLATES = ("chat", "plain")
 
 
+def user_message(problem: str) -> dict[str, str]:
+    """What a user asks: the problem, and how to answer it."""
+    return {"role": "user", "content": USER_TEXT.format(problem=problem)}
+
+
 def render(problem: str, tokenizer, template: str = "chat") -> str:
     """The prompt for ``problem``: the tokenizer's chat template up to where the assistant's turn begins.
 
@@ -15,7 +20,7 @@ def render(problem: str, tokenizer, template: str = "chat") -> str:
     your own that holds ``{problem}``.
     """
     if template == "plain":
-        return USER_TEXT.format(problem=problem) + "\n"
+        return user_message(problem)["content"] + "\n"
     if template != "chat":
         if "{problem}" not in template:
             raise ValueError(
@@ -27,8 +32,7 @@ def render(problem: str, tokenizer, template: str = "chat") -> str:
             f"the tokenizer {tokenizer.name_or_path!r} has no chat template; pass template=plain, "
             "or a text of your own that holds '{problem}'"
         )
-    message = {"role": "user", "content": USER_TEXT.format(problem=problem)}
-    return tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+    return tokenizer.apply_chat_template([user_message(problem)], tokenize=False, add_generation_prompt=True)
 
 
 def opens_thought(prompt: str) -> bool:

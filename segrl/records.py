@@ -54,8 +54,8 @@ def attribution_row(trace: Trace, attribution: Attribution) -> Row:
 
 def failed_attribution_row(trace: Trace, error: str) -> Row:
     """The same columns, empty, with the reason."""
-    lists = {"scores": [], "input_ids": [], "answer_span": [], "flags": []}
-    return {**identity(trace), **dict.fromkeys(_NUMBERS), "target": None, **lists, "error": error}
+    columns: Row = {"scores": [], "target": None, "input_ids": [], "answer_span": [], "flags": []}
+    return {**identity(trace), **dict.fromkeys(_NUMBERS), **columns, "error": error}
 
 
 def attribution_of(row: Row) -> Attribution:

@@ -23,7 +23,7 @@ def terminal(
     return Panel(Group(head, Text(""), *lines), title=title, title_align="left")
 
 
-def show(renderable: RenderableType, console: Console | None = None) -> None:
+def draw(renderable: RenderableType, console: Console | None = None) -> None:
     """Print in colour; without, when the output is piped."""
     (console or Console()).print(renderable)
 

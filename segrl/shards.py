@@ -1,41 +1,43 @@
-"""A folder of parquet shards that a long job appends to, so that the same command goes on where it stopped.
+"""A folder of parquet shards that a long job fills, so that the same command goes on where it stopped.
 
-Each shard is written whole or not at all. ``settings.json`` says what the job was; another job may not go on in it.
+The job's items are cut into groups beforehand; group i becomes shard i, written whole or not at all. So whatever is
+interrupted, in whatever order groups finish, the folder ends up the same, row for row. ``settings.json`` says what the
+job is; another job may not go on in its folder.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from segrl.data import read_rows, write_rows
+from segrl.data import read_rows
+from segrl.types import Trace
+
+T = TypeVar("T", bound=Trace)
 
 
-class Shards:
-    def __init__(self, folder: str | Path, settings: Mapping[str, Any], key: Sequence[str] = ("id",)) -> None:
+class Shards(Generic[T]):
+    def __init__(self, folder: str | Path, settings: Mapping[str, Any], items: Sequence[T], size: int) -> None:
         self.folder = Path(folder)
-        self.key = tuple(key)
-        self._claim(json.loads(json.dumps(settings)))
-        self.done = {self._key(row) for part in self._parts() for row in read_rows(part, self.key)}
+        self.items = len(items)
+        self.groups = [items[i : i + size] for i in range(0, len(items), size)]
+        ids = hashlib.sha256("\n".join(item.id for item in items).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        self._claim({**json.loads(json.dumps(settings)), "items": self.items, "ids": ids, "shard": size})
 
-    def append(self, rows: Sequence[dict]) -> None:
-        write_rows(self.next_part, rows)
-        self.done |= {self._key(row) for row in rows}
+    def todo(self) -> Iterator[tuple[int, Sequence[T]]]:
+        """The groups that have no shard yet."""
+        return ((i, group) for i, group in enumerate(self.groups) if not self.part(i).exists())
 
     @property
-    def next_part(self) -> Path:
-        return self.folder / f"part-{len(self._parts()):05d}.parquet"
+    def done(self) -> int:
+        """How many items lie in finished shards."""
+        return sum(len(group) for i, group in enumerate(self.groups) if self.part(i).exists())
 
-    def read(self) -> list[dict]:
-        return [row for part in self._parts() for row in read_rows(part)]
-
-    def _key(self, row: dict) -> tuple:
-        return tuple(row[name] for name in self.key)
-
-    def _parts(self) -> list[Path]:
-        return sorted(self.folder.glob("part-*.parquet"))
+    def part(self, i: int) -> Path:
+        return self.folder / f"part-{i:05d}.parquet"
 
     def _claim(self, settings: dict) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -53,3 +55,12 @@ class Shards:
                 f"{self.folder} holds the beginning of another job: {name} was {there.get(name)!r}, now "
                 f"{settings.get(name)!r}; choose another out=, or remove the folder"
             )
+
+
+def read_shards(folder: str | Path) -> list[dict]:
+    """The rows of all shards, in the job's order; also of a single file."""
+    path = Path(folder)
+    parts = sorted(path.glob("part-*.parquet")) if path.is_dir() else [path]
+    if not parts:
+        raise ValueError(f"{path} holds no part-*.parquet; was the job that writes it started?")
+    return [row for part in parts for row in read_rows(part)]

@@ -166,12 +166,12 @@ def _decode_utf8(data: bytes) -> tuple[str, np.ndarray]:
 def decode_stepwise(ids: Tensor, tokenizer, window: int = 8) -> tuple[str, Tensor]:
     """Decode token by token, each behind the few before it, and hold back pieces of a character until it is whole."""
     text, spans = "", []
-    ids = ids.tolist()
+    tokens = ids.tolist()
     anchor = pending = 0  # tokens before `pending` have their text; decoding starts at `anchor`
-    for i in range(len(ids)):
-        known = _decode(tokenizer, ids[anchor:pending])
-        whole = _decode(tokenizer, ids[anchor : i + 1])
-        if whole.endswith("\ufffd") and i + 1 < len(ids) and i - pending < window:
+    for i in range(len(tokens)):
+        known = _decode(tokenizer, tokens[anchor:pending])
+        whole = _decode(tokenizer, tokens[anchor : i + 1])
+        if whole.endswith("\ufffd") and i + 1 < len(tokens) and i - pending < window:
             continue
         piece = whole[len(known) :]
         spans += [(len(text), len(text) + len(piece))] * (i + 1 - pending)

@@ -158,10 +158,10 @@ class Evidence:
     entropy_T: Tensor | None = None
 
     def __post_init__(self) -> None:
-        streams = {"ig": self.ig and self.ig.scores_T, "logp_T": self.logp_T, "entropy_T": self.entropy_T}
-        for name, stream in streams.items():
-            if stream is not None:
-                _same_count(f"trace {self.trace.id!r}: evidence {name}", len(stream), self.trace.tokens)
+        ig_T = None if self.ig is None else self.ig.scores_T
+        for name, stream_T in (("ig", ig_T), ("logp_T", self.logp_T), ("entropy_T", self.entropy_T)):
+            if stream_T is not None:
+                _same_count(f"trace {self.trace.id!r}: evidence {name}", len(stream_T), self.trace.tokens)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,18 +8,29 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from segrl.attribution.quadrature import RULES, tripled
+from segrl.attribution.calibration import load_nodes
+from segrl.attribution.path import Path, evaluating
+from segrl.attribution.quadrature import RULES, Nodes, tripled
 from segrl.attribution.target import TEMPLATE, Explained, explain
 from segrl.types import Attribution, Trace
 
 FLAT = 0.1  # nat: below this change from baseline to input there is little to attribute
 INTERPOLATE = ("all", "response")
+ENGINES = ("segrl", "captum")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One evaluation: a trace at one point of its path. ``weight`` None asks for the value alone, no gradient."""
+
+    index: int
+    alpha: float
+    weight: float | None
 
 
 @dataclass
@@ -30,7 +41,16 @@ class _Sums:
     logp_input: float = float("nan")
     logp_baseline: float = float("nan")
     evaluations: int = 0
-    nodes: int = 0
+    grid: int = 0  # nodes of its midpoint grid; 0 while another rule was used
+
+    def add(self, row: Row, logp: float, masses_L: Tensor) -> None:
+        self.evaluations += 1
+        if row.weight is not None:
+            self.masses_L += row.weight * masses_L
+        elif row.alpha == 1.0:
+            self.logp_input = logp
+        else:
+            self.logp_baseline = logp
 
     @property
     def change(self) -> float:
@@ -41,21 +61,12 @@ class _Sums:
         return abs(float(self.masses_L.sum()) - self.change) / max(abs(self.change), 1e-12)
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One evaluation: a trace at one point of its path. ``weight`` None asks for the value alone."""
-
-    index: int
-    alpha: float
-    weight: float | None
-
-
 def attribute(
     model,
     traces: Sequence[Trace],
     tokenizer=None,
     *,
-    rule: str = "midpoint",
+    rule: str | Nodes = "midpoint",
     nodes: int = 12,
     tolerance: float | None = 0.2,
     max_nodes: int = 108,
@@ -67,72 +78,140 @@ def attribute(
     baseline: str | int = "pad",
     batch_tokens: int = 16_384,
     batch_rows: int | None = None,
+    checkpointing: bool | None = None,
+    engine: str = "segrl",
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Attribution]:
     """Attribute each trace's answer to its response tokens.
 
-    A trace whose masses miss ``F(input) - F(baseline)`` by more than ``tolerance`` gets its midpoint grid tripled, up
-    to ``max_nodes``; what still misses is flagged ``coarse``. ``tolerance=None`` fixes the number of evaluations
-    beforehand, as a process group needs it; ``batch_rows`` fixes how many go into one forward, whatever their lengths.
+    ``rule`` is a name of ``RULES``, the path of a calibration, or ``(alphas, weights)``. A trace whose masses miss
+    ``F(input) - F(baseline)`` by more than ``tolerance`` gets a midpoint grid three times as fine, up to ``max_nodes``;
+    what still misses is flagged ``coarse``. ``tolerance=None`` fixes the number of evaluations beforehand, as a process
+    group needs it, and ``batch_rows`` how many go into one forward, whatever their lengths. ``batch_tokens`` is how
+    many tokens one forward may hold; traces longer than that are checkpointed, or as ``checkpointing`` says.
     """
     tokenizer = tokenizer or tokenizer_of(model)
     explained = [explain(trace, tokenizer, target, template, context) for trace in traces]
-    _check_lengths(explained, model)
-    evaluate = _Evaluator(model, explained, baseline_id(baseline, tokenizer), interpolate, hide_answer)
-    sums = [_Sums(torch.zeros(len(one), dtype=torch.float64)) for one in explained]
-    todo = [row for i in range(len(explained)) for row in _first_rows(i, *_rule(rule)(nodes))]
-    while todo:
-        _run(evaluate, todo, sums, explained, batch_tokens, batch_rows, progress)
-        todo = _refinement(sums, rule, nodes, tolerance, max_nodes)
+    _check(explained, model, interpolate, engine)
+    alphas_J, weights_J = nodes_of(rule, nodes)
+    grid = nodes if rule == "midpoint" else 0
+    sums = [_Sums(torch.zeros(len(one), dtype=torch.float64), grid=grid) for one in explained]
+    rows = [row for index in range(len(explained)) for row in _first_rows(index, alphas_J, weights_J)]
+    evaluate = Evaluator(model, explained, baseline_id(baseline, tokenizer), interpolate, hide_answer)
+    batching = Batching(batch_tokens, batch_rows, checkpointing)
+    if engine == "captum":
+        from segrl.attribution.captum import captum_masses
+
+        for index, one in enumerate(sums):
+            one.masses_L = captum_masses(evaluate, index, rule, nodes)
+            one.evaluations = nodes
+        rows, tolerance = [row for row in rows if row.weight is None], None
+    while rows:
+        for done, (row, logp, masses_L) in enumerate(batching.run(evaluate, rows), 1):
+            sums[row.index].add(row, logp, masses_L)
+            if progress:
+                progress(done, len(rows))
+        rows = _refinement(sums, len(alphas_J), tolerance, max_nodes)
     return [_finish(one, done, target, tolerance) for one, done in zip(explained, sums, strict=True)]
 
 
-def _first_rows(index: int, alphas_J: Tensor, weights_J: Tensor) -> list[_Row]:
-    nodes = [_Row(index, alpha, weight) for alpha, weight in zip(alphas_J.tolist(), weights_J.tolist(), strict=True)]
-    return [_Row(index, 1.0, None), _Row(index, 0.0, None), *nodes]
+def masses_on_grid(
+    model,
+    traces: Sequence[Trace],
+    tokenizer=None,
+    alphas: Sequence[float] = (),
+    *,
+    target: str = "gold",
+    template: str = TEMPLATE,
+    context: str = "think",
+    interpolate: str = "all",
+    hide_answer: bool = False,
+    baseline: str | int = "pad",
+    batch_tokens: int = 16_384,
+) -> list[Tensor]:
+    """The masses of every token at every node, ``(nodes, tokens)`` a trace: what a quadrature rule would sum."""
+    tokenizer = tokenizer or tokenizer_of(model)
+    explained = [explain(trace, tokenizer, target, template, context) for trace in traces]
+    _check(explained, model, interpolate, "segrl")
+    evaluate = Evaluator(model, explained, baseline_id(baseline, tokenizer), interpolate, hide_answer)
+    found = [torch.zeros(len(alphas), len(one), dtype=torch.float64) for one in explained]
+    node_of = {alpha: j for j, alpha in enumerate(alphas)}
+    rows = [Row(index, alpha, 1.0) for index in range(len(explained)) for alpha in alphas]
+    for row, _, masses_L in Batching(batch_tokens).run(evaluate, rows):
+        found[row.index][node_of[row.alpha]] = masses_L
+    return found
 
 
-def _refinement(sums: list[_Sums], rule: str, nodes: int, tolerance: float | None, max_nodes: int) -> list[_Row]:
-    """Tripled grids for the traces that miss the tolerance; the old nodes stay, at a third of their weight."""
-    rows: list[_Row] = []
+def nodes_of(rule: str | Nodes, nodes: int) -> Nodes:
+    """The alphas and weights that ``rule`` names, or is."""
+    if not isinstance(rule, str):
+        return rule
+    if rule.endswith(".json"):
+        return load_nodes(rule, nodes)
+    if rule not in RULES:
+        raise ValueError(f"rule={rule!r}, expected one of {', '.join(RULES)}, or the path of a calibration (.json)")
+    return RULES[rule](nodes)
+
+
+def _first_rows(index: int, alphas_J: Tensor, weights_J: Tensor) -> list[Row]:
+    nodes = [Row(index, alpha, weight) for alpha, weight in zip(alphas_J.tolist(), weights_J.tolist(), strict=True)]
+    return [Row(index, 1.0, None), Row(index, 0.0, None), *nodes]
+
+
+def _refinement(sums: list[_Sums], nodes: int, tolerance: float | None, max_nodes: int) -> list[Row]:
+    """Finer grids for the traces that miss the tolerance. Old midpoints stay, at a third of their weight; a trace that
+    another rule missed starts a midpoint grid of its own.
+    """
+    rows: list[Row] = []
     for index, one in enumerate(sums):
-        one.nodes = one.nodes or nodes
-        if tolerance is None or rule != "midpoint" or one.gap <= tolerance or abs(one.change) < FLAT:
+        finer = 3 * (one.grid or nodes)
+        if tolerance is None or one.gap <= tolerance or abs(one.change) < FLAT or finer > max_nodes:
             continue
-        if one.nodes * 3 <= max_nodes:
-            one.masses_L /= 3
-            rows += [_Row(index, a, w) for a, w in zip(*(part.tolist() for part in tripled(one.nodes)), strict=True)]
-            one.nodes *= 3
+        alphas_J, weights_J = tripled(one.grid) if one.grid else RULES["midpoint"](finer)
+        one.masses_L *= 1 / 3 if one.grid else 0
+        one.grid = finer
+        rows += [Row(index, a, w) for a, w in zip(alphas_J.tolist(), weights_J.tolist(), strict=True)]
     return rows
 
 
-def _run(evaluate, rows, sums, explained, batch_tokens, batch_rows, progress) -> None:
-    done = 0
-    for batch in _batches(rows, [len(one) for one in explained], batch_tokens, batch_rows):
-        logp_B, masses = evaluate(batch)
-        for row, logp, masses_L in zip(batch, logp_B, masses, strict=True):
-            one = sums[row.index]
-            one.evaluations += 1
-            if row.weight is not None:
-                one.masses_L += row.weight * masses_L
-            elif row.alpha == 1.0:
-                one.logp_input = logp
-            else:
-                one.logp_baseline = logp
-        done += len(batch)
-        if progress:
-            progress(done, len(rows))
+@dataclass(frozen=True)
+class Batching:
+    """How rows are put together into forwards."""
+
+    tokens: int
+    rows: int | None = None
+    checkpointing: bool | None = None
+
+    def run(self, evaluate: Evaluator, rows: Sequence[Row]) -> Iterator[tuple[Row, float, Tensor]]:
+        """Evaluate all rows, longest first so that neighbours pad each other little."""
+        lengths = [len(one) for one in evaluate.explained]
+        for valued in (True, False):  # values alone and gradients never share a forward
+            alike = [row for row in rows if (row.weight is None) == valued]
+            alike.sort(key=lambda row: (-lengths[row.index], row.index))
+            largest = len(alike)
+            while alike:
+                longest = lengths[alike[0].index]
+                batch = alike[: self.rows or min(largest, max(1, self.tokens // longest))]
+                checkpointing = longest > self.tokens if self.checkpointing is None else self.checkpointing
+                try:
+                    logp_B, masses = evaluate(batch, checkpointing and not valued)
+                except torch.OutOfMemoryError:
+                    largest = _smaller(len(batch), longest, fixed=self.rows is not None)
+                    continue
+                yield from zip(batch, logp_B, masses, strict=True)
+                del alike[: len(batch)]
 
 
-def _batches(rows: list[_Row], lengths: list[int], batch_tokens: int, batch_rows: int | None) -> Iterator[list[_Row]]:
-    """Longest first, so that neighbours pad each other little. Values and gradients never share a batch."""
-    for valued in (True, False):
-        alike = [row for row in rows if (row.weight is None) == valued]
-        alike.sort(key=lambda row: (-lengths[row.index], row.index))
-        while alike:
-            size = batch_rows or max(1, batch_tokens // lengths[alike[0].index])
-            yield alike[:size]
-            del alike[:size]
+def _smaller(rows: int, tokens: int, fixed: bool) -> int:
+    """Half the rows of a batch that did not fit. In a process group the number of forwards is fixed: no retry there."""
+    group = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if rows == 1 or fixed or (group and torch.distributed.get_world_size() > 1):
+        raise ValueError(
+            f"out of memory at {rows} rows of {tokens} tokens; give fewer batch_tokens (traces longer than that are "
+            "checkpointed), or leave out the longest traces"
+        )
+    torch.cuda.empty_cache()
+    return rows // 2
 
 
 def _finish(one: Explained, done: _Sums, target: str, tolerance: float | None) -> Attribution:
@@ -161,14 +240,12 @@ def _finish(one: Explained, done: _Sums, target: str, tolerance: float | None) -
     )
 
 
-class _Evaluator:
+class Evaluator:
     """Evaluates batches of rows on one model: F at each row's point of the path, and its gradient's masses."""
 
     def __init__(
         self, model, explained: list[Explained], baseline_id: int, interpolate: str, hide_answer: bool
     ) -> None:
-        if interpolate not in INTERPOLATE:
-            raise ValueError(f"interpolate={interpolate!r}, expected one of {INTERPOLATE}")
         self.model = model
         self.embedding = model.get_input_embeddings()
         self.explained = explained
@@ -177,17 +254,17 @@ class _Evaluator:
         self.hide_answer = hide_answer
         self.keeps_logits = "logits_to_keep" in inspect.signature(unwrapped(model).forward).parameters
 
-    def __call__(self, rows: list[_Row]) -> tuple[list[float], list[Tensor]]:
+    def __call__(self, rows: Sequence[Row], checkpointing: bool = False) -> tuple[list[float], list[Tensor]]:
         traces = [self.explained[row.index] for row in rows]
         device = next(self.model.parameters()).device
         ids_BL, attended_BL = _left_padded([one.input_ids for one in traces], self.baseline_id)
         moves_BL, _ = _left_padded([self._moves(one) for one in traces], False)
         hidden_BL, _ = _left_padded([one.restates & self.hide_answer for one in traces], False)
         alpha_B = torch.tensor([row.alpha for row in rows], dtype=torch.float32)
-        path = _Path(self.embedding, self.baseline_id, alpha_B.to(device), moves_BL.to(device), hidden_BL.to(device))
+        path = Path(self.embedding, self.baseline_id, alpha_B.to(device), moves_BL.to(device), hidden_BL.to(device))
         wants_gradient = rows[0].weight is not None
-        with evaluating(self.model), path.hooked(wants_gradient), torch.set_grad_enabled(wants_gradient):
-            logp_B = self._answer_logp(ids_BL.to(device), attended_BL.to(device), traces)
+        with evaluating(self.model, checkpointing), path.hooked(wants_gradient), torch.set_grad_enabled(wants_gradient):
+            logp_B = self.answer_logp(ids_BL.to(device), attended_BL.to(device), traces)
             masses = path.masses(logp_B) if wants_gradient else torch.zeros(ids_BL.shape)
         return logp_B.tolist(), [row_L[-len(one) :] for row_L, one in zip(masses.double().cpu(), traces, strict=True)]
 
@@ -196,72 +273,18 @@ class _Evaluator:
         moves_L[one.thinking] = True
         return moves_L & ~(one.restates & self.hide_answer)
 
-    def _answer_logp(self, ids_BL: Tensor, attended_BL: Tensor, traces: list[Explained]) -> Tensor:
+    def answer_logp(self, ids_BL: Tensor, attended_BL: Tensor, traces: list[Explained]) -> Tensor:
         """The summed log-probability of each row's answer tokens; rows are padded on the left, so ends are aligned."""
         tail = max(len(one) - one.answer_span[0] for one in traces) + 1
         inputs = {"input_ids": ids_BL, "use_cache": False}
-        if not bool(attended_BL.all()):
+        if not bool(attended_BL.all()):  # without padding there is no mask, and attention takes its fast causal path
             inputs["attention_mask"] = attended_BL.long()
-        inputs["position_ids"] = (attended_BL.long().cumsum(-1) - 1).clamp_min(0)
+            inputs["position_ids"] = (attended_BL.long().cumsum(-1) - 1).clamp_min(0)
         logits = self.model(**inputs, **({"logits_to_keep": tail} if self.keeps_logits else {})).logits
         logp = torch.log_softmax(logits[:, -tail:].float(), -1)
         logp_BA = logp[:, :-1].gather(-1, ids_BL[:, 1 - tail :, None]).squeeze(-1)
         asked_BA, _ = _left_padded([_answer_positions(one, tail - 1) for one in traces], False)
         return (logp_BA * asked_BA.to(logp_BA.device)).sum(-1)
-
-
-class _Path:
-    """The straight path of the embeddings: position by position, ``baseline + alpha * (input - baseline)``."""
-
-    def __init__(self, embedding, baseline_id: int, alpha_B: Tensor, moves_BL: Tensor, hidden_BL: Tensor) -> None:
-        self.embedding = embedding
-        self.baseline_id = baseline_id
-        # How far each position stays away from its input: 0 at rest, 1 - alpha when moving, 1 when hidden.
-        self.away_BL = torch.where(moves_BL, 1 - alpha_B[:, None], 0.0) + hidden_BL.float()
-        self.moves_BL = moves_BL
-        self.point: Tensor | None = None
-        self.reach: Tensor | None = None
-
-    @contextmanager
-    def hooked(self, wants_gradient: bool) -> Iterator[None]:
-        def replace(module, args, output: Tensor) -> Tensor:
-            with torch.no_grad():
-                baseline = type(module).forward(module, torch.full_like(args[0][:1, :1], self.baseline_id))
-                reach = output.float() - baseline.float()
-                point = (output.float() - self.away_BL[..., None] * reach).to(output.dtype)
-            self.reach, self.point = reach, point.requires_grad_(wants_gradient)
-            return self.point
-
-        handle = self.embedding.register_forward_hook(replace)
-        try:
-            yield
-        finally:
-            handle.remove()
-
-    def masses(self, logp_B: Tensor) -> Tensor:
-        """``(input - baseline) . gradient`` for each moving position."""
-        assert self.point is not None
-        assert self.reach is not None
-        (gradient,) = torch.autograd.grad(logp_B.sum(), self.point)
-        return ((gradient.float() * self.reach).sum(-1) * self.moves_BL).detach()
-
-
-@contextmanager
-def evaluating(model) -> Iterator[None]:
-    """Eval mode with parameters that ask for no gradient, both put back as they were."""
-    training = [module for module in model.modules() if module.training]
-    # FSDP2 shards know their own requires_grad; leave those alone, autograd.grad touches no parameter either way.
-    trained = [p for p in model.parameters() if p.requires_grad and not hasattr(p, "device_mesh")]
-    model.eval()
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
-        for module in training:
-            module.training = True
 
 
 def baseline_id(baseline: str | int, tokenizer) -> int:
@@ -291,13 +314,10 @@ def unwrapped(model):
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _rule(rule: str) -> Callable:
-    if rule not in RULES:
-        raise ValueError(f"rule={rule!r}, expected one of {', '.join(RULES)}")
-    return RULES[rule]
-
-
-def _check_lengths(explained: list[Explained], model) -> None:
+def _check(explained: list[Explained], model, interpolate: str, engine: str) -> None:
+    for name, value, known in (("interpolate", interpolate, INTERPOLATE), ("engine", engine, ENGINES)):
+        if value not in known:
+            raise ValueError(f"{name}={value!r}, expected one of {known}")
     limit = getattr(unwrapped(model).config, "max_position_embeddings", None)
     for one in explained:
         if limit is not None and len(one) > limit:

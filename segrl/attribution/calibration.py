@@ -1,0 +1,99 @@
+"""Nodes fitted once to a model: where on the path its answers change, a few nodes do what many even ones do.
+
+On a handful of traces the masses of every token are known at each node of a fine midpoint grid; their mean is the
+reference. Few of these nodes and weights for them are chosen so that the weighted masses come closest to it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segrl.attribution.quadrature import Nodes, midpoint
+from segrl.types import Trace
+
+COUNTS = (1, 2, 3, 4, 6, 8)
+EXCHANGES = 10  # rounds; it settles after two or three
+
+
+def calibrate(
+    model, traces: Sequence[Trace], tokenizer=None, *, grid: int = 48, counts=COUNTS, **options
+) -> dict[str, Any]:
+    """``{"grid", "traces", "change", "rules": {count: {"alphas", "weights"}}}``: what :func:`save` writes."""
+    from segrl.attribution.engine import masses_on_grid
+
+    profiles = masses_on_grid(model, traces, tokenizer, midpoint(grid)[0].tolist(), **options)
+    normal = [masses_JL / masses_JL.mean(0).abs().sum().clamp_min(1e-12) for masses_JL in profiles]
+    masses_JX = torch.cat(normal, dim=1)  # X: every token of every trace, each trace of total mass one
+    change_J = torch.stack([masses_JL.sum(1) for masses_JL in normal]).mean(0)
+    alphas_J = midpoint(grid)[0]
+    rules = {}
+    for count in counts:
+        chosen, weights = fit_nodes(masses_JX, count)
+        rules[str(count)] = {"alphas": alphas_J[chosen].tolist(), "weights": weights.tolist()}
+    return {"grid": grid, "traces": len(traces), "change": change_J.tolist(), "rules": rules}
+
+
+def fit_nodes(masses_JX: Tensor, count: int) -> tuple[list[int], Tensor]:
+    """``count`` rows and weights whose sum is closest to the mean of all rows, by squares, weights summing to one.
+
+    Rows enter one by one, each the one that helps most, then each is exchanged while another serves better.
+    """
+    gram = masses_JX @ masses_JX.T
+    reference = gram.mean(1)
+    chosen: list[int] = []
+    while len(chosen) < count:
+        chosen.append(_best_addition(gram, reference, chosen))
+    for _ in range(EXCHANGES):
+        before = list(chosen)
+        for place in range(count):
+            chosen[place] = _best_addition(gram, reference, chosen[:place] + chosen[place + 1 :])
+        if chosen == before:
+            break
+    chosen.sort()
+    return chosen, _weights(gram, reference, chosen)
+
+
+def _best_addition(gram: Tensor, reference: Tensor, chosen: list[int]) -> int:
+    free = [j for j in range(len(gram)) if j not in chosen]
+    misfits = [_misfit(gram, reference, [*chosen, j]) for j in free]
+    return free[misfits.index(min(misfits))]
+
+
+def _weights(gram: Tensor, reference: Tensor, chosen: list[int]) -> Tensor:
+    """Least squares with weights that sum to one, by its normal equations with a multiplier."""
+    n = len(chosen)
+    inner = gram[chosen][:, chosen]
+    ridge = 1e-9 * inner.diagonal().mean()
+    system = torch.ones(n + 1, n + 1, dtype=gram.dtype)
+    system[:n, :n] = inner + ridge * torch.eye(n, dtype=gram.dtype)
+    system[n, n] = 0
+    return torch.linalg.solve(system, torch.cat([reference[chosen], torch.ones(1, dtype=gram.dtype)]))[:n]
+
+
+def _misfit(gram: Tensor, reference: Tensor, chosen: list[int]) -> float:
+    weights = _weights(gram, reference, chosen)
+    return float(weights @ gram[chosen][:, chosen] @ weights - 2 * weights @ reference[chosen])
+
+
+def save(calibration: dict[str, Any], path: str | Path) -> None:
+    partial = Path(f"{path}.partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_text(json.dumps(calibration, indent=1) + "\n")
+    partial.replace(path)
+
+
+def load_nodes(path: str | Path, nodes: int) -> Nodes:
+    """The calibrated rule of ``nodes`` nodes in the file at ``path``."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} does not exist; `segrl attribute calibrate out={path}` writes it")
+    rules = json.loads(Path(path).read_text())["rules"]
+    if str(nodes) not in rules:
+        raise ValueError(f"{path} has calibrated rules of {', '.join(rules)} nodes, not of {nodes}")
+    rule = rules[str(nodes)]
+    return torch.tensor(rule["alphas"], dtype=torch.float64), torch.tensor(rule["weights"], dtype=torch.float64)

@@ -1,0 +1,41 @@
+"""captum behind the same call: slower, independent, and the oracle of the tests."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from segrl.attribution.path import evaluating
+
+METHODS = {
+    "midpoint": "riemann_middle",
+    "left": "riemann_left",
+    "right": "riemann_right",
+    "trapezoid": "riemann_trapezoid",
+    "gauss_legendre": "gausslegendre",
+}
+
+
+def captum_masses(evaluate, index: int, rule, nodes: int) -> Tensor:
+    """The masses of one trace's tokens by ``LayerIntegratedGradients`` on the embedding, one node at a time."""
+    from captum.attr import LayerIntegratedGradients
+
+    if rule not in METHODS:
+        raise ValueError(f"engine=captum has no rule {rule!r}, expected one of {', '.join(METHODS)}")
+    one = evaluate.explained[index]
+    if evaluate.interpolate != "all" or evaluate.hide_answer:
+        raise ValueError("engine=captum moves every position alike; use interpolate=all and hide_answer=false with it")
+    device = next(evaluate.model.parameters()).device
+    ids_BL = one.input_ids[None].to(device)
+
+    def logp(ids: Tensor) -> Tensor:
+        return evaluate.answer_logp(ids, torch.ones_like(ids, dtype=torch.bool), [one] * len(ids))
+
+    explainer = LayerIntegratedGradients(logp, evaluate.embedding)
+    with evaluating(evaluate.model), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # captum warns that a layer it was given is used
+        baseline = torch.full_like(ids_BL, evaluate.baseline_id)
+        options = {"n_steps": nodes, "method": METHODS[rule], "internal_batch_size": 1}
+        return explainer.attribute(ids_BL, baseline, **options).sum(-1)[0].double().cpu().detach()

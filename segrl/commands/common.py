@@ -1,0 +1,70 @@
+"""What several commands need: the traces, the tokenizer and the models that their keys name, and a progress bar."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from segrl.config import needed
+from segrl.types import Segments, Trace
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    found = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
+
+
+def model_path(config: DictConfig) -> str:
+    """The model that answers: the bundled one unless told otherwise."""
+    from segrl import toy
+
+    return config.model_path or str(toy.MODEL_PATH)
+
+
+def attributor(config: DictConfig) -> dict[str, Any]:
+    """The model that explains, as ``load_model`` takes it: ``attributor_path``, else the one that answers."""
+    return {"path": config.attributor_path or model_path(config), "dtype": config.dtype, "device": config.device}
+
+
+def tokenised(config: DictConfig) -> list[Trace]:
+    """The traces of ``traces``, their tokens counted by the attributor's tokenizer."""
+    from transformers import AutoTokenizer
+
+    from segrl.data import load_traces
+    from segrl.tokenization import tokenize
+
+    (path,) = needed(config, "traces")
+    traces = load_traces(path, limit=config.limit, require_response=True)
+    tokenizer = AutoTokenizer.from_pretrained(attributor(config)["path"])
+    return [trace if trace.tokenised else tokenize(trace, tokenizer, config.template) for trace in traces]
+
+
+def segments_of(trace: Trace, config: DictConfig) -> Segments:
+    from segrl.segmentation import segment
+
+    options = plain(config.segmentation)
+    return segment(trace, config.segmenter, **options.pop("options"), **options)
+
+
+@contextmanager
+def progress(what: str, total: int, done: int = 0) -> Iterator[Callable[[int, int], None]]:
+    """A bar with count, rates and time left; ``advance(traces, tokens)`` moves it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rates]}"))
+    began, counted = time.perf_counter(), [0, 0]
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as bar:
+        task = bar.add_task(what, total=total, completed=done, rates="")
+
+        def advance(traces: int, tokens: int) -> None:
+            counted[0] += traces
+            counted[1] += tokens
+            seconds = time.perf_counter() - began
+            rates = f"{counted[0] / seconds:.2f} traces/s, {counted[1] / seconds:,.0f} tokens/s"
+            bar.update(task, advance=traces, rates=rates)
+
+        yield advance

@@ -1,0 +1,125 @@
+"""Traces -> segments, attributions, selections."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from omegaconf import DictConfig
+
+from segrl import records
+from segrl.commands.common import attributor, plain, progress, segments_of, tokenised
+from segrl.config import needed
+from segrl.shards import Shards, read_shards
+from segrl.types import Evidence
+
+# What of a path a calibration depends on, beside the model.
+CALIBRATED = ("target", "template", "context", "interpolate", "hide_answer", "baseline", "batch_tokens")
+
+
+def segment(config: DictConfig) -> None:
+    """Write each trace's boundaries."""
+    from segrl.data import write_rows
+
+    _, out = needed(config, "traces", "out")
+    rows = [records.segments_row(trace, segments_of(trace, config)) for trace in tokenised(config)]
+    write_rows(out, rows)
+    segments = sum(len(row["kinds"]) for row in rows)
+    print(f"{len(rows)} traces, {segments} segments, {segments / len(rows):.1f} a trace -> {out}")
+
+
+def attribute(config: DictConfig) -> None:
+    """Write each trace's token scores, shard by shard; a trace that fails is written with its reason."""
+    from segrl.attribution.running import run
+
+    path, out = needed(config, "traces", "out")
+    model, options = attributor(config), plain(config.attribution)
+    shards = Shards(out, {"traces": path, **model, **options}, tokenised(config), config.shard)
+    with progress("attribute", shards.items, shards.done) as advance:
+        run(shards, model, options, config.executor, config.workers, advance)
+    rows = read_shards(out)
+    failed = [row for row in rows if row["error"]]
+    flags = Counter(flag for row in rows for flag in row["flags"])
+    evaluations = sum(row["evaluations"] or 0 for row in rows)
+    print(f"{len(rows)} traces, {evaluations} evaluations, {len(failed)} failed, flags {dict(flags)} -> {out}")
+    for row in failed[:5]:
+        print(f"  {row['id']}: {row['error']}")
+
+
+def calibrate(config: DictConfig) -> None:
+    """Fit few nodes to where this model's answers change; ``attribution.rule=<out>`` then uses them."""
+    from segrl.attribution.calibration import calibrate as fit
+    from segrl.attribution.calibration import save
+    from segrl.loading import load_model
+
+    _, out = needed(config, "traces", "out")
+    traces = tokenised(config)
+    model, tokenizer = load_model(**attributor(config))
+    options = {name: config.attribution[name] for name in CALIBRATED}
+    found = fit(model, traces, tokenizer, grid=config.grid, **options)
+    save(found, out)
+    print(f"calibrated on {len(traces)} traces with {config.grid} nodes -> {out}")
+    for count, rule in found["rules"].items():
+        print(f"  {count} nodes at {', '.join(f'{alpha:.3f}' for alpha in rule['alphas'])}")
+
+
+def select(config: DictConfig) -> None:
+    """Write each trace's segments, scores and which of them to keep."""
+    from segrl.data import write_rows
+
+    _, out = needed(config, "traces", "out")
+    rows = [_selected(evidence, config) for evidence in _evidence(config)]
+    write_rows(out, rows)
+    kept = sum(sum(_kept_tokens(row)) for row in rows)
+    total = sum(row["boundaries"][-1] for row in rows)
+    print(f"{len(rows)} traces, {kept} of {total} tokens kept ({100 * kept / total:.0f}%) -> {out}")
+
+
+def _selected(evidence: Evidence, config: DictConfig) -> records.Row:
+    from segrl.importance import score
+    from segrl.selection import select as choose
+
+    segments = segments_of(evidence.trace, config)
+    scores = score(evidence, segments, config.measure, **plain(config.measure_options))
+    return records.selection_row(evidence.trace, segments, scores, choose(scores, **plain(config.selection)))
+
+
+def _evidence(config: DictConfig) -> Iterator[Evidence]:
+    """What the measure reads: from ``attributions`` where given, else computed by the attributor."""
+    from segrl.importance import measure_of
+
+    needs = measure_of(config.measure).needs
+    if not needs:
+        return (Evidence(trace) for trace in tokenised(config))
+    if config.attributions and needs == ("ig",):
+        return _saved_evidence(config)
+    return _computed_evidence(config, needs)
+
+
+def _saved_evidence(config: DictConfig) -> Iterator[Evidence]:
+    found = {row["id"]: row for row in read_shards(config.attributions)}
+    for trace in tokenised(config):
+        row = found.get(trace.id)
+        if row is None:
+            raise ValueError(f"{config.attributions} has no attribution of trace {trace.id!r}; attribute these traces")
+        if not row["error"]:  # `segrl attribute` has named it
+            records.check_identity(trace, row, "attribution")
+            yield Evidence(trace, records.attribution_of(row))
+
+
+def _computed_evidence(config: DictConfig, needs: tuple[str, ...]) -> Iterator[Evidence]:
+    from segrl.evidence import gather
+    from segrl.loading import load_model
+
+    traces = tokenised(config)
+    model, tokenizer = load_model(**attributor(config))
+    options = plain(config.attribution) if "ig" in needs else {}
+    with progress("gather", len(traces)) as advance:
+        for trace in traces:
+            yield from gather(model, [trace], tokenizer, needs, **options)
+            advance(1, trace.tokens)
+
+
+def _kept_tokens(row: records.Row) -> list[int]:
+    pieces = zip(row["boundaries"], row["boundaries"][1:], row["keep"], strict=False)
+    return [end - start for start, end, keep in pieces if keep]

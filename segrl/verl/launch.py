@@ -1,0 +1,82 @@
+"""Starting verl's own entry points: the composed config goes to a file, the entry point runs on it in a process of its
+own. So what ``segrl sft`` and ``segrl grpo`` run is a command that can be typed again.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from segrl import toy
+
+# What the processes of one machine without an accelerator need; a value that is already set stays.
+CPU_ENVIRONMENT = {
+    "VERL_PLATFORM": "cpu",
+    "VERL_ENGINE_DEVICE": "cuda",  # verl registers its FSDP engines for cuda and npu; they run on the CPU as they are
+    "OMP_NUM_THREADS": "1",  # trainer, rollout server and reward share the cores
+    "TOKENIZERS_PARALLELISM": "false",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "VLLM_HOST_IP": "127.0.0.1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # vLLM would pin every server to the same cores
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's name for "stay on loopback", on any system
+}
+PLUGIN = "segrl.verl"
+
+
+def run_verl(entry_point: Sequence[str], config: DictConfig, name: str) -> int:
+    """Run ``python -m <entry_point>`` on ``config``, saved as ``<out>/<name>.yaml``; its exit code."""
+    out = Path(config.out).absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, out / f"{name}.yaml")
+    command = [sys.executable, "-m", *entry_point, "--config-path", str(out), "--config-name", name]
+    command += [f"hydra.run.dir={out}", "hydra.output_subdir=null"]
+    print(f"running {shlex.join(command)}", flush=True)
+    with subprocess.Popen(command, env=environment()) as process:
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            return process.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def editable(config: DictConfig) -> DictConfig:
+    """A copy of the frozen config to complete; without ``model_path`` it trains the bundled toy model."""
+    copy = config.copy()
+    OmegaConf.set_readonly(copy, False)
+    copy.model_path = config.model_path or str(toy.MODEL_PATH)
+    return copy
+
+
+def environment() -> dict[str, str]:
+    """This process's environment with the plugin named, so that verl raises where it cannot be imported."""
+    env = dict(os.environ)
+    modules = [module for module in env.get("VERL_USE_EXTERNAL_MODULES", "").split(",") if module]
+    env["VERL_USE_EXTERNAL_MODULES"] = ",".join(dict.fromkeys([PLUGIN, *modules]))
+    if on_cpu():
+        env = CPU_ENVIRONMENT | env
+        if not env.get("CUDA_VISIBLE_DEVICES", "unset"):
+            del env["CUDA_VISIBLE_DEVICES"]  # Ray refuses its logical GPU where the variable is set and empty
+    return env
+
+
+def on_cpu() -> bool:
+    """Whether verl is to run without an accelerator: asked for, or there is none and nothing else was asked for."""
+    asked = os.environ.get("VERL_PLATFORM")
+    return asked == "cpu" if asked else not torch.accelerator.is_available()
+
+
+def check_device(config: DictConfig, preset: str) -> None:
+    if on_cpu() and config.trainer.device != "cpu":
+        raise ValueError(
+            f"trainer.device={config.trainer.device}, but this machine has no accelerator; add {preset}=toy_cpu, or "
+            "take from it what a CPU needs"
+        )

@@ -1,0 +1,161 @@
+"""How verl's entry points are started, and what is refused before they are."""
+
+import sys
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from segrl.config import compose
+from segrl.data import write_rows
+from segrl.verl import grpo
+from segrl.verl.launch import PLUGIN, check_device, editable, environment, on_cpu, run_verl
+
+ENTRY_POINT = """
+import os, pathlib, sys
+import hydra
+
+@hydra.main(version_base=None)
+def main(config):
+    assert os.environ["VERL_USE_EXTERNAL_MODULES"] == "segrl.verl"
+    assert (config.a.b, config.a.c) == (1, 1)
+    pathlib.Path(config.out, "ran").write_text("here")
+    sys.exit(config.code)
+
+main()
+"""
+
+
+@pytest.fixture(autouse=True)
+def without_accelerator(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    for name in ("VERL_PLATFORM", "VERL_USE_EXTERNAL_MODULES", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_an_entry_point_runs_on_the_composed_config(tmp_path, monkeypatch, code):
+    (tmp_path / "entry_point.py").write_text(ENTRY_POINT)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    config = OmegaConf.create({"out": str(tmp_path / "out"), "code": code, "a": {"b": 1, "c": "${a.b}"}})
+    assert run_verl(["entry_point"], config, "job") == code
+    assert (tmp_path / "out" / "ran").read_text() == "here"
+    assert OmegaConf.load(tmp_path / "out" / "job.yaml") == config
+
+
+def test_the_command_can_be_typed_again(tmp_path, capfd):
+    run_verl(["segrl.nothing"], OmegaConf.create({"out": str(tmp_path)}), "job")
+    assert f"running {sys.executable} -m segrl.nothing --config-path {tmp_path}" in capfd.readouterr().out
+
+
+def test_the_environment_names_the_plugin_once_and_keeps_what_is_set(monkeypatch):
+    monkeypatch.setenv("VERL_USE_EXTERNAL_MODULES", "mine,segrl.verl")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    env = environment()
+    assert env["VERL_USE_EXTERNAL_MODULES"] == f"{PLUGIN},mine"
+    assert (env["VERL_PLATFORM"], env["OMP_NUM_THREADS"]) == ("cpu", "2")
+    assert "CUDA_VISIBLE_DEVICES" not in env
+
+
+def test_an_accelerator_or_a_platform_asked_for_leaves_the_environment_alone(monkeypatch):
+    monkeypatch.setenv("VERL_PLATFORM", "huawei")
+    assert not on_cpu()
+    assert environment()["VERL_PLATFORM"] == "huawei"
+    monkeypatch.delenv("VERL_PLATFORM")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert "VERL_PLATFORM" not in environment()
+
+
+@pytest.mark.parametrize("command", ["sft", "grpo"])
+def test_a_gpu_config_without_a_gpu_is_refused_with_the_way_out(command):
+    with pytest.raises(ValueError, match=f"no accelerator; add {command}_preset=toy_cpu"):
+        check_device(compose(command, []), f"{command}_preset")
+    check_device(compose(command, [f"{command}_preset=toy_cpu"]), f"{command}_preset")
+
+
+# --- the presets, as verl reads them ---------------------------------------------------------------------------------
+
+
+def grpo_config(*overrides):
+    return editable(compose("grpo", ["grpo_preset=toy_cpu", *overrides]))
+
+
+def test_the_toy_preset_passes_verls_own_checks():
+    pytest.importorskip("verl")
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import omega_conf_to_dataclass, validate_config
+
+    config = grpo_config("out=here")
+    config.data.train_files = config.data.val_files = "rows.parquet"
+    validate_config(config, need_reference_policy(config), need_critic(config))
+    assert omega_conf_to_dataclass(config.actor_rollout_ref.actor).engine.strategy == "fsdp2"
+    assert omega_conf_to_dataclass(config.actor_rollout_ref.rollout).enable_sleep_mode is False
+
+
+def test_the_sft_preset_becomes_verls_dataclasses():
+    pytest.importorskip("verl")
+    from verl.utils.config import omega_conf_to_dataclass
+
+    config = editable(compose("sft", ["sft_preset=toy_cpu", "out=here", "traces=traces.jsonl"]))
+    engine = omega_conf_to_dataclass(config.engine)
+    assert (engine.strategy, engine.mixed_precision["param_dtype"]) == ("fsdp2", "fp32")
+    assert config.data.segrl.mode == "selective"
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("algorithm.adv_estimator=gae", "has a critic; take grpo or rloo"),
+        ("actor_rollout_ref.actor.strategy=fsdp", "actor.strategy=fsdp; attribution runs on fsdp2"),
+        ("actor_rollout_ref.actor.ulysses_sequence_parallel_size=2", "Ulysses splits the sequences"),
+        ("actor_rollout_ref.model.use_fused_kernels=true", "leaves no logits to attribute"),
+    ],
+)
+def test_what_attribution_cannot_do_is_refused_before_ray_starts(override, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        grpo.check_supported(grpo_config(override))
+
+
+def test_a_loss_that_picks_tokens_by_advantage_is_a_warning():
+    with pytest.warns(UserWarning, match="picks tokens by their advantage"):
+        grpo.check_supported(grpo_config("actor_rollout_ref.actor.policy_loss.loss_mode=clip_cov"))
+
+
+# --- the rows verl trains on -----------------------------------------------------------------------------------------
+
+
+def test_problems_become_verls_rows_and_verls_rows_stay(tmp_path):
+    write_rows(tmp_path / "mine.jsonl", [{"id": "a", "problem": "What is 3 + 4?", "answer": "7"}])
+    config = grpo_config(f"out={tmp_path}", f"data_path={tmp_path / 'mine.jsonl'}")
+    written = grpo.verl_rows(config, "train")
+    assert written == str(tmp_path / "data" / "train.parquet")
+    config.data_path = written
+    assert grpo.verl_rows(config, "train") == written
+
+
+def test_without_problems_the_toy_world_is_trained(tmp_path):
+    config = grpo_config(f"out={tmp_path}")
+    rows = {split: grpo.read_rows(grpo.verl_rows(config, split)) for split in ("train", "val")}
+    problems = {split: {row["prompt"][0]["content"] for row in rows[split]} for split in rows}
+    assert not problems["train"] & problems["val"]
+
+
+def test_a_gold_answer_that_cannot_be_right_is_found_before_training(tmp_path):
+    config = grpo_config(f"out={tmp_path}")
+    config.data.train_files = str(tmp_path / "rows.parquet")
+    for gold, right in (("7", True), ("", False)):
+        write_rows(tmp_path / "rows.parquet", [{"reward_model": {"ground_truth": gold}}])
+        if right:
+            grpo.check_reward(config)
+        else:
+            with pytest.raises(ValueError, match="the gold answer '' of the first row is not right by itself"):
+                grpo.check_reward(config)
+
+
+def test_the_summary_counts_rollouts_updates_and_what_attribution_costs():
+    assert grpo.summary(grpo_config()) == (
+        "GRPO, rule rank: 60 steps, each 16 prompts x 4 = 64 rollouts and 1 updates; "
+        "attribution of every rollout would cost 0.8 x update_actor"
+    )
+    assert grpo.summary(grpo_config("segrl.rule=uniform")).endswith("no attribution")
