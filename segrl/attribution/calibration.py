@@ -19,6 +19,7 @@ from segrl.types import Trace
 
 COUNTS = (1, 2, 3, 4, 6, 8)
 EXCHANGES = 10  # rounds; it settles after two or three
+RIDGE = 1e-9  # of the mean square mass: neighbouring nodes can be all but equal
 
 
 def calibrate(
@@ -42,43 +43,45 @@ def calibrate(
 def fit_nodes(masses_JX: Tensor, count: int) -> tuple[list[int], Tensor]:
     """``count`` rows and weights whose sum is closest to the mean of all rows, by squares, weights summing to one.
 
-    Rows enter one by one, each the one that helps most, then each is exchanged while another serves better.
+    From each first row in turn: rows enter one by one, each the one that helps most; then each is exchanged while
+    another serves better.
     """
     gram = masses_JX @ masses_JX.T
-    reference = gram.mean(1)
-    chosen: list[int] = []
+    fits = [_from_start(gram, start, count) for start in range(len(gram))]
+    chosen = min(fits, key=lambda rows: float(_solve(gram, torch.tensor([rows]))[1]))
+    return chosen, _solve(gram, torch.tensor([chosen]))[0][0]
+
+
+def _from_start(gram: Tensor, start: int, count: int) -> list[int]:
+    chosen = [start]
     while len(chosen) < count:
-        chosen.append(_best_addition(gram, reference, chosen))
+        chosen = _with_best(gram, chosen)
     for _ in range(EXCHANGES):
-        before = list(chosen)
-        for place in range(count):
-            chosen[place] = _best_addition(gram, reference, chosen[:place] + chosen[place + 1 :])
-        if chosen == before:
+        before = sorted(chosen)
+        for _ in range(count):
+            chosen = _with_best(gram, chosen[1:])
+        if sorted(chosen) == before:
             break
-    chosen.sort()
-    return chosen, _weights(gram, reference, chosen)
+    return sorted(chosen)
 
 
-def _best_addition(gram: Tensor, reference: Tensor, chosen: list[int]) -> int:
-    free = [j for j in range(len(gram)) if j not in chosen]
-    misfits = [_misfit(gram, reference, [*chosen, j]) for j in free]
-    return free[misfits.index(min(misfits))]
+def _with_best(gram: Tensor, chosen: list[int]) -> list[int]:
+    """``chosen`` and the one row that serves best beside them."""
+    candidates = torch.tensor([[*chosen, j] for j in range(len(gram)) if j not in chosen])
+    return candidates[int(_solve(gram, candidates)[1].argmin())].tolist()
 
 
-def _weights(gram: Tensor, reference: Tensor, chosen: list[int]) -> Tensor:
-    """Least squares with weights that sum to one, by its normal equations with a multiplier."""
-    n = len(chosen)
-    inner = gram[chosen][:, chosen]
-    ridge = 1e-9 * inner.diagonal().mean()
-    system = torch.ones(n + 1, n + 1, dtype=gram.dtype)
-    system[:n, :n] = inner + ridge * torch.eye(n, dtype=gram.dtype)
-    system[n, n] = 0
-    return torch.linalg.solve(system, torch.cat([reference[chosen], torch.ones(1, dtype=gram.dtype)]))[:n]
-
-
-def _misfit(gram: Tensor, reference: Tensor, chosen: list[int]) -> float:
-    weights = _weights(gram, reference, chosen)
-    return float(weights @ gram[chosen][:, chosen] @ weights - 2 * weights @ reference[chosen])
+def _solve(gram: Tensor, rows_KN: Tensor) -> tuple[Tensor, Tensor]:
+    """For K choices of N rows: the best weights that sum to one, and the squared misfit up to a constant."""
+    inner = gram[rows_KN[:, :, None], rows_KN[:, None, :]]
+    wanted = gram.mean(1)[rows_KN]
+    choices, n = rows_KN.shape
+    system = torch.ones(choices, n + 1, n + 1, dtype=gram.dtype)  # the normal equations, and a multiplier for the sum
+    system[:, :n, :n] = inner + RIDGE * gram.diagonal().mean() * torch.eye(n, dtype=gram.dtype)
+    system[:, n, n] = 0
+    weights = torch.linalg.solve(system, torch.cat([wanted, torch.ones(choices, 1, dtype=gram.dtype)], 1))[:, :n]
+    misfit = torch.einsum("kn,knm,km->k", weights, inner, weights) - 2 * (weights * wanted).sum(1)
+    return weights, misfit
 
 
 def save(calibration: dict[str, Any], path: str | Path) -> None:
