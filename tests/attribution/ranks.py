@@ -1,0 +1,48 @@
+"""Run under torchrun: attribution on an FSDP2-sharded model is that of the plain one, and training goes on after it."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tiny import byte_level_tokenizer, tiny_model
+
+import segrl
+from segrl import Trace
+
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+rank, world = dist.get_rank(), dist.get_world_size()
+tokenizer = byte_level_tokenizer()
+texts = [f"Okay, 3 + 4.\n\nWait,{' 1' * i} it is 7." for i in range(4)]
+traces = [segrl.tokenize(Trace(f"t{i}", "3+4?", text, "77"), tokenizer) for i, text in enumerate(texts)]
+
+plain, sharded = tiny_model(os.environ["ARCHITECTURE"]), tiny_model(os.environ["ARCHITECTURE"])
+mesh = init_device_mesh("cpu", (world,))
+for name, module in list(sharded.named_modules()):
+    if name.endswith((".layers.0", ".layers.1")):
+        fully_shard(module, mesh=mesh)
+fully_shard(sharded, mesh=mesh)
+
+options = {"nodes": 5, "tolerance": None, "batch_rows": 3, "baseline": 7}
+mine = traces[rank::world]  # the ranks hold different traces of different lengths
+for checkpointing in (False, True):
+    expected = segrl.attribute(plain, mine, tokenizer, **options)
+    found = segrl.attribute(sharded, mine, tokenizer, checkpointing=checkpointing, **options)
+    for a, b in zip(found, expected, strict=True):
+        error = float((a.scores_T - b.scores_T).abs().max() / b.scores_T.abs().max())
+        assert error < 1e-5, f"rank {rank}, checkpointing {checkpointing}: {error}"
+assert all(parameter.grad is None for parameter in sharded.parameters())
+
+ids = traces[0].response_ids[None]
+sharded.train()(input_ids=ids, labels=ids).loss.backward()
+plain.train()(input_ids=ids, labels=ids).loss.backward()
+for a, b in zip(sharded.parameters(), plain.parameters(), strict=True):
+    torch.testing.assert_close(a.grad.full_tensor(), b.grad)
+print(f"rank {rank} of {world}: equal")
+dist.destroy_process_group()
