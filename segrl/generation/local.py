@@ -28,20 +28,24 @@ def sample(
     ``meta["finish"]`` says ``stop`` or ``length``, ``meta["tokens"]`` how many tokens were sampled.
     """
     prompts = [render(problem.problem, tokenizer, template) for problem in problems]
-    padded = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
-    inputs = tokenizer(prompts, add_special_tokens=False, **padded).to(model.device)
+    encoded = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+    filler = _filler(tokenizer)
+    width = max(map(len, encoded))
+    ids_BL = torch.tensor([[filler] * (width - len(ids)) + ids for ids in encoded], device=model.device)
+    real_BL = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in encoded], device=model.device)
     greedy = temperature == 0
     drawing = {} if greedy else {"temperature": temperature, "top_p": top_p, "top_k": 0}
     torch.manual_seed(seed)
     output = model.generate(
-        **{name: inputs[name] for name in ("input_ids", "attention_mask")},
+        input_ids=ids_BL,
+        attention_mask=real_BL,
         do_sample=not greedy,
         max_new_tokens=max_tokens,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=filler,
         eos_token_id=tokenizer.eos_token_id,
         **drawing,
     )
-    new_ids = output[:, inputs["input_ids"].shape[1] :].tolist()
+    new_ids = output[:, width:].tolist()
     return [_respond(problem, ids, tokenizer) for problem, ids in zip(problems, new_ids, strict=True)]
 
 
@@ -51,3 +55,10 @@ def _respond(problem: Trace, ids: list[int], tokenizer) -> Trace:
     response = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     meta = {**problem.meta, "finish": "stop" if stopped else "length", "tokens": len(ids) + stopped}
     return replace(problem, response=response, meta=meta)
+
+
+def _filler(tokenizer) -> int:
+    """What stands before shorter prompts, unseen: any token would do."""
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer {tokenizer.name_or_path!r} has no end-of-text token; no response would end")
+    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id

@@ -1,3 +1,6 @@
+import copy
+
+import pytest
 import torch
 from tiny import byte_level_tokenizer, tiny_model
 
@@ -45,3 +48,13 @@ def test_a_response_ends_where_the_model_stops():
     model.lm_head.bias = torch.nn.Parameter(stops.float())
     [trace] = sample(model, tokenizer, PROBLEMS[:1], temperature=0, max_tokens=8)
     assert (trace.response, trace.meta["finish"], trace.meta["tokens"]) == ("", "stop", 1)
+
+
+def test_a_tokenizer_without_a_pad_token_serves_and_one_without_an_end_is_a_sentence():
+    model, bare = tiny_model(), copy.deepcopy(byte_level_tokenizer())
+    bare.pad_token = None
+    one, other = (sample(model, t, PROBLEMS, temperature=0, max_tokens=6) for t in (bare, byte_level_tokenizer()))
+    assert [t.response for t in one] == [t.response for t in other]
+    bare.eos_token = None
+    with pytest.raises(ValueError, match="no end-of-text token"):
+        sample(model, bare, PROBLEMS)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_world import BOUNDARY  # the segments are cut the same way
 
 from segrl.prompting import render
+from segrl.segmentation import split
 from segrl.toy import CLASSES, MODEL_PATH, load_model, sample_problems, sample_traces
 
 SUFFIX = "</think> So, the final answer is \\boxed{"
@@ -21,10 +21,11 @@ def loaded():
 
 
 def test_the_folder_is_small_and_the_model_is_what_the_card_says(loaded):
-    model, tokenizer = loaded
+    model, _ = loaded
     assert sum(file.stat().st_size for file in MODEL_PATH.iterdir()) <= 8 * 2**20
     assert 1e6 <= sum(p.numel() for p in model.parameters()) <= 3e6
-    assert model.config.model_type == "qwen2" and not model.training
+    assert model.config.model_type == "qwen2"
+    assert not model.training
     assert model.config.hidden_size // model.config.num_attention_heads == 32
     assert next(model.parameters()).dtype == torch.float32
     card = (MODEL_PATH / "README.md").read_text()
@@ -42,7 +43,7 @@ def test_tokens(loaded):
     _, tokenizer = loaded
     one = [*"0123456789", *(f" {name}" for name in "abcdefghizyxn"), "<think>", "</think>", ".\n\n", " boxed"[1:]]
     assert [text for text in one if len(tokenizer(text).input_ids) != 1] == []
-    assert tokenizer.pad_token == "<|endoftext|>" and tokenizer.eos_token == "<|im_end|>"
+    assert (tokenizer.pad_token, tokenizer.eos_token) == ("<|endoftext|>", "<|im_end|>")
     ids = tokenizer("<think>x</think><|im_end|>").input_ids
     assert tokenizer.decode(ids, skip_special_tokens=True) == "<think>x</think>"
 
@@ -63,7 +64,9 @@ def padded(rows, pad, left=False):
     width = max(map(len, rows))
     fill = [[pad] * (width - len(row)) for row in rows]
     ids = torch.tensor([gap + row if left else row + gap for gap, row in zip(fill, rows, strict=True)])
-    mask = torch.tensor([[0] * len(g) + [1] * len(r) if left else [1] * len(r) + [0] * len(g) for g, r in zip(fill, rows, strict=True)])
+    mask = torch.tensor(
+        [[0] * len(g) + [1] * len(r) if left else [1] * len(r) + [0] * len(g) for g, r in zip(fill, rows, strict=True)]
+    )
     return ids, mask
 
 
@@ -122,7 +125,7 @@ def removals(traces, with_repeats):
     """(class, tokens kept out, trace, thinking without it) of segments whose value stands nowhere else, or, with
     ``with_repeats``, of steps that were repeated and all of their repeats."""
     for trace in traces:
-        segments = BOUNDARY.split(trace.response.split("</think>")[0])
+        segments = split(trace.response.split("</think>")[0])
         kinds, steps = trace.meta["kinds"][:-1], trace.meta["steps"][:-1]
         if "restated" in kinds:
             continue

@@ -29,11 +29,7 @@ pytestmark = [
 def environment(plain_environment):
     """Offline, on loopback, and with this folder's modules to import."""
     ours = {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-    path = [
-        *__import__("os").environ.get("DEVPATH", "").split(":"),
-        str(Path(segrl.__file__).parents[1]),
-        str(Path(__file__).parent),
-    ]
+    path = [str(Path(segrl.__file__).parents[1]), str(Path(__file__).parent)]
     return plain_environment | ours | {"PYTHONPATH": ":".join(path)}
 
 

@@ -1,0 +1,349 @@
+"""Integrated gradients side by side: segrl, the paper's loop, captum.
+
+    python scripts/bench_attribution.py toy      100 toy traces, the bundled model: time, certificate, agreement
+    python scripts/bench_attribution.py length   a random Qwen2 of 4 layers, width 256, vocabulary 32k: 512 to 8k tokens
+    python scripts/bench_attribution.py memory   its peak memory at 4k tokens, a process of its own for each method
+    python scripts/bench_attribution.py workers  1 against 2 Ray workers
+
+Methods take turns on the same traces within one run; a ratio is the median over those turns. The paper's loop and
+captum's call are written here from their description: 50 nodes, one at a time, logits for every position.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+import segrl
+from segrl import Trace, toy
+from segrl.attribution.calibration import calibrate, save
+from segrl.attribution.engine import Batching, Evaluator, Row, baseline_id
+from segrl.attribution.target import Explained, explain
+from segrl.importance import segment_scores
+from segrl.selection import select
+
+HELD_OUT, CALIBRATION = 2_000_000, 2_000_001  # seeds of traces that no training has seen
+TAU = 0.7
+
+# --- the field --------------------------------------------------------------------------------------------------------
+
+
+def answer_logp(model, one: Explained, **inputs) -> Tensor:
+    """The summed log-probability of the answer, logits computed for every position."""
+    start, end = one.answer_span
+    logp = torch.log_softmax(model(use_cache=False, **inputs).logits.float(), -1)
+    return logp[:, start - 1 : end - 1].gather(-1, one.input_ids[None, start:end, None].expand(len(logp), -1, -1)).sum()
+
+
+def authors_loop(model, one: Explained, nodes: int = 50, batch: int = 1) -> Tensor:
+    """linspace(0, 1, 50), one node at a time, sums in the model's own dtype, no check of completeness."""
+    with torch.no_grad():
+        embed = model.get_input_embeddings()
+        inputs = embed(one.input_ids[None])
+        baseline = embed(torch.full_like(one.input_ids[None], PAD))
+    total = torch.zeros_like(inputs)
+    for alphas in torch.linspace(0, 1, nodes, dtype=inputs.dtype).split(batch):
+        point = (baseline + alphas[:, None, None] * (inputs - baseline)).requires_grad_(True)
+        (gradient,) = torch.autograd.grad(answer_logp(model, one, inputs_embeds=point), point)
+        total += gradient.sum(0, keepdim=True)
+    return ((inputs - baseline) * total / nodes).sum(-1)[0, one.thinking].detach()
+
+
+def captum_call(model, one: Explained, method: str, nodes: int = 50) -> Tensor:
+    from captum.attr import LayerIntegratedGradients
+
+    def logp(ids: Tensor) -> Tensor:
+        return answer_logp(model, one, input_ids=ids)[None]
+
+    explainer = LayerIntegratedGradients(logp, model.get_input_embeddings())
+    ids = one.input_ids[None]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        options = {"n_steps": nodes, "method": method, "internal_batch_size": 1}
+        return explainer.attribute(ids, torch.full_like(ids, PAD), **options).sum(-1)[0, one.thinking].detach()
+
+
+# --- part a: the toy world --------------------------------------------------------------------------------------------
+
+
+def bench_toy(arguments) -> dict:
+    model, tokenizer = toy.load_model()
+    traces = [segrl.tokenize(trace, tokenizer) for trace in toy.sample_traces(arguments.traces, seed=HELD_OUT)]
+    with tempfile.TemporaryDirectory() as folder:
+        file = f"{folder}/calibration.json"
+        others = [segrl.tokenize(trace, tokenizer) for trace in toy.sample_traces(32, seed=CALIBRATION)]
+        save(calibrate(model, others, tokenizer), file)
+        methods = toy_methods(model, tokenizer, file)
+        found, seconds = take_turns(methods, traces, arguments.turn)
+    reference = [one.scores_T for one in segrl.attribute(model, traces, tokenizer, nodes=300, tolerance=None)]
+    rows = {}
+    for name in methods:
+        rows[name] = {
+            "evaluations": statistics.mean(one.evaluations for one in found[name]),
+            "seconds": sum(seconds[name]) / len(traces),
+            "ratio": ratio(seconds, arguments.against, name),
+            **agreement(traces, [one.scores_T for one in found[name]], reference),
+            **certificate([one.gap for one in found[name]]),
+        }
+    return rows
+
+
+class Found:
+    """What a method of the field gives: scores over the response and no certificate."""
+
+    gap = float("nan")
+
+    def __init__(self, trace: Trace, inside: Tensor, evaluations: int) -> None:
+        self.scores_T = torch.zeros(trace.tokens)
+        self.scores_T[: len(inside)] = inside
+        self.evaluations = evaluations
+
+
+def toy_methods(model, tokenizer, calibration: str) -> dict[str, Callable]:
+    def ours(**options):
+        return lambda traces: segrl.attribute(model, traces, tokenizer, **options)
+
+    def theirs(method, nodes=50):
+        def run(traces):
+            return [Found(t, method(explain(t, tokenizer)), nodes) for t in traces]
+
+        return run
+
+    calibrated = {f"calibrated {n}": ours(rule=calibration, nodes=n) for n in (4, 6, 8)}
+    return {
+        "the paper's loop, 50": theirs(lambda one: authors_loop(model, one)),
+        "captum, 50 Gauss-Legendre": theirs(lambda one: captum_call(model, one, "gausslegendre")),
+        "captum, 50 right Riemann": theirs(lambda one: captum_call(model, one, "riemann_right")),
+        "midpoint 12 (default)": ours(),
+        **calibrated,
+        "online: midpoint 4": ours(nodes=4, tolerance=None),
+        "online: calibrated 4": ours(rule=calibration, nodes=4, tolerance=None),
+        "online: calibrated 1": ours(rule=calibration, nodes=1, tolerance=None),
+    }
+
+
+def take_turns(methods: dict[str, Callable], traces: list[Trace], turn: int) -> tuple[dict, dict]:
+    """Each method on each handful of traces, one after the other."""
+    found: dict[str, list] = {name: [] for name in methods}
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
+    for start in range(0, len(traces), turn):
+        for name, method in methods.items():
+            began = time.perf_counter()
+            found[name] += method(traces[start : start + turn])
+            seconds[name].append(time.perf_counter() - began)
+        print(f"{start + turn} of {len(traces)} traces", file=sys.stderr, flush=True)
+    return found, seconds
+
+
+def ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> float:
+    return statistics.median(a / b for a, b in zip(seconds[slow], seconds[fast], strict=True))
+
+
+def certificate(gaps: list[float]) -> dict:
+    return {"gap": statistics.median(gaps), "gap<=0.05": sum(gap <= 0.05 for gap in gaps) / len(gaps)}
+
+
+def agreement(traces: list[Trace], scores: list[Tensor], reference: list[Tensor]) -> dict:
+    """Against the reference: ranks and shares of segments, and the sets that tau and beta select."""
+    ranks, jaccard, variation, equal, close = [], [], [], 0, 0
+    for trace, mine, right in zip(traces, scores, reference, strict=True):
+        segments = segrl.segment(trace)
+        one, other = (segment_scores(scores_T, segments) for scores_T in (mine, right))
+        thoughts = one.thought_S
+        if int(thoughts.sum()) > 2:
+            ranks.append(spearman(one.strength_S[thoughts], other.strength_S[thoughts]))
+        variation.append(float((one.share_S - other.share_S).abs().sum() / 2))
+        a, b = (set(select(s, TAU, force=()).keep_S.nonzero().flatten().tolist()) for s in (one, other))
+        jaccard.append(len(a & b) / len(a | b) if a | b else 1.0)
+        equal += a == b
+        close += a != b and borderline(other)
+    n = len(traces)
+    return {
+        "spearman": statistics.mean(ranks),
+        "variation": statistics.mean(variation),
+        "jaccard": statistics.mean(jaccard),
+        "equal sets": equal / n,
+        "unequal within 1e-3 of tau": close / n,
+    }
+
+
+def borderline(scores) -> bool:
+    """Whether a hair's breadth decides the set: a cumulative share within 1e-3 of tau."""
+    shares = scores.share_S.sort(descending=True).values.cumsum(0)
+    return bool(((shares - TAU).abs() < 1e-3).any())
+
+
+def spearman(a: Tensor, b: Tensor) -> float:
+    ranks = torch.stack([x.argsort().argsort().double() for x in (a, b)])
+    return float(torch.corrcoef(ranks)[0, 1])
+
+
+# --- part b: length ---------------------------------------------------------------------------------------------------
+
+
+def bench_length(arguments) -> dict:
+    model = random_model()
+    rows = {}
+    for tokens in (512, 2048, 4096, 8192):
+        one = random_explained(tokens)
+        evaluate = Evaluator(model, [one], PAD, "all", False)
+        methods = {
+            "the paper's loop": lambda one=one: authors_loop(model, one, nodes=3),
+            "the paper's, batched": lambda one=one: authors_loop(model, one, nodes=3, batch=3),
+            "captum": lambda one=one: captum_call(model, one, "gausslegendre", nodes=3),
+            "segrl": lambda evaluate=evaluate: list(three_nodes(evaluate)),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in methods}
+        rates = []
+        for _ in range(arguments.repeats):
+            rates.append(matmul_rate())
+            for name, method in methods.items():
+                began = time.perf_counter()
+                method()
+                seconds[name].append((time.perf_counter() - began) / 3)
+        for name in methods:
+            took = statistics.median(seconds[name])
+            rows[f"{tokens} tokens, {name}"] = {
+                "seconds an evaluation": took,
+                "ratio": ratio(seconds, name, "segrl"),
+                "share of matmul rate": statistics.median(
+                    flops(model, tokens) / s / rate for s, rate in zip(seconds[name], rates, strict=True)
+                ),
+            }
+        print(f"{tokens} tokens done", file=sys.stderr, flush=True)
+    return rows
+
+
+def three_nodes(evaluate: Evaluator, tokens: int = 16_384):
+    return Batching(tokens).run(evaluate, [Row(0, alpha, 1.0) for alpha in (0.25, 0.5, 0.75)])
+
+
+def random_model():
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    width = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 8, "num_key_value_heads": 4}
+    config = Qwen2Config(vocab_size=32_000, num_hidden_layers=4, max_position_embeddings=16_384, **width)
+    return Qwen2ForCausalLM(config).eval()
+
+
+def random_explained(tokens: int) -> Explained:
+    ids = torch.randint(10, 32_000, (tokens,), generator=torch.Generator().manual_seed(tokens))
+    trace = Trace("random", "")
+    return Explained(trace, "", ids, slice(100, tokens - 12), (tokens - 5, tokens - 1), torch.zeros(tokens).bool())
+
+
+def flops(model, tokens: int) -> float:
+    """What one gradient must compute: every weight but the head's forward (2) and back to its input (2), and causal
+    attention forward (2 products) and back (5)."""
+    config = model.config
+    weights = sum(p.numel() for name, p in model.named_parameters() if "embed" not in name and "lm_head" not in name)
+    attention = 7 * 2 * tokens * tokens / 2 * config.hidden_size * config.num_hidden_layers
+    return 4 * weights * tokens + attention
+
+
+def matmul_rate() -> float:
+    """Flops a second of a plain matrix product of the model's own shape."""
+    a, b = torch.randn(2048, 256), torch.randn(256, 1024)
+    for _ in range(3):
+        a @ b
+    began = time.perf_counter()
+    for _ in range(40):
+        a @ b
+    return 40 * 2 * 2048 * 256 * 1024 / (time.perf_counter() - began)
+
+
+# --- memory and workers -----------------------------------------------------------------------------------------------
+
+
+def bench_memory(arguments) -> dict:
+    """Peak resident memory above that of the loaded model, each method in a process of its own."""
+    rows = {}
+    for name in ("captum", "segrl", "segrl checkpointed"):
+        command = [sys.executable, __file__, "peak", "--method", name, "--tokens", str(arguments.tokens)]
+        rows[name] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    for row in rows.values():
+        row["ratio"] = row["MiB above the model"] / rows["captum"]["MiB above the model"]
+    return rows
+
+
+def peak(arguments) -> dict:
+    model, one = random_model(), random_explained(arguments.tokens)
+    captum_call(model, random_explained(64), "gausslegendre", nodes=2)  # imports and buffers
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.perf_counter()
+    if arguments.method == "captum":
+        captum_call(model, one, "gausslegendre", nodes=2)
+    else:
+        evaluate = Evaluator(model, [one], PAD, "all", False)
+        checkpointing = arguments.method.endswith("checkpointed")
+        for alpha in (0.25, 0.75):
+            evaluate([Row(0, alpha, 1.0)], checkpointing)
+    above = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return {"MiB above the model": above, "seconds": time.perf_counter() - began}
+
+
+def bench_workers(arguments) -> dict:
+    """`segrl attribute` as a whole, its start included."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = f"{folder}/traces.parquet"
+        segrl.save_traces(toy.sample_traces(arguments.traces, seed=HELD_OUT), file)
+        rows = {}
+        for workers in (1, 2):
+            out = [f"out={folder}/{workers}", "executor=ray", f"workers={workers}", "attribution.nodes=108", "shard=8"]
+            began = time.perf_counter()
+            command = [sys.executable, "-m", "segrl", "attribute", f"traces={file}", *out]
+            subprocess.run(command, check=True, capture_output=True)
+            rows[f"{workers} workers"] = {"seconds": time.perf_counter() - began}
+    rows["2 workers"]["ratio"] = rows["1 workers"]["seconds"] / rows["2 workers"]["seconds"]
+    return rows
+
+
+# --- printing ---------------------------------------------------------------------------------------------------------
+
+
+def table(rows: dict[str, dict]) -> str:
+    columns = list(next(iter(rows.values())))
+    lines = [f"| | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+    for name, row in rows.items():
+        cells = [f"{row[c]:.3g}" if c in row else "" for c in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+PAD = 0
+PARTS = {"toy": bench_toy, "length": bench_length, "memory": bench_memory, "workers": bench_workers, "peak": peak}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--traces", type=int, default=100)
+    parser.add_argument("--turn", type=int, default=10, help="traces a method takes before the next one's turn")
+    parser.add_argument("--against", default="the paper's loop, 50")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--method", default="segrl")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    global PAD
+    if arguments.part == "toy":
+        PAD = baseline_id("pad", toy.load_model()[1])
+    rows = PARTS[arguments.part](arguments)
+    print(json.dumps(rows) if arguments.part == "peak" else table(rows))
+
+
+if __name__ == "__main__":
+    main()
