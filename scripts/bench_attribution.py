@@ -27,8 +27,9 @@ from torch import Tensor
 
 import segrl
 from segrl import Trace, toy
+from segrl.attribution.baseline import resolve_baseline
 from segrl.attribution.calibration import calibrate, save
-from segrl.attribution.engine import Batching, Evaluator, Row, baseline_id
+from segrl.attribution.engine import Batching, Evaluator, Row
 from segrl.attribution.target import Explained, explain
 from segrl.importance import segment_scores
 from segrl.selection import select
@@ -197,7 +198,7 @@ def bench_length(arguments) -> dict:
     rows = {}
     for tokens in (512, 2048, 4096, 8192):
         one = random_explained(tokens)
-        evaluate = Evaluator(model, [one], PAD, "all", False)
+        evaluate = Evaluator(model, [one], PAD)
         methods = {
             "the paper's loop": lambda one=one: authors_loop(model, one, nodes=3),
             "the paper's, batched": lambda one=one: authors_loop(model, one, nodes=3, batch=3),
@@ -286,7 +287,7 @@ def peak(arguments) -> dict:
     if arguments.method == "captum":
         captum_call(model, one, "gausslegendre", nodes=2)
     else:
-        evaluate = Evaluator(model, [one], PAD, "all", False)
+        evaluate = Evaluator(model, [one], PAD)
         checkpointing = arguments.method.endswith("checkpointed")
         for alpha in (0.25, 0.75):
             evaluate([Row(0, alpha, 1.0)], checkpointing)
@@ -340,7 +341,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     global PAD
     if arguments.part == "toy":
-        PAD = baseline_id("pad", toy.load_model()[1])
+        PAD = resolve_baseline("pad", toy.load_model()[1])
     rows = PARTS[arguments.part](arguments)
     print(json.dumps(rows) if arguments.part == "peak" else table(rows))
 

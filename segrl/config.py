@@ -198,11 +198,10 @@ def needed(config: DictConfig, *keys: str) -> list[Any]:
 def _verl_configs() -> str:
     """verl's own yaml files, found without importing verl."""
     spec = find_spec("verl")
-    if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(
-            "this command runs on verl, which is not installed; `make install` brings it, see `segrl doctor`"
-        )
-    return f"file://{Path(spec.submodule_search_locations[0]) / 'trainer' / 'config'}"
+    folders = [Path(place) / "trainer" / "config" for place in (spec and spec.submodule_search_locations) or ()]
+    if not any(folder.is_dir() for folder in folders):
+        raise ConfigError("this command runs on verl, which is not installed; see `segrl doctor`")
+    return f"file://{next(folder for folder in folders if folder.is_dir())}"
 
 
 def _sentence(command: str, error: Exception) -> str:

@@ -53,7 +53,7 @@ def report() -> list[Check]:
     verl = requirements("verl", lambda _: _install(kind), extra=kind)
     if kind == "cpu":
         verl.append(shared_library("verl", "libnuma.so.1", "apt-get install libnuma1"))
-    if find_spec("verl"):
+    if version("verl"):
         verl += ask_verl()
     return [*machine(), *core, *verl, *dev]
 
@@ -115,10 +115,10 @@ def _pip(requirement: Requirement) -> str:
 
 
 def _install(extra: str) -> str:
-    """The Makefile's way in a checkout; from a wheel, the extra, which does for all but the CPU stack."""
+    """The Makefile brings it in a checkout. So it does for the CPU stack anywhere: no plain pip command can."""
     if (CHECKOUT / "Makefile").exists():
         return "make install GPU=1" if extra == "gpu" else "make install"
-    return f"pip install 'segrl[{extra}]'" if extra != "cpu" else "make install, in a clone of segrl"
+    return "in a clone of segrl: " + ("make install" if extra == "cpu" else f"pip install '.[{extra}]'")
 
 
 def shared_library(part: str, name: str, cure: str) -> Check:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from oracles import slow_offsets
 from real import real_traces
-from test_tokenization import slow_offsets
 from tiny import byte_level_tokenizer
 
 import segrl

@@ -4,37 +4,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import slow_offsets, walked_offsets
 from tiny import byte_level_tokenizer, metaspace_tokenizer
 
 from segrl import Trace, tokenize
 from segrl.tokenization import decode, decode_stepwise, encode
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=60)
-
-
-def slow_offsets(ids, tokenizer):
-    """An oracle: decode every prefix anew. A token whose prefix ends inside a character waits for the rest of it."""
-    text = tokenizer.decode(ids, skip_special_tokens=True)
-    ends = []
-    for k in range(1, len(ids) + 1):
-        prefix = tokenizer.decode(ids[:k], skip_special_tokens=True)
-        ends.append(len(prefix) if text.startswith(prefix) else None)
-    spans, start = [], 0
-    for k, end in enumerate(ends):
-        whole = next(e for e in ends[k:] if e is not None)
-        spans.append([start, whole])
-        start = start if end is None else end
-    return text, spans
-
-
-def walked_offsets(text, ids, tokenizer):
-    """Another oracle: byte-level tokens are spelled one letter a byte; walk the text by bytes, knowing their owners."""
-    owner = [i for i, char in enumerate(text) for _ in char.encode()]
-    spans, at = [], 0
-    for token in tokenizer.convert_ids_to_tokens(ids):
-        spans.append([owner[at], owner[at + len(token) - 1] + 1])
-        at += len(token)
-    return spans
 
 
 @given(TEXTS)

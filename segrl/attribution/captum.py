@@ -27,6 +27,8 @@ def captum_masses(evaluate, index: int, rule, nodes: int) -> Tensor:
     one = evaluate.explained[index]
     if evaluate.interpolate != "all" or evaluate.hide_answer:
         raise ValueError("engine=captum moves every position alike; use interpolate=all and hide_answer=false with it")
+    if not isinstance(evaluate.baseline.token, int):
+        raise ValueError(f"engine=captum takes a token as baseline, not {evaluate.baseline.token!r}")
     device = next(evaluate.model.parameters()).device
     ids_BL = one.input_ids[None].to(device)
 
@@ -36,6 +38,6 @@ def captum_masses(evaluate, index: int, rule, nodes: int) -> Tensor:
     explainer = LayerIntegratedGradients(logp, evaluate.embedding)
     with evaluating(evaluate.model), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # captum warns that a layer it was given is used
-        baseline = torch.full_like(ids_BL, evaluate.baseline_id)
         options = {"n_steps": nodes, "method": METHODS[rule], "internal_batch_size": 1}
+        baseline = torch.full_like(ids_BL, evaluate.baseline.token)
         return explainer.attribute(ids_BL, baseline, **options).sum(-1)[0].double().cpu().detach()

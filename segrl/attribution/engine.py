@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from segrl.attribution.baseline import Baseline, resolve_baseline, warn_of_baseline
 from segrl.attribution.calibration import load_nodes
-from segrl.attribution.path import Path, evaluating
+from segrl.attribution.path import Path, evaluating, feeding_forward_last
 from segrl.attribution.quadrature import RULES, Nodes, tripled
 from segrl.attribution.target import TEMPLATE, Explained, explain
 from segrl.types import Attribution, Trace
@@ -97,7 +99,7 @@ def attribute(
     grid = nodes if rule == "midpoint" else 0
     sums = [_Sums(torch.zeros(len(one), dtype=torch.float64), grid=grid) for one in explained]
     rows = [row for index in range(len(explained)) for row in _first_rows(index, alphas_J, weights_J)]
-    evaluate = Evaluator(model, explained, baseline_id(baseline, tokenizer), interpolate, hide_answer)
+    evaluate = Evaluator(model, explained, resolve_baseline(baseline, tokenizer), interpolate, hide_answer)
     batching = Batching(batch_tokens, batch_rows, checkpointing)
     if engine == "captum":
         from segrl.attribution.captum import captum_masses
@@ -133,7 +135,7 @@ def masses_on_grid(
     tokenizer = tokenizer or tokenizer_of(model)
     explained = [explain(trace, tokenizer, target, template, context) for trace in traces]
     _check(explained, model, interpolate, "segrl")
-    evaluate = Evaluator(model, explained, baseline_id(baseline, tokenizer), interpolate, hide_answer)
+    evaluate = Evaluator(model, explained, resolve_baseline(baseline, tokenizer), interpolate, hide_answer)
     found = [torch.zeros(len(alphas), len(one), dtype=torch.float64) for one in explained]
     node_of = {alpha: j for j, alpha in enumerate(alphas)}
     rows = [Row(index, alpha, 1.0) for index in range(len(explained)) for alpha in alphas]
@@ -244,27 +246,38 @@ class Evaluator:
     """Evaluates batches of rows on one model: F at each row's point of the path, and its gradient's masses."""
 
     def __init__(
-        self, model, explained: list[Explained], baseline_id: int, interpolate: str, hide_answer: bool
+        self,
+        model,
+        explained: list[Explained],
+        baseline: str | int,
+        interpolate: str = "all",
+        hide_answer: bool = False,
     ) -> None:
         self.model = model
         self.embedding = model.get_input_embeddings()
         self.explained = explained
-        self.baseline_id = baseline_id
+        self.baseline = Baseline(baseline)
         self.interpolate = interpolate
         self.hide_answer = hide_answer
         self.keeps_logits = "logits_to_keep" in inspect.signature(unwrapped(model).forward).parameters
+        warn_of_baseline(self.embedding, baseline)
 
     def __call__(self, rows: Sequence[Row], checkpointing: bool = False) -> tuple[list[float], list[Tensor]]:
         traces = [self.explained[row.index] for row in rows]
         device = next(self.model.parameters()).device
-        ids_BL, attended_BL = _left_padded([one.input_ids for one in traces], self.baseline_id)
-        moves_BL, _ = _left_padded([self._moves(one) for one in traces], False)
-        hidden_BL, _ = _left_padded([one.restates & self.hide_answer for one in traces], False)
-        alpha_B = torch.tensor([row.alpha for row in rows], dtype=torch.float32)
-        path = Path(self.embedding, self.baseline_id, alpha_B.to(device), moves_BL.to(device), hidden_BL.to(device))
+        ids_BL, attended_BL = _left_padded([one.input_ids for one in traces], 0, device)
+        moves_BL, _ = _left_padded([self._moves(one) for one in traces], False, device)
+        hidden_BL, _ = _left_padded([one.restates & self.hide_answer for one in traces], False, device)
+        alpha_B = torch.tensor([row.alpha for row in rows], device=device)
+        path = Path(self.embedding, self.baseline, alpha_B, moves_BL, hidden_BL)
         wants_gradient = rows[0].weight is not None
-        with evaluating(self.model, checkpointing), path.hooked(wants_gradient), torch.set_grad_enabled(wants_gradient):
-            logp_B = self.answer_logp(ids_BL.to(device), attended_BL.to(device), traces)
+        with ExitStack() as state:
+            state.enter_context(evaluating(self.model, checkpointing))
+            state.enter_context(path.hooked(wants_gradient))
+            if self.keeps_logits:
+                state.enter_context(feeding_forward_last(self.model, _tail(traces)))
+            state.enter_context(torch.set_grad_enabled(wants_gradient))
+            logp_B = self.answer_logp(ids_BL, attended_BL, traces)
             masses = path.masses(logp_B) if wants_gradient else torch.zeros(ids_BL.shape)
         return logp_B.tolist(), [row_L[-len(one) :] for row_L, one in zip(masses.double().cpu(), traces, strict=True)]
 
@@ -275,28 +288,18 @@ class Evaluator:
 
     def answer_logp(self, ids_BL: Tensor, attended_BL: Tensor, traces: list[Explained]) -> Tensor:
         """The summed log-probability of each row's answer tokens; rows are padded on the left, so ends are aligned."""
-        tail = max(len(one) - one.answer_span[0] for one in traces) + 1
+        tail = _tail(traces)
         inputs = {"input_ids": ids_BL, "use_cache": False}
         if not bool(attended_BL.all()):  # without padding there is no mask, and attention takes its fast causal path
             inputs["attention_mask"] = attended_BL.long()
             inputs["position_ids"] = (attended_BL.long().cumsum(-1) - 1).clamp_min(0)
-        logits = self.model(**inputs, **({"logits_to_keep": tail} if self.keeps_logits else {})).logits
+        if self.keeps_logits:
+            inputs["logits_to_keep"] = tail
+        logits = self.model(**inputs).logits
         logp = torch.log_softmax(logits[:, -tail:].float(), -1)
         logp_BA = logp[:, :-1].gather(-1, ids_BL[:, 1 - tail :, None]).squeeze(-1)
-        asked_BA, _ = _left_padded([_answer_positions(one, tail - 1) for one in traces], False)
-        return (logp_BA * asked_BA.to(logp_BA.device)).sum(-1)
-
-
-def baseline_id(baseline: str | int, tokenizer) -> int:
-    """The token whose embedding is the uninformative end of the path."""
-    if isinstance(baseline, int):
-        return baseline
-    if baseline != "pad":
-        raise ValueError(f"baseline={baseline!r}, expected 'pad' or a token id")
-    for id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if id is not None:
-            return id
-    raise ValueError("the tokenizer has neither a pad nor an end-of-text token; pass baseline=<token id>")
+        asked_BA, _ = _left_padded([_answer_positions(one, tail - 1) for one in traces], False, logp.device)
+        return (logp_BA * asked_BA).sum(-1)
 
 
 def tokenizer_of(model):
@@ -327,13 +330,18 @@ def _check(explained: list[Explained], model, interpolate: str, engine: str) -> 
             )
 
 
+def _tail(traces: Sequence[Explained]) -> int:
+    """How many positions at the end of a batch hold an answer, and one more, which predicts the first."""
+    return max(len(one) - one.answer_span[0] for one in traces) + 1
+
+
 def _answer_positions(one: Explained, tail: int) -> Tensor:
     asked = torch.zeros(len(one), dtype=torch.bool)
     asked[slice(*one.answer_span)] = True
     return asked[-tail:]
 
 
-def _left_padded(rows: list[Tensor], value) -> tuple[Tensor, Tensor]:
+def _left_padded(rows: list[Tensor], value, device) -> tuple[Tensor, Tensor]:
     """The rows aligned at their ends, and where they are not padding."""
     width = max(len(row) for row in rows)
     padded = torch.full((len(rows), width), value, dtype=rows[0].dtype)
@@ -341,4 +349,4 @@ def _left_padded(rows: list[Tensor], value) -> tuple[Tensor, Tensor]:
     for i, row in enumerate(rows):
         padded[i, width - len(row) :] = row
         filled[i, width - len(row) :] = True
-    return padded, filled
+    return padded.to(device), filled.to(device)

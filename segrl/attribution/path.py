@@ -7,14 +7,17 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+from segrl.attribution.baseline import Baseline
 
 
 class Path:
     """Position by position ``baseline + alpha * (input - baseline)``, put in the place of the embedding's output."""
 
-    def __init__(self, embedding, baseline_id: int, alpha_B: Tensor, moves_BL: Tensor, hidden_BL: Tensor) -> None:
+    def __init__(self, embedding, baseline: Baseline, alpha_B: Tensor, moves_BL: Tensor, hidden_BL: Tensor) -> None:
         self.embedding = embedding
-        self.baseline_id = baseline_id
+        self.baseline = baseline
         # How far each position stays away from its input: 0 at rest, 1 - alpha when moving, 1 when hidden.
         self.away_BL = torch.where(moves_BL, 1 - alpha_B[:, None], 0.0) + hidden_BL.float()
         self.moves_BL = moves_BL
@@ -25,9 +28,7 @@ class Path:
     def hooked(self, wants_gradient: bool) -> Iterator[None]:
         def replace(module, args, output: Tensor) -> Tensor:
             with torch.no_grad():
-                # The class's own forward: it scales as the model does, and runs no hook, this one included.
-                baseline = type(module).forward(module, torch.full_like(args[0][:1, :1], self.baseline_id))
-                reach = output.float() - baseline.float()
+                reach = output.float() - self.baseline(module, args[0]).float()
                 point = (output.float() - self.away_BL[..., None] * reach).to(output.dtype)
             self.reach, self.point = reach, point.requires_grad_(wants_gradient)
             return self.point
@@ -44,6 +45,41 @@ class Path:
         assert self.reach is not None
         (gradient,) = torch.autograd.grad(logp_B.sum(), self.point)
         return ((gradient.float() * self.reach).sum(-1) * self.moves_BL).detach()
+
+
+@contextmanager
+def feeding_forward_last(model, tail: int) -> Iterator[None]:
+    """The last layer's feed-forward block runs on the last ``tail`` positions alone: nobody reads it elsewhere.
+
+    It works on each position by itself and is called ``mlp`` in every decoder of transformers; one that routes
+    (mixture of experts) returns more than a tensor, and is left alone, as are models of another build.
+    """
+    block = getattr(_last_layer(model), "mlp", None)
+    if block is None or (not hasattr(block, "act_fn") and not hasattr(block, "act")):
+        yield
+        return
+    width = 0
+
+    def narrow(module, args):
+        nonlocal width
+        width = args[0].shape[1]
+        return (args[0][:, -tail:], *args[1:])
+
+    def widen(module, args, output):
+        return pad(output, (0, 0, width - output.shape[1], 0))
+
+    handles = [block.register_forward_pre_hook(narrow), block.register_forward_hook(widen)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _last_layer(model):
+    """The last of the model's longest list of modules."""
+    stacks = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module)]
+    return max(stacks, key=len)[-1] if stacks else None
 
 
 @contextmanager

@@ -1,20 +1,24 @@
 r"""A small reasoning world with planted truth: chains of one-digit arithmetic modulo ten, solved in R1 style.
 
-A problem defines path variables ``a b c ...``, each from an earlier one, and a few distractors ``z y x``; it asks for
-the digits of all path variables as one number. So every step decides one digit of the answer by itself: no later
-step screens it off. A step states the definition and the result but never the operand's value, so the value of a
-variable stands in its own step (and in repeats of it) and nowhere else.
+A problem defines path variables ``a b c ...``, each from an earlier one or from two digits, and up to three distractors
+``z y x``; it asks for all path variables as one number. So every step decides a digit of the answer by itself: no later
+step screens it off. A step states its definition and its result but never the operand's value, so the value of a
+variable stands in its own step, in what repeats it, and nowhere else.
 
     problem   Modulo ten: b = a-4; z = b+2; a = 3+9; c = b*7. Write the values of a b c as one number.
-    thinking  Okay, so a = 3+9 = 2.
-              Wait, I can see that (3) c = b*7...
-              However, let me see (2) b = a-4 = 8.
-              ...
-    answer    </think> So, the final answer is \boxed{286}
+    response  Okay, let me look here a = 3+9 = 2.                  needed
+              Wait, clearly as n = 6, n is 6.                      superficial
+              However, then let me see b = a-4, 4...               truncated
+              But wait, right again b = a-4 = 5.                   wrong
+              Going back, b was wrong, b = a-4 = 8.                correction
+              Alternatively, as it stands a = 3+9 = 2.             repeat
+              Another look, now let me check c = b*7 = 6.          needed
+              Backtrack, that is all of it.                        close
+              </think> So, the final answer is \boxed{286}         answer
 
-No surface feature may tell the kinds apart: each thought is an opener, filler words and a core; the opener
-and its size in tokens and characters are drawn from distributions that do not know the kind, and all cores hold two or
-three digits.
+No surface feature may tell needed from redundant. A thought is an opener, a filler and a core. The opener, and the size
+in tokens and characters to which the filler brings the core, are drawn regardless of kind; every core has two or three
+digits; redundant thoughts stand before and after the steps they deal with, equally often.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from segrl.types import Trace
 
@@ -40,7 +46,7 @@ CLASSES: Mapping[str, str] = {
 }
 
 PATH, DISTRACTORS = "abcdefghi", "zyx"
-STEP_WEIGHTS = {3: 7, 4: 6, 5: 5, 6: 4, 7: 3, 8: 2, 9: 1}
+N_STEPS, STEP_WEIGHTS = (3, 4, 5, 6, 7, 8, 9), (7, 6, 5, 4, 3, 2, 1)
 # Factors are the units modulo ten, so every value stays equally likely along the chain and every step can be undone.
 OPERANDS = {"+": range(1, 10), "-": range(1, 10), "*": (3, 7, 9)}
 INVERSE = {"+": "-", "-": "+", "*": "*"}
@@ -84,12 +90,14 @@ FILLERS = (
     *(" now let me look here", " now let me try again", " so then let me check"),
 )
 SIZES = ((12, 26), (13, 30), (14, 34))  # tokens and characters of a thought after its opener
-CLOSES = (" that is all of it", " everything asked is known", " nothing is left to find")
+CLOSES = (" that is all of it.", " everything asked is known.", " nothing is left to find.")
 
 MAX_REDUNDANT = 6  # redundant thoughts of one trace, and never more than steps
 P_ROOT = 0.3  # a later variable that starts anew from two digits, as the first does: digit counts then tell less
-UNFILLED = ("correction", "check", "restated", "close")  # of class other: nothing to hide
+UNFILLED = ("correction", "check", "restated", "close")  # in class other, so their size gives nothing away
 P_WRONG, P_CHECK, P_RESTATED = 0.25, 0.2, 0.15
+
+Thought = tuple[str, int]  # its kind, and the step it deals with or -1
 
 
 @dataclass(frozen=True)
@@ -133,7 +141,7 @@ def _trace(seed: int, index: int, respond: bool) -> Trace:
     rng = random.Random(f"segrl toy {seed} {index}")  # seeding by str is stable over processes and Python versions
     path = _chain(rng)
     problem, answer = _problem(rng, path), "".join(str(step.value) for step in path)
-    meta = {"n_steps": len(path)}
+    meta: dict[str, Any] = {"n_steps": len(path)}
     response = ""
     if respond:
         plan = _plan(rng, len(path))
@@ -144,7 +152,7 @@ def _trace(seed: int, index: int, respond: bool) -> Trace:
 
 
 def _chain(rng: random.Random) -> list[Step]:
-    (n,) = rng.choices(list(STEP_WEIGHTS), STEP_WEIGHTS.values())
+    (n,) = rng.choices(N_STEPS, STEP_WEIGHTS)
     path = [_step(rng, PATH[0], [])]
     while path[0].value == 0:  # the answer is read as a number, so it has no leading zero
         path = [_step(rng, PATH[0], [])]
@@ -172,24 +180,14 @@ def _problem(rng: random.Random, path: Sequence[Step]) -> str:
     return f"Modulo ten: {definitions}. Write the values of {asked} as one number."
 
 
-def _plan(rng: random.Random, n: int) -> list[tuple[str, int]]:
-    """The thoughts as (kind, step). A truncated thought stands before its step and a repeat after it, equally often,
-    so that position tells nothing."""
-    before: list[list[tuple[str, int]]] = [[] for _ in range(n)]
-    after: list[list[tuple[str, int]]] = [[] for _ in range(n)]
-    for _ in range(rng.randint(1, min(n, MAX_REDUNDANT))):
-        kind, at = rng.choice(("repeat", "truncated", "superficial")), rng.randrange(n)
-        if kind == "truncated":
-            before[at].append((kind, at))
-        elif kind == "repeat":
-            after[at].append((kind, rng.randrange(max(at - 2, 0), at + 1)))
-        else:
-            rng.choice((before, after))[at].append((kind, -1))
+def _plan(rng: random.Random, n: int) -> list[Thought]:
+    """What each thought of a right solution is about, in order."""
+    before, after = _redundant(rng, n)
     mistaken = rng.randrange(n) if rng.random() < P_WRONG else -1
     if rng.random() < P_CHECK:
         at = rng.randrange(n)
         after[at].insert(0, ("check", at))
-    plan = []
+    plan: list[Thought] = []
     for at in range(n):
         solved = [("wrong", at), ("correction", at)] if at == mistaken else [("needed", at)]
         plan += [*before[at], *solved, *after[at]]
@@ -198,7 +196,22 @@ def _plan(rng: random.Random, n: int) -> list[tuple[str, int]]:
     return [*plan, ("close", -1)]
 
 
-def _response(rng: random.Random, plan: Sequence[tuple[str, int]], path: Sequence[Step], answer: str) -> str:
+def _redundant(rng: random.Random, n: int) -> tuple[list[list[Thought]], list[list[Thought]]]:
+    """Redundant thoughts before and after each step: a truncated one stands before its step, a repeat after it."""
+    before: list[list[Thought]] = [[] for _ in range(n)]
+    after: list[list[Thought]] = [[] for _ in range(n)]
+    for _ in range(rng.randint(1, min(n, MAX_REDUNDANT))):
+        kind, at = rng.choice(("repeat", "truncated", "superficial")), rng.randrange(n)
+        if kind == "truncated":
+            before[at].append((kind, at))
+        elif kind == "repeat":
+            after[at].append((kind, rng.randrange(max(at - 2, 0), at + 1)))
+        else:
+            rng.choice((before, after))[at].append((kind, -1))
+    return before, after
+
+
+def _response(rng: random.Random, plan: Sequence[Thought], path: Sequence[Step], answer: str) -> str:
     thoughts = []
     for i, (kind, at) in enumerate(plan):
         opener = rng.choice(OPENERS) if i else FIRST_OPENER
@@ -211,7 +224,7 @@ def _thought(rng: random.Random, kind: str, step: Step, answer: str) -> str:
     if kind in UNFILLED:
         return core
     tokens, characters = rng.choice(SIZES)
-    return rng.choice(FILLERS_BY_SIZE[tokens - count_tokens(core), characters - len(core)]) + core
+    return rng.choice(_fillers(tokens - count_tokens(core), characters - len(core))) + core
 
 
 def _core(rng: random.Random, kind: str, step: Step, answer: str) -> str:
@@ -219,6 +232,8 @@ def _core(rng: random.Random, kind: str, step: Step, answer: str) -> str:
         return f" {step.definition} = {(step.value + rng.randrange(1, 10)) % 10}."
     if kind == "superficial":
         return rng.choice(SUPERFICIAL).format(x=rng.randrange(1, 10))
+    if kind == "close":
+        return rng.choice(CLOSES)
     return {
         "needed": f" {step.definition} = {step.value}.",
         "repeat": f" {step.definition} = {step.value}.",
@@ -226,19 +241,14 @@ def _core(rng: random.Random, kind: str, step: Step, answer: str) -> str:
         "correction": f" {step.name} was wrong, {step.definition} = {step.value}.",
         "check": f" {step.undone} gives {step.left} back, so {step.name} = {step.value}.",
         "restated": f" together that makes {answer}.",
-        "close": rng.choice(CLOSES) + ".",
     }[kind]
 
 
-def count_digits(text: str) -> int:
-    return sum(character.isdigit() for character in text)
+@cache
+def _fillers(tokens: int, characters: int) -> list[str]:
+    return [filler for filler in FILLERS if (count_tokens(filler), len(filler)) == (tokens, characters)]
 
 
 def count_tokens(text: str) -> int:
     """Tokens of toy text: words, digits, blanks before digits, and runs of punctuation."""
     return len(re.findall(r" ?[A-Za-z]+|\d| ?[^\sA-Za-z\d]+\n*|\s", text))
-
-
-FILLERS_BY_SIZE: dict[tuple[int, int], list[str]] = {}
-for _filler in FILLERS:
-    FILLERS_BY_SIZE.setdefault((count_tokens(_filler), len(_filler)), []).append(_filler)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from statistics import fmean, median
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -150,10 +151,10 @@ def credit_metrics(rollouts: Sequence[Rollout], weighed: Sequence[Weighed]) -> d
     }
     if weighed:
         metrics |= {
-            "segrl/weight_ess": _mean(effective_share(one.weights_T[one.weighted_T]) for one in weighed),
-            "segrl/selected_ratio": _mean(selected_ratio(one) for one in weighed),
-            "segrl/gap": _mean(one.gap for one in weighed),
-            "segrl/copy_share": _mean(one.copy_share for one in weighed),
+            "segrl/weight_ess": fmean(effective_share(one.weights_T[one.weighted_T]) for one in weighed),
+            "segrl/selected_ratio": fmean(selected_ratio(one) for one in weighed),
+            "segrl/gap": median(one.gap for one in weighed),
+            "segrl/copy_share": fmean(one.copy_share for one in weighed),
         }
     return metrics
 
@@ -192,8 +193,3 @@ def record(one: Weighed, advantages_T: Tensor) -> Mapping[str, Any]:
         "weights": one.weights_T.tolist(),
         "advantages": advantages_T.tolist(),
     }
-
-
-def _mean(values) -> float:
-    values = list(values)
-    return sum(values) / len(values)

@@ -39,13 +39,18 @@ def run_verl(entry_point: Sequence[str], config: DictConfig, name: str) -> int:
     OmegaConf.save(config, out / f"{name}.yaml")
     command = [sys.executable, "-m", *entry_point, "--config-path", str(out), "--config-name", name]
     command += [f"hydra.run.dir={out}", "hydra.output_subdir=null"]
-    print(f"running {shlex.join(command)}", flush=True)
-    with subprocess.Popen(command, env=environment()) as process:
+    env = environment()
+    named = [f"{name}={env[name]}" for name in ("VERL_PLATFORM", "VERL_USE_EXTERNAL_MODULES") if name in env]
+    print(f"running {' '.join(named)} {shlex.join(command)}", flush=True)
+    with subprocess.Popen(command, env=env) as process:
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
-            return process.wait()
+            code = process.wait()
         finally:
             signal.signal(signal.SIGTERM, before)
+    if code:
+        print(f"{entry_point[-1]} ended with exit code {code}; the cause stands above", file=sys.stderr)
+    return code
 
 
 def editable(config: DictConfig) -> DictConfig:

@@ -33,6 +33,7 @@ from segrl.verl.credit import (
     weigh_rollout,
     worth_attributing,
 )
+from segrl.verl.grpo import check_supported
 from segrl.verl.worker import FIELDS, SCORES, attributing
 
 ACTOR_ROLES = (Role.Actor, Role.ActorRollout, Role.ActorRolloutRef)
@@ -46,6 +47,7 @@ class SegmentCredit:
     def __init__(self, config) -> None:
         with open_dict(config):  # verl asks "is this the sync trainer?" by this name
             config.trainer.v1.trainer_mode = self.base_mode
+        check_supported(config)
         self.credit = credit_from(config)
         super().__init__(config)
         self.replay_buffer.poll_interval = self.credit.poll_seconds

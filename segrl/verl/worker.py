@@ -44,9 +44,11 @@ class Attributing:
                 tolerance=None,
                 batch_rows=credit.rows_per_forward,
             )
-        scores = torch.nested.as_nested_tensor([one.scores_T for one in attributions], layout=torch.jagged)
-        numbers = torch.tensor([[one.gap, one.copy_share] for one in attributions])
-        columns = dict(zip(SCORES, (scores, *numbers.unbind(1)), strict=True))
+        columns = {
+            "segrl_scores": torch.nested.as_nested_tensor([one.scores_T for one in attributions], layout=torch.jagged),
+            "segrl_gap": torch.tensor([one.gap for one in attributions]),
+            "segrl_copy_share": torch.tensor([one.copy_share for one in attributions]),
+        }
         return tu.get_tensordict(columns, {"metrics": {}}).cpu()
 
 

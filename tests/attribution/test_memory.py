@@ -59,11 +59,11 @@ def test_checkpointing_leaves_the_model_as_it_was():
 
 
 def test_lora_dropout_stays_off_under_checkpointing():
-    from peft import LoraConfig, get_peft_model
+    peft = pytest.importorskip("peft")
 
     torch.manual_seed(0)
-    config = LoraConfig(target_modules=["q_proj", "down_proj"], r=4, lora_dropout=0.5, init_lora_weights=False)
-    model = get_peft_model(tiny_model(), config).train()
+    config = peft.LoraConfig(target_modules=["q_proj", "down_proj"], r=4, lora_dropout=0.5, init_lora_weights=False)
+    model = peft.get_peft_model(tiny_model(), config).train()
     plain, saving = (
         segrl.attribute(model, traces(), byte_level_tokenizer(), nodes=3, checkpointing=flag) for flag in (False, True)
     )

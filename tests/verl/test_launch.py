@@ -45,7 +45,10 @@ def test_an_entry_point_runs_on_the_composed_config(tmp_path, monkeypatch, code)
 
 def test_the_command_can_be_typed_again(tmp_path, capfd):
     run_verl(["segrl.nothing"], OmegaConf.create({"out": str(tmp_path)}), "job")
-    assert f"running {sys.executable} -m segrl.nothing --config-path {tmp_path}" in capfd.readouterr().out
+    named = "VERL_PLATFORM=cpu VERL_USE_EXTERNAL_MODULES=segrl.verl"
+    said = capfd.readouterr()
+    assert f"running {named} {sys.executable} -m segrl.nothing --config-path {tmp_path}" in said.out
+    assert "segrl.nothing ended with exit code 1; the cause stands above" in said.err
 
 
 def test_the_environment_names_the_plugin_once_and_keeps_what_is_set(monkeypatch):

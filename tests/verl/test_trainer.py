@@ -8,11 +8,12 @@ from tiny import byte_level_tokenizer
 
 pytest.importorskip("verl")
 
-from omegaconf import OmegaConf
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import Role
 
+from segrl.config import compose
 from segrl.verl import trainer as trainer_module
+from segrl.verl.launch import editable
 from segrl.verl.trainer import SegmentCredit, fill_up
 from segrl.verl.worker import Attributing, explained_traces
 
@@ -91,7 +92,9 @@ def make(monkeypatch):
     def make(ranks=1, **segrl):
         queue = Queue()
         monkeypatch.setattr(trainer_module, "tq", queue)
-        trainer = Trainer(OmegaConf.create({"trainer": {"v1": {"trainer_mode": "segrl"}}, "segrl": segrl}))
+        config = editable(compose("grpo", []))
+        config.segrl = segrl
+        trainer = Trainer(config)
         trainer.actor_rollout_wg = Actor(queue, ranks)
         return trainer, queue
 
@@ -156,6 +159,12 @@ def test_the_trainer_passes_for_its_base_and_waits_as_it_is_told(make):
     trainer, _ = make(poll_seconds=0.1)
     assert trainer.config.trainer.v1.trainer_mode == "sync"
     assert trainer.replay_buffer.poll_interval == 0.1
+
+
+def test_what_cannot_be_attributed_is_refused_under_verls_own_main_too():
+    config = editable(compose("grpo", ["algorithm.adv_estimator=gae"]))
+    with pytest.raises(ValueError, match="has a critic; take grpo or rloo"):
+        Trainer(config)
 
 
 def test_the_rpc_is_mixed_into_whatever_worker_the_mapping_holds(make):

@@ -10,7 +10,7 @@ import pytest
 
 from segrl import Trace
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 def real_file(name: str) -> Path:
