@@ -33,7 +33,8 @@ class Path:
             self.reach, self.point = reach, point.requires_grad_(wants_gradient)
             return self.point
 
-        handle = self.embedding.register_forward_hook(replace)
+        # Before any other hook: FSDP2's shards the embedding again, and its rows would be gone.
+        handle = self.embedding.register_forward_hook(replace, prepend=True)
         try:
             yield
         finally:
