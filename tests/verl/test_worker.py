@@ -14,7 +14,7 @@ from segrl.verl.sft import torchrun
 @pytest.mark.parametrize("architecture", ["qwen2", "qwen2_tied"])
 def test_scores_on_the_actor_verl_has_sharded_are_the_plain_models(architecture, plain_environment, bounded, tmp_path):
     """verl shards the embedding by itself unless it is tied; what is compared stands in sharded.py."""
-    folders = [Path(segrl.__file__).parents[1], Path(__file__).parents[1]]
+    folders = [Path(segrl.__file__).parents[1], Path(__file__).parents[1] / "support"]
     environment = plain_environment | CPU_ENVIRONMENT | {"ARCHITECTURE": architecture}
     environment |= {"VERL_USE_EXTERNAL_MODULES": "segrl.verl", "PYTHONPATH": ":".join(map(str, folders))}
     command = [sys.executable, "-m", *torchrun(2), str(Path(__file__).with_name("sharded.py"))]
