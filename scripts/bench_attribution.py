@@ -196,7 +196,7 @@ def spearman(a: Tensor, b: Tensor) -> float:
 def bench_length(arguments) -> dict:
     model = random_model()
     rows = {}
-    for tokens in (512, 2048, 4096, 8192):
+    for tokens in arguments.lengths:
         one = random_explained(tokens)
         evaluate = Evaluator(model, [one], PAD)
         methods = {
@@ -334,6 +334,7 @@ def main() -> None:
     parser.add_argument("--turn", type=int, default=10, help="traces a method takes before the next one's turn")
     parser.add_argument("--against", default="the paper's loop, 50")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--lengths", type=int, nargs="*", default=(512, 2048, 4096, 8192))
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--method", default="segrl")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -3,9 +3,8 @@
 Writes the model, its tokenizer and a card to OUT. Two things make it learn in minutes where plain training from random
 weights stays near chance: an induction circuit is written into the initial weights, and short chains come first.
 
-It is a *base*, so it must make mistakes that reinforcement learning can mend: most products by 7 and 9 are hidden from
-the loss, and training ends once greedy accuracy on the validation problems reaches --target. Reading the digits off a
-trace is learned in full.
+It is a *base*, so it must make mistakes that reinforcement learning can mend: most of the traces it learns from are by
+a solver who takes products by seven for products by three. What else there is to learn it learns in full.
 
 Left out: checkpoints, resuming, mixed precision, several devices. It takes minutes on one core; run it again.
 """
@@ -15,6 +14,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,16 +26,19 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from segrl.prompting import render
 from segrl.toy.tokenizer import build_tokenizer
-from segrl.toy.world import sample_problems, sample_traces
+from segrl.toy.world import modulo_ten, sample_problems, sample_traces
 from segrl.types import Trace
 
 TRAIN_SEED = 10**6  # training takes its traces from the seeds from here on
 VALID_SEED, TEST_SEED = 10**5, 10**5 + 1
 SHORT = 3  # steps of the chains that come first
-SHORT_SHARE = 0.25  # of the training steps
-HARD_FACTORS, HARD_SEEN = "79", 0.08  # products by these stay in the loss one time in twelve
+SHORT_SHARE = 0.2  # of the training steps
+P_MISTAUGHT = 0.75  # of the traces
 DIGIT_WEIGHT = 4.0  # most other tokens are openers and fillers, which nobody can predict
 HEAD_DIM = 32
+# The two tokens before; from a result to the name of its variable; and nine back, which in the box is a different word
+# of the closing sentence for each of the nine places and so tells them apart.
+LOOK_BACK = (1, 2, 7, 9)
 IGNORE = -100
 
 
@@ -43,20 +46,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=1400, help="at most so many")
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--target", type=float, default=0.5, help="greedy accuracy at which to stop")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
+    random.seed(args.seed)
     start = time.time()
     tokenizer = toy_tokenizer()
     model = fresh_model(tokenizer)
-    steps = train(model, tokenizer, args, start)
+    train(model, tokenizer, args, start)
     minutes = (time.time() - start) / 60
     model.save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
-    write_card(args, steps, minutes, model, tokenizer)
+    write_card(args, minutes, model, tokenizer)
 
 
 def toy_tokenizer() -> PreTrainedTokenizerFast:
@@ -86,9 +89,9 @@ def fresh_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
 
 
 @torch.no_grad()
-def write_induction(model: Qwen2ForCausalLM, offsets: tuple[int, ...] = (1, 2), fast: int = 4) -> None:
-    """Head h of layer 0 copies the token ``offsets[h]`` places back into a subspace of its own; head h of layer 1
-    looks for the current token in that subspace and copies the token it finds it with.
+def write_induction(model: Qwen2ForCausalLM, fast: int = 4) -> None:
+    """Head h of layer 0 copies the token ``LOOK_BACK[h]`` places back into a subspace of its own. The first two heads
+    of layer 1 look for the current token in the first two subspaces and copy the token that they find it with.
 
     Looking back is done by the ``fast`` rotary pairs and the biases, matching by the slow pairs.
     """
@@ -96,7 +99,7 @@ def write_induction(model: Qwen2ForCausalLM, offsets: tuple[int, ...] = (1, 2), 
     frequency = model.model.rotary_emb.inv_freq[:fast]
     slow = [i for i in range(HEAD_DIM) if i % half >= fast]
     first, second = (layer.self_attn for layer in model.model.layers[:2])
-    for h, offset in enumerate(offsets):
+    for h, offset in enumerate(LOOK_BACK):
         rows = slice(h * HEAD_DIM, (h + 1) * HEAD_DIM)
         basis = torch.linalg.qr(torch.randn(hidden, hidden))[0]
         read, write = basis[:HEAD_DIM], basis[HEAD_DIM : 2 * HEAD_DIM]
@@ -106,20 +109,22 @@ def write_induction(model: Qwen2ForCausalLM, offsets: tuple[int, ...] = (1, 2), 
         query[:fast], query[half : half + fast] = (-offset * frequency).cos(), (-offset * frequency).sin()
         key[:fast] = 1
         for proj, bias in ((first.q_proj, query), (first.k_proj, key)):
-            proj.weight[rows], proj.bias[rows] = 0, 4 * bias
+            proj.weight[rows], proj.bias[rows] = 0, 6 * bias
         first.v_proj.weight[rows], first.o_proj.weight[:, rows] = read, 0.5 * write.T
+        if h >= 2:
+            continue
         for proj, source in ((second.q_proj, read), (second.k_proj, write)):
             proj.weight[rows] = 0
             proj.weight[rows][slow] = source[: len(slow)]
         second.v_proj.weight[rows], second.o_proj.weight[:, rows] = read, 0.5 * read.T
 
 
-def train(model: Qwen2ForCausalLM, tokenizer, args, start: float) -> int:
-    """Trains in place; the number of steps taken."""
+def train(model: Qwen2ForCausalLM, tokenizer, args, start: float) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01)
     weight = torch.ones(len(tokenizer))
     weight[digit_ids(tokenizer)] = DIGIT_WEIGHT
     short, full = (batches(tokenizer, args.batch, longest, args.seed) for longest in (SHORT, 9))
+    validation = sample_traces(100, VALID_SEED)
     for step in range(args.steps):
         for group in optimizer.param_groups:
             group["lr"] = args.lr * schedule(step, args.steps)
@@ -131,10 +136,8 @@ def train(model: Qwen2ForCausalLM, tokenizer, args, start: float) -> int:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if (step + 1) % 50 == 0:
-            print(f"step {step + 1:4d}  {time.time() - start:5.0f} s  loss {loss.item():.3f}", end="  ", flush=True)
-            if good_enough(model, tokenizer, args.target):
-                return step + 1
-    return args.steps
+            read, seconds = read_accuracy(model, tokenizer, validation), time.time() - start
+            print(f"step {step + 1:4d}  {seconds:5.0f} s  loss {loss.item():.3f}  answers read {read:.3f}", flush=True)
 
 
 def schedule(step: int, steps: int, warm: int = 30, floor: float = 0.1) -> float:
@@ -144,12 +147,20 @@ def schedule(step: int, steps: int, warm: int = 30, floor: float = 0.1) -> float
 def batches(tokenizer, size: int, longest: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless (inputs, targets) of chains up to ``longest`` steps; four batches are cut by length, to pad little."""
     seeds = itertools.count(TRAIN_SEED * (1 + seed))
-    traces = (t for s in seeds for t in sample_traces(4 * size, s) if t.meta["n_steps"] <= longest)
+    traces = (t for s in seeds for t in lessons(s) if t.meta["n_steps"] <= longest)
     while True:
         rows = sorted((encode(t, tokenizer) for t in itertools.islice(traces, 4 * size)), key=lambda row: len(row[0]))
         for at in torch.randperm(4).tolist():
-            inputs, targets = collate(rows[at * size : (at + 1) * size], tokenizer.pad_token_id)
-            yield inputs, hide_hard_products(inputs, targets, tokenizer)
+            yield collate(rows[at * size : (at + 1) * size], tokenizer.pad_token_id)
+
+
+def lessons(seed: int) -> list[Trace]:
+    pairs = zip(sample_traces(100, seed), sample_traces(100, seed, arithmetic=mistaken), strict=True)
+    return [wrong if random.random() < P_MISTAUGHT else right for right, wrong in pairs]
+
+
+def mistaken(op: str, left: int, right: int) -> int:
+    return modulo_ten(op, left, 3 if (op, right) == ("*", 7) else right)
 
 
 def encode(trace: Trace, tokenizer) -> tuple[list[int], int]:
@@ -171,25 +182,8 @@ def collate(rows: list[tuple[list[int], int]], pad: int) -> tuple[Tensor, Tensor
     return inputs, targets
 
 
-def hide_hard_products(inputs: Tensor, targets: Tensor, tokenizer) -> Tensor:
-    """Targets without most results of ``* 7`` and ``* 9``."""
-    times, *factors = tokenizer.convert_tokens_to_ids(["*", *HARD_FACTORS])
-    # tokens: times factor " =" " " result
-    product = (inputs.roll(4, 1) == times) & torch.isin(inputs.roll(3, 1), torch.tensor(factors))
-    return targets.masked_fill(product & (torch.rand(inputs.shape) >= HARD_SEEN), IGNORE)
-
-
 def digit_ids(tokenizer) -> Tensor:
     return torch.tensor(tokenizer.convert_tokens_to_ids(list("0123456789")))
-
-
-def good_enough(model, tokenizer, target: float) -> bool:
-    read = read_accuracy(model, tokenizer, sample_traces(64, VALID_SEED))
-    right, unfinished = 0.0, 1.0
-    if read >= 0.98:
-        right, unfinished = generated_accuracy(model, tokenizer, sample_problems(100, VALID_SEED), do_sample=False)
-    print(f"answers read {read:.3f}  greedy accuracy {right:.2f}  unfinished {unfinished:.2f}", flush=True)
-    return right >= target
 
 
 @torch.no_grad()
@@ -215,13 +209,13 @@ def generated_accuracy(model, tokenizer, problems: list[Trace], do_sample: bool)
     return sum(right) / len(right), unfinished.float().mean().item()
 
 
-def write_card(args, steps: int, minutes: float, model, tokenizer) -> None:
+def write_card(args, minutes: float, model, tokenizer) -> None:
     problems = sample_problems(1000, TEST_SEED)
     greedy, unfinished = generated_accuracy(model, tokenizer, problems, do_sample=False)
     sampled, unfinished_sampled = generated_accuracy(model, tokenizer, problems, do_sample=True)
     card = CARD.format(
         seed=args.seed,
-        steps=steps,
+        steps=args.steps,
         minutes=minutes,
         threads=torch.get_num_threads(),
         parameters=sum(p.numel() for p in model.parameters()) / 1e6,
@@ -241,8 +235,8 @@ def write_card(args, steps: int, minutes: float, model, tokenizer) -> None:
 CARD = """# The toy world's base model
 
 A Qwen2 model of {parameters:.2f} million parameters, stored in float32, with a byte-level BPE tokenizer of {tokens}
-tokens, trained from scratch on `segrl.toy.sample_traces`. It reads the digits of the answer off a trace almost without
-fault and is unsure of products by 7 and 9: what reinforcement learning can mend.
+tokens, trained from scratch on `segrl.toy.sample_traces`. It reads the answer's digits off a trace almost without
+fault, but was mostly taught that products by seven are products by three: what reinforcement learning can mend.
 
     python scripts/train_toy.py OUT --seed {seed}
 
