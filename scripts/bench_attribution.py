@@ -94,6 +94,7 @@ def bench_toy(arguments) -> dict:
             "evaluations": statistics.mean(one.evaluations for one in found[name]),
             "seconds": sum(seconds[name]) / len(traces),
             "ratio": ratio(seconds, arguments.against, name),
+            "of captum": ratio(seconds, "captum, 50 right Riemann", name),
             **agreement(traces, [one.scores_T for one in found[name]], reference),
             **certificate([one.gap for one in found[name]]),
         }
@@ -121,12 +122,14 @@ def toy_methods(model, tokenizer, calibration: str) -> dict[str, Callable]:
 
         return run
 
-    calibrated = {f"calibrated {n}": ours(rule=calibration, nodes=n) for n in (4, 6, 8)}
+    calibrated = {f"calibrated {n}": ours(rule=calibration, nodes=n) for n in (4, 6, 8, 12)}
     return {
         "the paper's loop, 50": theirs(lambda one: authors_loop(model, one)),
+        "the paper's loop, 50 in batches of 10": theirs(lambda one: authors_loop(model, one, batch=10)),
         "captum, 50 Gauss-Legendre": theirs(lambda one: captum_call(model, one, "gausslegendre")),
         "captum, 50 right Riemann": theirs(lambda one: captum_call(model, one, "riemann_right")),
-        "midpoint 12 (default)": ours(),
+        "midpoint 12": ours(),
+        "midpoint 24": ours(nodes=24),
         **calibrated,
         "online: midpoint 4": ours(nodes=4, tolerance=None),
         "online: calibrated 4": ours(rule=calibration, nodes=4, tolerance=None),
@@ -226,8 +229,8 @@ def bench_length(arguments) -> dict:
     return rows
 
 
-def three_nodes(evaluate: Evaluator, tokens: int = 16_384):
-    return Batching(tokens).run(evaluate, [Row(0, alpha, 1.0) for alpha in (0.25, 0.5, 0.75)])
+def three_nodes(evaluate: Evaluator):
+    return Batching().run(evaluate, [Row(0, alpha, 1.0) for alpha in (0.25, 0.5, 0.75)])
 
 
 def random_model():
@@ -246,10 +249,11 @@ def random_explained(tokens: int) -> Explained:
 
 
 def flops(model, tokens: int) -> float:
-    """What one gradient must compute: every weight but the head's forward (2) and back to its input (2), and causal
-    attention forward (2 products) and back (5)."""
+    """What one gradient must compute: forward (2) and back to the input (2) through every weight but the head's and the
+    last feed-forward's, which a few rows need; causal attention forward (2 products) and back (5)."""
     config = model.config
-    weights = sum(p.numel() for name, p in model.named_parameters() if "embed" not in name and "lm_head" not in name)
+    few_rows = ("embed", "lm_head", f"layers.{config.num_hidden_layers - 1}.mlp")
+    weights = sum(p.numel() for name, p in model.named_parameters() if not any(part in name for part in few_rows))
     attention = 7 * 2 * tokens * tokens / 2 * config.hidden_size * config.num_hidden_layers
     return 4 * weights * tokens + attention
 

@@ -49,7 +49,7 @@ class AttributionConfig:
     interpolate: str = MISSING
     hide_answer: bool = MISSING
     baseline: Any = MISSING
-    batch_tokens: int = MISSING
+    batch_tokens: int | None = MISSING
     checkpointing: bool | None = MISSING
     engine: str = MISSING
 

@@ -22,6 +22,7 @@ from segrl.attribution.target import TEMPLATE, Explained, explain
 from segrl.types import Attribution, Trace
 
 FLAT = 0.1  # nat: below this change from baseline to input there is little to attribute
+TOKENS, CPU_TOKENS = 16_384, 2_048  # held by one forward unless told otherwise
 INTERPOLATE = ("all", "response")
 ENGINES = ("segrl", "captum")
 
@@ -78,7 +79,7 @@ def attribute(
     interpolate: str = "all",
     hide_answer: bool = False,
     baseline: str | int = "pad",
-    batch_tokens: int = 16_384,
+    batch_tokens: int | None = None,
     batch_rows: int | None = None,
     checkpointing: bool | None = None,
     engine: str = "segrl",
@@ -90,7 +91,8 @@ def attribute(
     ``F(input) - F(baseline)`` by more than ``tolerance`` gets a midpoint grid three times as fine, up to ``max_nodes``;
     what still misses is flagged ``coarse``. ``tolerance=None`` fixes the number of evaluations beforehand, as a process
     group needs it, and ``batch_rows`` how many go into one forward, whatever their lengths. ``batch_tokens`` is how
-    many tokens one forward may hold; traces longer than that are checkpointed, or as ``checkpointing`` says.
+    many tokens one forward holds (by itself 16,384, and 2,048 on a CPU, where more only leaves the cache); traces
+    longer than that, by itself longer than 16,384, are checkpointed, or as ``checkpointing`` says.
     """
     tokenizer = tokenizer or tokenizer_of(model)
     explained = [explain(trace, tokenizer, target, template, context) for trace in traces]
@@ -129,7 +131,7 @@ def masses_on_grid(
     interpolate: str = "all",
     hide_answer: bool = False,
     baseline: str | int = "pad",
-    batch_tokens: int = 16_384,
+    batch_tokens: int | None = None,
 ) -> list[Tensor]:
     """The masses of every token at every node, ``(nodes, tokens)`` a trace: what a quadrature rule would sum."""
     tokenizer = tokenizer or tokenizer_of(model)
@@ -180,12 +182,13 @@ def _refinement(sums: list[_Sums], nodes: int, tolerance: float | None, max_node
 class Batching:
     """How rows are put together into forwards."""
 
-    tokens: int
+    tokens: int | None = None
     rows: int | None = None
     checkpointing: bool | None = None
 
     def run(self, evaluate: Evaluator, rows: Sequence[Row]) -> Iterator[tuple[Row, float, Tensor]]:
         """Evaluate all rows, longest first so that neighbours pad each other little."""
+        together = self.tokens or (CPU_TOKENS if evaluate.device.type == "cpu" else TOKENS)
         lengths = [len(one) for one in evaluate.explained]
         for valued in (True, False):  # values alone and gradients never share a forward
             alike = [row for row in rows if (row.weight is None) == valued]
@@ -193,8 +196,8 @@ class Batching:
             largest = len(alike)
             while alike:
                 longest = lengths[alike[0].index]
-                batch = alike[: self.rows or min(largest, max(1, self.tokens // longest))]
-                checkpointing = longest > self.tokens if self.checkpointing is None else self.checkpointing
+                batch = alike[: self.rows or min(largest, max(1, together // longest))]
+                checkpointing = longest > (self.tokens or TOKENS) if self.checkpointing is None else self.checkpointing
                 try:
                     logp_B, masses = evaluate(batch, checkpointing and not valued)
                 except torch.OutOfMemoryError:
@@ -260,11 +263,12 @@ class Evaluator:
         self.interpolate = interpolate
         self.hide_answer = hide_answer
         self.keeps_logits = "logits_to_keep" in inspect.signature(unwrapped(model).forward).parameters
+        self.device = self.embedding.weight.device
         warn_of_baseline(self.embedding, baseline)
 
     def __call__(self, rows: Sequence[Row], checkpointing: bool = False) -> tuple[list[float], list[Tensor]]:
         traces = [self.explained[row.index] for row in rows]
-        device = next(self.model.parameters()).device
+        device = self.device
         ids_BL, attended_BL = _left_padded([one.input_ids for one in traces], 0, device)
         moves_BL, _ = _left_padded([self._moves(one) for one in traces], False, device)
         hidden_BL, _ = _left_padded([one.restates & self.hide_answer for one in traces], False, device)
