@@ -52,6 +52,7 @@ class AttributionConfig:
     batch_tokens: int | None = MISSING
     checkpointing: bool | None = MISSING
     engine: str = MISSING
+    compat: str | None = MISSING
 
 
 @dataclass

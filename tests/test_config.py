@@ -76,7 +76,7 @@ def test_presets_and_values_reach_the_config():
     config = compose("select", ["selection=authors", "attribution=authors", "selection.tau=0.5"])
     assert list(config.selection.force) == [0, -2, -1]
     assert config.selection.tau == 0.5
-    assert (config.attribution.rule, config.attribution.nodes, config.attribution.tolerance) == ("authors", 50, None)
+    assert config.attribution.compat == "authors"
 
 
 def test_a_composed_config_is_frozen():

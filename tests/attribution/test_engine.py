@@ -245,3 +245,25 @@ def test_a_single_token_of_thinking_is_enough():
     empty = segrl.tokenize(Trace("t", "p", "", "7"), tokenizer)
     [nothing] = segrl.attribute(tiny_model(), [empty], tokenizer, nodes=3)
     assert len(nothing.scores_T) == 0
+
+
+def test_compat_gives_the_numbers_of_the_papers_code():
+    """The loop from its description: 50 nodes of linspace(0, 1), logits everywhere, one mean, length one."""
+    model, tokenizer = tiny_model(), byte_level_tokenizer()
+    [found] = segrl.attribute(model, traces(1), tokenizer, compat="authors", baseline=BASELINE)
+    one = explain(traces(1)[0], tokenizer)
+    embed, ids = model.get_input_embeddings(), one.input_ids[None]
+    x, base = embed(ids).detach(), embed(torch.full_like(ids, BASELINE)).detach()
+    start, end = one.answer_span
+    total = torch.zeros_like(x)
+    for alpha in torch.linspace(0, 1, 50):
+        point = (base + alpha * (x - base)).requires_grad_(True)
+        logp = torch.log_softmax(model(inputs_embeds=point).logits, -1)[0, start - 1 : end - 1]
+        logp.gather(-1, ids[0, start:end, None]).sum().backward()
+        total += point.grad
+    masses = ((x - base) * total / 50).sum(-1)[0]
+    expected = (masses / masses.norm())[one.thinking]
+    assert error(found.scores_T, expected) < 1e-5
+    assert found.evaluations == 52
+    with pytest.raises(ValueError, match="compat='papers', expected authors"):
+        segrl.attribute(model, traces(1), tokenizer, compat="papers")

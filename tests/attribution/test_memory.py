@@ -6,7 +6,7 @@ from tiny import CONFIGS, byte_level_tokenizer, tiny_model
 
 import segrl
 from segrl import Trace
-from segrl.attribution import engine as engine_module
+from segrl.attribution.evaluator import Evaluator
 
 
 def traces(n=3):
@@ -72,7 +72,7 @@ def test_lora_dropout_stays_off_under_checkpointing():
 
 def full_beyond(rows, monkeypatch):
     """A machine whose memory holds so many rows."""
-    real = engine_module.Evaluator.__call__
+    real = Evaluator.__call__
     sizes = []
 
     def call(self, batch, checkpointing=False):
@@ -81,7 +81,7 @@ def full_beyond(rows, monkeypatch):
             raise torch.OutOfMemoryError
         return real(self, batch, checkpointing)
 
-    monkeypatch.setattr(engine_module.Evaluator, "__call__", call)
+    monkeypatch.setattr(Evaluator, "__call__", call)
     return sizes
 
 
