@@ -7,16 +7,26 @@ from typing import Any
 
 import torch
 
+DTYPES = ("float32", "bfloat16", "float16")
+
 
 def load_model(path: str, dtype: str = "float32", device: str = "auto") -> tuple[Any, Any]:
     """The causal language model and tokenizer at ``path`` (a folder or a hub id), in eval mode."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    if not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise ValueError(f"dtype={dtype!r}, expected float32, bfloat16 or float16")
-    if path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
-        raise FileNotFoundError(f"there is no model folder {path!r}")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r}, expected one of {DTYPES}")
+    tokenizer = load_tokenizer(path)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
-    return model.to(device).eval(), AutoTokenizer.from_pretrained(path)
+    return model.to(device).eval(), tokenizer
+
+
+def load_tokenizer(path: str) -> Any:
+    """The tokenizer at ``path`` (a folder or a hub id)."""
+    from transformers import AutoTokenizer
+
+    if path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
+        raise FileNotFoundError(f"there is no model folder {path!r}; give a folder or a hub id")
+    return AutoTokenizer.from_pretrained(path)

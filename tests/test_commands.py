@@ -133,7 +133,7 @@ def test_a_trace_that_is_markup_is_shown_as_text(capsys, tmp_path):
     ("arguments", "sentence"),
     [
         (["attributor_path=./nowhere"], "there is no model folder './nowhere'"),
-        (["dtype=float33"], "dtype='float33', expected float32, bfloat16 or float16"),
+        (["dtype=float33"], "dtype='float33', expected one of ('float32'"),
         (["id=none"], "no trace is called 'none'; the first of 6 is"),
     ],
 )

@@ -34,14 +34,13 @@ def attributor(config: DictConfig) -> dict[str, Any]:
 
 def tokenised(config: DictConfig) -> list[Trace]:
     """The traces of ``traces``, their tokens counted by the attributor's tokenizer."""
-    from transformers import AutoTokenizer
-
     from segrl.data import load_traces
+    from segrl.loading import load_tokenizer
     from segrl.tokenization import tokenize
 
     (path,) = needed(config, "traces")
     traces = load_traces(path, limit=config.limit, require_response=True)
-    tokenizer = AutoTokenizer.from_pretrained(attributor(config)["path"])
+    tokenizer = load_tokenizer(attributor(config)["path"])
     return [trace if trace.tokenised else tokenize(trace, tokenizer, config.template) for trace in traces]
 
 
