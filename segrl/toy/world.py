@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -97,6 +97,7 @@ P_ROOT = 0.3  # a later variable that starts anew from two digits, as the first 
 UNFILLED = ("correction", "check", "restated", "close")  # in class other, so their size gives nothing away
 P_WRONG, P_CHECK, P_RESTATED = 0.25, 0.2, 0.15
 
+Arithmetic = Callable[[str, int, int], int]  # operator, left, right -> result
 Thought = tuple[str, int]  # its kind, and the step it deals with or -1
 
 
@@ -129,18 +130,19 @@ def sample_problems(n: int, seed: int) -> list[Trace]:
     return [_trace(seed, index, respond=False) for index in range(n)]
 
 
-def sample_traces(n: int, seed: int) -> list[Trace]:
+def sample_traces(n: int, seed: int, arithmetic: Arithmetic = modulo_ten) -> list[Trace]:
     """n right solutions of ``sample_problems(n, seed)``, the kind of each segment in ``meta["kinds"]``.
 
-    ``meta["steps"]`` is the step each segment deals with, or -1, and ``meta["n_steps"]`` their number.
+    ``meta["steps"]`` is the step each segment deals with, or -1, and ``meta["n_steps"]`` their number. Another
+    ``arithmetic`` gives the traces of one who calculates so.
     """
-    return [_trace(seed, index, respond=True) for index in range(n)]
+    return [_trace(seed, index, respond=True, arithmetic=arithmetic) for index in range(n)]
 
 
-def _trace(seed: int, index: int, respond: bool) -> Trace:
+def _trace(seed: int, index: int, respond: bool, arithmetic: Arithmetic = modulo_ten) -> Trace:
     rng = random.Random(f"segrl toy {seed} {index}")  # seeding by str is stable over processes and Python versions
-    path = _chain(rng)
-    problem, answer = _problem(rng, path), "".join(str(step.value) for step in path)
+    path = _chain(rng, arithmetic)
+    problem, answer = _problem(rng, path, arithmetic), "".join(str(step.value) for step in path)
     meta: dict[str, Any] = {"n_steps": len(path)}
     response = ""
     if respond:
@@ -151,29 +153,29 @@ def _trace(seed: int, index: int, respond: bool) -> Trace:
     return Trace(id=f"toy-{seed}-{index}", problem=problem, response=response, answer=answer, meta=meta)
 
 
-def _chain(rng: random.Random) -> list[Step]:
+def _chain(rng: random.Random, arithmetic: Arithmetic) -> list[Step]:
     (n,) = rng.choices(N_STEPS, STEP_WEIGHTS)
-    first = _step(rng, PATH[0], [])
+    first = _step(rng, PATH[0], [], arithmetic)
     while first.value == 0:  # the answer is read as a number, so it has no leading zero
-        first = _step(rng, PATH[0], [])
+        first = _step(rng, PATH[0], [], arithmetic)
     path = [first]
     for name in PATH[1:n]:
-        path.append(_step(rng, name, path))
+        path.append(_step(rng, name, path, arithmetic))
     return path
 
 
-def _step(rng: random.Random, name: str, earlier: Sequence[Step]) -> Step:
+def _step(rng: random.Random, name: str, earlier: Sequence[Step], arithmetic: Arithmetic) -> Step:
     op = rng.choice("+-*")
     right = rng.choice(OPERANDS[op])
     if earlier and rng.random() >= P_ROOT:
         source = rng.choice(earlier)
-        return Step(name, source.name, op, right, modulo_ten(op, source.value, right))
+        return Step(name, source.name, op, right, arithmetic(op, source.value, right))
     left = rng.randrange(1, 10)
-    return Step(name, str(left), op, right, modulo_ten(op, left, right))
+    return Step(name, str(left), op, right, arithmetic(op, left, right))
 
 
-def _problem(rng: random.Random, path: Sequence[Step]) -> str:
-    extra = [_step(rng, name, path) for name in DISTRACTORS[: rng.randrange(len(DISTRACTORS) + 1)]]
+def _problem(rng: random.Random, path: Sequence[Step], arithmetic: Arithmetic) -> str:
+    extra = [_step(rng, name, path, arithmetic) for name in DISTRACTORS[: rng.randrange(len(DISTRACTORS) + 1)]]
     steps = [*path, *extra]
     rng.shuffle(steps)
     definitions = "; ".join(step.definition for step in steps)
