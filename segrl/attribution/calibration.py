@@ -17,7 +17,7 @@ from torch import Tensor
 from segrl.attribution.quadrature import Nodes, midpoint
 from segrl.types import Trace
 
-COUNTS = (1, 2, 3, 4, 6, 8)
+COUNTS = (1, 2, 3, 4, 6, 8, 12)
 EXCHANGES = 10  # rounds; it settles after two or three
 RIDGE = 1e-9  # of the mean square mass: neighbouring nodes can be all but equal
 
