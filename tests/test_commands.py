@@ -114,6 +114,7 @@ def test_a_calibration_is_used_by_its_path(planted, tmp_path):
     assert [row["evaluations"] for row in read_shards(tmp_path / "ig")] == [5, 5]
 
 
+@pytest.mark.e2e
 def test_a_shown_trace_holds_every_segment_and_no_colour_when_piped(planted):
     command = [sys.executable, "-m", "segrl", "show", f"traces={planted}"]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout

@@ -34,7 +34,7 @@ def calibrate(
     change_J = torch.stack([masses_JL.sum(1) for masses_JL in normal]).mean(0)
     alphas_J = midpoint(grid)[0]
     rules = {}
-    for count in counts:
+    for count in (count for count in counts if count <= grid):
         chosen, weights = fit_nodes(masses_JX, count)
         rules[str(count)] = {"alphas": alphas_J[chosen].tolist(), "weights": weights.tolist()}
     return {"grid": grid, "traces": len(traces), "change": change_J.tolist(), "rules": rules}

@@ -83,6 +83,7 @@ def answered(response):
     return boxed[0] if boxed else None
 
 
+@pytest.mark.e2e
 def test_greedy_accuracy_leaves_room_to_learn(loaded):
     problems = sample_problems(100, seed=31)
     responses = greedy(*loaded, problems)
@@ -112,6 +113,7 @@ def answer_logps(model, tokenizer, items):
     return np.array(totals), np.array(best)
 
 
+@pytest.mark.e2e
 def test_the_answer_is_read_off_a_right_trace(loaded):
     traces = sample_traces(200, seed=41)
     _, best = answer_logps(*loaded, [(t.problem, t.response.split("</think>")[0], t.answer) for t in traces])
@@ -150,6 +152,7 @@ def interval(values, seed=0):
     return np.percentile(means, [2.5, 97.5])
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("with_repeats", [False, True])
 def test_a_needed_step_causes_the_answer_and_a_redundant_one_does_not(loaded, with_repeats):
     found = list(removals(sample_traces(500 if with_repeats else 60, seed=51), with_repeats))
