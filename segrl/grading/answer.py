@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from segrl.boxed import last_boxed
+from segrl.prompting import opens_thought
 
 THINKING = ("auto", "required", "none")
 
@@ -14,7 +15,7 @@ def extract(response: str, thinking: str = "auto", prompt: str = "") -> str | No
     """
     if thinking not in THINKING:
         raise ValueError(f"thinking={thinking!r}, expected one of {THINKING}")
-    opened = "<think>" in response or "</think>" in response or prompt.rstrip().endswith("<think>")
+    opened = "<think>" in response or "</think>" in response or opens_thought(prompt)
     if thinking == "required" or (thinking == "auto" and opened):
         if "</think>" not in response:
             return None
