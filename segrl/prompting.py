@@ -6,6 +6,7 @@ import hashlib
 
 USER_TEXT = "{problem}\nPlease reason step by step, and put your final answer within \\boxed{{}}."
 TEMPLATES = ("chat", "plain")
+THINK_END = "</think>"  # what a thought ends with, as `opens_thought` knows what it begins with
 
 
 def user_message(problem: str) -> dict[str, str]:

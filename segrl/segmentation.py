@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
+from segrl.prompting import THINK_END
 from segrl.resolving import resolve
 from segrl.types import Evidence, Segments, Trace
 
@@ -43,7 +44,6 @@ RETRO_SEARCH = (
     "Trace back",
     "Another",
 )
-THINK_END = "</think>"
 SENTENCE_END = re.compile(r"[.!?\n]\s*$")
 
 

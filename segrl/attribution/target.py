@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from segrl.boxed import last_boxed
+from segrl.prompting import THINK_END
 from segrl.tokenization import encode
 from segrl.types import Trace
 
 TEMPLATE = "</think> So, the final answer is \\boxed{{answer}}"
-THINK_END = "</think>"
 TARGETS = ("gold", "own")
 CONTEXTS = ("think", "full")
 
