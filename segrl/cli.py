@@ -12,15 +12,15 @@ import segrl
 COMMANDS = {
     "doctor": ("segrl.doctor:main", "what is installed, what is missing, and the command that brings it"),
     "quickstart": ("segrl.commands.looking:quickstart", "the main job on the bundled toy world"),
-    "generate": ("segrl.commands.models:generate", "problems -> traces, sampled from a model"),
+    "generate": ("segrl.commands.generating:generate", "problems -> traces, sampled from a model"),
     "segment": ("segrl.commands.traces:segment", "traces -> segments"),
     "attribute": ("segrl.commands.traces:attribute", "traces -> integrated gradients of their answers"),
     "calibrate": ("segrl.commands.traces:calibrate", "few nodes that do what many do, fitted once to a model"),
     "select": ("segrl.commands.traces:select", "traces -> scored segments and which of them to keep"),
     "sft": ("segrl.verl.sft:main", "selective SFT on verl: traces and selections -> a trained model"),
     "grpo": ("segrl.verl.grpo:main", "GRPO on verl with segment-weighted advantages"),
-    "evaluate": ("segrl.commands.models:evaluate", "accuracy and pass@k of a model on a benchmark"),
-    "grade": ("segrl.commands.models:grade", "verdicts on saved responses"),
+    "evaluate": ("segrl.commands.evaluating:evaluate", "accuracy and pass@k of a model on a benchmark"),
+    "grade": ("segrl.commands.evaluating:grade", "verdicts on saved responses"),
     "show": ("segrl.commands.looking:show", "a trace in the terminal, coloured by importance"),
 }
 USAGE = "usage: segrl <command> [key=value ...]   [--help | --cfg job | --version]"

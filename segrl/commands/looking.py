@@ -33,13 +33,13 @@ def show(config: DictConfig) -> None:
 
 def quickstart(config: DictConfig) -> None:
     """Toy problems -> sampled traces -> verdicts -> attributions -> selections -> one trace in colour."""
-    from segrl.commands import models, traces
+    from segrl.commands import evaluating, generating, traces
 
     began, folder = time.perf_counter(), Path(config.out)
     given = f"traces={folder / 'traces'}"
     steps = {
-        models.generate: [f"out={folder / 'traces'}", f"limit={config.problems}", f"generation.seed={config.seed}"],
-        models.grade: [given, f"out={folder / 'verdicts.parquet'}"],
+        generating.generate: [f"out={folder / 'traces'}", f"limit={config.problems}", f"generation.seed={config.seed}"],
+        evaluating.grade: [given, f"out={folder / 'verdicts.parquet'}"],
         traces.attribute: [given, f"out={folder / 'attributions'}"],
         traces.select: [given, f"attributions={folder / 'attributions'}", f"out={folder / 'selections.parquet'}"],
         show: [given, f"selections={folder / 'selections.parquet'}"],
