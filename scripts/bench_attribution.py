@@ -81,22 +81,27 @@ def captum_call(model, one: Explained, method: str, nodes: int = 50) -> Tensor:
 def bench_toy(arguments) -> dict:
     model, tokenizer = toy.load_model()
     traces = [segrl.tokenize(trace, tokenizer) for trace in toy.sample_traces(arguments.traces, seed=HELD_OUT)]
+    others = [segrl.tokenize(trace, tokenizer) for trace in toy.sample_traces(32, seed=CALIBRATION)]
     with tempfile.TemporaryDirectory() as folder:
-        file = f"{folder}/calibration.json"
-        others = [segrl.tokenize(trace, tokenizer) for trace in toy.sample_traces(32, seed=CALIBRATION)]
-        save(calibrate(model, others, tokenizer), file)
-        methods = toy_methods(model, tokenizer, file)
+        files = {moves: f"{folder}/{moves}.json" for moves in ("all", "response")}
+        for moves, file in files.items():
+            save(calibrate(model, others, tokenizer, interpolate=moves), file)
+        methods = toy_methods(model, tokenizer, files)
         found, seconds = take_turns(methods, traces, arguments.turn)
-    reference = [one.scores_T for one in segrl.attribute(model, traces, tokenizer, nodes=300, tolerance=None)]
-    rows = {}
+    references = {
+        moves: segrl.attribute(model, traces, tokenizer, nodes=300, tolerance=None, interpolate=moves)
+        for moves in files
+    }
+    rows = {f"reference, {moves}": certificate(found) for moves, found in references.items()}
     for name in methods:
+        reference = references["response" if "response" in name else "all"]
         rows[name] = {
             "evaluations": statistics.mean(one.evaluations for one in found[name]),
             "seconds": sum(seconds[name]) / len(traces),
             "ratio": ratio(seconds, arguments.against, name),
             "of captum": ratio(seconds, "captum, 50 right Riemann", name),
-            **agreement(traces, [one.scores_T for one in found[name]], reference),
-            **certificate([one.gap for one in found[name]]),
+            **agreement(traces, [one.scores_T for one in found[name]], [one.scores_T for one in reference]),
+            **certificate(found[name]),
         }
     return rows
 
@@ -104,7 +109,8 @@ def bench_toy(arguments) -> dict:
 class Found:
     """What a method of the field gives: scores over the response and no certificate."""
 
-    gap = float("nan")
+    gap = unevenness = float("nan")
+    flags = ()
 
     def __init__(self, trace: Trace, inside: Tensor, evaluations: int) -> None:
         self.scores_T = torch.zeros(trace.tokens)
@@ -112,7 +118,7 @@ class Found:
         self.evaluations = evaluations
 
 
-def toy_methods(model, tokenizer, calibration: str) -> dict[str, Callable]:
+def toy_methods(model, tokenizer, calibrations: dict[str, str]) -> dict[str, Callable]:
     def ours(**options):
         return lambda traces: segrl.attribute(model, traces, tokenizer, **options)
 
@@ -122,19 +128,26 @@ def toy_methods(model, tokenizer, calibration: str) -> dict[str, Callable]:
 
         return run
 
-    calibrated = {f"calibrated {n}": ours(rule=calibration, nodes=n) for n in (4, 6, 8, 12)}
-    return {
+    methods = {
         "the paper's loop, 50": theirs(lambda one: authors_loop(model, one)),
         "the paper's loop, 50 in batches of 10": theirs(lambda one: authors_loop(model, one, batch=10)),
+        "the paper's loop, 200": theirs(lambda one: authors_loop(model, one, nodes=200), nodes=200),
         "captum, 50 Gauss-Legendre": theirs(lambda one: captum_call(model, one, "gausslegendre")),
         "captum, 50 right Riemann": theirs(lambda one: captum_call(model, one, "riemann_right")),
-        "midpoint 12": ours(),
-        "midpoint 24": ours(nodes=24),
-        **calibrated,
-        "online: midpoint 4": ours(nodes=4, tolerance=None),
-        "online: calibrated 4": ours(rule=calibration, nodes=4, tolerance=None),
-        "online: calibrated 1": ours(rule=calibration, nodes=1, tolerance=None),
+        "12 even": ours(tolerance=None),
+        "108 even": ours(nodes=108, tolerance=None),
     }
+    for moves, file in calibrations.items():
+        few = {"interpolate": moves, "tolerance": None, "certificate": False}
+        methods |= {
+            f"default, {moves}": ours(interpolate=moves),
+            f"default at tolerance 0.3, {moves}": ours(interpolate=moves, tolerance=0.3),
+            f"calibrated 6, {moves}": ours(interpolate=moves, rule=file, nodes=6),
+            f"online: midpoint 4, {moves}": ours(nodes=4, **few),
+            f"online: calibrated 4, {moves}": ours(rule=file, nodes=4, **few),
+            f"online: calibrated 1, {moves}": ours(rule=file, nodes=1, **few),
+        }
+    return methods
 
 
 def take_turns(methods: dict[str, Callable], traces: list[Trace], turn: int) -> tuple[dict, dict]:
@@ -154,8 +167,16 @@ def ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> float:
     return statistics.median(a / b for a, b in zip(seconds[slow], seconds[fast], strict=True))
 
 
-def certificate(gaps: list[float]) -> dict:
-    return {"gap": statistics.median(gaps), "gap<=0.05": sum(gap <= 0.05 for gap in gaps) / len(gaps)}
+def certificate(found: list) -> dict:
+    """What a method says of its own error, and for how many traces it spent more than it began with."""
+    gaps = [one.gap for one in found]
+    return {
+        "gap": statistics.median(gaps),
+        "gap<=0.05": sum(gap <= 0.05 for gap in gaps) / len(gaps),
+        "unevenness": statistics.median(one.unevenness for one in found),
+        "refined": sum(one.evaluations > 14 for one in found) / len(found),
+        "coarse": sum("coarse" in one.flags for one in found) / len(found),
+    }
 
 
 def agreement(traces: list[Trace], scores: list[Tensor], reference: list[Tensor]) -> dict:
@@ -319,7 +340,7 @@ def bench_workers(arguments) -> dict:
 
 
 def table(rows: dict[str, dict]) -> str:
-    columns = list(next(iter(rows.values())))
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     lines = [f"| | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
     for name, row in rows.items():
         cells = [f"{row[c]:.3g}" if c in row else "" for c in columns]

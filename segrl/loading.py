@@ -30,3 +30,11 @@ def load_tokenizer(path: str) -> Any:
     if path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
         raise FileNotFoundError(f"there is no model folder {path!r}; give a folder or a hub id")
     return AutoTokenizer.from_pretrained(path)
+
+
+def tokenizer_of(model):
+    """The tokenizer that lies beside the model it was loaded from."""
+    name = getattr(model.config, "_name_or_path", "")
+    if not name:
+        raise ValueError("the model does not say where it was loaded from; pass tokenizer=...")
+    return load_tokenizer(name)

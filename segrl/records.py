@@ -10,7 +10,16 @@ import torch
 from segrl.types import Attribution, Segments, SegmentScores, Selection, Trace
 
 Row = dict[str, Any]
-_NUMBERS = ("logp_input", "logp_baseline", "mass_prompt", "mass_suffix", "gap", "copy_share", "evaluations")
+_NUMBERS = (
+    "logp_input",
+    "logp_baseline",
+    "mass_prompt",
+    "mass_suffix",
+    "gap",
+    "unevenness",
+    "copy_share",
+    "evaluations",
+)
 
 
 def response_hash(trace: Trace) -> str:

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from segrl.prompting import THINK_END
 from segrl.resolving import resolve
+from segrl.tokenization import thinking_tokens
 from segrl.types import Evidence, Segments, Trace
 
 KEYWORDS = (
@@ -81,12 +81,6 @@ def segment(
     boundaries = _merge_short(boundaries, min_tokens)
     boundaries = _merge_to(boundaries, max_segments)
     return _segments(boundaries, trace.tokens)
-
-
-def thinking_tokens(trace: Trace) -> int:
-    """How many tokens stand before the first ``</think>``."""
-    end = trace.response.find(THINK_END)
-    return trace.tokens if end < 0 else _tokens_at(trace, [end])[0]
 
 
 def _segments(boundaries: list[int], tokens: int) -> Segments:

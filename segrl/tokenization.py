@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segrl.prompting import prompt_hash, render, strip_opening
+from segrl.prompting import THINK_END, prompt_hash, render, strip_opening
 from segrl.types import Trace
 
 
@@ -33,6 +33,13 @@ def tokenize(trace: Trace, tokenizer, template: str = "chat") -> Trace:
         trainable_T=torch.ones(len(ids), dtype=torch.bool),
         prompt_hash=prompt_hash(prompt),
     )
+
+
+def thinking_tokens(trace: Trace) -> int:
+    """How many response tokens start before the first ``</think>``; all of them where there is none."""
+    assert trace.offsets_T is not None
+    end = trace.response.find(THINK_END)
+    return trace.tokens if end < 0 else int((trace.offsets_T[:, 0] < end).sum())
 
 
 def encode(text: str, tokenizer, name: str = "text") -> tuple[Tensor, Tensor]:

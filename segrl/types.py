@@ -138,6 +138,7 @@ class Attribution:
     copy_share: float
     evaluations: int
     flags: tuple[str, ...] = ()
+    unevenness: float = float("nan")  # the error that a midpoint grid estimates of itself, as a share of all mass
 
     def __post_init__(self) -> None:
         if not bool(torch.isfinite(self.scores_T).all()):

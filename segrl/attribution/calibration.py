@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segrl.attribution.evaluator import Batching, Row, evaluator
 from segrl.attribution.quadrature import Nodes, midpoint
 from segrl.types import Trace
 
@@ -26,8 +27,6 @@ def calibrate(
     model, traces: Sequence[Trace], tokenizer=None, *, grid: int = 48, counts=COUNTS, **options
 ) -> dict[str, Any]:
     """``{"grid", "traces", "change", "rules": {count: {"alphas", "weights"}}}``: what :func:`save` writes."""
-    from segrl.attribution.engine import masses_on_grid
-
     profiles = masses_on_grid(model, traces, tokenizer, midpoint(grid)[0].tolist(), **options)
     normal = [masses_JL / masses_JL.mean(0).abs().sum().clamp_min(1e-12) for masses_JL in profiles]
     masses_JX = torch.cat(normal, dim=1)  # X: every token of every trace, each trace of total mass one
@@ -38,6 +37,27 @@ def calibrate(
         chosen, weights = fit_nodes(masses_JX, count)
         rules[str(count)] = {"alphas": alphas_J[chosen].tolist(), "weights": weights.tolist()}
     return {"grid": grid, "traces": len(traces), "change": change_J.tolist(), "rules": rules}
+
+
+def masses_on_grid(
+    model,
+    traces: Sequence[Trace],
+    tokenizer=None,
+    alphas: Sequence[float] = (),
+    batch_tokens: int | None = None,
+    **about,
+) -> list[Tensor]:
+    """The masses of every token at every node, ``(nodes, tokens)`` a trace: what a quadrature rule would sum.
+
+    ``about`` says what is explained, as :func:`attribute` takes it: target, template, context, interpolate, ...
+    """
+    evaluate = evaluator(model, traces, tokenizer, **about)
+    found = [torch.zeros(len(alphas), len(one), dtype=torch.float64) for one in evaluate.explained]
+    node_of = {alpha: j for j, alpha in enumerate(alphas)}
+    rows = [Row(index, alpha, 1.0) for index in range(len(found)) for alpha in alphas]
+    for row, _, masses_L in Batching(batch_tokens).run(evaluate, rows):
+        found[row.index][node_of[row.alpha]] = masses_L
+    return found
 
 
 def fit_nodes(masses_JX: Tensor, count: int) -> tuple[list[int], Tensor]:

@@ -8,41 +8,49 @@ is done stands in evaluator.py; here is what is evaluated and what becomes of it
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from segrl.attribution.baseline import resolve_baseline
 from segrl.attribution.calibration import load_nodes
-from segrl.attribution.evaluator import Batching, Evaluator, Row, unwrapped
-from segrl.attribution.quadrature import RULES, Nodes, tripled
-from segrl.attribution.target import TEMPLATE, Explained, explain
+from segrl.attribution.evaluator import Batching, Row, evaluator
+from segrl.attribution.quadrature import RULES, Nodes
+from segrl.attribution.refinement import thirds, unevenness, worst
+from segrl.attribution.target import TEMPLATE, Explained
 from segrl.types import Attribution, Trace
 
 FLAT = 0.1  # nat: below this change from baseline to input there is little to attribute
-INTERPOLATE = ("all", "response")
 ENGINES = ("segrl", "captum")
 
 
-@dataclass
-class _Sums:
-    """What has been evaluated of one trace so far."""
+class _Found:
+    """What has been evaluated of one trace so far: its nodes along the path, and the values at both ends."""
 
-    masses_L: Tensor
-    logp_input: float = float("nan")
-    logp_baseline: float = float("nan")
-    evaluations: int = 0
-    grid: int = 0  # nodes of its midpoint grid; 0 while another rule was used
+    def __init__(self, tokens: int, midpoints: bool) -> None:
+        self.masses_L = torch.zeros(tokens, dtype=torch.float64)
+        self.midpoints = midpoints  # does every node stand in the middle of a cell as wide as its weight?
+        self.nodes: dict[float, tuple[float, Tensor]] = {}  # alpha -> weight, masses_L
+        self.logp_input = self.logp_baseline = self.unevenness = float("nan")
+        self.evaluations = 0
 
     def add(self, row: Row, logp: float, masses_L: Tensor) -> None:
         self.evaluations += 1
         if row.weight is not None:
-            self.masses_L += row.weight * masses_L
+            twice, _ = self.nodes.get(row.alpha, (0.0, None))  # a rule of a user's own may name a node twice
+            self.nodes[row.alpha] = (twice + row.weight, masses_L)
         elif row.alpha == 1.0:
             self.logp_input = logp
         else:
             self.logp_baseline = logp
+
+    def integrate(self) -> Tensor:
+        """Sum the nodes; returns the unevenness of each, in the order of ``sorted(self.nodes)``."""
+        weights, masses = zip(*(self.nodes[alpha] for alpha in sorted(self.nodes)), strict=True)
+        weights_J, masses_JL = torch.tensor(weights, dtype=torch.float64), torch.stack(masses).double()
+        self.masses_L = weights_J @ masses_JL
+        uneven_J = unevenness(masses_JL, weights_J) if self.midpoints else torch.zeros(0)
+        self.unevenness = float(uneven_J.sum()) if self.midpoints else float("nan")
+        return uneven_J
 
     @property
     def change(self) -> float:
@@ -51,6 +59,24 @@ class _Sums:
     @property
     def gap(self) -> float:
         return abs(float(self.masses_L.sum()) - self.change) / max(abs(self.change), 1e-12)
+
+    def misses(self, tolerance: float | None) -> bool:
+        """Whether the grid is too coarse, by the completeness gap or by its own unevenness."""
+        wide = max(self.gap, self.unevenness if self.midpoints else 0.0)
+        return tolerance is not None and wide > tolerance and abs(self.change) >= FLAT
+
+    def finer(self, uneven_J: Tensor, nodes: int, max_nodes: int) -> dict[float, float]:
+        """New nodes and their weights: the worst cells in three, or a midpoint grid where another rule has missed."""
+        if not self.midpoints and 3 * nodes <= max_nodes:
+            self.nodes, self.midpoints = {}, True
+            return dict(zip(*(column.tolist() for column in RULES["midpoint"](3 * nodes)), strict=True))
+        room = (max_nodes - len(self.nodes)) // 2 if self.midpoints else 0
+        alphas, new = sorted(self.nodes), {}
+        for alpha in (alphas[j] for j in worst(uneven_J, room)):
+            width, masses_L = self.nodes[alpha]
+            self.nodes[alpha] = (width / 3, masses_L)
+            new.update(dict.fromkeys(thirds(alpha, width), width / 3))
+        return new
 
 
 def attribute(
@@ -73,71 +99,63 @@ def attribute(
     checkpointing: bool | None = None,
     engine: str = "segrl",
     compat: str | None = None,
+    certificate: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Attribution]:
     """Attribute each trace's answer to its response tokens.
 
-    ``rule`` is a name of ``RULES``, the path of a calibration, or ``(alphas, weights)``. A trace whose masses miss
-    ``F(input) - F(baseline)`` by more than ``tolerance`` gets a midpoint grid three times as fine, up to ``max_nodes``;
-    what still misses is flagged ``coarse``. ``tolerance=None`` fixes the number of evaluations beforehand, as a process
-    group needs it, and ``batch_rows`` how many go into one forward, whatever their lengths. ``batch_tokens`` is how
-    many tokens one forward holds (by itself 16,384, and 2,048 on a CPU, where more only leaves the cache); traces
-    longer than that, by itself longer than 16,384, are checkpointed, or as ``checkpointing`` says.
-    ``compat="authors"`` gives the numbers of the paper's code.
+    ``rule`` is a name of ``RULES``, the path of a calibration, or ``(alphas, weights)``. Where the masses of a trace
+    miss ``F(input) - F(baseline)`` by more than ``tolerance``, or its midpoint grid is more uneven than that, the cells
+    at fault are cut in three, up to ``max_nodes``; what still misses is flagged ``coarse``.
+
+    ``tolerance=None`` fixes the number of evaluations beforehand, as a process group needs it, and ``batch_rows`` how
+    many go into one forward, whatever their lengths. ``batch_tokens`` is how many tokens one forward holds (by itself
+    16,384, and 2,048 on a CPU, where more only leaves the cache); traces longer than that, by itself longer than
+    16,384, are checkpointed, or as ``checkpointing`` says. ``compat="authors"`` gives the numbers of the paper's code.
+    ``certificate=False`` leaves out the two values at the ends of the path, and with them the gap: for few nodes and
+    no tolerance.
     """
-    tokenizer = tokenizer or tokenizer_of(model)
-    explained = [explain(trace, tokenizer, target, template, context) for trace in traces]
-    _check(explained, model, interpolate, engine)
+    if engine not in ENGINES:
+        raise ValueError(f"engine={engine!r}, expected one of {ENGINES}")
+    evaluate = evaluator(
+        model,
+        traces,
+        tokenizer,
+        target=target,
+        template=template,
+        context=context,
+        interpolate=interpolate,
+        hide_answer=hide_answer,
+        baseline=baseline,
+    )
     if compat is not None:
         rule, nodes, tolerance = _compatible(compat)
     alphas_J, weights_J = nodes_of(rule, nodes)
-    grid = nodes if rule == "midpoint" else 0
-    sums = [_Sums(torch.zeros(len(one), dtype=torch.float64), grid=grid) for one in explained]
-    rows = [row for index in range(len(explained)) for row in _first_rows(index, alphas_J, weights_J)]
-    evaluate = Evaluator(model, explained, resolve_baseline(baseline, tokenizer), interpolate, hide_answer)
+    sums = [_Found(len(one), midpoints=rule == "midpoint") for one in evaluate.explained]
+    if tolerance is not None and not certificate:
+        raise ValueError(f"tolerance={tolerance} is held against the certificate; give tolerance=None without one")
+    rows = [
+        row for index in range(len(evaluate.explained)) for row in _first_rows(index, alphas_J, weights_J, certificate)
+    ]
     batching = Batching(batch_tokens, batch_rows, checkpointing)
     if engine == "captum":
         from segrl.attribution.captum import captum_masses
 
         for index, one in enumerate(sums):
-            one.masses_L = captum_masses(evaluate, index, rule, nodes)
-            one.evaluations = nodes
+            one.nodes[1.0] = (1.0, captum_masses(evaluate, index, rule, nodes))
+            one.evaluations, one.midpoints = nodes, False
         rows, tolerance = [row for row in rows if row.weight is None], None
     while rows:
         for done, (row, logp, masses_L) in enumerate(batching.run(evaluate, rows), 1):
             sums[row.index].add(row, logp, masses_L)
             if progress:
                 progress(done, len(rows))
-        rows = _refinement(sums, len(alphas_J), tolerance, max_nodes)
+        touched = dict.fromkeys(row.index for row in rows)
+        rows = [
+            row for index in touched for row in _refinement(index, sums[index], len(alphas_J), tolerance, max_nodes)
+        ]
     unit = compat == "authors"
-    return [_finish(one, done, target, tolerance, unit) for one, done in zip(explained, sums, strict=True)]
-
-
-def masses_on_grid(
-    model,
-    traces: Sequence[Trace],
-    tokenizer=None,
-    alphas: Sequence[float] = (),
-    *,
-    target: str = "gold",
-    template: str = TEMPLATE,
-    context: str = "think",
-    interpolate: str = "all",
-    hide_answer: bool = False,
-    baseline: str | int = "pad",
-    batch_tokens: int | None = None,
-) -> list[Tensor]:
-    """The masses of every token at every node, ``(nodes, tokens)`` a trace: what a quadrature rule would sum."""
-    tokenizer = tokenizer or tokenizer_of(model)
-    explained = [explain(trace, tokenizer, target, template, context) for trace in traces]
-    _check(explained, model, interpolate, "segrl")
-    evaluate = Evaluator(model, explained, resolve_baseline(baseline, tokenizer), interpolate, hide_answer)
-    found = [torch.zeros(len(alphas), len(one), dtype=torch.float64) for one in explained]
-    node_of = {alpha: j for j, alpha in enumerate(alphas)}
-    rows = [Row(index, alpha, 1.0) for index in range(len(explained)) for alpha in alphas]
-    for row, _, masses_L in Batching(batch_tokens).run(evaluate, rows):
-        found[row.index][node_of[row.alpha]] = masses_L
-    return found
+    return [_finish(one, done, target, tolerance, unit) for one, done in zip(evaluate.explained, sums, strict=True)]
 
 
 def _compatible(compat: str) -> tuple[str, int, None]:
@@ -158,35 +176,27 @@ def nodes_of(rule: str | Nodes, nodes: int) -> Nodes:
     return RULES[rule](nodes)
 
 
-def _first_rows(index: int, alphas_J: Tensor, weights_J: Tensor) -> list[Row]:
+def _first_rows(index: int, alphas_J: Tensor, weights_J: Tensor, certificate: bool) -> list[Row]:
+    ends = [Row(index, 1.0, None), Row(index, 0.0, None)] if certificate else []
     nodes = [Row(index, alpha, weight) for alpha, weight in zip(alphas_J.tolist(), weights_J.tolist(), strict=True)]
-    return [Row(index, 1.0, None), Row(index, 0.0, None), *nodes]
+    return ends + nodes
 
 
-def _refinement(sums: list[_Sums], nodes: int, tolerance: float | None, max_nodes: int) -> list[Row]:
-    """Finer grids for the traces that miss the tolerance. Old midpoints stay, at a third of their weight; a trace that
-    another rule missed starts a midpoint grid of its own.
-    """
-    rows: list[Row] = []
-    for index, one in enumerate(sums):
-        finer = 3 * (one.grid or nodes)
-        if tolerance is None or one.gap <= tolerance or abs(one.change) < FLAT or finer > max_nodes:
-            continue
-        alphas_J, weights_J = tripled(one.grid) if one.grid else RULES["midpoint"](finer)
-        one.masses_L *= 1 / 3 if one.grid else 0
-        one.grid = finer
-        rows += [Row(index, a, w) for a, w in zip(alphas_J.tolist(), weights_J.tolist(), strict=True)]
-    return rows
+def _refinement(index: int, one: _Found, nodes: int, tolerance: float | None, max_nodes: int) -> list[Row]:
+    """More nodes for a trace that misses the tolerance, where on the path its grid is uneven."""
+    uneven_J = one.integrate()
+    more = one.finer(uneven_J, nodes, max_nodes) if one.misses(tolerance) else {}
+    return [Row(index, alpha, weight) for alpha, weight in more.items()]
 
 
-def _finish(one: Explained, done: _Sums, target: str, tolerance: float | None, unit: bool) -> Attribution:
+def _finish(one: Explained, done: _Found, target: str, tolerance: float | None, unit: bool) -> Attribution:
     inside = done.masses_L[one.thinking] / (done.masses_L.norm() if unit else 1)
     scores_T = torch.zeros(one.trace.tokens, dtype=torch.float64)
     scores_T[: len(inside)] = inside
     total = float(done.masses_L[one.thinking].abs().sum())
     copied = float(done.masses_L[one.restates].abs().sum())
     flags = ["flat"] if abs(done.change) < FLAT else []
-    if tolerance is not None and done.gap > tolerance and not flags:
+    if done.misses(tolerance):
         flags.append("coarse")
     return Attribution(
         trace_id=one.trace.id,
@@ -202,27 +212,5 @@ def _finish(one: Explained, done: _Sums, target: str, tolerance: float | None, u
         copy_share=copied / total if total else 0.0,
         evaluations=done.evaluations,
         flags=tuple(flags),
+        unevenness=done.unevenness,
     )
-
-
-def tokenizer_of(model):
-    """The tokenizer that lies beside the model it was loaded from."""
-    from transformers import AutoTokenizer
-
-    name = getattr(model.config, "_name_or_path", "")
-    if not name:
-        raise ValueError("the model does not say where it was loaded from; pass tokenizer=...")
-    return AutoTokenizer.from_pretrained(name)
-
-
-def _check(explained: list[Explained], model, interpolate: str, engine: str) -> None:
-    for name, value, known in (("interpolate", interpolate, INTERPOLATE), ("engine", engine, ENGINES)):
-        if value not in known:
-            raise ValueError(f"{name}={value!r}, expected one of {known}")
-    limit = getattr(unwrapped(model).config, "max_position_embeddings", None)
-    for one in explained:
-        if limit is not None and len(one) > limit:
-            raise ValueError(
-                f"trace {one.trace.id!r} has {len(one)} tokens with prompt and answer, the model takes {limit}; "
-                "leave it out or cut it at a segment boundary"
-            )

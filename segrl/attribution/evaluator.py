@@ -10,10 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from segrl.attribution.baseline import Baseline, warn_of_baseline
+from segrl.attribution.baseline import Baseline, resolve_baseline, warn_of_baseline
 from segrl.attribution.path import Path, evaluating, feeding_forward_last
-from segrl.attribution.target import Explained
+from segrl.attribution.target import TEMPLATE, Explained, explain
+from segrl.loading import tokenizer_of
+from segrl.types import Trace
 
+INTERPOLATE = ("all", "response")
 TOKENS, CPU_TOKENS = 16_384, 2_048  # held by one forward unless told otherwise
 
 
@@ -64,7 +67,7 @@ class Evaluator:
             state.enter_context(torch.set_grad_enabled(wants_gradient))
             logp_B = self.answer_logp(ids_BL, attended_BL, traces)
             masses = path.masses(logp_B) if wants_gradient else torch.zeros(ids_BL.shape)
-        return logp_B.tolist(), [row_L[-len(one) :] for row_L, one in zip(masses.double().cpu(), traces, strict=True)]
+        return logp_B.tolist(), [row_L[-len(one) :] for row_L, one in zip(masses.float().cpu(), traces, strict=True)]
 
     def _moves(self, one: Explained) -> Tensor:
         moves_L = torch.full((len(one),), self.interpolate == "all")
@@ -85,6 +88,33 @@ class Evaluator:
         logp_BA = logp[:, :-1].gather(-1, ids_BL[:, 1 - tail :, None]).squeeze(-1)
         asked_BA, _ = _left_padded([_answer_positions(one, tail - 1) for one in traces], False, logp.device)
         return (logp_BA * asked_BA).sum(-1)
+
+
+def evaluator(
+    model,
+    traces: Sequence[Trace],
+    tokenizer=None,
+    *,
+    target: str = "gold",
+    template: str = TEMPLATE,
+    context: str = "think",
+    interpolate: str = "all",
+    hide_answer: bool = False,
+    baseline: str | int = "pad",
+) -> Evaluator:
+    """What is explained of each trace, on which path, checked before the first forward."""
+    if interpolate not in INTERPOLATE:
+        raise ValueError(f"interpolate={interpolate!r}, expected one of {INTERPOLATE}")
+    tokenizer = tokenizer or tokenizer_of(model)
+    explained = [explain(trace, tokenizer, target, template, context) for trace in traces]
+    limit = getattr(unwrapped(model).config, "max_position_embeddings", None)
+    for one in explained:
+        if limit is not None and len(one) > limit:
+            raise ValueError(
+                f"trace {one.trace.id!r} has {len(one)} tokens with prompt and answer, the model takes {limit}; "
+                "leave it out or cut it at a segment boundary"
+            )
+    return Evaluator(model, explained, resolve_baseline(baseline, tokenizer), interpolate, hide_answer)
 
 
 def unwrapped(model):

@@ -52,13 +52,6 @@ RULES: dict[str, Callable[[int], Nodes]] = {
 }
 
 
-def tripled(nodes: int) -> Nodes:
-    """The nodes that the midpoint rule of ``3 * nodes`` has beyond those of ``nodes``, with its weights."""
-    alphas_J, weights_J = midpoint(3 * nodes)
-    new = torch.arange(3 * nodes) % 3 != 1
-    return alphas_J[new], weights_J[new]
-
-
 def _steps(nodes: int) -> Tensor:
     if nodes < 1:
         raise ValueError(f"a quadrature rule needs at least one node, got nodes={nodes}")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from segrl.boxed import last_boxed
 from segrl.prompting import THINK_END
-from segrl.tokenization import encode
+from segrl.tokenization import encode, thinking_tokens
 from segrl.types import Trace
 
 TEMPLATE = "</think> So, the final answer is \\boxed{{answer}}"
@@ -38,9 +38,11 @@ def explain(
     """Append the answer to the thinking and find its tokens by their characters."""
     assert trace.prompt_ids is not None
     assert trace.response_ids is not None
+    if context not in CONTEXTS:
+        raise ValueError(f"context={context!r}, expected one of {CONTEXTS}")
     answer = answer_of(trace, target)
     suffix_ids, first, last = answer_suffix(answer, tokenizer, template)
-    kept = context_tokens(trace, context)
+    kept = thinking_tokens(trace) if context == "think" else trace.tokens
     start, end = len(trace.prompt_ids), len(trace.prompt_ids) + kept
     restates = torch.zeros(end + len(suffix_ids), dtype=torch.bool)
     restates[start:end] = restating_tokens(trace, answer)[:kept]
@@ -74,17 +76,6 @@ def answer_suffix(answer: str, tokenizer, template: str = TEMPLATE) -> tuple[Ten
     inside = (offsets_T[:, 1] > start) & (offsets_T[:, 0] < start + len(answer))
     positions = inside.nonzero().flatten()
     return ids, int(positions[0]), int(positions[-1]) + 1
-
-
-def context_tokens(trace: Trace, context: str) -> int:
-    """How many response tokens stand before the appended answer: the thinking, or the whole response."""
-    if context not in CONTEXTS:
-        raise ValueError(f"context={context!r}, expected one of {CONTEXTS}")
-    end = trace.response.find(THINK_END) if context == "think" else -1
-    if end < 0:
-        end = len(trace.response)
-    assert trace.offsets_T is not None
-    return int((trace.offsets_T[:, 0] < end).sum())
 
 
 def restating_tokens(trace: Trace, answer: str) -> Tensor:

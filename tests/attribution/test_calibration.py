@@ -6,8 +6,7 @@ from tiny import byte_level_tokenizer, tiny_model
 
 import segrl
 from segrl import Trace
-from segrl.attribution.calibration import calibrate, fit_nodes, load_nodes, save
-from segrl.attribution.engine import masses_on_grid
+from segrl.attribution.calibration import calibrate, fit_nodes, load_nodes, masses_on_grid, save
 from segrl.attribution.quadrature import midpoint
 
 

@@ -148,19 +148,6 @@ def test_a_linear_model_gives_the_closed_form_at_the_token_that_decides():
         assert found.gap < 1e-5
 
 
-def test_a_coarse_grid_is_tripled_for_the_traces_that_miss_only():
-    model, tokenizer = tiny_model(), byte_level_tokenizer()
-    plain = segrl.attribute(model, traces(), tokenizer, nodes=2, tolerance=None)
-    gaps = sorted(one.gap for one in plain)
-    tolerance = (gaps[0] + gaps[1]) / 2
-    refined = segrl.attribute(model, traces(), tokenizer, nodes=2, tolerance=tolerance, max_nodes=18)
-    direct = segrl.attribute(model, traces(), tokenizer, nodes=18, tolerance=None)
-    for before, after, fine in zip(plain, refined, direct, strict=True):
-        assert (after.evaluations == 4) == (before.gap <= tolerance)
-        if after.evaluations == 20:
-            assert error(after.scores_T, fine.scores_T) < 1e-5
-
-
 def test_what_stays_coarse_or_flat_is_flagged():
     model, tokenizer = tiny_model(), byte_level_tokenizer()
     flags = [one.flags for one in segrl.attribute(model, traces(), tokenizer, nodes=1, tolerance=1e-9, max_nodes=3)]

@@ -1,8 +1,7 @@
-import numpy as np
 import pytest
 import torch
 
-from segrl.attribution.quadrature import RULES, midpoint, tripled
+from segrl.attribution.quadrature import RULES, midpoint
 
 
 def test_the_nodes_of_each_rule():
@@ -31,14 +30,6 @@ def test_weights_sum_to_one_and_nodes_lie_on_the_path(name):
     assert float(alphas_J.min()) >= 0
     assert float(alphas_J.max()) <= 1
     assert alphas_J.dtype == weights_J.dtype == torch.float64
-
-
-def test_a_tripled_grid_is_the_old_one_and_the_new_nodes():
-    alphas_J, weights_J = tripled(4)
-    whole, _ = midpoint(12)
-    assert sorted([*alphas_J.tolist(), *midpoint(4)[0].tolist()]) == pytest.approx(whole.tolist())
-    assert weights_J.tolist() == pytest.approx([1 / 12] * 8)
-    assert np.isclose(float(weights_J.sum()) + 1 / 3, 1)  # the old nodes keep a third of their weight
 
 
 def test_too_few_nodes_are_a_sentence():
