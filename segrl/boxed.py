@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 
-MARKS = re.compile(r"\\f?boxed\s*\{|\\.|[{}]", re.DOTALL)
+MARKS = re.compile(r"\\{1,2}f?boxed\s*\{|\\.|[{}]", re.DOTALL)  # two backslashes: a text that was escaped twice
 
 
 def boxed_spans(text: str) -> list[tuple[int, int]]:
     """The ``(start, end)`` characters inside each balanced box, in order of their openings."""
+    first = text.find("boxed")  # braces before it close nothing that counts
+    if first < 0:
+        return []
     spans = []
     open_braces: list[int | None] = []  # where a box's inside starts, None for any other brace
-    for mark in MARKS.finditer(text):
+    for mark in MARKS.finditer(text, max(0, first - 3)):
         if mark[0] == "}":
             start = open_braces.pop() if open_braces else None
             if start is not None:

@@ -13,14 +13,23 @@ COMMANDS = {
     "doctor": ("segrl.doctor:main", "what is installed, what is missing, and the command that brings it"),
     "quickstart": ("segrl.commands.looking:quickstart", "the main job on the bundled toy world"),
     "generate": ("segrl.commands.generating:generate", "problems -> traces, sampled from a model"),
+    "harvest": ("segrl.commands.generating:harvest", "of many samples, each problem's shortest right and wrong one"),
     "segment": ("segrl.commands.traces:segment", "traces -> segments"),
     "attribute": ("segrl.commands.traces:attribute", "traces -> integrated gradients of their answers"),
     "calibrate": ("segrl.commands.traces:calibrate", "few nodes that do what many do, fitted once to a model"),
     "select": ("segrl.commands.traces:select", "traces -> scored segments and which of them to keep"),
     "sft": ("segrl.verl.sft:main", "selective SFT on verl: traces and selections -> a trained model"),
+    "export": ("segrl.commands.exporting:export", "the same masks as `datasets` folders, for other trainers"),
     "grpo": ("segrl.verl.grpo:main", "GRPO on verl with segment-weighted advantages"),
-    "evaluate": ("segrl.commands.evaluating:evaluate", "accuracy and pass@k of a model on a benchmark"),
-    "grade": ("segrl.commands.evaluating:grade", "verdicts on saved responses"),
+    "evaluate": ("segrl.commands.evaluating:evaluate", "accuracy, pass@k and maj@k of a model on benchmarks"),
+    "grade": ("segrl.commands.evaluating:grade", "verdicts on saved responses, whichever tool saved them"),
+    "compare": (
+        "segrl.commands.evaluating:compare",
+        "two evaluations, problem by problem: how far apart, and by chance?",
+    ),
+    "analyze": ("segrl.commands.analysing:analyze", "the paper's analysis of a set of traces: numbers and figures"),
+    "truth": ("segrl.commands.analysing:truth", "every measure against planted kinds and exact Shapley values"),
+    "cost": ("segrl.commands.costing:cost", "seconds and memory that attribution adds to a step, from config.json alone"),
     "show": ("segrl.commands.looking:show", "a trace in the terminal, coloured by importance"),
 }
 USAGE = "usage: segrl <command> [key=value ...]   [--help | --cfg job | --version]"
@@ -34,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] == "--version":
         print(f"segrl {segrl.__version__}")
         return 0
-    if argv[:2] == ["attribute", "calibrate"]:
+    if argv[:2] in (["attribute", "calibrate"], ["analyze", "truth"]):
         argv = argv[1:]
     if argv[0] not in COMMANDS:
         from segrl.resolving import near

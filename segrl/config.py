@@ -61,6 +61,69 @@ class SelectionConfig:
     beta: float = MISSING
     beta_min_tokens: int = MISSING
     force: list[int] = MISSING
+    match_tokens: float | None = MISSING
+    consistency: str = MISSING
+
+
+@dataclass
+class EvidenceConfig:
+    samples: int = MISSING
+    temperature: float = MISSING
+    answer_tokens: int = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class AnalysisConfig:
+    tau: float = MISSING
+    beta: float = MISSING
+    taus: list[float] = MISSING
+    betas: list[float] = MISSING
+    held: float = MISSING
+    gain: str = MISSING
+    samples: int = MISSING
+    temperature: float = MISSING
+    answer_tokens: int = MISSING
+    truncation: str = MISSING
+    bleu_tokenize: str = MISSING
+
+
+@dataclass
+class MaskingConfig:
+    mode: str = MISSING
+    end: str = MISSING
+    think_end: str = MISSING
+    boxed: str = MISSING
+    too_long: str = MISSING
+    normalise: str = MISSING
+    weighting: str = MISSING
+    weighting_options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class TransformersConfig:
+    dtype: str = MISSING
+    device: str = MISSING
+
+
+@dataclass
+class VllmConfig:
+    dtype: str = MISSING
+    engine: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class OpenAIConfig:
+    server: str | None = MISSING
+    endpoint: str = MISSING
+    prompt: str = MISSING
+    model: str | None = MISSING
+    key_variable: str = MISSING
+    extra: dict[str, Any] = field(default_factory=dict)
+    concurrency: int = MISSING
+    retries: int = MISSING
+    backoff: float = MISSING
+    timeout: float = MISSING
 
 
 @dataclass
@@ -69,8 +132,12 @@ class GenerationConfig:
     temperature: float = MISSING
     top_p: float = MISSING
     max_tokens: int = MISSING
+    stop: list[str] = MISSING
     seed: int = MISSING
     batch: int = MISSING
+    transformers: TransformersConfig = field(default_factory=TransformersConfig)
+    vllm: VllmConfig = field(default_factory=VllmConfig)
+    openai: OpenAIConfig = field(default_factory=OpenAIConfig)
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
@@ -116,25 +183,91 @@ class Select(Segment):
     measure: str = MISSING
     measure_options: dict[str, Any] = field(default_factory=dict)
     attributions: str | None = None
+    pruned: str | None = None
     attribution: AttributionConfig = field(default_factory=AttributionConfig)
+    evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     selection: SelectionConfig = field(default_factory=SelectionConfig)
 
 
 @dataclass
 class Generate(Command):
     backend: str = MISSING
+    server: str | None = None
     generation: GenerationConfig = field(default_factory=GenerationConfig)
 
 
 @dataclass
+class Harvest(Generate):
+    thinking: str = MISSING
+    keep: str = MISSING
+    unanswered: bool = MISSING
+
+
+@dataclass
 class Evaluate(Generate):
-    benchmark: str | None = None
+    benchmark: Any = MISSING  # a name or a list of names
+    samples: dict[str, int | None] = field(default_factory=dict)
+    greedy: bool = MISSING
+    k: list[int] | None = MISSING
     thinking: str = MISSING
 
 
 @dataclass
 class Grade(Command):
     thinking: str = MISSING
+    k: list[int] | None = MISSING
+
+
+@dataclass
+class Export(Command):
+    selections: str | None = None
+    max_length: int | None = None
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+
+
+@dataclass
+class Compare(Command):
+    a: str | None = None
+    b: str | None = None
+
+
+@dataclass
+class Analyze(Generate):
+    segmenter: str = MISSING
+    measure: str = MISSING
+    measure_options: dict[str, Any] = field(default_factory=dict)
+    thinking: str = MISSING
+    seed: int = MISSING
+    shard: int = MISSING
+    judge_path: str | None = None
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
+    attribution: AttributionConfig = field(default_factory=AttributionConfig)
+    analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
+
+
+@dataclass
+class Truth(Segment):
+    measures: list[str] | None = None
+    measure_options: dict[str, Any] = field(default_factory=dict)
+    tau: float = MISSING
+    beta: float = MISSING
+    seed: int = MISSING
+    shard: int = MISSING
+    attribution: AttributionConfig = field(default_factory=AttributionConfig)
+
+
+@dataclass
+class Cost(Command):
+    length: int = MISSING
+    rollouts: int = MISSING
+    gpus: int = MISSING
+    gpu: str = MISSING
+    utilisation: float = MISSING
+    nodes: int = MISSING
+    share: float = MISSING
+    certificate_every: int = MISSING
+    checkpointing: bool = MISSING
+    tokens_per_forward: int = MISSING
 
 
 @dataclass
@@ -153,12 +286,18 @@ SCHEMAS: dict[str, type[Command]] = {
     "doctor": Command,
     "quickstart": Quickstart,
     "generate": Generate,
+    "harvest": Harvest,
     "segment": Segment,
     "attribute": Attribute,
     "calibrate": Calibrate,
     "select": Select,
     "evaluate": Evaluate,
     "grade": Grade,
+    "export": Export,
+    "compare": Compare,
+    "analyze": Analyze,
+    "truth": Truth,
+    "cost": Cost,
     "show": Show,
 }
 ON_VERL = ("sft", "grpo")  # composed over verl's own config, which is their schema
@@ -181,7 +320,7 @@ def compose(command: str, overrides: list[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         try:
-            config = hydra_compose(command, overrides=[*search, *overrides])
+            config = hydra_compose(command, overrides=[*search, *_opened(command, overrides)])
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(_sentence(command, error)) from error
     OmegaConf.set_readonly(config, True)
@@ -203,6 +342,24 @@ def _verl_configs() -> str:
     if not any(folder.is_dir() for folder in folders):
         raise ConfigError("this command runs on verl, which is not installed; see `segrl doctor`")
     return f"file://{next(folder for folder in folders if folder.is_dir())}"
+
+
+def _opened(command: str, overrides: list[str]) -> list[str]:
+    """A free mapping such as ``measure_options`` takes any key; Hydra wants a ``++`` before such a one."""
+    schema = SCHEMAS.get(command)
+    return [f"++{one}" if schema and _is_free(schema, one.partition("=")[0]) else one for one in overrides]
+
+
+def _is_free(schema: type, key: str) -> bool:
+    """Whether the key is, or lies in, a mapping whose keys the schema does not name."""
+    node = OmegaConf.structured(schema)
+    for part in key.split("."):
+        if not isinstance(node, DictConfig) or part not in node:
+            return False
+        node = node._get_node(part)
+        if isinstance(node, DictConfig) and OmegaConf.get_type(node) is dict:
+            return True
+    return False
 
 
 def _sentence(command: str, error: Exception) -> str:

@@ -86,27 +86,6 @@ def test_generated_samples_are_those_of_an_uninterrupted_run(tmp_path):
     assert len({t.response for t in whole}) > 1
 
 
-def test_verdicts_are_counted_and_written(tmp_path, capsys):
-    texts = {"right": "</think> \\boxed{7}", "wrong": "</think> \\boxed{8}", "draft": "<think> \\boxed{7}"}
-    save_traces([Trace(name, "3+4?", text, "7") for name, text in texts.items()], tmp_path / "t.jsonl")
-    run("grade", f"traces={tmp_path / 't.jsonl'}", f"out={tmp_path / 'v.parquet'}")
-    assert "1 of 3 right (33.3%)" in capsys.readouterr().out
-    rows = {row["id"]: (row["correct"], row["status"], row["pred"]) for row in read_rows(tmp_path / "v.parquet")}
-    assert rows == {
-        "right": (True, "exact", "7"),
-        "wrong": (False, "symbolic", "8"),
-        "draft": (False, "no_answer", None),
-    }
-
-
-def test_an_evaluation_writes_its_summary(tmp_path, capsys):
-    run("evaluate", "limit=2", "generation.n=2", "generation.max_tokens=8", f"out={tmp_path}")
-    shown = capsys.readouterr().out
-    assert "pass@2" in shown
-    assert "truncated   1.0" in shown  # eight tokens end no thought
-    assert (tmp_path / "results_problems.json").exists()
-
-
 def test_a_calibration_is_used_by_its_path(planted, tmp_path):
     run("attribute", "calibrate", f"traces={planted}", f"out={tmp_path / 'c.json'}", "grid=8", "limit=2")
     rule = [f"attribution.rule={tmp_path / 'c.json'}", "attribution.nodes=3", "attribution.tolerance=null"]

@@ -79,6 +79,14 @@ def test_presets_and_values_reach_the_config():
     assert config.attribution.compat == "authors"
 
 
+def test_a_free_mapping_takes_any_key_and_no_other_does():
+    more = ["measure_options={a: 1}", "segmentation.options.pattern=x", "+segmentation.options.crlf=true"]
+    config = compose("select", more)
+    assert (config.measure_options, config.segmentation.options) == ({"a": 1}, {"pattern": "x", "crlf": True})
+    with pytest.raises(ConfigError, match=r"there is no key 'selection.options'"):
+        compose("select", ["selection.options={a: 1}"])
+
+
 def test_a_composed_config_is_frozen():
     with pytest.raises(ReadonlyConfigError):
         compose("select", []).limit = 3

@@ -3,66 +3,230 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from segrl.commands.generating import generated
-from segrl.config import needed
+from segrl.commands.common import progress
+from segrl.commands.generating import generated, problems_of
+from segrl.config import ConfigError, needed
+from segrl.evaluation import GREEDY
 from segrl.types import Trace
+
+AVERAGES = ("average", f"average{GREEDY}")
+Found = tuple[dict[str, Any], dict[str, list[float]]]  # a benchmark's summary, and its metrics problem by problem
 
 
 def grade(config: DictConfig) -> None:
-    """Print and, with ``out``, write the verdicts on saved responses."""
-    from segrl.data import load_traces, write_rows
+    """Grade what any tool saved; ``out`` is a file of verdicts, or a folder of results as ``evaluate`` leaves them."""
+    from segrl.data import write_rows
+    from segrl.data.files import ENDINGS
+    from segrl.data.outputs import load_outputs
 
     (path,) = needed(config, "traces")
-    rows = _verdicts(load_traces(path, limit=config.limit), config.thinking)
-    if config.out:
-        write_rows(config.out, rows)
-    right = sum(row["correct"] for row in rows)
-    statuses = Counter(row["status"] for row in rows)
-    print(f"{right} of {len(rows)} right ({100 * right / len(rows):.1f}%), {dict(statuses)}")
+    name = re.sub(r"[^\w.-]+", "_", Path(path).stem).strip("_") or "outputs"  # of a glob too
+    kind, traces = load_outputs(path, config.limit)
+    failing = _audit(traces, name)
+    _warn_if_silent(traces, name)
+    samples = _graded(traces, config.thinking)
+    if config.out and Path(config.out).suffix in ENDINGS:
+        write_rows(config.out, samples)
+    elif config.out:
+        notes = {"gold_failing": failing, "settings": {"traces": path, "format": kind, "thinking": config.thinking}}
+        _report(Path(config.out), {name: _written(Path(config.out), name, samples, config.k, notes)})
+    right = sum(sample["correct"] for sample in samples)
+    statuses = dict(Counter(sample["status"] for sample in samples))
+    print(f"{kind}: {right} of {len(samples)} right ({100 * right / len(samples):.1f}%), {statuses}")
 
 
 def evaluate(config: DictConfig) -> None:
-    """Generate, grade and average; ``out`` is a folder."""
+    """Generate, grade and average, each benchmark sampled and perhaps greedy; ``out`` is a folder."""
     (out,) = needed(config, "out")
-    traces = generated(config, Path(out) / "responses")
-    summary = _summary(_verdicts(traces, config.thinking), traces)
-    path = Path(out) / f"results_{config.benchmark or 'problems'}.json"
-    path.write_text(json.dumps(summary, indent=1) + "\n")
-    print("\n".join(f"{name:<12}{value}" for name, value in summary.items()))
-    print(f"-> {path}")
+    folder, passes = Path(out), _passes(config)
+    # Every problem is read and every gold tried before the first token is sampled.
+    failing = {name: _audit(problems_of(asked), name) for name, asked in passes.items()}
+    found = {}
+    for name, asked in passes.items():
+        traces = generated(asked, folder / "responses" / name)
+        _warn_if_silent(traces, name)
+        settings = json.loads((folder / "responses" / name / "settings.json").read_text())
+        notes = {"gold_failing": failing[name], "settings": {**settings, "thinking": config.thinking}}
+        samples = _graded(traces, config.thinking)
+        found[name] = _written(folder, name, samples, None if name.endswith(GREEDY) else config.k, notes)
+    _report(folder, found)
 
 
-def _summary(rows: Sequence[dict], traces: Sequence[Trace]) -> dict[str, Any]:
-    from segrl.evaluation import accuracy
+def compare(config: DictConfig) -> None:
+    """Print and, with ``out``, write how far two evaluations are apart on the problems that both were asked."""
+    from segrl.evaluation import paired
+    from segrl.results import read_samples, write_json
 
-    correct: dict[str, list[bool]] = defaultdict(list)
-    for row in rows:
-        correct[row["problem_id"]].append(row["correct"])
-    n = min(map(len, correct.values()))
-    return {
-        "problems": len(correct),
-        "samples": n,
-        **{f"pass@{k}": str(accuracy(correct, k)) for k in sorted({1, n})},
-        "mean_tokens": sum(trace.meta["tokens"] for trace in traces) / len(traces),
-        "truncated": sum(trace.meta["finish"] == "length" for trace in traces) / len(traces),
-    }
+    places = needed(config, "a", "b")
+    a, b = map(read_samples, places)
+    shared = sorted({*a} & {*b}) or ([*a] if len(a) == len(b) == 1 else [])
+    if not shared:
+        raise ValueError(f"{places[0]} has {', '.join(a)}, {places[1]} has {', '.join(b)}: no benchmark is in both")
+    differences = {name: _differences(name, a[name], b.get(name) or next(iter(b.values()))) for name in shared}
+    found = {name: paired([each]) for name, each in differences.items()}
+    for name in AVERAGES:
+        group = [each for own, each in differences.items() if own.endswith(GREEDY) == name.endswith(GREEDY)]
+        if len(group) > 1:
+            found[name] = paired(group)
+    print("\n".join(f"{name:<22}a - b = {difference}" for name, difference in found.items()))
+    if config.out:
+        write_json(Path(config.out), found)
 
 
-def _verdicts(traces: Sequence[Trace], thinking: str) -> list[dict[str, Any]]:
+# --- what is asked ---------------------------------------------------------------------------------------------------
+
+
+def _passes(config: DictConfig) -> dict[str, DictConfig]:
+    """name -> the config of one benchmark, sampled, and with ``greedy`` once more at temperature 0."""
+    given = config.benchmark
+    names = [given] if given is None or isinstance(given, str) else list(given)
+    passes = {}
+    for name in names:
+        n, label = config.samples.get(name or "") or config.generation.n, name or "problems"
+        if config.k and max(config.k) > n:
+            raise ConfigError(f"k={list(config.k)} asks for more than the {n} samples a problem of {label}; raise n")
+        passes[label] = _with(config, name, {"n": n})
+        if config.greedy:
+            passes[label + GREEDY] = _with(config, name, {"n": 1, "temperature": 0.0, "top_p": 1.0})
+    return passes
+
+
+def _with(config: DictConfig, benchmark: str | None, generation: Mapping[str, Any]) -> DictConfig:
+    merged = OmegaConf.merge(config, {"benchmark": benchmark, "generation": generation})
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+# --- verdicts --------------------------------------------------------------------------------------------------------
+
+
+def _audit(traces: Sequence[Trace], name: str) -> list[str]:
+    """The problems whose gold fails when it is the answer: nobody can be right there, and the results say so."""
     from segrl.grading import grade as judge
 
-    rows = []
-    for trace in traces:
-        if trace.answer is None:
-            raise ValueError(f"trace {trace.id!r} has no gold answer to grade against; give traces with answers")
-        verdict = judge(trace.answer, trace.response, thinking=thinking)
-        rows.append({"id": trace.id, "problem_id": trace.meta.get("problem_id", trace.id), **asdict(verdict)})
-    return rows
+    golds = {_problem_id(trace): trace.answer for trace in traces}
+    lacking = [problem for problem, gold in golds.items() if gold is None]
+    if lacking:
+        raise ValueError(
+            f"{len(lacking)} of {len(golds)} problems of {name} have no gold answer to grade against, the first is "
+            f"{lacking[0]!r}; fill in a column 'answer', or remove them"
+        )
+    failing = [id for id, gold in golds.items() if not judge(gold, f"\\boxed{{{gold}}}", thinking="none").correct]
+    if failing:
+        shown = ", ".join(failing[:5]) + (", ..." if len(failing) > 5 else "")
+        what = f"{len(failing)} of {len(golds)} golds of {name} fail against themselves"
+        print(f"warning: {what}, so no answer can be right there: {shown}", file=sys.stderr)
+    return failing
+
+
+def _graded(traces: Sequence[Trace], thinking: str) -> list[dict[str, Any]]:
+    """A verdict on each trace. Threads, since hard comparisons run in the grader's own processes."""
+    from segrl.grading import grade as judge
+
+    def verdict(trace: Trace) -> dict[str, Any]:
+        # Where the prompt opened the thought, a response that was cut before its end has no answer.
+        asked = {"prompt": trace.meta.get("prompt") or "", "finish": trace.meta.get("finish")}
+        found = asdict(judge(trace.answer, trace.response, thinking=thinking, **asked))
+        level = trace.meta.get("level")
+        return {
+            "id": trace.id,
+            "problem_id": _problem_id(trace),
+            "sample": trace.meta.get("sample", 0),
+            **{name: found[name] for name in ("correct", "status", "pred", "gold")},
+            "tokens": trace.meta.get("tokens", trace.tokens if trace.tokenised else None),
+            "finish": trace.meta.get("finish"),
+            "level": None if level is None else str(level),
+        }
+
+    samples = []
+    with ThreadPoolExecutor(os.cpu_count()) as threads, progress("grade", len(traces)) as advance:
+        for sample in threads.map(verdict, traces):
+            samples.append(sample)
+            advance(1, sample["tokens"] or 0)
+    return samples
+
+
+def _canonical(pred: str) -> str:
+    """What two answers share that are the same in another spelling: cheap, and enough to count votes."""
+    from segrl.grading import guards, latex
+
+    return pred if guards.too_long(pred) else latex.key(latex.tidy(pred))
+
+
+def _problem_id(trace: Trace) -> str:
+    return trace.meta.get("problem_id", trace.id)
+
+
+def _warn_if_silent(traces: Sequence[Trace], name: str) -> None:
+    silent = sum(not trace.response.strip() for trace in traces)
+    if silent:
+        print(f"warning: {silent} of {len(traces)} responses on {name} are empty, and count as wrong", file=sys.stderr)
+
+
+# --- what they come to -----------------------------------------------------------------------------------------------
+
+
+def _written(folder: Path, name: str, samples: list[dict], ks: Sequence[int] | None, notes: Mapping[str, Any]) -> Found:
+    from segrl.evaluation import by_problem, per_problem, summary
+    from segrl.results import write_result
+
+    fewest = min(map(len, by_problem(samples).values()))
+    values = per_problem(samples, ks or (1, fewest), _canonical)
+    found = {**summary(samples, values), **notes}
+    write_result(folder, name, samples, found)
+    return found, values
+
+
+def _report(folder: Path, found: Mapping[str, Found]) -> None:
+    """The averages, the tables and the figure; the first table is printed too."""
+    from segrl.evaluation import average
+    from segrl.results import draw, page, table, write_json, write_text
+
+    summaries = {name: one for name, (one, _) in found.items()}
+    for name in AVERAGES:
+        group = [one for own, one in found.items() if own.endswith(GREEDY) == name.endswith(GREEDY)]
+        if len(group) > 1:
+            summaries[name] = average([one for one, _ in group], [values for _, values in group])
+            write_json(folder / f"results_{name}.json", summaries[name])
+    write_text(folder / "results.md", page(summaries))
+    try:
+        draw(summaries, folder / "results")
+    except ImportError as error:
+        print(f"no figure: {error}; pip install matplotlib", file=sys.stderr)
+    print(f"{table(summaries)}\n-> {folder}")
+
+
+def _differences(name: str, a: Sequence[dict], b: Sequence[dict]) -> list[float]:
+    """a - b on each problem that both have: the share of its samples that are right."""
+    from segrl.evaluation import by_problem
+
+    ours, theirs = by_problem(a), by_problem(b)
+    shared = [problem for problem in ours if problem in theirs]
+    if not shared:
+        raise ValueError(f"{name}: no problem is in both; a has {next(iter(ours))!r}, b has {next(iter(theirs))!r}")
+    if len(shared) < max(len(ours), len(theirs)):
+        print(f"{name}: a has {len(ours)} problems, b has {len(theirs)}; compared on the {len(shared)} in both")
+    for problem in shared:
+        golds = ours[problem][0]["gold"], theirs[problem][0]["gold"]
+        if golds[0] != golds[1]:
+            raise ValueError(
+                f"{name}: {problem!r} has the gold {golds[0]!r} in a and {golds[1]!r} in b; these are not the same "
+                "problems, or one of them was graded before the gold was mended: grade it again"
+            )
+    return [_share(ours[problem]) - _share(theirs[problem]) for problem in shared]
+
+
+def _share(samples: Sequence[Mapping[str, Any]]) -> float:
+    return sum(one["correct"] for one in samples) / len(samples)

@@ -2,52 +2,83 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from segrl.commands.common import model_path, plain, progress
 from segrl.config import ConfigError, needed
+from segrl.resolving import resolve
 from segrl.shards import Shards
 from segrl.types import Trace
 
 HELD_OUT = 1_000_000  # the seed of toy problems that no training has seen
-BACKENDS = ("transformers",)
+# How samples are drawn, not what they are: an interrupted job may go on with other values of these.
+CIRCUMSTANCES = ("device", "engine", "server", "key_variable", "concurrency", "retries", "backoff", "timeout")
 
 
 def generate(config: DictConfig) -> None:
     """Write sampled responses, shard by shard; ``problem#sample`` tells them apart."""
     (out,) = needed(config, "out")
-    print(f"{len(generated(config, Path(out)))} responses -> {out}")
+    traces = generated(config, Path(out))
+    cut = sum(trace.meta["finish"] == "length" for trace in traces)
+    empty = sum(not trace.response.strip() for trace in traces)
+    print(f"{len(traces)} responses, {cut} cut at max_tokens, {empty} empty -> {out}")
 
 
 def generated(config: DictConfig, out: Path) -> list[Trace]:
     """Every sample of every problem, those that an interrupted run has written included."""
     from segrl.data import load_traces, save_traces
-    from segrl.generation import sample
-    from segrl.loading import load_model
+    from segrl.generation import BACKENDS, Sampling, samples, whole_groups
 
-    if config.backend not in BACKENDS:
-        raise ConfigError(f"backend={config.backend!r}, expected one of {BACKENDS}")
-    asked = [_sample_of(problem, k) for problem in _problems(config) for k in range(config.generation.n)]
     options = plain(config.generation)
-    settings = {"model_path": model_path(config), "template": config.template, **options}
-    shards = Shards(out, settings, asked, options.pop("batch"))
-    seed = options.pop("seed")
-    options.pop("n")
+    own = {name: options.pop(name) for name in BACKENDS}.get(config.backend, {})
+    n, seed, batch = (options.pop(name) for name in ("n", "seed", "batch"))
+    if batch < 1:
+        raise ConfigError(f"generation.batch={batch}, expected 1 or more samples in a shard")
+    backend = resolve(config.backend, BACKENDS, "backend")
+    sampling = Sampling(_answering(config), config.template, **options)
+    asked = samples(problems_of(config), n, seed)
+    lasting = {name: value for name, value in own.items() if name not in CIRCUMSTANCES}
+    shards = Shards(out, {"backend": config.backend, **asdict(sampling), "n": n, "seed": seed, **lasting}, asked, batch)
+    todo = dict(shards.todo())
     with progress("generate", len(asked), shards.done) as advance:
-        loaded = None
-        for i, group in shards.todo():
-            loaded = loaded or load_model(model_path(config), config.dtype, config.device)
-            # Seeded by the shard, so that a resumed run draws what an uninterrupted one does.
-            traces = sample(*loaded, group, **options, seed=seed * 1_000_003 + i, template=config.template)
-            save_traces(traces, shards.part(i))
-            advance(len(group), sum(trace.meta["tokens"] for trace in traces))
-    return load_traces(str(out))
+        traces = _counted(backend(todo.values(), sampling, **own), advance) if todo else ()
+        for i, group in whole_groups(todo, traces):
+            save_traces(group, shards.part(i))
+    found = load_traces(str(out))
+    _refuse_silence(found, out)
+    return found
 
 
-def _problems(config: DictConfig) -> list[Trace]:
+def harvest(config: DictConfig) -> None:
+    """Write the shortest correct and incorrect response of each problem, and how many problems lack either."""
+    from segrl.data import save_traces
+    from segrl.generation import harvest as pick
+    from segrl.results import write_json
+
+    out = Path(*needed(config, "out"))
+    kept, rows = pick(_judged(_candidates(config, out), config), config.keep, config.unanswered)
+    without = {side: sum(not row[side] for row in rows) for side in ("correct", "incorrect")}
+    without["either"] = sum(not row["correct"] and not row["incorrect"] for row in rows)
+    summary = {"problems": len(rows), "without": without, "mean_tokens": _mean_lengths(rows), "kept": len(kept)}
+    write_json(out / "harvest.json", {"settings": _asked(config), **summary, "by_problem": rows})
+    print("\n".join(f"{name:<12}{value}" for name, value in summary.items()))
+    if not kept:
+        raise ValueError(f"nothing to keep: no response to these {len(rows)} problems is {config.keep}; see {out}")
+    save_traces(kept, out / "traces.parquet")
+    print(f"-> {out / 'traces.parquet'}")
+
+
+# --- what is asked ---------------------------------------------------------------------------------------------------
+
+
+def problems_of(config: DictConfig) -> list[Trace]:
     """A benchmark, the file at ``data_path``, or held-out toy problems."""
     from segrl import toy
     from segrl.data import load_benchmark, load_traces
@@ -59,5 +90,77 @@ def _problems(config: DictConfig) -> list[Trace]:
     return toy.sample_problems(config.limit or 64, seed=HELD_OUT)
 
 
-def _sample_of(problem: Trace, k: int) -> Trace:
-    return replace(problem, id=f"{problem.id}#{k}", meta={**problem.meta, "problem_id": problem.id, "sample": k})
+def _answering(config: DictConfig) -> str | None:
+    """The model that answers; a server's is never the bundled one by default."""
+    return config.model_path if config.backend == "openai" else model_path(config)
+
+
+def _candidates(config: DictConfig, out: Path) -> list[Trace]:
+    """The responses to ``limit`` problems, saved ones or new ones."""
+    from segrl.data.outputs import load_outputs
+    from segrl.generation.harvesting import by_problem
+
+    if not config.traces:
+        return generated(config, out / "candidates")
+    _, traces = load_outputs(config.traces)
+    return [trace for group in list(by_problem(traces).values())[: config.limit] for trace in group]
+
+
+# --- what came -------------------------------------------------------------------------------------------------------
+
+
+def _counted(traces: Iterable[Trace], advance) -> Iterator[Trace]:
+    for trace in traces:
+        advance(1, trace.meta["tokens"])
+        yield trace
+
+
+def _refuse_silence(traces: Sequence[Trace], out: Path) -> None:
+    if not any(trace.response.strip() for trace in traces):
+        stopped = sum(trace.meta["finish"] == "stop" for trace in traces)
+        raise ValueError(
+            f"the model emitted nothing: all {len(traces)} responses are empty, {stopped} of them ended by the model "
+            f"itself. Is the template right for it (template=plain for a base model), is stop=? They lie in {out}"
+        )
+
+
+def _judged(traces: Sequence[Trace], config: DictConfig) -> list[Trace]:
+    """Each with its verdict and its length. Threads, since hard comparisons run in the grader's own processes."""
+    missing = next((trace.id for trace in traces if trace.answer is None), None)
+    if missing:
+        raise ValueError(f"trace {missing!r} has no gold answer to grade against; give traces with answers")
+    lengths = _lengths(traces, config)
+    with ThreadPoolExecutor(os.cpu_count()) as threads, progress("grade", len(traces)) as advance:
+        judged = []
+        for trace in threads.map(lambda trace, tokens: _verdict(trace, tokens, config.thinking), traces, lengths):
+            judged.append(trace)
+            advance(1, trace.meta["tokens"])
+    return judged
+
+
+def _verdict(trace: Trace, tokens: int, thinking: str) -> Trace:
+    from segrl.grading import grade
+
+    asked = {"prompt": trace.meta.get("prompt") or "", "finish": trace.meta.get("finish")}
+    found = grade(trace.answer, trace.response, thinking=thinking, **asked)
+    return replace(trace, meta={**trace.meta, "tokens": tokens, "correct": found.correct, "status": found.status})
+
+
+def _lengths(traces: Sequence[Trace], config: DictConfig) -> list[int]:
+    """Sampled tokens where they were counted, else those of ``model_path``'s tokenizer."""
+    if all("tokens" in trace.meta for trace in traces):
+        return [trace.meta["tokens"] for trace in traces]
+    from segrl.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(*needed(config, "model_path"))
+    return [len(tokenizer(trace.response, add_special_tokens=False)["input_ids"]) for trace in traces]
+
+
+def _mean_lengths(rows: Sequence[dict]) -> dict[str, float | None]:
+    lengths = {side: [row[f"shortest_{side}"] for row in rows if row[side]] for side in ("correct", "incorrect")}
+    return {side: round(sum(found) / len(found), 1) if found else None for side, found in lengths.items()}
+
+
+def _asked(config: DictConfig) -> dict[str, Any]:
+    own = {name: config[name] for name in ("traces", "data_path", "thinking", "keep", "unanswered")}
+    return own if config.traces else {**own, "model_path": _answering(config), "n": config.generation.n}

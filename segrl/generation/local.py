@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
+from segrl.generation.sampling import Sampling, answered
+from segrl.loading import load_model
 from segrl.prompting import render
 from segrl.types import Trace
+
+
+def generate(groups: Iterable[Sequence[Trace]], sampling: Sampling, *, dtype: str, device: str) -> Iterator[Trace]:
+    """One batch a group, seeded by its first sample: a resumed run draws what an uninterrupted one does."""
+    model, tokenizer = load_model(sampling.model_path, dtype, device)
+    for group in groups:
+        yield from sample(
+            model,
+            tokenizer,
+            group,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_tokens,
+            stop=sampling.stop,
+            seed=group[0].meta["seed"],
+            template=sampling.template,
+        )
 
 
 @torch.no_grad()
@@ -20,6 +39,7 @@ def sample(
     temperature: float = 1.0,
     top_p: float = 1.0,
     max_tokens: int = 256,
+    stop: Sequence[str] = (),
     seed: int = 0,
     template: str = "chat",
 ) -> list[Trace]:
@@ -29,32 +49,62 @@ def sample(
     """
     prompts = [render(problem.problem, tokenizer, template) for problem in problems]
     encoded = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
-    filler = _filler(tokenizer)
+    filler, ends = _filler(tokenizer), _ends(model, tokenizer)
     width = max(map(len, encoded))
     ids_BL = torch.tensor([[filler] * (width - len(ids)) + ids for ids in encoded], device=model.device)
     real_BL = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in encoded], device=model.device)
     greedy = temperature == 0
     drawing = {} if greedy else {"temperature": temperature, "top_p": top_p, "top_k": 0}
+    stopping = {"stop_strings": list(stop), "tokenizer": tokenizer} if stop else {}
     torch.manual_seed(seed)
-    output = model.generate(
-        input_ids=ids_BL,
-        attention_mask=real_BL,
-        do_sample=not greedy,
-        max_new_tokens=max_tokens,
-        pad_token_id=filler,
-        eos_token_id=tokenizer.eos_token_id,
-        **drawing,
-    )
-    new_ids = output[:, width:].tolist()
-    return [_respond(problem, ids, tokenizer) for problem, ids in zip(problems, new_ids, strict=True)]
+    with _nothing_hidden(model):
+        output = model.generate(
+            input_ids=ids_BL,
+            attention_mask=real_BL,
+            do_sample=not greedy,
+            max_new_tokens=max_tokens,
+            pad_token_id=filler,
+            eos_token_id=ends,
+            **drawing,
+            **stopping,
+        )
+    rows = zip(problems, prompts, output[:, width:].tolist(), strict=True)
+    return [answered(problem, *_response(ids, tokenizer, ends, stop), prompt) for problem, prompt, ids in rows]
 
 
-def _respond(problem: Trace, ids: list[int], tokenizer) -> Trace:
-    stopped = tokenizer.eos_token_id in ids
-    ids = ids[: ids.index(tokenizer.eos_token_id)] if stopped else ids
-    response = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    meta = {**problem.meta, "finish": "stop" if stopped else "length", "tokens": len(ids) + stopped}
-    return replace(problem, response=response, meta=meta)
+def _response(ids: list[int], tokenizer, ends: list[int], stop: Sequence[str]) -> tuple[str, str, int]:
+    """The text, how it finished, and how many tokens were sampled; what a batch appended after the end is left out."""
+    count = next((k for k, id in enumerate(ids) if id in ends), len(ids))
+    text = _text(ids[:count], tokenizer)
+    cut = min((text.index(end) for end in stop if end in text), default=None)
+    if cut is None:
+        stopped = count < len(ids)
+        return text, "stop" if stopped else "length", count + stopped
+    tokens = next(k for k in range(1, count + 1) if any(end in _text(ids[:k], tokenizer) for end in stop))
+    return text[:cut], "stop", tokens
+
+
+def _text(ids: list[int], tokenizer) -> str:
+    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+@contextmanager
+def _nothing_hidden(model) -> Iterator[None]:
+    """Without what a model's ``generation_config.json`` would add unasked, such as a repetition penalty or a top-k."""
+    from transformers import GenerationConfig
+
+    shipped, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = shipped
+
+
+def _ends(model, tokenizer) -> list[int]:
+    """The tokens that end a response: the tokenizer's, and those of ``generation_config.json``, as vLLM has it."""
+    shipped = model.generation_config.eos_token_id
+    shipped = shipped if isinstance(shipped, list) else [shipped]
+    return sorted({tokenizer.eos_token_id, *shipped} - {None})
 
 
 def _filler(tokenizer) -> int:

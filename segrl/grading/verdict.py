@@ -1,26 +1,32 @@
-"""Is the answer right? An exact match, else math-verify in this process.
-
-This is the plain form: math-verify's own alarm bounds it, which works in a main thread alone. Elsewhere an answer that
-is not an exact match is compared without a bound on its time, unless it is longer than ``LONGEST`` or holds a tower.
-"""
+"""Is the answer right? The cheap readings first, math-verify in a process that can be killed last."""
 
 from __future__ import annotations
 
 import re
-import threading
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 
-from segrl.grading.answer import extract
+from segrl.grading import latex
+from segrl.grading.answer import extract, last_answer
+from segrl.grading.choices import same_choice
+from segrl.grading.equality import equal
+from segrl.grading.guards import explosive, too_long
+from segrl.grading.pool import shared
+from segrl.grading.reading import Unreadable, read
+from segrl.grading.tree import Node, is_value, variables
+from segrl.grading.values import NotExact, TooBig, Undefined
 
-LONGEST = 500
-SECONDS = 5
-EXPLOSIVE = re.compile(r"\^\s*\{?[^{}]*\^|!|\\binom|\\Gamma|\d{6,}\s*\^|\^\s*\{?\s*\d{4,}")
+STATUSES = ("exact", "numeric", "symbolic", "no_answer", "gold_unparsable", "timeout", "refused")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """``status``: exact, symbolic, no_answer, gold_unparsable, timeout or refused."""
+    """Whether ``pred`` is ``gold``, and which stage said so.
+
+    ``exact``: by the text. ``numeric``: as numbers. ``symbolic``: as expressions, sets or relations. Not reached, and
+    so not correct: ``no_answer``, ``gold_unparsable``, ``timeout``, ``refused``.
+    """
 
     correct: bool
     status: str
@@ -29,43 +35,155 @@ class Verdict:
     ms: float
 
 
-def grade(gold: str, response: str, *, thinking: str = "auto", prompt: str = "") -> Verdict:
-    """The verdict on a whole response."""
-    return grade_answer(gold, extract(response, thinking, prompt))
+@dataclass(frozen=True)
+class Answer:
+    """An answer as it is compared: its tidied text, and the trees it may be read as."""
+
+    text: str
+    key: str
+    trees: tuple[Node, ...]
+    worded: bool  # it holds words, which math-verify would take for products of letters
+
+
+def grade(gold: str, response: str, *, thinking: str = "auto", prompt: str = "", finish: str | None = None) -> Verdict:
+    """The verdict on a whole response. ``prompt``, or its tail, and ``finish`` say whether it was still thinking."""
+    return grade_answer(gold, extract(response, thinking, prompt, finish))
+
+
+async def grade_async(
+    gold: str, response: str, *, thinking: str = "auto", prompt: str = "", finish: str | None = None
+) -> Verdict:
+    """``grade`` for an event loop, which goes on while a worker process is asked."""
+    return await grade_answer_async(gold, extract(response, thinking, prompt, finish))
 
 
 def grade_answer(gold: str, pred: str | None) -> Verdict:
     """The verdict on an extracted answer."""
     start = time.perf_counter()
-    correct, status = _judge(gold, pred)
-    return Verdict(correct, status, pred, gold, 1e3 * (time.perf_counter() - start))
+    settled = cheap(gold, pred) or shared().call(_gold(gold), pred)
+    return _verdict(settled, gold, pred, start)
 
 
-def _judge(gold: str, pred: str | None) -> tuple[bool, str]:
-    if not pred:
+async def grade_answer_async(gold: str, pred: str | None) -> Verdict:
+    """``grade_answer`` for an event loop."""
+    start = time.perf_counter()
+    settled = cheap(gold, pred) or await shared().call_async(_gold(gold), pred)
+    return _verdict(settled, gold, pred, start)
+
+
+def _verdict(settled: tuple[bool, str], gold: str, pred: str | None, start: float) -> Verdict:
+    return Verdict(settled[0], settled[1], pred, gold, 1e3 * (time.perf_counter() - start))
+
+
+def cheap(gold: str, pred: str | None) -> tuple[bool, str] | None:
+    """(correct, status) where no computer algebra is needed, None where it is."""
+    pred, gold = (pred or "").strip(), gold.strip()
+    if not pred or not gold:
         return False, "no_answer"
-    if _plain(gold) == _plain(pred):
+    if too_long(pred) or too_long(gold):
+        same = "".join(pred.split()) == "".join(gold.split())
+        return same, "exact" if same else "refused"
+    if _bare(gold) == _bare(pred):
         return True, "exact"
-    if len(pred) > LONGEST or EXPLOSIVE.search(pred):
+    left, right = answer(_gold(gold)), answer(pred)
+    if not right.key:
+        return False, "no_answer"
+    if left.key == right.key:
+        return True, "exact"
+    letter = same_choice(left.text, right.text)
+    if letter is not None:
+        return letter, "exact"
+    if _is_run(left) and _is_run(right):
+        return left.key.lower() == right.key.lower(), "exact"
+    return _by_reading(left, right) or _by_words(left, right) or _guarded(left, right)
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text).strip("$").rstrip(".")
+
+
+def _gold(gold: str) -> str:
+    r"""A gold as data sets write it: ``$125$ miles`` is itself, a solution text its box."""
+    gold = gold.strip()
+    return (last_answer(gold, adjacent=True) or gold) if "boxed" in gold else gold
+
+
+@lru_cache(maxsize=4096)
+def answer(text: str) -> Answer:
+    """How an answer reads; the same golds come again and again."""
+    tidied = latex.tidy(text)
+    trees = []
+    for reading in _readings(tidied):
+        try:
+            trees.append(read(reading))
+        except (Unreadable, RecursionError):
+            continue
+    return Answer(tidied, latex.key(tidied), tuple(trees), latex.has_words(tidied))
+
+
+def _is_run(side: Answer) -> bool:
+    """Letters alone: one word, or points of a figure. ``ab`` is not ``ba``."""
+    return bool(re.fullmatch("[A-Za-z]{2,}", side.key)) and len(latex.words(side.text)) == 1
+
+
+_THOUSANDS = re.compile(r"(?<![\d.,_])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])")
+_DECIMAL_COMMA = re.compile(r"(-?(?:0|\d{4,})),(\d+)")
+
+
+def _readings(tidied: str) -> list[str]:
+    """``1,234`` is a number or two; inside brackets it is two. ``1000,99`` has a decimal comma."""
+    grouped = _THOUSANDS.sub(lambda m: m[0].replace(",", "") if _outside(tidied, m.start()) else m[0], tidied)
+    decimal = _DECIMAL_COMMA.sub(r"\1.\2", tidied) if _DECIMAL_COMMA.fullmatch(tidied) else tidied
+    return list(dict.fromkeys((grouped, decimal, tidied)))
+
+
+def _outside(text: str, at: int) -> bool:
+    """Whether no bracket stands open there."""
+    opened, closed = (
+        sum(text.count(mark, 0, at) for mark in marks) for marks in (("(", "[", "\\{"), (")", "]", "\\}"))
+    )
+    return opened == closed
+
+
+def _by_reading(gold: Answer, pred: Answer) -> tuple[bool, str] | None:
+    """The verdict of the readings, if both sides have one: right if any two are the same."""
+    verdicts: list[tuple[bool | None, str]] = []
+    for left in gold.trees:
+        for right in pred.trees:
+            plain = all(is_value(tree) and not variables(tree) for tree in (left, right))
+            try:
+                verdicts.append((equal(left, right), "numeric" if plain else "symbolic"))
+            except TooBig:
+                return False, "refused"
+            except (NotExact, Undefined, RecursionError):
+                verdicts.append((None, ""))
+    for same, status in verdicts:
+        if same:
+            return True, status
+    return None if not verdicts or any(same is None for same, _ in verdicts) else (False, verdicts[0][1])
+
+
+def _by_words(gold: Answer, pred: Answer) -> tuple[bool, str] | None:
+    """Answers in words are the same words, whatever their case; a date also in another order."""
+    if not (gold.worded or pred.worded):
+        return None
+    left, right = (_said(side.text) for side in (gold, pred))
+    dated = 1 < len(left) < 4 and sum(word.isdigit() for word in left) == 1 and left[0].isalnum()
+    return left == right or (dated and sorted(left) == sorted(right)), "exact"
+
+
+def _said(text: str) -> list[str]:
+    said = [word for word in latex.words(text) if word not in ("the", "a", "an")]
+    return said[2:] if said[:2] == ["answer", "is"] else said
+
+
+def _guarded(gold: Answer, pred: Answer) -> tuple[bool, str] | None:
+    """What is not worth asking: a relation or a list where the gold is one value, and what would not end."""
+    if explosive(gold.text) or explosive(pred.text):
         return False, "refused"
-    return _math_verify(gold, pred)
+    no_value = any(map(is_value, gold.trees)) and _NO_VALUE.search(_BOUNDS.sub("", pred.text))
+    return (False, "symbolic") if no_value else None
 
 
-def _plain(answer: str) -> str:
-    return re.sub(r"\s+", "", answer).strip("$").rstrip(".")
-
-
-def _math_verify(gold: str, pred: str) -> tuple[bool, str]:
-    from math_verify import parse, verify
-    from math_verify.errors import TimeoutException
-
-    seconds = SECONDS if threading.current_thread() is threading.main_thread() else None
-    try:
-        parsed = parse(f"\\boxed{{{gold}}}", parsing_timeout=seconds)
-        if not parsed:
-            return False, "gold_unparsable"
-        return bool(
-            verify(parsed, parse(f"\\boxed{{{pred}}}", parsing_timeout=seconds), timeout_seconds=seconds)
-        ), "symbolic"
-    except TimeoutException:
-        return False, "timeout"
+_BOUNDS = re.compile(r"[_^]\s*\{[^{}]*\}")  # of a sum, where an equals sign is no relation
+_NO_VALUE = re.compile(r"[<>=,;?]|\\(?:le|ge|ne|in|to|approx|equiv|cup|cap|boxed|\\|\{)(?![A-Za-z])")

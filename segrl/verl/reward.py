@@ -1,10 +1,16 @@
-"""The reward verl asks for, by the verdict that evaluation uses too."""
+"""The rewards verl asks for, by the verdict that evaluation uses too.
+
+``reward.custom_reward_function`` takes ``compute_score`` or ``compute_score_async``; ``verl.trainer.main_eval``, which
+averages floats, takes ``score``.
+
+verl does not pass the prompt, so ``segrl grpo`` sets ``thinking`` where the chat template opens the thought.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from segrl.grading import grade
+from segrl.grading import Verdict, grade, grade_async
 
 
 def compute_score(
@@ -16,11 +22,69 @@ def compute_score(
     thinking: str = "auto",
     **kwargs: Any,
 ) -> dict[str, Any]:
-    """The score of one response, with the same keys every time; verl collects each as a column.
+    """The score of one response, with the same keys every time: verl makes a column of each.
 
-    ``acc`` is verl's own name for what its validation reports first. verl calls this off the main thread. The prompt
-    does not come along, so ``segrl grpo`` sets ``thinking`` where the chat template opens the thought.
+    ``acc`` is verl's own name for what its validation reports first. ``kwargs`` are the terms of ``with_terms`` and
+    whatever else verl sends along.
     """
     verdict = grade(str(ground_truth), solution_str, thinking=thinking)
-    correct = float(verdict.correct)
-    return {"score": correct, "acc": correct, "status": verdict.status, "pred": verdict.pred or ""}
+    return with_terms(verdict, solution_str, **kwargs)
+
+
+async def compute_score_async(
+    data_source: str,
+    solution_str: str,
+    ground_truth: str,
+    extra_info: dict | None = None,
+    *,
+    thinking: str = "auto",
+    **kwargs: Any,
+) -> dict[str, Any]:
+    """The same while the event loop of verl's reward worker runs on."""
+    verdict = await grade_async(str(ground_truth), solution_str, thinking=thinking)
+    return with_terms(verdict, solution_str, **kwargs)
+
+
+def score(
+    data_source: str, solution_str: str, ground_truth: str, extra_info: dict | None = None, **kwargs: Any
+) -> float:
+    """The score alone."""
+    return compute_score(data_source, solution_str, ground_truth, extra_info, **kwargs)["score"]
+
+
+def with_terms(
+    verdict: Verdict,
+    response: str,
+    format_weight: float = 0.0,
+    length_weight: float = 0.0,
+    length_from: int = 0,
+    length_to: int = 0,
+    **others: Any,
+) -> dict[str, Any]:
+    """score = acc + format_weight x format + length_weight x length. ``acc`` is the verdict alone."""
+    if length_weight and not 0 <= length_from < length_to:
+        raise ValueError(
+            f"length_weight={length_weight} with length_from={length_from} and length_to={length_to}: expected the "
+            "characters at which the penalty starts and, further on, those at which it is whole"
+        )
+    correct, form, length = float(verdict.correct), well_formed(verdict, response), 0.0
+    if length_weight:
+        length = length_term(len(response), length_from, length_to)
+    return {
+        "score": correct + format_weight * form + length_weight * length,
+        "acc": correct,
+        "status": verdict.status,
+        "pred": verdict.pred or "",
+        "format": form,
+        "length": length,
+    }
+
+
+def well_formed(verdict: Verdict, response: str) -> float:
+    """1.0 for an answer, right or wrong, after at most one thought."""
+    return float(verdict.pred is not None and response.count("<think>") <= 1 and response.count("</think>") <= 1)
+
+
+def length_term(characters: int, start: int, end: int) -> float:
+    """0 up to ``start``, then evenly down to -1 at ``end``."""
+    return -min(1.0, max(0.0, (characters - start) / (end - start)))

@@ -58,3 +58,39 @@ def test_a_tokenizer_without_a_pad_token_serves_and_one_without_an_end_is_a_sent
     bare.eos_token = None
     with pytest.raises(ValueError, match="no end-of-text token"):
         sample(model, bare, PROBLEMS)
+
+
+def test_a_stop_text_ends_its_own_response_and_is_cut_off():
+    model, tokenizer = tiny_model(), byte_level_tokenizer()
+    whole = sample(model, tokenizer, PROBLEMS, temperature=0, max_tokens=8)
+    stop = whole[0].response[3:5]
+    assert not all(stop in trace.response for trace in whole)
+    for cut, trace in zip(
+        sample(model, tokenizer, PROBLEMS, temperature=0, max_tokens=8, stop=[stop]), whole, strict=True
+    ):
+        assert cut.response == trace.response.partition(stop)[0]
+        if stop in trace.response:
+            ids = greedy_by_hand(model, tokenizer, trace, cut.meta["tokens"])[0]
+            assert stop in tokenizer.decode(ids)
+            assert stop not in tokenizer.decode(ids[:-1])
+            assert cut.meta["finish"] == "stop"
+        else:
+            assert cut.meta == trace.meta
+
+
+def test_what_a_model_ships_besides_its_weights_changes_no_sample():
+    model, tokenizer = tiny_model(), byte_level_tokenizer()
+    plain = sample(model, tokenizer, PROBLEMS, max_tokens=8)
+    model.generation_config.repetition_penalty, model.generation_config.min_p = 9.0, 0.9
+    assert [t.response for t in sample(model, tokenizer, PROBLEMS, max_tokens=8)] == [t.response for t in plain]
+    assert model.generation_config.repetition_penalty == 9.0
+
+
+def test_every_end_that_a_model_knows_ends_a_response():
+    model, tokenizer = tiny_model(), byte_level_tokenizer()
+    ids, _ = greedy_by_hand(model, tokenizer, PROBLEMS[0], 4)
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, ids[2]]
+    [trace] = sample(model, tokenizer, PROBLEMS[:1], temperature=0, max_tokens=8)
+    kept = ids[: ids.index(ids[2])]
+    assert (trace.response, trace.meta["finish"]) == (tokenizer.decode(kept), "stop")
+    assert trace.meta["tokens"] == len(kept) + 1

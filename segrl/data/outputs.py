@@ -1,0 +1,133 @@
+"""What evaluation tools and trainers save, as traces: one a response, the format told by the columns.
+
+Whoever wrote them, ``meta`` says ``problem_id`` and ``sample``, and, where the file does, ``tokens``, ``finish``,
+``level`` and ``prompt``. Verdicts in such files are not read: who grades them anew asks for others.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from segrl.data.files import Row
+from segrl.data.saved import SCHEMA
+from segrl.data.sources import Located, located_rows
+from segrl.data.traces import collect
+from segrl.types import Trace
+
+
+def load_outputs(path: str | os.PathLike, limit: int | None = None) -> tuple[str, list[Trace]]:
+    """What format a file, folder or glob has, and its traces; ``limit`` counts rows, which may hold many responses."""
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; give a number of rows from 1 up, or leave it out for all")
+    formats: Counter[str] = Counter()
+    traces = collect(_responses(islice(located_rows(path), limit), formats))
+    return " and ".join(formats), traces
+
+
+def detect(row: Row, where: str) -> str:
+    """The format of a row."""
+    for name, (columns, _) in FORMATS.items():
+        if all(any(one in row for one in alternatives) for alternatives in columns):
+            return name
+    known = "; ".join(f"{' + '.join('|'.join(c) for c in columns)} ({name})" for name, (columns, _) in FORMATS.items())
+    raise ValueError(
+        f"{where} has the columns {', '.join(map(str, row)) or 'none'}, and no format of saved outputs has these; "
+        f"expected {known}"
+    )
+
+
+def _responses(rows: Iterable[Located], formats: Counter[str]) -> Iterator[Located]:
+    """Every response as a row with the columns of a trace, samples of one problem numbered as they come."""
+    samples: Counter[str] = Counter()
+    for where, fallback_id, row in rows:
+        name = detect(row, where)
+        formats[name] += 1
+        read = FORMATS[name][1]
+        if read is None:
+            yield where, fallback_id, row
+            continue
+        for response in _read(read, row, name, where):
+            problem_id = str(fallback_id if response["problem_id"] is None else response["problem_id"])
+            meta = {name: value for name, value in response.items() if name not in TRACE and value is not None}
+            meta |= {"problem_id": problem_id, "sample": samples[problem_id]}
+            samples[problem_id] += 1
+            trace = {name: response[name] for name in TRACE}
+            yield where, fallback_id, {"id": f"{problem_id}#{meta['sample']}", **trace, "meta": meta}
+
+
+def _read(read: Callable[[Row], list[Row]], row: Row, name: str, where: str) -> list[Row]:
+    try:
+        return read(row)
+    except (KeyError, TypeError, IndexError, ValueError, SyntaxError) as error:
+        raise ValueError(f"{where} has the columns of {name}, but holds something else in them ({error!r})") from error
+
+
+# --- one function a format: a row -> its responses -------------------------------------------------------------------
+
+
+def _lighteval(row: Row) -> list[Row]:
+    doc, said = row["doc"], row["model_response"]
+    golds = [doc["choices"][i] for i in _listed(doc["gold_index"])]
+    asked = {"problem_id": doc.get("id"), "problem": doc["query"], "answer": golds}
+    asked["prompt"] = _rendered(said.get("input"))
+    return _with_lengths(asked, said["text"], said.get("output_tokens"))
+
+
+def _lighteval_old(row: Row) -> list[Row]:
+    golds = _listed(row["gold"]) or [_listed(row["choices"])[i] for i in _listed(row["gold_index"])]
+    asked = {"problem_id": None, "problem": row.get("example") or row["full_prompt"], "answer": golds}
+    asked["prompt"] = _rendered(row.get("full_prompt"))
+    return _with_lengths(asked, _listed(row["predictions"]), _listed(row.get("cont_tokens")))
+
+
+def _verl(row: Row) -> list[Row]:
+    # A dump has no ids; the same prompt is the same problem.
+    problem_id = hashlib.sha256(row["input"].encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    gold = row["gts"] if "gts" in row else row["gt"]
+    asked = {"problem_id": problem_id, "problem": row["input"], "answer": gold}
+    return [{**asked, "prompt": row["input"], "response": row["output"], "step": row.get("step")}]
+
+
+def _qwen(row: Row) -> list[Row]:
+    gold = row["gt"] if row.get("gt") not in (None, "") else row["answer"]
+    asked = {"problem_id": row.get("idx"), "problem": row["question"], "answer": gold, "level": row.get("level")}
+    codes = row["code"] if isinstance(row["code"], list) else [row["code"]]
+    return [{**asked, "response": response} for response in codes]
+
+
+def _with_lengths(asked: Row, texts: list[str], tokens: list[Any] | None) -> list[Row]:
+    """A row for each text; how long it is only where there are token ids for each."""
+    nested = [part for part in tokens or () if isinstance(part, list)]
+    ids = [one for part in nested for one in (part if part and isinstance(part[0], list) else [part])]
+    lengths = [len(one) for one in ids] if len(ids) == len(texts) else [None] * len(texts)
+    return [{**asked, "response": text, "tokens": length} for text, length in zip(texts, lengths, strict=True)]
+
+
+def _rendered(prompt: Any) -> str | None:
+    """A prompt whose end may open the thought; a chat is none, nobody has rendered it."""
+    return prompt if isinstance(prompt, str) else None
+
+
+def _listed(value: Any) -> list:
+    """A value as a list; some versions write a list of texts as Python prints it."""
+    if isinstance(value, str) and value[:2] in ("['", '["'):
+        value = ast.literal_eval(value)
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+TRACE = ("problem", "answer", "response")
+# name -> (the columns that tell it, each with its alternatives; how a row is read, None where it is a trace already)
+FORMATS: dict[str, tuple[tuple[tuple[str, ...], ...], Callable[[Row], list[Row]] | None]] = {
+    "segrl traces": (tuple((name,) for name in SCHEMA.names), None),
+    "lighteval details": ((("doc",), ("model_response",)), _lighteval),
+    "lighteval details, old layout": ((("predictions",), ("gold",)), _lighteval_old),
+    "a verl rollout dump": ((("input",), ("output",), ("gts", "gt")), _verl),
+    "Qwen2.5-Math outputs": ((("question",), ("code",), ("gt", "answer")), _qwen),
+    "one response a row": ((("response", "messages", "solution"),), None),
+}

@@ -1,0 +1,58 @@
+"""The paper's self-generated supervision ([IG] sections 2.1 and 4): of the candidates for each problem, the shortest
+correct and the shortest incorrect one.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from segrl.types import Trace
+
+KEEPS = {"correct": (True,), "incorrect": (False,), "both": (True, False)}
+# No verdict was reached: such a candidate is neither right nor wrong.
+UNJUDGED = ("timeout", "refused", "gold_unparsable")
+
+
+def harvest(judged: Iterable[Trace], keep: str = "both", unanswered: bool = False) -> tuple[list[Trace], list[dict]]:
+    """The kept traces, and a row of counts and lengths for each problem.
+
+    ``meta`` of each candidate says ``correct``, ``status`` and ``tokens``. A candidate that gives no answer counts as
+    incorrect only with ``unanswered``; between equally short ones the first is taken.
+    """
+    if keep not in KEEPS:
+        raise ValueError(f"keep={keep!r}, expected one of {', '.join(KEEPS)}")
+    kept, rows = [], []
+    for problem_id, candidates in by_problem(judged).items():
+        right = [one for one in candidates if one.meta["correct"]]
+        wrong = [one for one in candidates if _wrong(one, unanswered)]
+        best = {True: _shortest(right), False: _shortest(wrong)}
+        kept += [best[side] for side in KEEPS[keep] if best[side]]
+        rows.append(
+            {
+                "problem_id": problem_id,
+                "candidates": len(candidates),
+                "correct": len(right),
+                "incorrect": len(wrong),
+                "shortest_correct": best[True] and best[True].meta["tokens"],
+                "shortest_incorrect": best[False] and best[False].meta["tokens"],
+            }
+        )
+    return kept, rows
+
+
+def by_problem(traces: Iterable[Trace]) -> dict[str, list[Trace]]:
+    """Candidates of one problem share its id where segrl generated them, its text where another tool did."""
+    groups: dict[str, list[Trace]] = defaultdict(list)
+    for trace in traces:
+        groups[trace.meta.get("problem_id", trace.problem)].append(trace)
+    return groups
+
+
+def _wrong(trace: Trace, unanswered: bool) -> bool:
+    status = trace.meta["status"]
+    return not trace.meta["correct"] and status not in UNJUDGED and (unanswered or status != "no_answer")
+
+
+def _shortest(traces: Sequence[Trace]) -> Trace | None:
+    return min(traces, key=lambda trace: trace.meta["tokens"], default=None)

@@ -1,0 +1,77 @@
+"""Sampling with vLLM's offline engine: every pending sample is in its queue at once, and comes out when it is done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from segrl.generation.sampling import Sampling, answered
+from segrl.loading import DTYPES, load_tokenizer
+from segrl.prompting import render
+from segrl.resolving import near
+from segrl.types import Trace
+
+# A value that is already set stays.
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: the schedule repeats, and a kill leaves no engine behind
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB; without it vLLM's CPU build takes, and clears, half of the memory
+}
+
+
+def generate(
+    groups: Iterable[Sequence[Trace]], sampling: Sampling, *, dtype: str, engine: Mapping[str, Any]
+) -> Iterator[Trace]:
+    """Each sample is a request with its own seed; the samples of a problem share their prompt in the prefix cache."""
+    running = _engine(sampling.model_path, dtype, engine)
+    tokenizer = load_tokenizer(sampling.model_path)
+    asked, prompts = {}, {}
+    for trace in (trace for group in groups for trace in group):
+        asked[trace.id], prompts[trace.id] = trace, render(trace.problem, tokenizer, sampling.template)
+        ids = tokenizer(prompts[trace.id], add_special_tokens=False)["input_ids"]
+        running.add_request(trace.id, {"type": "token", "prompt_token_ids": ids}, _parameters(sampling, trace))
+    while running.has_unfinished_requests():
+        for output in running.step():
+            [found] = output.outputs
+            id = output.request_id
+            yield answered(asked[id], found.text, found.finish_reason, len(found.token_ids), prompts[id])
+
+
+def _engine(model_path: str, dtype: str, options: Mapping[str, Any]):
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        from vllm import EngineArgs, LLMEngine
+        from vllm.platforms import current_platform
+    except ImportError as error:
+        raise ImportError(
+            f"backend=vllm needs vllm, which cannot be imported ({error}); `segrl doctor` names the command that "
+            "installs it, backend=transformers needs nothing more"
+        ) from error
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r}, expected one of {DTYPES}")
+    known = [field.name for field in fields(EngineArgs)]
+    for name in options:
+        if name not in known:
+            raise ValueError(f"vLLM's engine takes no {name!r}{near(name, known)}")
+    # vLLM rewinds a seeded request's generator after each chunk of its prompt, and torch's CPU generator cannot be.
+    whole_prompts = {"enable_chunked_prefill": False} if current_platform.is_cpu() else {}
+    return LLMEngine.from_engine_args(
+        EngineArgs(**{"model": model_path, "dtype": dtype, "disable_log_stats": True, **whole_prompts, **options})
+    )
+
+
+def _parameters(sampling: Sampling, trace: Trace):
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens,
+        stop=list(sampling.stop),
+        seed=trace.meta["seed"],
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )

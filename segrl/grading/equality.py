@@ -1,0 +1,404 @@
+r"""Are two read answers the same? Values by ``quantities``, sets of reals by ``regions``, and here what holds them:
+tuples in order, lists and sets in any order, matrices by place, definitions by names, equations up to a factor.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from segrl.grading.quantities import same_quantity
+from segrl.grading.regions import NoRegion, region, same_region
+from segrl.grading.tree import Node, is_value, number, rebuild, signs, variables, walk
+from segrl.grading.values import NotExact, Undefined, close, exact, samples, value
+from segrl.grading.vocabulary import PARAMETERS
+
+MOST_ITEMS = 64
+MOST_DISTINCT = 16  # members of a set that are compared with each other by value
+
+
+def equal(gold: Node, pred: Node) -> bool | None:
+    """Whether the prediction says what the gold says; None where this module cannot tell."""
+    verdict = _equal(plain(gold), plain(pred))
+    if verdict is False and (renamed := _same_parameter(gold, pred)):
+        return _equal(plain(gold), plain(renamed))
+    return verdict
+
+
+def _same_parameter(gold: Node, pred: Node) -> Node | None:
+    r"""The prediction in the gold's parameter, where both are families of angles: ``n\\pi`` and ``k\\pi``."""
+    free = [frozenset().union(*map(variables, _values(_members(node)))) for node in (gold, pred)]
+    ours, theirs = free[0] - free[1], free[1] - free[0]
+    periodic = all(any(part == ("const", "pi") or part[0] == "deg" for part in walk(node)) for node in (gold, pred))
+    if not (periodic and len(ours) == len(theirs) == 1 and ours | theirs <= PARAMETERS):
+        return None
+    [new], [old] = ours, theirs
+    return _replaced(pred, {("var", old): ("var", new)})
+
+
+def plain(node: Node) -> Node:
+    """A tree in fewer forms: a chain of equations ends at its last member, plus-minus is spelt out."""
+    if node[0] == "rel":
+        node = _relation(node)
+    if node[0] == "list":
+        return _list([part for item in node[1] for part in _spelt(item)], node[2])
+    parts = _spelt(node)
+    return parts[0] if len(parts) == 1 else ("list", tuple(parts), "or")
+
+
+def _spelt(node: Node) -> list[Node]:
+    return [_relation(part) if part[0] == "rel" else part for part in signs(node)]
+
+
+def _relation(node: Node) -> Node:
+    """``x = 5 + 5 = 10 \\approx 9.9`` is ``x = 10``; ``3 + 4 = 7`` is 7, and ``7 = 8`` nothing at all."""
+    ops, members = list(node[1]), list(node[2])
+    if "~" in ops:
+        at = ops.index("~")
+        if at or not _is_name(members[0]):
+            ops, members = ops[:at], members[: at + 1]
+        else:
+            ops[at] = "="
+    if not ops:
+        return members[0]
+    if set(ops) == {"="}:
+        if not any(variables(m) or not is_value(m) for m in members):
+            return (
+                members[-1]
+                if all(same_quantity(members[0], m) for m in members[1:])
+                else ("rel", tuple(ops), tuple(members))
+            )
+        named = [member for member in members[:-1] if _is_name(member)]
+        ops, members = ["="], [named[0] if named else members[0], members[-1]]
+        if not _is_name(members[0]) and _is_name(members[1]) and not variables(members[0]):
+            members.reverse()
+    return ("rel", tuple(ops), tuple(members))
+
+
+def _list(items: list[Node], joint: str) -> Node:
+    """``x = 1, 2`` gives both to x; ``p = 5, q = 2; p = 7, q = 2`` are two pairs."""
+    if len(items) > MOST_ITEMS:
+        raise NotExact("a list of too many items")
+    items = [item for item in items if not _is_domain(item)] or items
+    if len(items) == 1:
+        return items[0]
+    names = [item[2][0] if _is_definition(item) else None for item in items]
+    if names[0] is not None and not any(names[1:]) and all(map(is_value, items[1:])):
+        items, names = [items[0], *(("rel", ("=",), (names[0], item)) for item in items[1:])], [names[0]] * len(items)
+    period = next((at for at, name in enumerate(names[1:], 1) if name == names[0]), len(names))
+    if all(names) and 1 < period < len(names) and len(names) % period == 0:
+        groups = [items[at : at + period] for at in range(0, len(items), period)]
+        if all([item[2][0] for item in group] == names[:period] for group in groups):
+            items = [("seq", "(", tuple(item[2][1] for item in group), ")") for group in groups]
+    return ("list", tuple(items), joint)
+
+
+def _is_domain(node: Node) -> bool:
+    r"""``k \in \mathbb{Z}``: what a parameter may be, and no part of the answer."""
+    return node[0] == "rel" and node[1] == ("in",) and node[2][0][0] == "var" and node[2][1] in _DOMAINS
+
+
+_DOMAINS = [("var", name) for name in ("Z", "N", "R", "Q", "Z_+", "N_+", "Z^+")]
+
+
+def _is_name(node: Node) -> bool:
+    r"""What an answer may be called: ``x``, ``f(x)``, ``(x, y)``, ``|AB|``, ``V_1 : V_2``, ``\frac{NO}{BO}``."""
+    if node[0] == "var" or (node[0] == "call" and all(_is_name(arg) or arg[0] == "num" for arg in node[2])):
+        return True
+    if node[0] == "seq":
+        return all(map(_is_name, node[2]))
+    if node[0] == "mul" and len(node[1]) == 2 and node[1][0][0] == "var" and re.match("[A-Z]", node[1][0][1]):
+        return all(_is_name(part) or part[0] == "num" for part in node[1])
+    if node[0] == "div" and all(part[0] == "mul" and part[1][0] == ("var", "d") for part in node[1:]):  # dy/dx
+        return True
+    if node[0] == "mul" or node[0] in ("ratio", "div", "abs"):
+        return all(re.match(r"[A-Z](_|$)", part[1]) for part in walk(node) if part[0] == "var") and not any(
+            part[0] not in ("var", "mul", "ratio", "div", "abs") for part in walk(node)
+        )
+    return False
+
+
+def _is_definition(node: Node) -> bool:
+    return node[0] == "rel" and node[1] == ("=",) and len(node[2]) == 2 and _is_name(node[2][0])
+
+
+def _equal(gold: Node, pred: Node) -> bool | None:
+    if gold == pred:
+        return True
+    kinds = {gold[0], pred[0]}
+    if "clause" in kinds:
+        return _equal_clauses(gold, pred)
+    if _is_definition(gold) and _is_definition(pred):
+        return _equal_definitions(gold, pred)
+    if _is_definition(gold) and pred[0] != "rel":
+        return _equal(plain(gold[2][1]), pred) or _solves(gold, pred)
+    if _is_definition(pred) and gold[0] != "rel":
+        return _equal(gold, plain(pred[2][1]))
+    if "matrix" in kinds:
+        return _equal_matrices(gold, pred)
+    if gold[0] == pred[0] == "seq":
+        return _equal_sequences(gold, pred)
+    if kinds & {"rel", "union", "inter", "minus", "builder"} or ("var", "R") in (gold, pred):
+        return _equal_conditions(gold, pred)
+    if kinds & {"list", "seq"}:
+        return _equal_collections(gold, pred)
+    return same_quantity(gold, pred)
+
+
+def _equal_clauses(gold: Node, pred: Node) -> bool | None:
+    """``2k for all k``: what follows must agree where both say something, and is forgiven where one does."""
+    both = gold[0] == pred[0]
+    if both and gold[2] != pred[2]:
+        return None if _equal(plain(gold[1]), plain(pred[1])) else False
+    strip = [node[1] if node[0] == "clause" else node for node in (gold, pred)]
+    return _equal(plain(strip[0]), plain(strip[1]))
+
+
+def _equal_definitions(gold: Node, pred: Node) -> bool | None:
+    (name, left), (other, right) = gold[2], pred[2]
+    if name == other:
+        return _equal(plain(left), plain(right))
+    if name[0] == other[0] == "call" and name[1] == other[1] and len(name[2]) == len(other[2]):
+        renamed = dict(zip(other[2], name[2], strict=True))  # f(n) = 2n is f(m) = 2m
+        if all(old[0] == new[0] == "var" for old, new in renamed.items()):
+            return _equal(plain(left), plain(_replaced(right, renamed)))
+    if {name[0], other[0]} == {"var", "call"} and (name[0] == "call" or name == ("var", "y")):
+        return _equal(plain(left), plain(right))
+    if not _renamed(name, other):
+        return _equal_equations(gold, pred)
+    return _equal(plain(left), plain(right))
+
+
+def _renamed(name: Node, other: Node) -> bool:
+    r"""``m_{\max}`` is ``m``: a subscript of words on one side only."""
+    if name[0] != "var" or other[0] != "var":
+        return False
+    (base, _, sub), (other_base, _, other_sub) = name[1].partition("_"), other[1].partition("_")
+    return (
+        base == other_base and bool(re.fullmatch(r"(\\?[a-z]{3,}\s*)?", sub or other_sub)) and not (sub and other_sub)
+    )
+
+
+def _equal_matrices(gold: Node, pred: Node) -> bool | None:
+    if gold[0] != pred[0]:
+        rows, other = (gold[1], pred) if gold[0] == "matrix" else (pred[1], gold)
+        if min(len(rows), max(map(len, rows))) != 1 or other[0] != "seq" or other[1] not in ("(", "["):
+            return False
+        flat = [cell for row in rows for cell in row]
+        return _in_order(flat, other[2]) if gold[0] == "matrix" else _in_order(other[2], flat)
+    if [len(row) for row in gold[1]] != [len(row) for row in pred[1]]:
+        return False
+    return _all(
+        same_quantity(a, b)
+        for left, right in zip(gold[1], pred[1], strict=True)
+        for a, b in zip(left, right, strict=True)
+    )
+
+
+def _equal_sequences(gold: Node, pred: Node) -> bool | None:
+    if (gold[1], gold[3]) != (pred[1], pred[3]):
+        return False
+    if gold[1] == "{":
+        return _in_any_order(_distinct(gold[2]), _distinct(pred[2]))
+    return _in_order(gold[2], pred[2])
+
+
+def _distinct(items: Sequence[Node]) -> list[Node]:
+    if len(found := list(dict.fromkeys(items))) > MOST_DISTINCT:
+        return found
+    items, found = found, []
+    for item in items:
+        if not any(_equal(plain(item), plain(other)) for other in found):
+            found.append(item)
+    return found
+
+
+def _equal_collections(gold: Node, pred: Node) -> bool | None:
+    """A list against a list, a set, a tuple, or one value. A tuple keeps its order; a list and a set have none."""
+    if gold[0] == pred[0] == "list":
+        return _equal_lists(gold[1], pred[1])
+    listed, other = (gold, pred) if gold[0] == "list" else (pred, gold)
+    if listed[0] != "list":  # a tuple or a set against one value
+        return False
+    if other[0] != "seq":
+        return False
+    members = _values(listed[1])
+    if other[1] == "{":
+        return _in_any_order(members, other[2])
+    if other[1] + other[3] != "()":
+        return False
+    return _in_order(members, other[2])
+
+
+def _equal_lists(gold: Sequence[Node], pred: Sequence[Node]) -> bool | None:
+    defined = [all(map(_is_definition, items)) for items in (gold, pred)]
+    if all(defined) and len({item[2][0] for item in (*gold, *pred)}) <= max(len(gold), len(pred)):
+        return _in_any_order(gold, pred)
+    return _in_any_order(_values(gold), _values(pred))
+
+
+def _values(items: Sequence[Node]) -> list[Node]:
+    return [item[2][1] if _is_definition(item) else item for item in items]
+
+
+def _members(node: Node) -> Sequence[Node]:
+    node = plain(node)
+    return node[1] if node[0] == "list" else (node,)
+
+
+def _in_order(gold: Sequence[Node], pred: Sequence[Node]) -> bool | None:
+    if len(gold) != len(pred):
+        return False
+    return _all(_equal(plain(a), plain(b)) for a, b in zip(gold, pred, strict=True))
+
+
+def _in_any_order(gold: Sequence[Node], pred: Sequence[Node]) -> bool | None:
+    """Each member of one has its own member in the other."""
+    if len(gold) != len(pred):
+        return False
+    left, unsure = list(pred), False
+    for item in sorted(gold, key=lambda item: item not in pred):  # what is written alike first: it costs nothing
+        if item in left:
+            left.remove(item)
+            continue
+        verdicts = [_equal(plain(item), plain(other)) for other in left]
+        if True in verdicts:
+            del left[verdicts.index(True)]
+        elif None in verdicts:
+            unsure = True
+        else:
+            return False
+    return None if unsure else True
+
+
+def _all(verdicts: Iterable[bool | None]) -> bool | None:
+    found = []
+    for verdict in verdicts:
+        if verdict is False:
+            return False
+        found.append(verdict)
+    return None if None in found else True
+
+
+def _equal_conditions(gold: Node, pred: Node) -> bool | None:
+    """Relations and sets of reals: by the intervals they describe, else as equations and inequalities."""
+    if gold[0] == pred[0] == "rel":
+        return _equal_relations(gold, pred)
+    try:
+        return same_region(region(gold), region(pred))
+    except NoRegion:
+        pass
+    if gold[0] == "rel" and is_value(pred):
+        return gold[1] == ("=",) and _solves(gold, pred)
+    if gold[0] == "rel" and gold[1] == ("in",):
+        return _equal(plain(gold[2][1]), pred)
+    if pred[0] == "rel" and pred[1] == ("in",):
+        return _equal(gold, plain(pred[2][1]))
+    equation = any(node[0] == "rel" and set(node[1]) == {"="} for node in (gold, pred))
+    return False if equation or is_value(gold) or is_value(pred) else None
+
+
+def _equal_relations(gold: Node, pred: Node) -> bool | None:
+    if gold[1] == pred[1] == ("=",) and len(gold[2]) == len(pred[2]) == 2:
+        return _equal_equations(gold, pred)
+    if gold[1] == pred[1] and _in_order(gold[2], pred[2]):
+        return True
+    if gold[1] == pred[1] == ("mod", "mod"):
+        return _congruent(gold[2], pred[2])
+    if len(gold[1]) == len(pred[1]) == 1:
+        (above, below), (upper, lower) = _directed(gold), _directed(pred)
+        if gold[1][0] in _ORDER and pred[1][0] in _ORDER:
+            strict = "=" in gold[1][0], "=" in pred[1][0]
+            return strict[0] == strict[1] and _ratio(
+                ("add", (above, ("neg", below))), ("add", (upper, ("neg", lower))), True
+            )
+    try:
+        return same_region(region(gold), region(pred)) and _same_unknowns(gold, pred)
+    except NoRegion:
+        return None if gold[1] == pred[1] else False
+
+
+def _congruent(gold: Sequence[Node], pred: Sequence[Node]) -> bool:
+    """The same number by the same modulus, and remainders that differ by a multiple of it."""
+    if not (_equal(gold[0], pred[0]) and _equal(gold[2], pred[2])):
+        return False
+    try:
+        return (exact(gold[1]) - exact(pred[1])) % exact(gold[2]) == 0
+    except (NotExact, Undefined, ZeroDivisionError):
+        return False
+
+
+_ORDER = ("<", ">", "<=", ">=")
+
+
+def _directed(node: Node) -> tuple[Node, Node]:
+    left, right = node[2]
+    return (left, right) if node[1][0] in (">", ">=") else (right, left)
+
+
+def _same_unknowns(gold: Node, pred: Node) -> bool:
+    return variables(gold) == variables(pred)
+
+
+def _equal_equations(gold: Node, pred: Node) -> bool | None:
+    if not all(is_value(member) for node in (gold, pred) for member in node[2]):
+        return _in_order(gold[2], pred[2])
+    if variables(gold) != variables(pred):
+        return False
+    left, right = (("add", (node[2][0], ("neg", node[2][1]))) for node in (gold, pred))
+    return _ratio(left, right, False) or (_is_definition(pred) and _solves(gold, pred[2][1], pred[2][0][1]))
+
+
+def _ratio(left: Node, right: Node, positive: bool) -> bool:
+    """Whether one expression is the other times a constant, a positive one where that matters."""
+    quotients = []
+    for at in samples(variables(left) | variables(right)):
+        try:
+            above, below = value(left, at), value(right, at)
+        except (Undefined, NotExact):
+            continue
+        if not below or not above:
+            return False
+        quotients.append(above / below)
+    if len(quotients) < 2 or (positive and not all(context_real(q) and q.real > 0 for q in quotients)):
+        return False
+    return all(close(quotients[0], q) for q in quotients[1:])
+
+
+def context_real(number_: Any) -> bool:
+    return not getattr(number_, "imag", 0)
+
+
+def _solves(equation: Node, pred: Node, name: str = "") -> bool | None:
+    """Whether an expression is what the equation gives for its one further variable: ``6 / x`` for ``xy = 6``.
+
+    The equation must be linear in that variable, or the expression would be one root of several.
+    """
+    if equation[0] != "rel" or not all(map(is_value, equation[2])) or not is_value(pred):
+        return False
+    missing = {name} if name else variables(equation) - variables(pred)
+    if len(missing) != 1 or not variables(pred) <= variables(equation):
+        return False
+    [unknown] = missing
+    difference = ("add", (equation[2][0], ("neg", equation[2][1])))
+    steps = [("add", (pred, number(step))) for step in range(3)]
+    return _vanishes([_replaced(difference, {("var", unknown): step}) for step in steps])
+
+
+def _replaced(node: Node, new: dict[Node, Node]) -> Node:
+    return rebuild(node, lambda part: new.get(part) if part[0] == "var" else None)
+
+
+def _vanishes(shifted: list[Node]) -> bool:
+    """Zero at the solution, and growing evenly away from it."""
+    checked = 0
+    for at in samples(variables(("add", tuple(shifted)))):
+        try:
+            zero, one, two = (value(node, at) for node in shifted)
+        except (Undefined, NotExact):
+            continue
+        if not one or abs(zero) > abs(one) * 1e-30 or not close(two, 2 * one):
+            return False
+        checked += 1
+    return checked >= 2
