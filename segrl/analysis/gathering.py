@@ -1,0 +1,111 @@
+"""What an analysis reads of one trace, as one row: lists with a value for each thought, none for the answer segment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from segrl.analysis.repetition import bleu_before
+from segrl.evidence import gather
+from segrl.grading import grade
+from segrl.importance import measure_of, score
+from segrl.types import Evidence, Segments, Trace
+
+Row = dict[str, Any]
+NEEDS = ("logp_T", "entropy_T", "prefix_logp_S")
+SCORES = ("strength", "share", "consistency", "tokens")
+COLUMNS = (
+    *("id", "problem_id", "correct", "status", "flags", "error", "kinds", "texts", "answer_text"),
+    *(*SCORES, "answer_logp", "confidence", "log_perplexity", "entropy", "bleu"),
+)
+
+
+def gathered(
+    model,
+    tokenizer,
+    trace: Trace,
+    segments: Segments,
+    *,
+    measure: str = "ig",
+    measure_options: Mapping[str, Any] | None = None,
+    gather_options: Mapping[str, Any] | None = None,
+    sampled: bool = False,
+    bleu_tokenize: str = "13a",
+    thinking: str = "auto",
+) -> Row:
+    """All of it; a trace that cannot be read (too long, without an answer) gives a row with the reason.
+
+    ``sampled`` also draws answers after each thought, as the paper does for its confidence.
+    """
+    own = {"id": trace.id, "problem_id": problem_of(trace)}
+    needs = tuple(dict.fromkeys((*measure_of(measure).needs, *NEEDS, *(["confidence_S"] if sampled else []))))
+    try:
+        [evidence] = gather(model, [trace], tokenizer, needs, segments=[segments], **gather_options or {})
+        scores = score(evidence, segments, measure, **measure_options or {})
+        verdict = grade(trace.answer, trace.response, thinking=thinking, prompt=trace.meta.get("prompt") or "")
+    except ValueError as error:
+        return {**dict.fromkeys(COLUMNS), **own, "error": str(error)}
+    texts, thought_S = thought_texts(trace, segments), segments.thought_S
+    return {
+        **dict.fromkeys(COLUMNS),
+        **own,
+        "correct": verdict.correct,
+        "status": verdict.status,
+        "flags": list(evidence.ig.flags) if evidence.ig else [],
+        "kinds": kinds_of(trace, segments),
+        "texts": texts,
+        "answer_text": _after_thinking(trace, segments),
+        **{name: getattr(scores, f"{name}_S")[thought_S].tolist() for name in SCORES},
+        **_confidences(evidence, segments),
+        **_by_thought(evidence, segments),
+        "bleu": bleu_before(texts, bleu_tokenize),
+    }
+
+
+def _confidences(evidence: Evidence, segments: Segments) -> dict[str, list[float] | None]:
+    """After no thought, the first, the first two, ..."""
+    count = int(segments.thought_S.sum())
+    sampled_S = evidence.confidence_S
+    return {
+        "answer_logp": [evidence.empty_logp, *evidence.prefix_logp_S[:count].tolist()],
+        "confidence": None if sampled_S is None else [evidence.empty_confidence, *sampled_S[:count].tolist()],
+    }
+
+
+def _by_thought(evidence: Evidence, segments: Segments) -> dict[str, list[float]]:
+    """The mean of each token stream over each thought; log-perplexity is the mean surprise of its tokens."""
+    pieces = [piece for piece, thought in zip(segments.slices, segments.thought_S.tolist(), strict=True) if thought]
+    return {
+        "log_perplexity": [-float(evidence.logp_T[piece].mean()) for piece in pieces],
+        "entropy": [float(evidence.entropy_T[piece].mean()) for piece in pieces],
+    }
+
+
+# --- of the trace itself ---------------------------------------------------------------------------------------------
+
+
+def problem_of(trace: Trace) -> str:
+    """Samples of one problem share its id where segrl generated them, its text elsewhere."""
+    return str(trace.meta.get("problem_id") or trace.problem)
+
+
+def thought_texts(trace: Trace, segments: Segments) -> list[str]:
+    pieces = zip(segments.slices, segments.thought_S.tolist(), strict=True)
+    return [_text(trace, piece) for piece, thought in pieces if thought]
+
+
+def kinds_of(trace: Trace, segments: Segments) -> list[str] | None:
+    """The planted kind of each thought; None where the trace has none, or is cut otherwise than planted."""
+    kinds: Sequence[str] | None = trace.meta.get("kinds")
+    if kinds is None or len(kinds) != len(segments):
+        return None
+    return [kind for kind, thought in zip(kinds, segments.thought_S.tolist(), strict=True) if thought]
+
+
+def _after_thinking(trace: Trace, segments: Segments) -> str:
+    return "" if bool(segments.thought_S[-1]) else _text(trace, segments.slices[-1])
+
+
+def _text(trace: Trace, piece: slice) -> str:
+    assert trace.offsets_T is not None
+    return trace.response[int(trace.offsets_T[piece.start, 0]) : int(trace.offsets_T[piece.stop - 1, 1])].strip()

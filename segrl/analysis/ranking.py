@@ -1,0 +1,47 @@
+"""How well scores rank: AUROC, average precision and Spearman, ties counted fairly; and where a score stands."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def ranks(values: ArrayLike) -> NDArray:
+    """1 for the lowest; equals share their average rank."""
+    values = np.asarray(values, dtype=float)
+    order = np.sort(values)
+    return (np.searchsorted(order, values, "left") + np.searchsorted(order, values, "right") + 1) / 2
+
+
+def auroc(scores: ArrayLike, positive: ArrayLike) -> float | None:
+    """The chance that a positive outranks a negative, a tie counting half; None without one of either."""
+    positive = np.asarray(positive, dtype=bool)
+    n, m = int(positive.sum()), int((~positive).sum())
+    if not n or not m:
+        return None
+    return float((ranks(scores)[positive].sum() - n * (n + 1) / 2) / (n * m))
+
+
+def average_precision(scores: ArrayLike, positive: ArrayLike) -> float | None:
+    """The precision at each distinct score, weighed by the recall it adds; None without a positive and a negative."""
+    scores, positive = np.asarray(scores, dtype=float), np.asarray(positive, dtype=bool)
+    if positive.all() or not positive.any():
+        return None
+    thresholds = np.unique(scores)[::-1]
+    taken = np.array([(scores >= t).sum() for t in thresholds])
+    found = np.array([positive[scores >= t].sum() for t in thresholds])
+    return float((np.diff(found, prepend=0) * found / taken).sum() / positive.sum())
+
+
+def spearman(a: ArrayLike, b: ArrayLike) -> float | None:
+    """The correlation of ranks; None where one side is constant."""
+    x, y = (one - one.mean() for one in (ranks(a), ranks(b)))
+    scale = float(np.sqrt((x @ x) * (y @ y)))
+    return float(x @ y) / scale if scale > 0 else None
+
+
+def outranked(scores: ArrayLike, s: int) -> float | None:
+    """The share of the others that score below number ``s``, ties counting half."""
+    others = np.delete(np.asarray(scores, dtype=float), s)
+    own = np.asarray(scores, dtype=float)[s]
+    return float(((others < own) + 0.5 * (others == own)).mean()) if len(others) else None

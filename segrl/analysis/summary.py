@@ -1,0 +1,163 @@
+"""Gathered rows -> the numbers behind the figures: one nested dict, ready to be written as json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from segrl.analysis import classes, redundancy, search
+from segrl.analysis.classes import Found, Values
+from segrl.analysis.ranking import spearman
+from segrl.analysis.repetition import REPETITIVE
+from segrl.evaluation import bootstrap
+
+# The paper's own figures, on R1-Distill-Qwen-7B's traces of LIMO problems.
+PAPER_POSITIONS = {"important": 0.40, "unimportant": 0.57, "low strength": 0.64, "high consistency": 0.72}
+SIDES = {"important": "after", "unimportant": "before", "low strength": "before", "high consistency": "after"}
+
+
+def usable(rows: Sequence[Found]) -> tuple[list[Found], list[Found]]:
+    """(right, wrong) traces that could be read, have attribution, and were graded; raises where none is right."""
+    good = [row for row in rows if row["error"] is None]
+    if not good:
+        raise ValueError(f"none of {len(rows)} traces could be read; the first says: {rows[0]['error']}")
+    right, wrong = ([row for row in good if bool(row["correct"]) == side] for side in (True, False))
+    if not right:
+        statuses = sorted({row["status"] for row in good})
+        raise ValueError(
+            f"none of {len(good)} traces is right (verdicts: {', '.join(statuses)}); the analysis compares thoughts of "
+            "right traces. Give traces of a model that solves some problems, or check their answers with segrl grade"
+        )
+    return right, wrong
+
+
+def summarise(
+    rows: Sequence[Found],
+    truncated: Mapping[str, Values] | None,
+    *,
+    tau: float,
+    beta: float,
+    taus: Sequence[float],
+    betas: Sequence[float],
+    gain: str,
+    held: float,
+) -> dict[str, Any]:
+    """Everything; ``truncated`` has 1 or 0 for each thought of each trace id, where somebody judged them."""
+    right, wrong = usable(rows)
+    decided = [row for row in right if classes.decision(row) is not None]
+    if not decided:
+        raise ValueError(
+            f"the model never gives the right answer, after any thought of {len(right)} right traces; it cannot tell "
+            "which thoughts matter. Is attributor_path a model of this domain, and the template the one it knows?"
+        )
+    sampled = all(row["confidence"] is not None for row in right)
+    return {
+        "settings": {"tau": tau, "beta": beta, "gain": gain},
+        "traces": {
+            "right": len(right),
+            "wrong": len(wrong),
+            "without_decision": len(right) - len(decided),
+            "unread": sum(row["error"] is not None for row in rows),
+            "first_unread": next((row["error"] for row in rows if row["error"]), None),
+            "coarse": sum("coarse" in (row["flags"] or ()) for row in rows),
+        },
+        "redundancy": {side: _redundancy(own, held) for side, own in (("right", right), ("wrong", wrong)) if own},
+        "counts": _counts(right, wrong),
+        "gain": {
+            name: classes.by_class(right, [classes.gains(row, name) for row in right], tau, beta)
+            for name in (*(["sampled"] if sampled else []), "probability", "nats")
+        },
+        "language": {name: classes.by_class(right, _of(right, name), tau, beta) for name in LANGUAGE},
+        "repetitive": classes.by_class(right, [classes.above(row["bleu"], REPETITIVE) for row in right], tau, beta),
+        "truncated": truncated and classes.by_class(right, [truncated[row["id"]] for row in right], tau, beta),
+        "position": _positions(right, tau, beta),
+        "kinds": _kinds(right, tau, beta),
+        "kept": search.kept(right, tau, beta),
+        "consistency_and_length": _with_length(right),
+        "search": _search(right, taus, beta, gain),
+        "grid": search.grid(right, taus, betas, gain),
+    }
+
+
+LANGUAGE = ("log_perplexity", "entropy", "bleu")
+
+
+def _of(traces: Sequence[Found], name: str) -> list[Values]:
+    return [row[name] for row in traces]
+
+
+def _redundancy(traces: Sequence[Found], held: float) -> dict[str, Any]:
+    shares = [row["share"] for row in traces if sum(row["share"]) > 0]
+    if not shares:
+        raise ValueError(f"no thought of {len(traces)} traces has any attribution; see the flags of segrl attribute")
+    at, curve = redundancy.mean_curve(shares)
+    return {
+        "held": held,
+        "segments": bootstrap([redundancy.holding(one, held) for one in shares]),
+        "mean_curve_reaches_it_at": redundancy.crossing(at, curve, held),
+        "curve": {"segments": at.tolist(), "attribution": curve.tolist()},
+    }
+
+
+def _counts(right: Sequence[Found], wrong: Sequence[Found]) -> dict[str, Any]:
+    """Segments and tokens a trace; of the problems that have both a right and a wrong one, where there are any."""
+    shared = {row["problem_id"] for row in right} & {row["problem_id"] for row in wrong}
+    sides = {"right": right, "wrong": wrong}
+    if shared:
+        sides = {side: [row for row in own if row["problem_id"] in shared] for side, own in sides.items()}
+    return {
+        "same_problems": len(shared),
+        **{
+            side: {
+                "segments": bootstrap([len(row["share"]) for row in own]),
+                "tokens": bootstrap([sum(row["tokens"]) for row in own]),
+            }
+            for side, own in sides.items()
+            if own
+        },
+    }
+
+
+def _positions(right: Sequence[Found], tau: float, beta: float) -> dict[str, Any]:
+    """The share of each class before or after the decision segment, as the paper asks, and the paper's own."""
+    found = {
+        side: classes.by_class(right, [classes.positions(row, side) for row in right], tau, beta)
+        for side in ("before", "after")
+    }
+    return {
+        name: {"side": side, "share": found[side][name], "paper": PAPER_POSITIONS[name]} for name, side in SIDES.items()
+    }
+
+
+def _kinds(right: Sequence[Found], tau: float, beta: float) -> dict[str, Any] | None:
+    """How often a thought of each planted kind is important; None on traces without planted kinds."""
+    with_kinds = [row for row in right if row["kinds"]]
+    names = sorted({kind for row in with_kinds for kind in row["kinds"]})
+    if not names:
+        return None
+    kept = [[reason == "strength" for reason in classes.reasons(row, tau, beta)] for row in with_kinds]
+    problems = [row["problem_id"] for row in with_kinds]
+    return {
+        name: classes.pooled(
+            problems,
+            [
+                [float(one) for one, kind in zip(own, row["kinds"], strict=True) if kind == name]
+                for own, row in zip(kept, with_kinds, strict=True)
+            ],
+        )
+        for name in names
+    }
+
+
+def _with_length(right: Sequence[Found]) -> float | None:
+    """Spearman of consistency with a thought's tokens: short thoughts are consistent by chance."""
+    return spearman(
+        np.concatenate([row["consistency"] for row in right]), np.concatenate([row["tokens"] for row in right])
+    )
+
+
+def _search(right: Sequence[Found], taus: Sequence[float], beta: float, gain: str) -> dict[str, Any]:
+    points = [search.point(right, tau, beta, gain) for tau in taus]
+    return {"beta": beta, "best_tau": search.best_tau(points), "points": points}
