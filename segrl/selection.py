@@ -1,14 +1,16 @@
-"""Segment scores -> which segments to keep ([IG] Eq. 5-7)."""
+"""Segment scores -> which segments to keep ([IG] Eq. 5-7); which tokens, where the scores are a token measure's."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
-from segrl.types import SegmentScores, Selection
+from segrl.types import Segments, SegmentScores, Selection
 
 ROUNDING = 1e-12  # plain floats keep 22 of 30 equal segments where 21 reach 0.7
+CONSISTENCIES = ("plain", "excess")
 
 
 def select(
@@ -17,29 +19,60 @@ def select(
     beta: float = 0.8,
     force: Sequence[int] = (0, -1),
     beta_min_tokens: int = 1,
+    match_tokens: float | None = None,
+    consistency: str = "plain",
 ) -> Selection:
     """Keep the fewest strongest segments whose shares reach ``tau``, of those the ones with consistency <= ``beta``.
 
     ``force`` names thoughts to keep whatever their scores, first and last like the paper; the ``answer`` segment is
     always kept. Segments under ``beta_min_tokens`` tokens are not judged by consistency, which is high by chance in
-    short ones. Ties go to the earlier segment.
+    short ones; ``consistency="excess"`` judges all by how far they lie above chance. Ties go to the earlier segment.
+
+    ``match_tokens`` takes the place of ``tau``: so many of the strongest that the share of thinking tokens kept, forced
+    ones included, comes as near to it as it can, whatever the measure. Segments above ``beta`` come last, and count
+    only where the others do not suffice.
     """
-    _check_unit("tau", tau)
-    _check_unit("beta", beta)
+    for name, value in (("tau", tau), ("beta", beta), ("match_tokens", match_tokens)):
+        _check_unit(name, value)
+    passes_S = _passing(scores, beta, beta_min_tokens, consistency)
+    forced = _forced(scores, force)
     reason = ["dropped"] * len(scores)
-    for s in _strongest(scores, tau):
-        judged = int(scores.tokens_S[s]) >= beta_min_tokens
-        reason[s] = "consistency" if judged and float(scores.consistency_S[s]) > beta + ROUNDING else "strength"
-    for s in _forced(scores, force):
+    if match_tokens is None:
+        for s in _strongest(scores, tau):
+            reason[s] = "strength" if passes_S[s] else "consistency"
+    else:
+        for s in _matching(scores, passes_S, forced, match_tokens):
+            reason[s] = "strength"
+    for s in forced:
         if reason[s] != "strength":
             reason[s] = "forced"
     keep_S = torch.tensor([one in ("strength", "forced") for one in reason], dtype=torch.bool)
     return Selection(keep_S, tuple(reason))
 
 
+def kept_tokens(selection: Selection, segments: Segments) -> Tensor:
+    """The mask of Eq. 9: True for each token that is kept, by its segment or by itself."""
+    if len(selection) == len(segments):
+        return selection.keep_S[segments.index_T]
+    if len(selection) == segments.tokens:
+        return selection.keep_S
+    raise ValueError(
+        f"a selection of {len(selection)} belongs neither to {len(segments)} segments nor to their "
+        f"{segments.tokens} tokens"
+    )
+
+
+def _passing(scores: SegmentScores, beta: float, beta_min_tokens: int, consistency: str) -> Tensor:
+    """Eq. 7: which are not too consistent, or too short to say."""
+    if consistency not in CONSISTENCIES:
+        raise ValueError(f"consistency={consistency!r}, expected one of {CONSISTENCIES}")
+    found_S = scores.consistency_S if consistency == "plain" else scores.excess_S
+    return (found_S.double() <= beta + ROUNDING) | (scores.tokens_S < beta_min_tokens)
+
+
 def _strongest(scores: SegmentScores, tau: float) -> list[int]:
     """Eq. 5, 6: the fewest segments, strongest first, whose shares sum to ``tau``; none without any attribution."""
-    order = torch.argsort(scores.strength_S, descending=True, stable=True)
+    order = _order(scores)
     reached = scores.share_S.double()[order].cumsum(0)
     if not len(reached) or float(reached[-1]) == 0:
         return []
@@ -47,14 +80,34 @@ def _strongest(scores: SegmentScores, tau: float) -> list[int]:
     return [s for s in order[:count].tolist() if float(scores.share_S[s]) > 0]
 
 
+def _matching(scores: SegmentScores, passes_S: Tensor, forced: Sequence[int], share: float) -> list[int]:
+    """The strongest, those that pass first, so many that with the forced ones the share of tokens is nearest."""
+    free_S = scores.thought_S.clone()
+    free_S[forced] = False
+    order = _order(scores)
+    order = torch.cat([order[(free_S & passes_S)[order]], order[(free_S & ~passes_S)[order]]])
+    tokens_S = torch.where(scores.thought_S, scores.tokens_S, 0)
+    sizes = torch.cat([tokens_S[forced].sum()[None], tokens_S[order]]).cumsum(0)
+    return order[: int((sizes - share * tokens_S.sum()).abs().argmin())].tolist()
+
+
+def _order(scores: SegmentScores) -> Tensor:
+    """Strongest first, ties by position (Eq. 5); what differs by rounding alone is tied."""
+    scale = scores.strength_S.abs().max() if len(scores) else 1.0
+    steps_S = (scores.strength_S / scale / ROUNDING).round() if scale > 0 else scores.strength_S
+    return torch.argsort(steps_S, descending=True, stable=True)
+
+
 def _forced(scores: SegmentScores, force: Sequence[int]) -> list[int]:
-    """Indices of thoughts, counted like Python's; those beyond a short trace's ends are left out."""
-    assert scores.thought_S is not None
-    thoughts = scores.thought_S.nonzero().flatten().tolist()
-    inside = [thoughts[index] for index in force if -len(thoughts) <= index < len(thoughts)]
-    return inside + (~scores.thought_S).nonzero().flatten().tolist()
+    """Indices of thoughts, counted like Python's; those beyond a short trace's ends are left out. Of token scores the
+    tokens of these thoughts.
+    """
+    segment_S = torch.arange(len(scores)) if scores.segment_T is None else scores.segment_T
+    thoughts = segment_S[scores.thought_S].unique().tolist()
+    inside = torch.tensor([thoughts[i] for i in force if -len(thoughts) <= i < len(thoughts)], dtype=torch.long)
+    return (torch.isin(segment_S, inside) | ~scores.thought_S).nonzero().flatten().tolist()
 
 
-def _check_unit(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
+def _check_unit(name: str, value: float | None) -> None:
+    if value is not None and not 0 <= value <= 1:
         raise ValueError(f"{name}={value}, expected a number from 0 to 1")

@@ -116,6 +116,12 @@ class Segments:
         return torch.repeat_interleave(torch.arange(len(self)), self.tokens_S)
 
     @property
+    def by_token(self) -> Segments:
+        """The same response with every token a segment of its own, of its segment's kind."""
+        kinds = tuple(self.kinds_S[s] for s in self.index_T.tolist())
+        return Segments(tuple(range(self.tokens + 1)), kinds)
+
+    @property
     def thought_S(self) -> Tensor:
         """True for the segments of the thinking; False for the final ``answer`` segment, which is never scored."""
         return torch.tensor([kind != "answer" for kind in self.kinds_S])
@@ -151,25 +157,57 @@ class Attribution:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What measures may read of one trace; a field is None unless it was asked for."""
+    """What measures may read of one trace; a field is None unless it was asked for.
+
+    Those with ``_S`` were gathered with ``segments``; entry s of a prefix is what comes after segment s, and the
+    ``empty_`` values are those of a trace without any thought. ``cost`` is what each field took, in evaluations: one is
+    a forward over the trace (with its backward, where there is one); shorter forwards count by their tokens.
+    """
 
     trace: Trace
     ig: Attribution | None = None
     logp_T: Tensor | None = None
     entropy_T: Tensor | None = None
+    gradient_T: Tensor | None = None  # gradient of the answer's log-probability . the input's embedding
+    gradnorm_T: Tensor | None = None  # the norm of their elementwise product
+    attention_T: Tensor | None = None  # the answer's to each token, mean over layers and heads
+    segments: Segments | None = None
+    prefix_logp_S: Tensor | None = None  # log p(answer | the thinking up to the end of segment s)
+    without_logp_S: Tensor | None = None  # log p(answer | the thinking without segment s)
+    perplexity_S: Tensor | None = None  # of the response without segment s
+    confidence_S: Tensor | None = None  # share of sampled answers that are right after segment s
+    answer_logp: float | None = None
+    empty_logp: float | None = None
+    empty_confidence: float | None = None
+    cost: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        ig_T = None if self.ig is None else self.ig.scores_T
-        for name, stream_T in (("ig", ig_T), ("logp_T", self.logp_T), ("entropy_T", self.entropy_T)):
-            if stream_T is not None:
-                _same_count(f"trace {self.trace.id!r}: evidence {name}", len(stream_T), self.trace.tokens)
+        id = self.trace.id
+        if self.ig is not None:
+            _same_count(f"trace {id!r}: evidence ig", len(self.ig.scores_T), self.trace.tokens)
+        if self.segments is not None:
+            _same_count(f"trace {id!r}: tokens of the evidence's segments", self.segments.tokens, self.trace.tokens)
+        for name, values in vars(self).items():
+            if isinstance(values, Tensor):
+                _check_values(f"trace {id!r}: evidence {name}", values, self._axis(name))
+
+    def _axis(self, name: str) -> int:
+        if name.endswith("_T"):
+            return self.trace.tokens
+        if self.segments is None:
+            raise ValueError(f"trace {self.trace.id!r}: evidence {name} comes with the segments it was gathered for")
+        return len(self.segments)
 
 
 @dataclass(frozen=True, eq=False)
 class SegmentScores:
     """What a measure says of each segment: Eq. 3 and 4, or a rival's score in ``strength_S``.
 
-    ``thought_S`` is False for the ``answer`` segment, which has no score (default: all are thoughts).
+    ``thought_S`` is False for the ``answer`` segment, which has no score (default: all are thoughts). A rival's scores
+    may be negative: ``strength_S`` keeps their sign for ranking, ``share_S`` is that of the positive parts.
+
+    ``excess_S`` is the consistency beyond what random signs would give (default: zero). The scores of a token measure
+    hold one entry a token, and in ``segment_T`` the segment each token lies in.
     """
 
     strength_S: Tensor
@@ -177,13 +215,19 @@ class SegmentScores:
     consistency_S: Tensor
     tokens_S: Tensor
     thought_S: Tensor | None = None
+    excess_S: Tensor | None = None
+    segment_T: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.thought_S is None:
             object.__setattr__(self, "thought_S", torch.ones(len(self.strength_S), dtype=torch.bool))
-        for name in ("share_S", "consistency_S", "tokens_S", "thought_S"):
+        if self.excess_S is None:
+            object.__setattr__(self, "excess_S", torch.zeros(len(self.strength_S), dtype=torch.float64))
+        for name in ("share_S", "consistency_S", "tokens_S", "thought_S", "excess_S"):
             _same_count(f"segment scores: {name}", len(getattr(self, name)), len(self.strength_S))
-        for name in ("strength_S", "share_S", "consistency_S"):
+        if self.segment_T is not None:
+            _same_count("segment scores: segment_T", len(self.segment_T), len(self.strength_S))
+        for name in ("strength_S", "share_S", "consistency_S", "excess_S"):
             if not bool(torch.isfinite(getattr(self, name)).all()):
                 raise ValueError(f"segment scores: {name} holds NaN or infinity: {getattr(self, name).tolist()[:8]}")
         total = float(self.share_S.sum())
@@ -196,7 +240,10 @@ class SegmentScores:
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Which segments to keep, and why: ``strength``, ``forced``, ``dropped`` or ``consistency``."""
+    """Which segments to keep, and why: ``strength``, ``forced``, ``dropped`` or ``consistency``.
+
+    One entry a token where the scores are a token measure's.
+    """
 
     keep_S: Tensor
     reason_S: tuple[str, ...]
@@ -209,6 +256,16 @@ class Selection:
 
     def __len__(self) -> int:
         return len(self.keep_S)
+
+
+def _check_values(what: str, values: Tensor, want: int) -> None:
+    _same_count(what, len(values), want)
+    if not bool(torch.isfinite(values).all()):
+        bad = int((~torch.isfinite(values)).sum())
+        raise ValueError(
+            f"{what}: {bad} of {len(values)} values are not finite; gather in float32, or look for inf or NaN in the "
+            "model's weights"
+        )
 
 
 def _same_count(what: str, have: int, want: int) -> None:

@@ -1,6 +1,8 @@
 """Selection and scores -> token weights, mean one over the tokens they weigh.
 
-A rule is a pure function ``(scores, selection, thought_S, **options) -> weights_S``; tokens get their segment's weight.
+A rule is a pure function ``(scores, selection, thought_S, **options) -> weights_S``; tokens get their segment's weight,
+or their own where the scores are a token measure's. The controls (random, permuted, length, position, oracle, inverted
+oracle) are measures, which any rule turns into weights.
 """
 
 from __future__ import annotations
@@ -10,10 +12,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from segrl.resolving import resolve
+from segrl.resolving import near, resolve
 from segrl.types import Segments, SegmentScores, Selection
 
-SIGNS = ("positive", "both", "negative")
+SIGNS = ("positive", "both", "negative", "inverted", "signed")
 
 
 def weigh(
@@ -26,24 +28,31 @@ def weigh(
     *,
     weighted_T: Tensor | None = None,
     sign: str = "positive",
+    signed_T: Tensor | None = None,
     warmup_steps: int = 0,
     **options,
 ) -> Tensor:
     """A weight for each token: non-negative, mean one over ``weighted_T`` (default: the thinking), one elsewhere.
 
     Where there is nothing to tell tokens apart (no token to weigh, all weights zero, scores that are not finite) every
-    weight is one. With ``sign="positive"`` a response of negative advantage is weighed uniformly. Over the first
-    ``warmup_steps`` steps weights grow from one to what the rule says.
+    weight is one. Over the first ``warmup_steps`` steps weights grow from one to what the rule says.
+
+    ``sign`` says which responses are weighed: those of ``positive`` advantage, of ``negative``, or ``both``;
+    ``inverted`` is both, the order of the weights turned round where the advantage is negative; ``signed`` is both, and
+    where the advantage is negative only tokens count whose ``signed_T`` (IG of the response's own answer) is above
+    zero: those that support the wrong answer.
     """
     if sign not in SIGNS:
-        raise ValueError(f"sign={sign!r}, expected one of {SIGNS}")
+        raise ValueError(f"sign={sign!r}{near(sign, SIGNS)}")
     ones_T = torch.ones(segments.tokens)
     thought_T = segments.thought_S[segments.index_T]
     weighted_T = thought_T if weighted_T is None else weighted_T & thought_T
     if not _weighs(sign, advantage) or not bool(weighted_T.any()):
         return ones_T
-    weights_S = resolve(rule, WEIGHTINGS, "weighting rule")(scores, selection, segments.thought_S, **options)
-    weights_T = torch.where(weighted_T, weights_S.double()[segments.index_T], 0.0)
+    rule_T = _rule_weights(scores, segments, selection, rule, options)
+    if advantage is not None and advantage < 0:
+        rule_T = _for_negative(rule_T, weighted_T, sign, signed_T)
+    weights_T = torch.where(weighted_T, rule_T, 0.0)
     mean = weights_T.sum() / weighted_T.sum()
     if not bool(torch.isfinite(weights_T).all()) or float(mean) <= 0:
         return ones_T
@@ -52,9 +61,32 @@ def weigh(
 
 
 def _weighs(sign: str, advantage: float | None) -> bool:
-    if advantage is None or sign == "both":
+    if advantage is None or sign not in ("positive", "negative"):
         return True
     return advantage > 0 if sign == "positive" else advantage < 0
+
+
+def _rule_weights(
+    scores: SegmentScores, segments: Segments, selection: Selection | None, rule: str | Callable, options: dict
+) -> Tensor:
+    """What the rule says of each token, before normalisation."""
+    weights_S = resolve(rule, WEIGHTINGS, "weighting rule")(scores, selection, scores.thought_S, **options).double()
+    weights_T = weights_S if scores.segment_T is not None else weights_S[segments.index_T]
+    if float(weights_T.min()) < 0:
+        raise ValueError(f"the weighting rule {rule!r} gave {float(weights_T.min()):g}; weights must be zero or more")
+    return weights_T
+
+
+def _for_negative(weights_T: Tensor, weighted_T: Tensor, sign: str, signed_T: Tensor | None) -> Tensor:
+    """The weights of a response that was worse than its group."""
+    if sign == "inverted":
+        inside = weights_T[weighted_T]
+        return (inside.max() + inside.min() - weights_T).clamp_min(0)
+    if sign == "signed":
+        if signed_T is None:
+            raise ValueError("sign='signed' reads the sign of each token's attribution; pass signed_T=ig.scores_T")
+        return torch.where(signed_T > 0, weights_T, 0.0)
+    return weights_T
 
 
 # --- the rules -------------------------------------------------------------------------------------------------------
@@ -66,9 +98,25 @@ def uniform(scores: SegmentScores, selection: Selection | None, thought_S: Tenso
 
 def hard(scores: SegmentScores, selection: Selection | None, thought_S: Tensor) -> Tensor:
     """Eq. 7's mask: kept segments count, the others do not."""
+    return bilevel(scores, selection, thought_S, inside=1.0, outside=0.0)
+
+
+def bilevel(
+    scores: SegmentScores,
+    selection: Selection | None,
+    thought_S: Tensor,
+    inside: float = 1.0,
+    outside: float = 0.5,
+) -> Tensor:
+    """One weight for kept segments, another for the others."""
     if selection is None:
-        raise ValueError("the rule 'hard' needs a selection; pass selection=segrl.select(scores, ...)")
-    return selection.keep_S.double()
+        raise ValueError("the weighting rule needs a selection; pass selection=segrl.select(scores, ...)")
+    return torch.where(selection.keep_S, inside, outside).double()
+
+
+def linear(scores: SegmentScores, selection: Selection | None, thought_S: Tensor) -> Tensor:
+    """As the share of Eq. 4; a share that is negative counts as none."""
+    return scores.share_S
 
 
 def rank(
@@ -76,13 +124,74 @@ def rank(
 ) -> Tensor:
     """Evenly from ``low`` for the weakest thought to ``high`` for the strongest; equals share their average rank."""
     strength_S = scores.strength_S[thought_S]
-    if len(strength_S) < 2:
-        return torch.ones(len(scores))
-    below = (strength_S[:, None] > strength_S[None, :]).sum(1)
-    equal = (strength_S[:, None] == strength_S[None, :]).sum(1) - 1
     weights_S = torch.ones(len(scores), dtype=torch.float64)
-    weights_S[thought_S] = low + (high - low) * (below + equal / 2).double() / (len(strength_S) - 1)
+    if len(strength_S) < 2:
+        return weights_S
+    ordered = strength_S.sort().values
+    below, upto = (torch.searchsorted(ordered, strength_S, right=right) for right in (False, True))
+    average_rank = (below + upto - 1).double() / 2  # from 0 to S - 1
+    weights_S[thought_S] = low + (high - low) * average_rank / (len(strength_S) - 1)
     return weights_S
 
 
-WEIGHTINGS: dict[str, Callable[..., Tensor]] = {"uniform": uniform, "hard": hard, "rank": rank}
+def zscore(
+    scores: SegmentScores, selection: Selection | None, thought_S: Tensor, low: float = 0.5, high: float = 5.0
+) -> Tensor:
+    """GRAIL's: one plus the z-score of log strength over the thoughts, between ``low`` and ``high``.
+
+    A strength of zero weighs ``low``. Scores with a negative one among them (pmi, losses, z-scores) are differences of
+    logarithms already and are standardised as they are.
+    """
+    strength_S = scores.strength_S
+    logs = bool((strength_S[thought_S] < 0).any())
+    counted_S = thought_S if logs else thought_S & (strength_S > 0)
+    weights_S = torch.full((len(scores),), low, dtype=torch.float64)
+    if not bool(counted_S.any()):
+        return torch.ones(len(scores))
+    values = strength_S[counted_S] if logs else strength_S[counted_S].log()
+    spread = values.std(unbiased=False)
+    z = (values - values.mean()) / spread if float(spread) > 1e-12 * (1 + float(values.abs().max())) else 0 * values
+    weights_S[counted_S] = (1 + z).clamp(low, high)
+    return weights_S
+
+
+def quantile(
+    scores: SegmentScores,
+    selection: Selection | None,
+    thought_S: Tensor,
+    q: float = 0.8,
+    inside: float = 1.2,
+    outside: float = 0.8,
+) -> Tensor:
+    """OAR's two levels: ``inside`` for thoughts whose strength reaches the ``q`` quantile, ``outside`` for others."""
+    if not bool(thought_S.any()):
+        return torch.ones(len(scores))
+    ordered = scores.strength_S[thought_S].sort().values
+    least = ordered[min(int(q * len(ordered)), len(ordered) - 1)]
+    return torch.where(scores.strength_S >= least, inside, outside).double()
+
+
+def top(scores: SegmentScores, selection: Selection | None, thought_S: Tensor, share: float = 0.2) -> Tensor:
+    """The strongest that hold ``share`` of the tokens count, and what equals the weakest of them; the others do not.
+
+    With the measure ``entropy`` by token (``aggregate=token``): the rule of the 20% most uncertain tokens.
+    """
+    if not bool(thought_S.any()):
+        return torch.ones(len(scores))
+    strength_S, tokens_S = scores.strength_S[thought_S], scores.tokens_S[thought_S]
+    order = strength_S.argsort(descending=True)
+    reached = tokens_S[order].cumsum(0)
+    last = int((reached < share * tokens_S.sum()).sum())
+    return (scores.strength_S >= strength_S[order[min(last, len(order) - 1)]]).double()
+
+
+WEIGHTINGS: dict[str, Callable[..., Tensor]] = {
+    "uniform": uniform,
+    "hard": hard,
+    "bilevel": bilevel,
+    "linear": linear,
+    "rank": rank,
+    "zscore": zscore,
+    "quantile": quantile,
+    "top": top,
+}

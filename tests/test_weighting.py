@@ -1,14 +1,18 @@
+from dataclasses import replace
+
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import byte_level_tokenizer
 
 import segrl
-from segrl import Segments
-from segrl.importance import from_strength
-from segrl.weighting import WEIGHTINGS
+from segrl import Evidence, Segments, Trace
+from segrl.importance import from_strength, token_scores
+from segrl.selection import kept_tokens
+from segrl.weighting import SIGNS, WEIGHTINGS
 
-STRENGTHS = st.lists(st.floats(0, 100), min_size=1, max_size=8)
+STRENGTHS = st.lists(st.floats(0, 100).map(lambda x: round(x, 3)), min_size=1, max_size=8)
 
 
 def made(strength, lengths, answer=False):
@@ -36,23 +40,70 @@ def test_a_hard_mask_gives_kept_tokens_one_over_their_share():
         segrl.weigh(scores, segments, rule="hard")
 
 
-@given(STRENGTHS, st.data(), st.sampled_from(["uniform", "rank", "hard"]), st.booleans())
-def test_weights_keep_the_responses_mean(strength, data, rule, answer):
-    lengths = data.draw(st.lists(st.integers(1, 9), min_size=len(strength), max_size=len(strength)))
-    scores, segments = made(strength, lengths, answer)
-    weighted_T = torch.tensor(data.draw(st.lists(st.booleans(), min_size=segments.tokens, max_size=segments.tokens)))
-    weights_T = segrl.weigh(scores, segments, segrl.select(scores), rule, weighted_T=weighted_T)
+@st.composite
+def responses(draw):
+    """Scores of a response, by segment or by token, some negative; the tokens that are weighted; a selection."""
+    strength = draw(STRENGTHS)
+    if draw(st.booleans()):
+        strength = [s - 50 for s in strength]
+    lengths = draw(st.lists(st.integers(1, 9), min_size=len(strength), max_size=len(strength)))
+    scores, segments = made(strength, lengths, answer=draw(st.booleans()))
+    if draw(st.booleans()):
+        noise_T = torch.rand(segments.tokens, generator=torch.Generator().manual_seed(draw(st.integers(0, 99))))
+        scores = token_scores(scores.strength_S[segments.index_T] + noise_T, segments)
+    weighted_T = torch.tensor(draw(st.lists(st.booleans(), min_size=segments.tokens, max_size=segments.tokens)))
+    selection = segrl.select(
+        scores, tau=draw(st.sampled_from([0.1, 0.7, 1.0])), force=draw(st.sampled_from([(), (0,)]))
+    )
+    return scores, segments, selection, weighted_T
+
+
+@pytest.mark.parametrize("rule", WEIGHTINGS)
+@settings(max_examples=30)
+@given(responses(), st.sampled_from([-2.0, 0.5]), st.sampled_from(SIGNS), st.integers(0, 5))
+def test_weights_keep_the_responses_mean(rule, response, advantage, sign, step):
+    """Whatever is weighed by whatever rule: mean one, none negative, one elsewhere, and A * w has mean A."""
+    scores, segments, selection, weighted_T = response
+    signed_T = torch.sin(torch.arange(segments.tokens) * 1.7)
+    weights_T = segrl.weigh(
+        *(scores, segments, selection, rule, advantage, step),
+        weighted_T=weighted_T,
+        sign=sign,
+        signed_T=signed_T,
+        warmup_steps=4,
+    )
     assert float(weights_T.min()) >= 0
-    assert float(weights_T.double().mean()) == pytest.approx(1, abs=1e-6)
-    outside = ~(weighted_T & segments.thought_S[segments.index_T])
-    assert bool((weights_T[outside] == 1).all())
+    inside = weighted_T & segments.thought_S[segments.index_T]
+    assert bool((weights_T[~inside] == 1).all())
+    if bool(inside.any()):
+        assert float(weights_T[inside].double().mean()) == pytest.approx(1, abs=1e-6)
+    assert float((advantage * weights_T.double()).mean()) == pytest.approx(advantage, abs=1e-5)
 
 
-@given(STRENGTHS, st.floats(0.001, 1000))
-def test_scaling_the_scores_changes_nothing(strength, factor):
-    lengths = [2] * len(strength)
-    one, other = (segrl.weigh(*made([s * f for s in strength], lengths)) for f in (1.0, factor))
-    assert one.tolist() == pytest.approx(other.tolist())
+@pytest.mark.parametrize("rule", WEIGHTINGS)
+@settings(max_examples=30)
+@given(responses(), st.sampled_from([0.01, 0.5, 3.0, 1000.0]))
+def test_scaling_the_scores_changes_nothing(rule, response, factor):
+    scores, segments, _, weighted_T = response
+    other = replace(scores, strength_S=scores.strength_S * factor)
+    found = [
+        segrl.weigh(one, segments, segrl.select(one, tau=0.7), rule, weighted_T=weighted_T) for one in (scores, other)
+    ]
+    assert found[0].tolist() == pytest.approx(found[1].tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["hard", "bilevel", "top", "quantile"])
+@settings(max_examples=30)
+@given(responses())
+def test_of_two_levels_the_higher_is_for_what_is_kept(rule, response):
+    scores, segments, selection, _ = response
+    weights_T = segrl.weigh(scores, segments, selection, rule)
+    thought_T = segments.thought_S[segments.index_T]
+    levels = weights_T[thought_T].unique()
+    assert len(levels) <= 2
+    if rule == "hard" and bool((kept_T := kept_tokens(selection, segments) & thought_T).any()):
+        share = float(kept_T[thought_T].double().mean())
+        assert weights_T[kept_T].tolist() == pytest.approx([1 / share] * int(kept_T.sum()), rel=1e-6)
 
 
 @pytest.mark.parametrize("rule", WEIGHTINGS)
@@ -60,6 +111,67 @@ def test_equal_scores_weigh_all_tokens_one(rule):
     scores, segments = made([2, 2, 2], [1, 4, 2])
     weights_T = segrl.weigh(scores, segments, segrl.select(scores, tau=1.0), rule)
     assert weights_T.tolist() == pytest.approx([1.0] * 7)
+
+
+@pytest.mark.parametrize("rule", ["linear", "rank", "zscore"])
+@given(st.floats(1e-6, 1e6), st.lists(st.integers(1, 9), min_size=1, max_size=8))
+def test_equal_scores_of_any_size_weigh_one(rule, strength, lengths):
+    scores, segments = made([strength] * len(lengths), lengths)
+    assert segrl.weigh(scores, segments, rule=rule).tolist() == pytest.approx([1.0] * segments.tokens, abs=1e-6)
+
+
+def test_each_rule_by_hand():
+    scores, segments = made([1, 2, 4, 1], [1, 1, 1, 1])
+    selection = segrl.select(scores, tau=0.75, force=())  # 4 + 2 of 8
+
+    def weights(rule, **options):
+        return segrl.weigh(scores, segments, selection, rule, **options).tolist()
+
+    assert weights("linear") == pytest.approx([0.5, 1, 2, 0.5])
+    assert weights("bilevel", inside=3.0, outside=1.0) == pytest.approx([0.5, 1.5, 1.5, 0.5])
+    # ranks 0.5 2 3 0.5 of 3 -> 0.8 + 0.4 * rank / 3, mean 1
+    assert weights("rank") == pytest.approx([0.8 + 0.2 / 3, 0.8 + 0.8 / 3, 1.2, 0.8 + 0.2 / 3])
+    # logs 0 1 2 0 in units of ln 2: mean 3/4, deviation sqrt(11)/4, so z = -3 1 5 -3 over sqrt(11)
+    raw = [max(1 + z / 11**0.5, 0.5) for z in (-3, 1, 5, -3)]
+    assert weights("zscore") == pytest.approx([one / (sum(raw) / 4) for one in raw])
+    assert weights("quantile", q=0.5, inside=1.2, outside=0.8) == pytest.approx([0.8, 1.2, 1.2, 0.8])
+    assert weights("top", share=0.2) == pytest.approx([0, 0, 4, 0])
+    assert weights("top", share=0.5) == pytest.approx([0, 2, 2, 0])
+    assert weights("top", share=0.6) == pytest.approx([1, 1, 1, 1])  # equals of the last are not told apart
+
+
+def test_zscore_clips_and_takes_signed_scores_as_they_are():
+    scores, segments = made([1.0] * 30 + [1e9], [1] * 31)
+    weights_T = segrl.weigh(scores, segments, rule="zscore")
+    assert float(weights_T[-1] / weights_T[0]) == pytest.approx(5 / (1 - 1 / 30**0.5), rel=1e-4)  # z = sqrt(30) > 4
+    # pmi: -2 0 2 has mean 0 and deviation sqrt(8/3): 1 + z, the first held at 0.5
+    raw = [0.5, 1.0, 1 + 2 / (8 / 3) ** 0.5]
+    signed_T = segrl.weigh(*made([-2, 0, 2], [1, 1, 1]), rule="zscore")
+    assert signed_T.tolist() == pytest.approx([one / (sum(raw) / 3) for one in raw])
+    none, segments = made([0, 1, 1], [1, 1, 1])
+    assert segrl.weigh(none, segments, rule="zscore").tolist() == pytest.approx([0.6, 1.2, 1.2])  # 0.5 1 1
+
+
+def test_the_most_uncertain_fifth_of_the_tokens():
+    segments = Segments((0, 5, 11), ("thought", "answer"))
+    scores = token_scores(torch.tensor([0.1, 2.0, 0.3, 0.0, 0.4, 9, 9, 9, 9, 9, 9]), segments)
+    assert segrl.weigh(scores, segments, rule="top").tolist() == [0, 5, 0, 0, 0, 1, 1, 1, 1, 1, 1]
+
+
+def test_controls_reach_weights_through_their_measures():
+    """Length by rank: 1, 4 and 2 tokens -> 0.8, 1.2, 1.0; position: 0.8, 1.0, 1.2."""
+    segments = Segments((0, 1, 5, 7))
+    trace = segrl.tokenize(Trace("t", "p", "1234567"), byte_level_tokenizer())
+
+    def weights(measure, **options):
+        scores = segrl.score(Evidence(trace), segments, measure, **options)
+        return segrl.weigh(scores, segments)[[0, 1, 5]]
+
+    mean = (0.8 + 4 * 1.2 + 2 * 1.0) / 7
+    assert weights("length").tolist() == pytest.approx([0.8 / mean, 1.2 / mean, 1.0 / mean])
+    mean = (0.8 + 4 * 1.0 + 2 * 1.2) / 7
+    assert weights("position").tolist() == pytest.approx([0.8 / mean, 1.0 / mean, 1.2 / mean])
+    assert len({tuple(weights("random", seed=seed).tolist()) for seed in range(20)}) > 3
 
 
 def test_nothing_to_tell_apart_weighs_one():
@@ -88,12 +200,35 @@ def test_the_answer_weighs_one():
         ("negative", 1.0, False),
         ("both", -1.0, True),
         ("both", 1.0, True),
+        ("inverted", 1.0, True),
+        ("signed", 1.0, True),
         ("positive", None, True),
     ],
 )
 def test_signs(sign, advantage, weighs):
     weights_T = segrl.weigh(*made([3, 1], [1, 1]), advantage=advantage, sign=sign)
     assert weights_T.tolist() == pytest.approx([1.2, 0.8] if weighs else [1, 1])
+
+
+def test_a_worse_response_may_be_weighed_the_other_way_round():
+    scores, segments = made([3, 1, 2], [1, 1, 2])
+    # 1.2 0.8 1.0 becomes 0.8 1.2 1.0
+    inverted = segrl.weigh(scores, segments, advantage=-1.0, sign="inverted")
+    assert inverted.tolist() == pytest.approx([0.8, 1.2, 1.0, 1.0])
+    selection = segrl.select(scores, tau=0.5, force=())
+    hard = segrl.weigh(scores, segments, selection, "hard", -1.0, sign="inverted")
+    assert hard.tolist() == pytest.approx([0, 4 / 3, 4 / 3, 4 / 3])
+
+
+def test_a_worse_response_may_be_weighed_where_it_supports_its_answer():
+    scores, segments = made([3, 1, 2], [1, 1, 2])
+    signed_T = torch.tensor([-0.5, 0.1, 0.2, -0.1])
+    weights_T = segrl.weigh(scores, segments, advantage=-1.0, sign="signed", signed_T=signed_T)
+    assert weights_T.tolist() == pytest.approx([0, 4 * 0.8 / 1.8, 4 * 1.0 / 1.8, 0])
+    none = segrl.weigh(scores, segments, advantage=-1.0, sign="signed", signed_T=-torch.ones(4))
+    assert none.tolist() == [1] * 4
+    with pytest.raises(ValueError, match=r"sign='signed' reads the sign .* pass signed_T=ig.scores_T"):
+        segrl.weigh(scores, segments, advantage=-1.0, sign="signed")
 
 
 def test_weights_grow_over_the_warm_up():
@@ -111,6 +246,12 @@ def test_a_rule_of_ones_own_and_bad_names():
         return torch.tensor([float("nan"), 1.0])
 
     assert segrl.weigh(*made([1, 2], [1, 1]), rule=broken).tolist() == [1, 1]
+
+    def negative(scores, selection, thought_S):
+        return torch.tensor([-0.5, 1.0])
+
+    with pytest.raises(ValueError, match=r"gave -0.5; weights must be zero or more"):
+        segrl.weigh(*made([1, 2], [1, 1]), rule=negative)
     with pytest.raises(ValueError, match="no weighting rule is called 'ranks', did you mean 'rank'"):
         segrl.weigh(*made([1, 2], [1, 1]), rule="ranks")
     with pytest.raises(ValueError, match="sign='plus'"):

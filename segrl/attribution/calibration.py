@@ -27,7 +27,12 @@ def calibrate(
     model, traces: Sequence[Trace], tokenizer=None, *, grid: int = 48, counts=COUNTS, **options
 ) -> dict[str, Any]:
     """``{"grid", "traces", "change", "rules": {count: {"alphas", "weights"}}}``: what :func:`save` writes."""
-    profiles = masses_on_grid(model, traces, tokenizer, midpoint(grid)[0].tolist(), **options)
+    return calibration_of(masses_on_grid(model, traces, tokenizer, midpoint(grid)[0].tolist(), **options), counts)
+
+
+def calibration_of(profiles: Sequence[Tensor], counts=COUNTS) -> dict[str, Any]:
+    """The same from masses on a midpoint grid, ``(nodes, tokens)`` a trace."""
+    grid = len(profiles[0])
     normal = [masses_JL / masses_JL.mean(0).abs().sum().clamp_min(1e-12) for masses_JL in profiles]
     masses_JX = torch.cat(normal, dim=1)  # X: every token of every trace, each trace of total mass one
     change_J = torch.stack([masses_JL.sum(1) for masses_JL in normal]).mean(0)
@@ -36,7 +41,7 @@ def calibrate(
     for count in (count for count in counts if count <= grid):
         chosen, weights = fit_nodes(masses_JX, count)
         rules[str(count)] = {"alphas": alphas_J[chosen].tolist(), "weights": weights.tolist()}
-    return {"grid": grid, "traces": len(traces), "change": change_J.tolist(), "rules": rules}
+    return {"grid": grid, "traces": len(profiles), "change": change_J.tolist(), "rules": rules}
 
 
 def masses_on_grid(

@@ -53,9 +53,9 @@ class Evaluator:
     def __call__(self, rows: Sequence[Row], checkpointing: bool = False) -> tuple[list[float], list[Tensor]]:
         traces = [self.explained[row.index] for row in rows]
         device = self.device
-        ids_BL, attended_BL = _left_padded([one.input_ids for one in traces], 0, device)
-        moves_BL, _ = _left_padded([self._moves(one) for one in traces], False, device)
-        hidden_BL, _ = _left_padded([one.restates & self.hide_answer for one in traces], False, device)
+        ids_BL, attended_BL = left_padded([one.input_ids for one in traces], 0, device)
+        moves_BL, _ = left_padded([self._moves(one) for one in traces], False, device)
+        hidden_BL, _ = left_padded([one.restates & self.hide_answer for one in traces], False, device)
         alpha_B = torch.tensor([row.alpha for row in rows], device=device)
         path = Path(self.embedding, self.baseline, alpha_B, moves_BL, hidden_BL)
         wants_gradient = rows[0].weight is not None
@@ -63,7 +63,7 @@ class Evaluator:
             state.enter_context(evaluating(self.model, checkpointing))
             state.enter_context(path.hooked(wants_gradient))
             if self.keeps_logits:
-                state.enter_context(feeding_forward_last(self.model, _tail(traces)))
+                state.enter_context(feeding_forward_last(self.model, tail_of(traces)))
             state.enter_context(torch.set_grad_enabled(wants_gradient))
             logp_B = self.answer_logp(ids_BL, attended_BL, traces)
             masses = path.masses(logp_B) if wants_gradient else torch.zeros(ids_BL.shape)
@@ -76,7 +76,7 @@ class Evaluator:
 
     def answer_logp(self, ids_BL: Tensor, attended_BL: Tensor, traces: list[Explained]) -> Tensor:
         """The summed log-probability of each row's answer tokens; rows are padded on the left, so ends are aligned."""
-        tail = _tail(traces)
+        tail = tail_of(traces)
         inputs = {"input_ids": ids_BL, "use_cache": False}
         if not bool(attended_BL.all()):  # without padding there is no mask, and attention takes its fast causal path
             inputs["attention_mask"] = attended_BL.long()
@@ -86,7 +86,7 @@ class Evaluator:
         logits = self.model(**inputs).logits
         logp = torch.log_softmax(logits[:, -tail:].float(), -1)
         logp_BA = logp[:, :-1].gather(-1, ids_BL[:, 1 - tail :, None]).squeeze(-1)
-        asked_BA, _ = _left_padded([_answer_positions(one, tail - 1) for one in traces], False, logp.device)
+        asked_BA, _ = left_padded([_answer_positions(one, tail - 1) for one in traces], False, logp.device)
         return (logp_BA * asked_BA).sum(-1)
 
 
@@ -163,7 +163,7 @@ def _smaller(rows: int, tokens: int, fixed: bool) -> int:
     return rows // 2
 
 
-def _tail(traces: Sequence[Explained]) -> int:
+def tail_of(traces: Sequence[Explained]) -> int:
     """How many positions at the end of a batch hold an answer, and one more, which predicts the first."""
     return max(len(one) - one.answer_span[0] for one in traces) + 1
 
@@ -174,7 +174,7 @@ def _answer_positions(one: Explained, tail: int) -> Tensor:
     return asked[-tail:]
 
 
-def _left_padded(rows: list[Tensor], value, device) -> tuple[Tensor, Tensor]:
+def left_padded(rows: list[Tensor], value, device) -> tuple[Tensor, Tensor]:
     """The rows aligned at their ends, and where they are not padding."""
     width = max(len(row) for row in rows)
     padded = torch.full((len(rows), width), value, dtype=rows[0].dtype)

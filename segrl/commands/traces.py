@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from omegaconf import DictConfig
 
@@ -11,7 +12,7 @@ from segrl import records
 from segrl.commands.common import attributor, plain, progress, segments_of, tokenised
 from segrl.config import needed
 from segrl.shards import Shards, read_shards
-from segrl.types import Evidence
+from segrl.types import Evidence, Segments, SegmentScores, Selection, Trace
 
 # What of a path a calibration depends on, beside the model.
 CALIBRATED = ("target", "template", "context", "interpolate", "hide_answer", "baseline", "batch_tokens")
@@ -64,42 +65,69 @@ def calibrate(config: DictConfig) -> None:
 
 
 def select(config: DictConfig) -> None:
-    """Write each trace's segments, scores and which of them to keep."""
-    from segrl.data import write_rows
+    """Write each trace's segments, scores and which of them to keep; for a token measure each token's."""
+    from segrl.data import save_traces, write_rows
+    from segrl.pruning import prune
+    from segrl.selection import kept_tokens
 
     _, out = needed(config, "traces", "out")
-    rows = [_selected(evidence, config) for evidence in _evidence(config)]
-    write_rows(out, rows)
-    kept = sum(sum(_kept_tokens(row)) for row in rows)
-    total = sum(row["boundaries"][-1] for row in rows)
-    print(f"{len(rows)} traces, {kept} of {total} tokens kept ({100 * kept / total:.0f}%) -> {out}")
+    found = [_selected(evidence, segments, config) for evidence, segments in _evidence(config)]
+    if not any(float(one.scores.share_S.sum()) for one in found):
+        raise ValueError(
+            f"the measure {config.measure!r} finds no segment above zero in any of {len(found)} traces: nothing to "
+            "select by. With confidence_gain that is a model that never gets the answer right"
+        )
+    shorter = [prune(one.trace, one.segments, one.selection) for one in found] if config.pruned else []
+    write_rows(out, [_row(one) for one in found])
+    if config.pruned:
+        save_traces(shorter, config.pruned)
+    kept = sum(int(kept_tokens(one.selection, one.segments).sum()) for one in found)
+    total = sum(one.trace.tokens for one in found)
+    flat = sum(float(one.scores.share_S.sum()) == 0 for one in found)
+    nothing = f", {flat} traces without a segment above zero" if flat else ""
+    print(f"{len(found)} traces, {kept} of {total} tokens kept ({100 * kept / total:.0f}%){nothing} -> {out}")
 
 
-def _selected(evidence: Evidence, config: DictConfig) -> records.Row:
+class Selected(NamedTuple):
+    trace: Trace
+    segments: Segments
+    scores: SegmentScores
+    selection: Selection
+
+
+def _selected(evidence: Evidence, segments: Segments, config: DictConfig) -> Selected:
     from segrl.importance import score
     from segrl.selection import select as choose
 
-    segments = segments_of(evidence.trace, config)
     scores = score(evidence, segments, config.measure, **plain(config.measure_options))
-    return records.selection_row(evidence.trace, segments, scores, choose(scores, **plain(config.selection)))
+    return Selected(evidence.trace, segments, scores, choose(scores, **plain(config.selection)))
 
 
-def _evidence(config: DictConfig) -> Iterator[Evidence]:
+def _row(one: Selected) -> records.Row:
+    """Of a token measure the row has every token as a segment of its own: who masks by segments masks tokens."""
+    pieces = one.segments if one.scores.segment_T is None else one.segments.by_token
+    return records.selection_row(one.trace, pieces, one.scores, one.selection)
+
+
+def _evidence(config: DictConfig) -> Iterator[tuple[Evidence, Segments]]:
     """What the measure reads: from ``attributions`` where given, else computed by the attributor."""
     from segrl.importance import measure_of
 
     needs = measure_of(config.measure).needs
+    found: Iterator[Evidence]
     if not needs:
-        return (Evidence(trace) for trace in tokenised(config))
-    if config.attributions and needs == ("ig",):
-        return _saved_evidence(config)
-    return _computed_evidence(config, needs)
+        found = (Evidence(trace) for trace in tokenised(config))
+    elif config.attributions and needs == ("ig",):
+        found = _saved_evidence(config)
+    else:
+        found = _computed_evidence(config, needs)
+    return ((evidence, evidence.segments or segments_of(evidence.trace, config)) for evidence in found)
 
 
 def _saved_evidence(config: DictConfig) -> Iterator[Evidence]:
-    found = {row["id"]: row for row in read_shards(config.attributions)}
+    rows = {row["id"]: row for row in read_shards(config.attributions)}
     for trace in tokenised(config):
-        row = found.get(trace.id)
+        row = rows.get(trace.id)
         if row is None:
             raise ValueError(f"{config.attributions} has no attribution of trace {trace.id!r}; attribute these traces")
         if not row["error"]:  # `segrl attribute` has named it
@@ -113,13 +141,8 @@ def _computed_evidence(config: DictConfig, needs: tuple[str, ...]) -> Iterator[E
 
     traces = tokenised(config)
     model, tokenizer = load_model(**attributor(config))
-    options = plain(config.attribution) if "ig" in needs else {}
+    options = {**plain(config.attribution), **plain(config.evidence)}
     with progress("gather", len(traces)) as advance:
         for trace in traces:
-            yield from gather(model, [trace], tokenizer, needs, **options)
+            yield from gather(model, [trace], tokenizer, needs, segments=[segments_of(trace, config)], **options)
             advance(1, trace.tokens)
-
-
-def _kept_tokens(row: records.Row) -> list[int]:
-    pieces = zip(row["boundaries"], row["boundaries"][1:], row["keep"], strict=False)
-    return [end - start for start, end, keep in pieces if keep]

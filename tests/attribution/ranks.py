@@ -37,6 +37,10 @@ for checkpointing in (False, True):
     for a, b in zip(found, expected, strict=True):
         error = float((a.scores_T - b.scores_T).abs().max() / b.scores_T.abs().max())
         assert error < 1e-5, f"rank {rank}, checkpointing {checkpointing}: {error}"
+gradients = [segrl.gather(model, mine, tokenizer, ("gradient",), batch_rows=3) for model in (sharded, plain)]
+for a, b in zip(*gradients, strict=True):
+    torch.testing.assert_close(a.gradient_T, b.gradient_T, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(a.gradnorm_T, b.gradnorm_T, rtol=1e-4, atol=1e-5)
 assert all(parameter.grad is None for parameter in sharded.parameters())
 
 ids = traces[0].response_ids[None]

@@ -1,0 +1,92 @@
+"""(model, traces, needs) -> evidence: everything measures read, computed once.
+
+A gatherer is a function ``(model, traces, tokenizer, segments, **options) -> fields of each trace's evidence``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from segrl.attribution import attribute
+from segrl.attribution.path import evaluating
+from segrl.evidence.answers import gradients, prefix_answer_logprob, prefixes, without
+from segrl.evidence.attending import attentions
+from segrl.evidence.sampling import confidences
+from segrl.evidence.streams import likelihoods, perplexities, token_streams
+from segrl.resolving import near
+from segrl.types import Evidence, Segments, Trace
+
+__all__ = ["NEEDS", "gather", "prefix_answer_logprob", "token_streams"]
+
+Fields = dict[str, Any]
+
+
+def attributions(model, traces: Sequence[Trace], tokenizer, segments, **options) -> list[Fields]:
+    found = attribute(model, traces, tokenizer, **options)
+    return [{"ig": one, "cost": {"ig": one.evaluations}} for one in found]
+
+
+NEEDS: dict[str, Callable[..., list[Fields]]] = {
+    "ig": attributions,
+    "logp_T": likelihoods,
+    "entropy_T": likelihoods,
+    "gradient_T": gradients,
+    "gradnorm_T": gradients,
+    "attention_T": attentions,
+    "prefix_logp_S": prefixes,
+    "without_logp_S": without,
+    "perplexity_S": perplexities,
+    "confidence_S": confidences,
+}
+
+
+def gather(
+    model,
+    traces: Sequence[Trace],
+    tokenizer=None,
+    needs: Sequence[str] = ("ig",),
+    *,
+    segments: Sequence[Segments] | None = None,
+    **options,
+) -> list[Evidence]:
+    """What ``needs`` asks for, of each trace: names of evidence fields, with or without their axis letter.
+
+    ``segments`` (one a trace) are for the needs that end in ``_S``. ``options`` go to whichever gatherer knows them:
+    those of :func:`segrl.attribute`, and of :func:`segrl.evidence.sampling.confidences`.
+    """
+    needs = [_field(need) for need in needs]
+    _check_options(options)
+    if segments is None and any(need.endswith("_S") for need in needs):
+        raise ValueError(f"needs={tuple(needs)} are of segments; pass segments=, one Segments a trace")
+    if segments is not None and len(segments) != len(traces):
+        raise ValueError(f"got {len(segments)} segments for {len(traces)} traces")
+    fields: list[Fields] = [{"cost": {}} for _ in traces]
+    for gatherer in dict.fromkeys(NEEDS[need] for need in needs):
+        known = {name: value for name, value in options.items() if name in _options(gatherer)}
+        with evaluating(model):
+            found = gatherer(model, traces, tokenizer, segments, **known)
+        for have, new in zip(fields, found, strict=True):
+            have.update(new, cost={**have["cost"], **new["cost"]})
+    return [Evidence(trace, segments=segments[i] if segments else None, **fields[i]) for i, trace in enumerate(traces)]
+
+
+def _field(need: str) -> str:
+    for name in (need, f"{need}_T", f"{need}_S"):
+        if name in NEEDS:
+            return name
+    raise ValueError(f"nothing is gathered as {need!r}{near(need, NEEDS)}")
+
+
+def _check_options(options: Fields) -> None:
+    known = {name for gatherer in NEEDS.values() for name in _options(gatherer)}
+    for name in options:
+        if name not in known:
+            raise ValueError(f"gather has no option {name!r}{near(name, known)}")
+
+
+def _options(gatherer: Callable) -> set[str]:
+    function = attribute if gatherer is attributions else gatherer
+    parameters = inspect.signature(function).parameters.values()
+    return {one.name for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY}

@@ -1,0 +1,94 @@
+"""Evidence and segments -> segment scores: the paper's measure (Eq. 3, 4), its rivals and its controls.
+
+A measure is a pure function ``(evidence, segments, **options) -> SegmentScores``. The table says what each one reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from segrl.importance import measures
+from segrl.importance.aggregation import from_strength, segment_scores, token_scores
+from segrl.importance.measures import first_stating
+from segrl.resolving import resolve
+from segrl.types import Attribution, Evidence, Segments, SegmentScores
+
+__all__ = [
+    "MEASURES",
+    "Measure",
+    "first_stating",
+    "from_strength",
+    "measure_of",
+    "score",
+    "segment_scores",
+    "token_scores",
+]
+
+
+class Measure(NamedTuple):
+    """``needs`` names fields of the evidence; ``online`` says that they can be gathered inside GRPO."""
+
+    score: Callable[..., SegmentScores]
+    needs: tuple[str, ...] = ()
+    level: str = "segment"
+    online: bool = False
+
+
+MEASURES: dict[str, Measure] = {
+    "ig": Measure(measures.ig, ("ig",), online=True),
+    "strength": Measure(measures.strength, ("ig",), online=True),
+    "abs_ig_tokens": Measure(measures.abs_ig_tokens, ("ig",), level="token", online=True),
+    "ig_tokens": Measure(measures.ig_tokens, ("ig",), level="token", online=True),
+    "permuted_ig": Measure(measures.permuted_ig, ("ig",), online=True),
+    "length": Measure(measures.length, online=True),
+    "position": Measure(measures.position, online=True),
+    "random": Measure(measures.random, online=True),
+    "oracle": Measure(measures.oracle, online=True),
+    "first_correct": Measure(measures.first_correct),
+    "pmi": Measure(measures.pmi, ("prefix_logp_S",)),
+    "confidence_gain": Measure(measures.confidence_gain, ("confidence_S",)),
+    "confidence_gain_cheap": Measure(measures.confidence_gain_cheap, ("prefix_logp_S",)),
+    "leave_one_out": Measure(measures.leave_one_out, ("without_logp_S",)),
+    "grad_input": Measure(measures.grad_input, ("gradient_T",), online=True),
+    "oar": Measure(measures.oar, ("gradient_T",), online=True),
+    "grail": Measure(measures.grail, ("gradnorm_T",), online=True),
+    "attention": Measure(measures.attention, ("attention_T",)),
+    "entropy": Measure(measures.entropy, ("entropy_T",), online=True),
+    "perplexity": Measure(measures.perplexity, ("logp_T", "perplexity_S")),
+}
+
+
+def score(
+    evidence: Evidence | Attribution, segments: Segments, measure: str | Callable = "ig", **options
+) -> SegmentScores:
+    """Score each segment; by a token measure, each token. The ``answer`` segment gets zero: it is what the others are
+    scored for.
+    """
+    if isinstance(evidence, Attribution):
+        return segment_scores(evidence.scores_T, segments, **options)
+    asked = measure_of(measure)
+    for need in asked.needs:
+        if getattr(evidence, need, None) is None:
+            raise ValueError(
+                f"the measure {measure!r} reads {need!r}, which trace {evidence.trace.id!r} lacks; "
+                f"gather it with segrl.gather(model, traces, needs=({need!r},))"
+            )
+    if segments.tokens != evidence.trace.tokens:
+        raise ValueError(
+            f"trace {evidence.trace.id!r} has {evidence.trace.tokens} tokens, its segments cover {segments.tokens}"
+        )
+    if any(need.endswith("_S") for need in asked.needs) and evidence.segments.boundaries != segments.boundaries:
+        raise ValueError(
+            f"trace {evidence.trace.id!r}: the evidence is of {len(evidence.segments)} segments, cut otherwise than "
+            f"the {len(segments)} to score; gather it with these"
+        )
+    return asked.score(evidence, segments, **options)
+
+
+def measure_of(name: str | Callable) -> Measure:
+    """The measure of that name; a user's own function says in its attribute ``needs`` what it reads."""
+    if isinstance(name, str) and name in MEASURES:
+        return MEASURES[name]
+    function = resolve(name, {m: entry.score for m, entry in MEASURES.items()}, "measure")
+    return Measure(function, tuple(getattr(function, "needs", ())), getattr(function, "level", "segment"))

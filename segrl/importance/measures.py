@@ -1,0 +1,189 @@
+"""The measures: evidence and segments -> segment scores. The paper's own, its rivals and its controls.
+
+Of the log-probability of the answer F: *gain* is what a segment adds to those before it, *loss* what is missing without
+it. A score may be negative; :func:`segrl.importance.aggregation.from_strength` says what becomes of its sign.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+
+import torch
+from torch import Tensor
+
+from segrl.importance.aggregation import from_strength, segment_scores, stream_scores, token_scores
+from segrl.types import Evidence, Segments, SegmentScores, Trace
+
+LEAST_GRADIENT = 1e-30  # a gradient of zero has no logarithm
+ORACLE = {"needed": 1.0, "other": 0.5, "redundant": 0.0}
+
+# --- integrated gradients --------------------------------------------------------------------------------------------
+
+
+def ig(evidence: Evidence, segments: Segments, aggregate: str = "sqrt") -> SegmentScores:
+    """[IG] Eq. 3, 4."""
+    return segment_scores(evidence.ig.scores_T, segments, aggregate)
+
+
+def strength(evidence: Evidence, segments: Segments, aggregate: str = "sqrt") -> SegmentScores:
+    """The same without consistency: whatever beta says, no segment is too consistent ([IG] table 2)."""
+    return stream_scores(evidence.ig.scores_T.abs(), segments, aggregate)
+
+
+def abs_ig_tokens(evidence: Evidence, segments: Segments) -> SegmentScores:
+    """Each token by its \\|IG\\| ([IG] table 2)."""
+    return token_scores(evidence.ig.scores_T.abs(), segments)
+
+
+def ig_tokens(evidence: Evidence, segments: Segments) -> SegmentScores:
+    """Each token by its signed IG ([IG] table 2)."""
+    return token_scores(evidence.ig.scores_T, segments)
+
+
+def permuted_ig(evidence: Evidence, segments: Segments, aggregate: str = "sqrt", seed: int = 0) -> SegmentScores:
+    """Control: the thoughts' scores, dealt out to them at random."""
+    scores = ig(evidence, segments, aggregate)
+    order = torch.arange(len(segments))
+    thoughts = order[segments.thought_S]
+    order[thoughts] = thoughts[torch.randperm(len(thoughts), generator=_generator(evidence, seed))]
+    return from_strength(scores.strength_S[order], segments, scores.consistency_S[order], scores.excess_S[order])
+
+
+# --- controls --------------------------------------------------------------------------------------------------------
+
+
+def length(evidence: Evidence, segments: Segments) -> SegmentScores:
+    """Control: the strength that segments would have if all tokens had the same \\|IG\\|."""
+    return from_strength(segments.tokens_S.double().sqrt(), segments)
+
+
+def position(evidence: Evidence, segments: Segments) -> SegmentScores:
+    """Control: later is more."""
+    return from_strength(torch.arange(1.0, len(segments) + 1), segments)
+
+
+def random(evidence: Evidence, segments: Segments, seed: int = 0) -> SegmentScores:
+    """Control: chance, the same for a trace whenever it is asked."""
+    return from_strength(torch.rand(len(segments), generator=_generator(evidence, seed)), segments)
+
+
+def oracle(evidence: Evidence, segments: Segments, inverted: bool = False) -> SegmentScores:
+    """Control: the planted truth of the toy world. Needed thoughts score 1, redundant ones 0, the third class 0.5."""
+    from segrl.toy.world import CLASSES
+
+    kinds = evidence.trace.meta.get("kinds")
+    if kinds is None:
+        raise ValueError(
+            f"trace {evidence.trace.id!r} has no planted kinds (meta['kinds']); the measure 'oracle' is for traces of "
+            "segrl.toy.sample_traces"
+        )
+    if len(kinds) != len(segments):
+        raise ValueError(
+            f"trace {evidence.trace.id!r} has {len(kinds)} planted kinds and {len(segments)} segments; the measure "
+            "'oracle' needs segmenter=keywords as it is by default"
+        )
+    values_S = torch.tensor([ORACLE[CLASSES[kind]] for kind in kinds])
+    return from_strength(1 - values_S if inverted else values_S, segments)
+
+
+# --- what the answer's log-probability says --------------------------------------------------------------------------
+
+
+def pmi(evidence: Evidence, segments: Segments) -> SegmentScores:
+    """log p(answer | prefix with the segment) - log p(answer | prefix without it)."""
+    return from_strength(_gains(evidence.prefix_logp_S, evidence.empty_logp), segments)
+
+
+def confidence_gain(evidence: Evidence, segments: Segments) -> SegmentScores:
+    """The gain of the share of sampled answers that are right ([IG] section 3.1)."""
+    return from_strength(_gains(evidence.confidence_S, evidence.empty_confidence), segments)
+
+
+def confidence_gain_cheap(evidence: Evidence, segments: Segments) -> SegmentScores:
+    """The same by the answer's own probability, which needs no sampling: pmi before the logarithm."""
+    empty = torch.tensor(evidence.empty_logp, dtype=torch.float64).exp()
+    return from_strength(_gains(evidence.prefix_logp_S.double().exp(), float(empty)), segments)
+
+
+def leave_one_out(evidence: Evidence, segments: Segments) -> SegmentScores:
+    """The loss: log p(answer | trace) - log p(answer | trace without the segment)."""
+    return from_strength(evidence.answer_logp - evidence.without_logp_S.double(), segments)
+
+
+def _gains(after_S: Tensor, empty: float) -> Tensor:
+    return torch.cat([torch.tensor([empty], dtype=torch.float64), after_S.double()]).diff()
+
+
+# --- gradients and attention -----------------------------------------------------------------------------------------
+
+
+def grad_input(evidence: Evidence, segments: Segments, aggregate: str = "sqrt") -> SegmentScores:
+    """Eq. 3 on gradient . input: integrated gradients with one node at the input and a baseline of zero."""
+    return segment_scores(evidence.gradient_T, segments, aggregate)
+
+
+def oar(evidence: Evidence, segments: Segments, aggregate: str = "mean") -> SegmentScores:
+    """OAR's: log1p of \\|gradient . embedding\\|, min-max over the thinking."""
+    thought_T = segments.thought_S[segments.index_T]
+    values_T = evidence.gradient_T.double().abs().log1p()
+    low, high = _range(values_T[thought_T])
+    return stream_scores((values_T - low) / (high - low if high > low else 1.0), segments, aggregate)
+
+
+def grail(evidence: Evidence, segments: Segments, aggregate: str = "mean") -> SegmentScores:
+    """GRAIL's: the norm of gradient x embedding, z-score of its logarithm over the thinking."""
+    thought_T = segments.thought_S[segments.index_T]
+    log_T = evidence.gradnorm_T.double().clamp_min(LEAST_GRADIENT).log()
+    inside_T = log_T[thought_T]
+    spread = float(inside_T.std(unbiased=False)) if len(inside_T) else 0.0
+    z_T = (log_T - inside_T.mean()) / spread if spread > 0 else torch.zeros_like(log_T)
+    return stream_scores(z_T, segments, aggregate)
+
+
+def attention(evidence: Evidence, segments: Segments, aggregate: str = "sum") -> SegmentScores:
+    """How much the answer attends to the segment."""
+    return stream_scores(evidence.attention_T, segments, aggregate)
+
+
+def _range(values_T: Tensor) -> tuple[float, float]:
+    return (float(values_T.min()), float(values_T.max())) if len(values_T) else (0.0, 0.0)
+
+
+# --- what the text itself says ---------------------------------------------------------------------------------------
+
+
+def entropy(evidence: Evidence, segments: Segments, aggregate: str = "sum") -> SegmentScores:
+    """How uncertain the model was: entropy summed over the segment (Li et al. 2025)."""
+    return stream_scores(evidence.entropy_T, segments, aggregate)
+
+
+def perplexity(evidence: Evidence, segments: Segments) -> SegmentScores:
+    """By how much the response's perplexity rises when the segment is taken out (Cui et al. 2025)."""
+    whole = float(torch.exp(-evidence.logp_T.double().mean()))
+    return from_strength(evidence.perplexity_S.double() - whole, segments)
+
+
+def first_correct(evidence: Evidence, segments: Segments) -> SegmentScores:
+    """The first segment that states the answer and all before it score one, those after it zero (Chen et al. 2024)."""
+    stating = first_stating(evidence.trace, segments)
+    return from_strength((torch.arange(len(segments)) <= stating).double(), segments)
+
+
+def first_stating(trace: Trace, segments: Segments) -> int:
+    """The first segment in which the answer stands by itself, not inside a longer number or word; else the last.
+
+    Read as text: an early mention counts, and another spelling of the same value does not.
+    """
+    if not trace.answer:
+        raise ValueError(f"trace {trace.id!r} has no answer, so no segment can state it first")
+    stated = re.search(rf"(?<![\w.]){re.escape(trace.answer.strip())}(?!\w|\.\d)", trace.response)
+    if stated is None:
+        return len(segments) - 1
+    ends_T = trace.offsets_T[:, 1].contiguous()
+    at = int(torch.searchsorted(ends_T, stated.end()))  # the token that holds its last character
+    return int(segments.index_T[min(at, trace.tokens - 1)])
+
+
+def _generator(evidence: Evidence, seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(zlib.crc32(f"{seed} {evidence.trace.id}".encode("utf-8", "surrogatepass")))
