@@ -271,8 +271,20 @@ class Cost(Command):
 
 
 @dataclass
+class Report(Command):
+    selections: Any = None  # a path or a list of paths
+    attributions: str | None = None
+    title: str | None = None
+    tau: float = MISSING
+    beta: float = MISSING
+    beta_min_tokens: int = MISSING
+    force: list[int] = MISSING
+
+
+@dataclass
 class Show(Command):
     selections: str | None = None
+    attributions: str | None = None
     id: str | None = None
 
 
@@ -298,6 +310,7 @@ SCHEMAS: dict[str, type[Command]] = {
     "analyze": Analyze,
     "truth": Truth,
     "cost": Cost,
+    "report": Report,
     "show": Show,
 }
 ON_VERL = ("sft", "grpo")  # composed over verl's own config, which is their schema

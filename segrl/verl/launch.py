@@ -4,11 +4,14 @@ own. So what ``segrl sft`` and ``segrl grpo`` run is a command that can be typed
 
 from __future__ import annotations
 
+import ctypes
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +33,11 @@ CPU_ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's name for "stay on loopback", on any system
 }
 PLUGIN = "segrl.verl"
+PR_SET_PDEATHSIG = 1
+# The last line of a traceback, behind the name of the process that Ray writes before it.
+ERROR = re.compile(
+    r"^(?:\x1b\[\d+m)?(?:\(\w+[^)]*\)(?:\x1b\[\d+m)?\s+)?((?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b(?:\(.*\))?: .+)"
+)
 
 
 def run_verl(entry_point: Sequence[str], config: DictConfig, name: str) -> int:
@@ -42,15 +50,59 @@ def run_verl(entry_point: Sequence[str], config: DictConfig, name: str) -> int:
     env = environment()
     named = [f"{name}={env[name]}" for name in ("VERL_PLATFORM", "VERL_USE_EXTERNAL_MODULES") if name in env]
     print(f"running {' '.join(named)} {shlex.join(command)}", flush=True)
-    with subprocess.Popen(command, env=env) as process:
+    causes = Causes()
+    process = subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=_end_with_parent
+    )
+    with process:
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        reader = threading.Thread(target=causes.pass_on, args=(process.stdout,), daemon=True)
+        reader.start()
         try:
             code = process.wait()
+            reader.join(timeout=10)  # a process left behind may hold the pipe open
         finally:
             signal.signal(signal.SIGTERM, before)
     if code:
-        print(f"{entry_point[-1]} ended with exit code {code}; the cause stands above", file=sys.stderr)
+        print(f"{entry_point[-1]} ended with exit code {code}; {causes.sentence()}", file=sys.stderr)
     return code
+
+
+class Causes:
+    """The errors in a log of many processes. The first is mostly the cause, and the last what came of it."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, None] = {}
+        self.rest = b""
+
+    def pass_on(self, stream) -> None:
+        """Everything from ``stream`` to standard output, as it comes: a progress bar has no lines."""
+        while chunk := os.read(stream.fileno(), 1 << 16):
+            sys.stdout.write(chunk.decode(errors="replace"))
+            sys.stdout.flush()
+            self.read(chunk)
+
+    def read(self, chunk: bytes) -> None:
+        *lines, self.rest = (self.rest + chunk).split(b"\n")
+        for line in lines:
+            error = ERROR.match(line.decode(errors="replace"))
+            if error:
+                self.found.setdefault(error[1][:500])
+
+    def sentence(self) -> str:
+        errors = list(self.found)
+        if not errors:
+            return "the cause stands above"
+        shown = errors if len(errors) < 4 else [*errors[:2], errors[-1]]
+        return "the errors above, the first of them first:\n  " + "\n  ".join(shown)
+
+
+def _end_with_parent() -> None:
+    """Ask the kernel for a SIGTERM once this process's parent is gone: a command that is killed leaves no training
+    behind, into whose folder its next start would write too.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def editable(config: DictConfig) -> DictConfig:

@@ -22,7 +22,7 @@ def plain_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def bounded():
     return run_bounded
 

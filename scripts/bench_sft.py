@@ -1,0 +1,111 @@
+"""How fast the rows of selective SFT are made and read, beside verl's own dataset on the same texts.
+
+    python scripts/bench_sft.py                     817 traces of about 8,000 tokens, and rows/s of both datasets
+    python scripts/bench_sft.py --traces 100 --tokens 2000
+
+start-up   reading traces and selections, tokenising, masking: all that `segrl sft` does before its first row
+rows/s     rows read once, both datasets taking turns: verl tokenises each row when it is read, we did at the start; so
+           ours is given twice, without and with the start-up shared out over the rows of one epoch
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+from omegaconf import OmegaConf
+
+import segrl
+from segrl import toy
+from segrl.data import save_traces, write_rows
+from segrl.importance import from_strength
+from segrl.prompting import user_message
+from segrl.records import selection_row
+from segrl.types import Trace
+from segrl.verl.sft_dataset import SelectiveDataset
+
+
+def long_traces(count: int, tokens: int) -> list[Trace]:
+    """Toy responses one after another, until each has about so many tokens."""
+    short = toy.sample_traces(64, seed=0)
+    thoughts = [trace.response.partition("\n</think>")[0] for trace in short]
+    pieces = max(1, round(tokens / 135))  # of the toy's tokens
+    answer = "\n</think> So, the final answer is \\boxed{7}"
+    return [
+        Trace(f"t{i}", short[i % 64].problem, "\n\n".join(thoughts[(i + j) % 64] for j in range(pieces)) + answer, "7")
+        for i in range(count)
+    ]
+
+
+def write(folder: Path, traces: list[Trace], tokenizer) -> None:
+    """The same texts for both: traces with selections, and messages."""
+    rows = []
+    for trace in traces:
+        tokenised = segrl.tokenize(trace, tokenizer)
+        segments = segrl.segment(tokenised)
+        scores = from_strength(torch.rand(len(segments)), segments)
+        rows.append(selection_row(tokenised, segments, scores, segrl.select(scores)))
+    save_traces(traces, folder / "traces.jsonl")
+    write_rows(folder / "selections.parquet", rows)
+    messages = [[user_message(one.problem), {"role": "assistant", "content": one.response}] for one in traces]
+    pd.DataFrame({"messages": messages}).to_parquet(folder / "messages.parquet")
+
+
+def ours(folder: Path, tokenizer, max_length: int) -> SelectiveDataset:
+    settings = {"mode": "selective", "selections": str(folder / "selections.parquet"), "template": "chat"}
+    config = OmegaConf.create({"max_length": max_length, "segrl": settings})
+    return SelectiveDataset(str(folder / "traces.jsonl"), tokenizer, config)
+
+
+def verls(folder: Path, tokenizer, max_length: int):
+    from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset  # noqa: TID251
+
+    config = OmegaConf.create(
+        {"max_length": max_length, "truncation": "right", "pad_mode": "no_padding", "ignore_input_ids_mismatch": True}
+    )
+    return MultiTurnSFTDataset(str(folder / "messages.parquet"), tokenizer, config)
+
+
+def seconds(action) -> float:
+    """Of this process's own time, which other work on the machine does not lengthen; tokenizers run on one thread."""
+    began = time.process_time()
+    action()
+    return time.process_time() - began
+
+
+def main() -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--traces", type=int, default=817)
+    parser.add_argument("--tokens", type=int, default=8000)
+    parser.add_argument("--rows", type=int, default=40, help="rows read in each of the paired runs")
+    parser.add_argument("--pairs", type=int, default=3)
+    asked = parser.parse_args()
+    tokenizer = toy.load_model()[1]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write(folder, long_traces(asked.traces, asked.tokens), tokenizer)
+        found: list[SelectiveDataset] = []
+        start = seconds(lambda: found.append(ours(folder, tokenizer, 4 * asked.tokens)))
+        [own], theirs = found, verls(folder, tokenizer, 4 * asked.tokens)
+        print(f"start-up: {start:.1f} s of one core for {len(own)} traces, {own.tokens} response tokens")
+        rows = range(min(asked.rows, len(own)))
+        read = [
+            (seconds(lambda: [own[i] for i in rows]), seconds(lambda: [theirs[i] for i in rows]))
+            for _ in range(asked.pairs)
+        ]
+        shared = start / len(own) * len(rows)
+        for what, extra in (("without the start-up", 0.0), ("with the start-up over one epoch", shared)):
+            ratio = statistics.median(verl / (own_s + extra) for own_s, verl in read)
+            rate = len(rows) / statistics.median(own_s + extra for own_s, _ in read)
+            print(f"rows/s {what}: {rate:,.0f}, {ratio:.2f} times verl's")
+
+
+if __name__ == "__main__":
+    main()
