@@ -61,13 +61,11 @@ def encode(text: str, tokenizer, name: str = "text") -> tuple[Tensor, Tensor]:
 
 def _without_gaps(offsets: list[tuple[int, int]], length: int) -> Tensor:
     """Some tokenizers leave spaces out of their offsets: a token also covers the gap before it, the last the end."""
-    covered = []
-    end = 0
-    for i, (start, stop) in enumerate(offsets):
-        stop = length if i == len(offsets) - 1 else max(stop, end)
-        covered.append((min(start, end), stop))
-        end = stop
-    return torch.tensor(covered, dtype=torch.long).reshape(-1, 2)
+    covered = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
+    ends = np.maximum.accumulate(covered[:, 1])
+    starts = np.minimum(covered[:, 0], np.concatenate([[0], ends[:-1]]))
+    ends[-1:] = length
+    return torch.from_numpy(np.stack([starts, ends], axis=1))
 
 
 def trace_from_ids(

@@ -39,6 +39,7 @@ def test_segments_lie_as_the_segmenter_cut_them(planted, tmp_path):
         assert len(row["kinds"]) == len(trace.meta["kinds"])
 
 
+@pytest.mark.e2e
 def test_attributions_and_selections_are_those_of_the_library(planted, tmp_path):
     few = ["attribution.nodes=2", "attribution.tolerance=null"]
     run("attribute", f"traces={planted}", f"out={tmp_path / 'ig'}", "shard=4", *few)
@@ -74,6 +75,7 @@ def test_an_attribution_of_another_response_is_refused(planted, tmp_path, capsys
     assert not (tmp_path / "out.parquet").exists()
 
 
+@pytest.mark.e2e
 def test_generated_samples_are_those_of_an_uninterrupted_run(tmp_path):
     asked = ["generate", "limit=3", "generation.n=2", "generation.batch=2", "generation.max_tokens=24"]
     run(*asked, f"out={tmp_path / 'whole'}")
@@ -86,6 +88,7 @@ def test_generated_samples_are_those_of_an_uninterrupted_run(tmp_path):
     assert len({t.response for t in whole}) > 1
 
 
+@pytest.mark.e2e
 def test_a_calibration_is_used_by_its_path(planted, tmp_path):
     run("attribute", "calibrate", f"traces={planted}", f"out={tmp_path / 'c.json'}", "grid=8", "limit=2")
     rule = [f"attribution.rule={tmp_path / 'c.json'}", "attribution.nodes=3", "attribution.tolerance=null"]

@@ -193,6 +193,7 @@ def test_the_recorded_traces_are_graded_as_recorded(tmp_path, capsys):
 # --- golds -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.e2e
 def test_a_gold_that_fails_against_itself_is_named_and_counted(tmp_path, capsys):
     rows = [{"problem": "p", "answer": gold, "response": "\\boxed{7}", "id": gold} for gold in ("7", "}")]
     write_rows(tmp_path / "t.jsonl", rows)

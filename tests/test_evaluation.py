@@ -150,6 +150,7 @@ def test_random_signs_agree_with_all_of_them():
     assert every.p != some.p
 
 
+@pytest.mark.e2e
 def test_equal_runs_are_called_different_as_rarely_as_p_says():
     generator = np.random.default_rng(3)
     drawn = [generator.integers(-2, 3, 20) / 2 for _ in range(300)]

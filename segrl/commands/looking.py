@@ -1,34 +1,126 @@
-"""To look at: one trace in the terminal, and the whole job on the toy world."""
+"""To look at: one trace in the terminal, many on a page, and the whole job on the toy world."""
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from segrl import records
-from segrl.commands.common import tokenised
-from segrl.config import ConfigError, compose
+from segrl.commands.common import plain, tokenised
+from segrl.config import ConfigError, compose, needed
 from segrl.shards import read_shards
+from segrl.types import Attribution, Segments, Trace
+
+if TYPE_CHECKING:
+    from segrl.grading import Verdict
+    from segrl.report import Entry, View
+
+SLIDERS = ("tau", "beta", "beta_min_tokens", "force")
 
 
 def show(config: DictConfig) -> None:
-    """Print one trace, with its selection where given."""
+    """Print one trace, with its selection and its attribution where given."""
     from segrl.report import draw, terminal
-    from segrl.segmentation import segment
 
     traces = tokenised(config)
     trace = next((one for one in traces if config.id in (None, one.id)), None)
     if trace is None:
         raise ConfigError(f"no trace is called {config.id!r}; the first of {len(traces)} is {traces[0].id!r}")
-    rows = read_shards(config.selections) if config.selections else []
-    row = next((row for row in rows if row["id"] == trace.id), None)
-    if row is None:
-        draw(terminal(trace, segment(trace)))
-        return
+    selections = [config.selections] if config.selections else []
+    [entry] = _entries([trace], selections, config.attributions)
+    draw(terminal(entry))
+
+
+def report(config: DictConfig) -> None:
+    """Write all traces, their scores and selections as one HTML file that opens anywhere."""
+    from segrl.report import measures_of, page
+
+    path, out = needed(config, "traces", "out")
+    given = config.selections
+    selections = [given] if isinstance(given, str) else list(given or [])
+    entries = _entries(tokenised(config), selections, config.attributions)
+    if not entries:
+        raise ValueError(f"{path} holds no trace to look at")
+    settings = {name: plain(config)[name] for name in SLIDERS}
+    html = page(entries, settings, config.title or f"segrl report: {Path(path).name}")
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    Path(out).write_text(html, encoding="utf-8")
+    right = sum(entry.verdict is not None and entry.verdict.correct for entry in entries)
+    measures = ", ".join(measures_of(entries)) or "none"
+    size = f"{Path(out).stat().st_size / 1e6:.1f} MB"
+    print(f"{len(entries)} traces, {right} right, measures: {measures}, {size} -> {out}")
+
+
+def _entries(traces: Sequence[Trace], selections: Sequence[str], attributions: str | None) -> list[Entry]:
+    """Each trace with what was made from it; its attribution scored here where there is no selection."""
+    from segrl.report import Entry
+    from segrl.segmentation import segment
+
+    names = _names(selections)
+    rows = {name: {row["id"]: row for row in read_shards(path)} for name, path in zip(names, selections, strict=True)}
+    for name, found in rows.items():
+        if not any(trace.id in found for trace in traces):
+            raise ValueError(f"{name} has no selection of any of these {len(traces)} traces; select from these traces")
+    scored = {row["id"]: row for row in read_shards(attributions)} if attributions else {}
+    entries = []
+    for trace, verdict in zip(traces, _verdicts(traces), strict=True):
+        views = {name: _view(trace, rows[name][trace.id]) for name in names if trace.id in rows[name]}
+        attribution = _attribution(trace, scored)
+        segments = next((view.segments for view in views.values() if len(view.segments) < trace.tokens), None)
+        segments = segments or segment(trace)
+        if attribution is not None and not names:
+            views = {"ig": _scored(segments, attribution)}
+        entries.append(Entry(trace, segments, verdict, attribution, views))
+    return entries
+
+
+def _names(paths: Sequence[str]) -> list[str]:
+    """Short names of files: their stems, whole paths where two share one."""
+    stems = [Path(path).stem for path in paths]
+    return [path if stems.count(stem) > 1 else stem for path, stem in zip(paths, stems, strict=True)]
+
+
+def _view(trace: Trace, row: records.Row) -> View:
+    from segrl.report import View
+
     records.check_identity(trace, row, "selection")
-    draw(terminal(trace, records.segments_of(row), records.scores_of(row), records.selection_of(row)))
+    return View(records.segments_of(row), records.scores_of(row), records.selection_of(row))
+
+
+def _attribution(trace: Trace, rows: Mapping[str, records.Row]) -> Attribution | None:
+    """None where it failed: `segrl attribute` has named the reason."""
+    row = rows.get(trace.id)
+    if row is None or row["error"]:
+        return None
+    records.check_identity(trace, row, "attribution")
+    return records.attribution_of(row)
+
+
+def _scored(segments: Segments, attribution: Attribution) -> View:
+    from segrl.importance import score
+    from segrl.report import View
+    from segrl.selection import select
+
+    scores = score(attribution, segments)
+    return View(segments, scores, select(scores))
+
+
+def _verdicts(traces: Sequence[Trace]) -> list[Verdict | None]:
+    """Of those that have a gold answer. Threads, since hard comparisons run in the grader's own processes."""
+    from segrl.grading import grade
+
+    def verdict(trace: Trace) -> Verdict | None:
+        asked = {"prompt": trace.meta.get("prompt") or "", "finish": trace.meta.get("finish")}
+        return grade(trace.answer, trace.response, **asked) if trace.answer is not None else None
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return list(threads.map(verdict, traces))
 
 
 def quickstart(config: DictConfig) -> None:

@@ -1,26 +1,29 @@
-"""A trace one can look at: for now in the terminal, its segments coloured by how much they matter."""
+"""A trace in the terminal: its segments by how much they matter, its tokens by what they do to the answer."""
 
 from __future__ import annotations
 
+from itertools import groupby
+
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
+from rich.table import Column, Table
 from rich.text import Text
 
-from segrl.types import Segments, SegmentScores, Selection, Trace
+from segrl.report.entries import Entry, View, ranks_of
 
-BAR = 12
+BAR = 8
+TINTED = 0.25  # of the trace's largest token score; weaker ones are left as they are
 
 
-def terminal(
-    trace: Trace, segments: Segments, scores: SegmentScores | None = None, selection: Selection | None = None
-) -> RenderableType:
-    """The problem and the response; each segment behind a bar of its strength, dropped ones dimmed."""
-    head = Text.assemble(
-        ("problem  ", "bold"), trace.problem.strip(), "\n", ("answer   ", "bold"), trace.answer or "none"
-    )
-    lines = [_segment(trace, segments, s, scores, selection) for s in range(len(segments))]
+def terminal(entry: Entry) -> RenderableType:
+    """The head; then each segment behind its bar, rank, share, consistency and reason, dropped ones dimmed."""
+    trace, segments = entry.trace, entry.segments
+    measure, view = next(iter(entry.views.items()), (None, None))
+    lines = Table.grid(Column(no_wrap=True), Column(), padding=(0, 1))
+    for s in range(len(segments)):
+        lines.add_row(*_segment(entry, view, s))
     title = f"{trace.id}   {trace.tokens} tokens, {len(segments)} segments"
-    return Panel(Group(head, Text(""), *lines), title=title, title_align="left")
+    return Panel(Group(_head(entry, measure), Text(""), lines), title=Text(title), title_align="left")
 
 
 def draw(renderable: RenderableType, console: Console | None = None) -> None:
@@ -28,20 +31,71 @@ def draw(renderable: RenderableType, console: Console | None = None) -> None:
     (console or Console()).print(renderable)
 
 
-def _segment(
-    trace: Trace, segments: Segments, s: int, scores: SegmentScores | None, selection: Selection | None
-) -> Text:
-    assert trace.offsets_T is not None
-    start, end = segments.boundaries[s], segments.boundaries[s + 1]
-    text = trace.response[int(trace.offsets_T[start, 0]) : int(trace.offsets_T[end - 1, 1])].strip()
-    kept = selection is None or bool(selection.keep_S[s])
-    share = 0.0 if scores is None else float(scores.share_S[s])
-    strongest = 1.0 if scores is None else max(float(scores.share_S.max()), 1e-12)
-    bar = "█" * round(BAR * share / strongest)
-    label = selection.reason_S[s] if selection else segments.kinds_S[s]
+def _head(entry: Entry, measure: str | None) -> Text:
+    trace, verdict, attribution = entry.trace, entry.verdict, entry.attribution
+    facts = {"problem": trace.problem.strip(), "gold": trace.answer or "none"}
+    if verdict is not None:
+        facts["verdict"] = f"{'right' if verdict.correct else 'wrong'} ({verdict.status}), answered {verdict.pred}"
+    if attribution is not None:
+        flags = f", flagged {', '.join(attribution.flags)}" if attribution.flags else ""
+        facts["gap"] = f"{attribution.gap:.3g}{flags}"
+    if measure is not None:
+        facts["measure"] = measure
+    lines = [Text.assemble((f"{name:<9}", "bold"), value) for name, value in facts.items()]
+    return Text("\n").join(lines)
+
+
+def _segment(entry: Entry, view: View | None, s: int) -> tuple[Text, Text]:
+    """Its numbers and its text. Text, not markup: a "[bold]" in a trace is text."""
+    start, end = entry.segments.boundaries[s], entry.segments.boundaries[s + 1]
+    if view is None:
+        return Text(entry.segments.kinds_S[s], "cyan"), _text(entry, start, end, "default")
+    if len(view.segments) != len(entry.segments):
+        return _by_token(entry, view, start, end)
+    share, strongest = float(view.scores.share_S[s]), max(float(view.scores.share_S.max()), 1e-12)
+    kept, consistency = bool(view.selection.keep_S[s]), float(view.scores.consistency_S[s])
+    rank = ranks_of(view.scores)[s]
+    numbers = f"#{rank:<3} {100 * share:3.0f}% c {consistency:.2f}" if rank else f"{'answer':<16}"
+    gutter = f"{'█' * round(BAR * share / strongest):>{BAR}} {numbers} {view.selection.reason_S[s]:<12}"
     style = _colour(share / strongest) if kept else "dim"
-    # Text, not markup: a "[bold]" in a trace is text.
-    return Text.assemble((f"{bar:>{BAR}} {100 * share:4.0f}% {label:<12}", "cyan" if kept else "dim"), (text, style))
+    return Text(gutter, "cyan" if kept else "dim"), _text(entry, start, end, style)
+
+
+def _by_token(entry: Entry, view: View, start: int, end: int) -> tuple[Text, Text]:
+    """Of a token measure: the stretch's share and kept tokens, and the dropped ones dimmed."""
+    keep_T, share = view.selection.keep_S[start:end], float(view.scores.share_S[start:end].sum())
+    gutter = f"{100 * share:3.0f}% {int(keep_T.sum()):>4} of {end - start:<4} tokens"
+    text, at = Text(), start
+    for kept, run in groupby(keep_T.tolist()):
+        until = at + len(list(run))
+        text.append_text(_text(entry, at, until, "default" if kept else "dim", strip=False))
+        at = until
+    text.rstrip()
+    return Text(gutter, "cyan"), _without_blank(text)
+
+
+def _text(entry: Entry, start: int, end: int, style: str, strip: bool = True) -> Text:
+    """The tokens; what raised the answer's probability on blue, what lowered it on orange and underlined."""
+    cuts = entry.trace.offsets_T[:, 1].cummax(0).values.tolist()
+    first = cuts[start - 1] if start else 0
+    text = Text(entry.trace.response[first : cuts[end - 1]], style)
+    if entry.attribution is not None:
+        scores_T = entry.attribution.scores_T
+        least = TINTED * float(scores_T.abs().max())
+        for t in range(start, end):
+            if least and abs(float(scores_T[t])) >= least:
+                tint = "white on blue" if scores_T[t] > 0 else "underline black on dark_orange"
+                text.stylize(tint, (cuts[t - 1] if t else 0) - first, cuts[t] - first)
+    if not strip:
+        return text
+    text.rstrip()
+    return _without_blank(text)
+
+
+def _without_blank(text: Text) -> Text:
+    """Without the blank line that set the segment off."""
+    blank = len(text.plain) - len(text.plain.lstrip("\n"))
+    return text[blank:] if blank else text
 
 
 def _colour(relative: float) -> str:

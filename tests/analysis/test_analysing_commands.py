@@ -56,6 +56,7 @@ def test_truth_wants_planted_kinds(tmp_path, capsys):
     assert "trace 'x' has no planted kinds" in capsys.readouterr().err
 
 
+@pytest.mark.e2e
 def test_a_model_that_is_never_right_is_named(tmp_path, capsys):
     wrong = Trace(id="x", problem="p", response="a\n\nWait, b</think> \\boxed{2}", answer="1")
     save_traces([wrong], tmp_path / "wrong.jsonl")

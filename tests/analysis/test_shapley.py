@@ -55,6 +55,7 @@ def test_subsets_are_the_bits_of_their_numbers():
         subsets(20)
 
 
+@pytest.mark.e2e
 def test_the_dependence_of_the_model_is_that_of_its_own_forwards():
     """Every subset spelled out as text, tokenised anew and read by a plain forward."""
     model, tokenizer = toy.load_model()

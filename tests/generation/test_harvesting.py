@@ -102,6 +102,7 @@ def test_several_responses_a_row_are_candidates_of_one_problem(tmp_path):
     assert [trace.response for trace in load_traces(tmp_path / "out")] == [RESPONSES["short"], RESPONSES["wrong"]]
 
 
+@pytest.mark.e2e
 def test_candidates_are_sampled_where_none_are_given(tmp_path):
     asked = ["harvest", "limit=2", "generation.n=4", "generation.max_tokens=320", f"out={tmp_path}"]
     assert main([*asked, "unanswered=true"]) == 0

@@ -89,6 +89,7 @@ def test_a_model_that_emits_nothing_is_a_sentence(tmp_path, capsys):
         assert len(load_traces(responses)) == 2
 
 
+@pytest.mark.e2e
 def test_another_job_may_not_go_on_in_the_folder_but_other_circumstances_may(tmp_path, capsys):
     few = ["generate", "limit=2", "generation.batch=1", "generation.max_tokens=4", f"out={tmp_path}"]
     assert main(few) == 0

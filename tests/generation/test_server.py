@@ -40,6 +40,7 @@ def alone(asked, **options):
     return trace.response, trace.meta["finish"], trace.meta["tokens"]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("prompt", ["ids", "text"])
 def test_the_server_is_sent_our_prompt_and_a_seed_for_each_sample(prompt):
     with serving() as there:
@@ -123,6 +124,7 @@ def command(url, out, *more):
     return main([*asked, *size, *fast, f"server={url}", f"out={out}", *more])
 
 
+@pytest.mark.e2e
 def test_after_a_server_died_the_same_command_goes_on_to_the_same_samples(tmp_path, capsys):
     with serving() as there:
         assert command(there.url, tmp_path / "whole") == 0

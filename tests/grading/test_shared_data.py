@@ -43,6 +43,7 @@ def test_conformance():
     assert right(core + rest + read) >= 0.94
 
 
+@pytest.mark.e2e
 def test_probes():
     found = verdicts(rows("grader_probes_dev.jsonl"))
     assert right(found) >= 0.93

@@ -10,19 +10,40 @@ from verl.utils.fsdp_utils import apply_fsdp2
 
 import segrl
 from segrl import Trace
+from segrl.verl.attributing import Request, attributed, parts, profiles
 
 rank, _, world = initialize_global_process_group()
 tokenizer = byte_level_tokenizer()
 plain, sharded = tiny_model(os.environ["ARCHITECTURE"]), tiny_model(os.environ["ARCHITECTURE"])
 apply_fsdp2(sharded, {"mesh": init_device_mesh("cpu", (world,)), "reshard_after_forward": True}, {})
 
-texts = [f"Okay, 3 + 4.\n\nWait,{' 1' * i} it is 7." for i in range(4)]
-traces = [segrl.tokenize(Trace(f"t{i}", "3 + 4?", text, "7"), tokenizer) for i, text in enumerate(texts)][rank::world]
-options = {"nodes": 3, "tolerance": None, "batch_rows": 2, "interpolate": "response"}
-found = segrl.attribute(sharded, traces, tokenizer, **options)
-for one, expected in zip(found, segrl.attribute(plain, traces, tokenizer, **options), strict=True):
-    error = float((one.scores_T - expected.scores_T).abs().max() / expected.scores_T.abs().max())
-    assert error < 1e-5, f"rank {rank}, {one.trace_id}: {error}"
+# The second rank's traces are so much longer that by itself it would take more forwards than the first.
+texts = [f"Okay, 3 + 4.\n\nWait,{' 1' * (i + 40 * rank)} it is 7." for i in range(4)]
+traces = [segrl.tokenize(Trace(f"t{i}", "3 + 4?", text, "7"), tokenizer) for i, text in enumerate(texts)]
+request = Request(alphas=(0.3, 0.8), weights=(0.5, 0.5), tokens=200, certificate=True)
+alone = len(parts(traces, request.tokens, agree=False))
+agreed = len(parts(traces, request.tokens, agree=True))
+counts = [None] * world
+dist.all_gather_object(counts, (alone, agreed))
+assert len({one for one, _ in counts}) == world, f"the ranks alone would take {counts}: nothing to agree on"
+assert {one for _, one in counts} == {max(one for one, _ in counts)}, counts
+
+
+def close(found, expected, what):
+    error = float((found - expected).abs().max() / expected.abs().max())
+    assert error < 1e-5, f"rank {rank}, {what}: {error}"
+
+
+own = Request(**(vars(request) | {"agree": False}))
+for i, (found, expected) in enumerate(
+    zip(attributed(sharded, traces, tokenizer, request), attributed(plain, traces, tokenizer, own), strict=True)
+):
+    close(found.scores_T, expected.scores_T, f"scores of {i}")
+    assert abs(found.gap - expected.gap) < 1e-3 * expected.gap
+for i, (found, expected) in enumerate(
+    zip(profiles(sharded, traces, tokenizer, 3, request), profiles(plain, traces, tokenizer, 3, own), strict=True)
+):
+    close(found, expected, f"profile of {i}")
 assert all(parameter.grad is None for parameter in sharded.parameters())
 print("equal", flush=True)
 dist.destroy_process_group()

@@ -1,25 +1,15 @@
 """How one rollout's advantage is spread over its tokens, without verl, Ray or a model."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from tiny import byte_level_tokenizer
 
-from segrl import Segments, Trace
-from segrl.verl.credit import (
-    Credit,
-    Rollout,
-    credit_from,
-    credit_metrics,
-    effective_share,
-    record,
-    rollout_trace,
-    selected_ratio,
-    weigh_rollout,
-    worth_attributing,
-)
+from segrl import Evidence, Segments, Trace
+from segrl.verl.credit import Rollout, evidence_of, record, rollout_trace, weigh_rollout
+from segrl.verl.settings import Credit
 
 # Three thoughts of 2, 3 and 1 tokens, and the answer of 2.
 SEGMENTS = Segments((0, 2, 5, 6, 8), ("thought", "thought", "thought", "answer"))
@@ -38,11 +28,12 @@ def rollout(advantage: float = 0.5, answer: str | None = "7", trainable_T=None) 
         trainable_T=torch.ones(8, dtype=torch.bool) if trainable_T is None else trainable_T,
         prompt_hash="p",
     )
-    return Rollout("r", trace, SEGMENTS, torch.full((8,), advantage))
+    return Rollout("p_0_0", trace, SEGMENTS, torch.full((8,), advantage))
 
 
-def weighed(one: Rollout, **settings):
-    return weigh_rollout(one, SCORES_T, gap=0.1, copy_share=0.2, credit=Credit(**settings), step=1)
+def weighed(one: Rollout, scores_T=SCORES_T, **settings):
+    credit = Credit(**settings)
+    return weigh_rollout(one, evidence_of(one, scores_T, credit, gap=0.1, copy_share=0.2), credit, step=1)
 
 
 def test_rank_weights_times_advantage_by_hand():
@@ -53,9 +44,20 @@ def test_rank_weights_times_advantage_by_hand():
     torch.testing.assert_close(weighed(rollout()).advantages_T, 0.5 * expected)
 
 
+def test_options_reach_the_rule_and_the_measure():
+    # ranks 2, 3, 1 over [0, 1] -> 0.5, 1, 0: (2 * 0.5 + 3 * 1) / 6 = 4 / 6
+    expected = torch.tensor([0.5, 0.5, 1, 1, 1, 0, 4 / 6, 4 / 6]) * 6 / 4
+    one = weighed(rollout(), rule_options={"low": 0.0, "high": 1.0})
+    torch.testing.assert_close(one.weights_T, expected)
+    # means of |s|: 1, 3, 0.5: the order is the same; sums 2, 9, 0.5 too; but top20 of (2, 5, 0.5) ... by the numbers
+    one = weighed(rollout(), rule="linear", measure_options={"aggregate": "sum"})
+    share = torch.tensor([2.0, 2, 9, 9, 9, 0.5]) / 11.5
+    torch.testing.assert_close(one.weights_T[:6], share / share.mean())
+
+
 def test_each_response_keeps_its_mean_advantage():
     one = weighed(rollout(0.5))
-    assert one.weights_T[one.weighted_T].mean() == pytest.approx(1.0)
+    assert one.weights_T[one.rollout.weighted_T].mean() == pytest.approx(1.0)
     assert one.advantages_T.mean() == pytest.approx(0.5)
 
 
@@ -63,7 +65,6 @@ def test_hard_keeps_the_selected_tokens_alone():
     # shares: 1.41, 5.20, 0.50 of 7.11 -> 0.73 for the second alone reaches 0.7; first and last thought are forced
     one = weighed(rollout(), rule="hard", tau=0.7)
     assert one.selection.reason_S == ("forced", "strength", "forced", "forced")
-    assert selected_ratio(one) == 1.0
 
 
 def test_tokens_of_a_tool_or_beyond_rollout_correction_weigh_one_and_do_not_count():
@@ -73,25 +74,28 @@ def test_tokens_of_a_tool_or_beyond_rollout_correction_weigh_one_and_do_not_coun
     torch.testing.assert_close(one.weights_T, torch.tensor([3 / 2.8, 3 / 2.8, 1, 1, 1, 2.4 / 2.8, 1, 1]))
 
 
-@pytest.mark.parametrize(
-    ("one", "sign", "worth"),
-    [
-        (rollout(0.5), "positive", True),
-        (rollout(-0.5), "positive", False),
-        (rollout(-0.5), "both", True),
-        (rollout(-0.5), "negative", True),
-        (rollout(0.0), "both", False),  # a group with equal rewards
-        (rollout(0.5, answer=None), "positive", False),
-        (replace(rollout(0.5), segments=Segments((0, 6, 8), ("thought", "answer"))), "positive", False),
-    ],
-)
-def test_attribution_is_spent_where_it_can_change_something(one, sign, worth):
-    assert worth_attributing(one, Credit(sign=sign)) is worth
+def test_signed_weighs_what_supports_the_wrong_answer_alone():
+    one = weighed(rollout(-0.5), sign="signed", rule="linear", measure_options={"aggregate": "sum"})
+    assert one.weights_T[1] == 0  # the one token whose attribution is negative
+    assert bool((one.weights_T[[0, 2, 3, 4, 5]] > 0).all())
+    assert one.advantages_T[:6].mean() == pytest.approx(-0.5)
 
 
 def test_scores_that_say_nothing_leave_the_advantages_as_they_were():
-    one = weigh_rollout(rollout(), torch.zeros(8), 0.0, 0.0, Credit(), step=1)
+    one = weighed(rollout(), torch.zeros(8))
+    assert one.uniform
     assert torch.equal(one.advantages_T, one.rollout.advantages_T)
+    assert not weighed(rollout()).uniform
+
+
+def test_the_evidence_holds_what_the_measure_reads_and_nothing_else():
+    one = rollout()
+    assert evidence_of(one, None, Credit(measure="length")).ig is None
+    entropy = evidence_of(one, SCORES_T.abs(), Credit(measure="entropy"))
+    assert torch.equal(entropy.entropy_T, SCORES_T.abs())
+    assert entropy.ig is None
+    assert evidence_of(one, SCORES_T, Credit(), gap=0.3).ig.gap == 0.3
+    assert isinstance(entropy, Evidence)
 
 
 def test_the_answer_of_a_rollout_is_read_after_its_thinking():
@@ -104,43 +108,19 @@ def test_the_answer_of_a_rollout_is_read_after_its_thinking():
     assert answer("Q", "so \\boxed{7}") == "7"
     assert answer("Q", "try \\boxed{7}</think> so \\boxed{8}") == "8"
     assert answer("Q<think>\n", "try \\boxed{7} and") is None  # cut off while thinking: a draft is no answer
-
-
-def test_metrics_of_a_step():
-    metrics = credit_metrics([rollout(0.5), rollout(-0.5)], [weighed(rollout(0.5))])
-    assert metrics["segrl/attributed_share"] == 0.5
-    assert metrics["segrl/segments_per_response"] == 3.0
-    # weights 1.0 1.0 1.2 1.2 1.2 0.8: 6.4^2 / (6 * 6.96)
-    assert metrics["segrl/weight_ess"] == pytest.approx(6.4**2 / (6 * 6.96))
-    assert credit_metrics([rollout()], []) == {"segrl/attributed_share": 0.0, "segrl/segments_per_response": 3.0}
-
-
-def test_effective_share_by_hand():
-    assert effective_share(torch.tensor([1.0, 1.0])) == 1.0
-    assert effective_share(torch.tensor([2.0, 0.0])) == 0.5
+    assert answer("Q", "so \\boxed{ }") is None  # nothing to explain
 
 
 def test_a_record_holds_what_a_report_draws():
     one = weighed(rollout())
-    line = record(one, one.advantages_T)
+    line = json.loads(json.dumps(record(one.rollout, None, one, one.advantages_T), allow_nan=False))
     assert line["boundaries"] == [0, 2, 5, 6, 8]
+    assert line["group"] == "p"
     assert line["advantages"] == [a * w for a, w in zip([0.5] * 8, line["weights"], strict=True)]
 
 
-@pytest.mark.parametrize(
-    ("section", "sentence"),
-    [
-        ({"rul": "rank"}, "segrl.rul is not a setting, did you mean 'rule'?"),
-        ({"rule": "rnk"}, "no weighting rule is called 'rnk', did you mean 'rank'?"),
-        ({"sign": "plus"}, "segrl.sign='plus', expected one of"),
-        ({"nodes": 0}, "segrl.nodes=0, expected 1 or more"),
-    ],
-)
-def test_a_wrong_setting_is_named_with_its_neighbour(section, sentence):
-    with pytest.raises(ValueError, match=sentence.replace("?", r"\?")):
-        credit_from(OmegaConf.create({"segrl": section}))
-
-
-def test_settings_that_are_not_given_keep_their_defaults():
-    assert credit_from(OmegaConf.create({"segrl": {"rule": "hard"}})) == Credit(rule="hard")
-    assert credit_from(OmegaConf.create({})) == Credit()
+def test_a_record_of_a_rollout_that_was_not_attributed_says_why():
+    one = replace(rollout(), reward=1.0)
+    line = json.loads(json.dumps(record(one, "equal_rewards", None, one.advantages_T), allow_nan=False))
+    assert (line["uniform"], line["strength"], line["gap"], line["reward"]) == ("equal_rewards", [], None, 1.0)
+    assert line["weights"] == [1.0] * 8

@@ -12,31 +12,51 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import Role
 
 from segrl.config import compose
+from segrl.types import Trace
+from segrl.verl import frozen as frozen_module
+from segrl.verl import queue as queue_module
 from segrl.verl import trainer as trainer_module
+from segrl.verl.attributing import Found
 from segrl.verl.launch import editable
-from segrl.verl.trainer import SegmentCredit, fill_up
+from segrl.verl.queue import fill_up
+from segrl.verl.trainer import SegmentCredit
 from segrl.verl.worker import Attributing, explained_traces
 
 TOKENIZER = byte_level_tokenizer()
 THINKING = "3 + 4 = 7.\n\nWait, so 7.\n\nHowever, 7.\n"
-ADVANTAGES = {"right": 0.5, "wrong": -0.5, "silent": 0.5, "equal": 0.0, "padding": 0.5}
-RESPONSES = dict.fromkeys(ADVANTAGES, THINKING + "</think> \\boxed{7}") | {"silent": THINKING}
+# key -> advantage and reward; "e" is a group of equal rewards whose advantages rounding has left off zero
+ROWS = {
+    "a_0_0": (0.5, 1.0),
+    "a_1_0": (-0.5, 0.0),
+    "a_2_0": (0.5, 1.0),  # gives no answer
+    "e_0_0": (1e-3, 1.0),
+    "e_1_0": (-1e-3, 1.0),
+    "a_3_0": (0.5, 1.0),  # padding
+}
+SILENT, PADDING = "a_2_0", "a_3_0"
+RESPONSES = dict.fromkeys(ROWS, THINKING + "</think> \\boxed{7}") | {SILENT: THINKING}
 
 
 class Queue:
     """The TransferQueue's two functions that are used, over a dict."""
 
-    def __init__(self):
+    def __init__(self, right: int = 0):
         self.rows = {}
         prompt_ids = torch.tensor(TOKENIZER("Q")["input_ids"])
-        for key, advantage in ADVANTAGES.items():
-            ids = torch.tensor(TOKENIZER(RESPONSES[key])["input_ids"])
+        for key, (advantage, reward) in (ROWS | {f"r{i}_0_0": (0.5, 1.0) for i in range(right)}).items():
+            ids = torch.tensor(TOKENIZER(RESPONSES.get(key, RESPONSES["a_0_0"]))["input_ids"])
+            scores_T = torch.zeros(len(ids))
+            scores_T[-1] = reward
             self.rows[key] = {
                 "prompts": prompt_ids,
                 "responses": ids,
                 "response_mask": torch.ones(len(ids)),
                 "advantages": torch.full((len(ids),), advantage),
+                "rm_scores": scores_T,
+                "entropy": torch.arange(len(ids)).float(),
             }
+        for i in range(right):  # a partner each, so that their groups have something to learn from
+            self.rows[f"r{i}_1_0"] = self.rows["a_1_0"] | {}
 
     def kv_batch_get(self, keys, partition_id, select_fields):
         return {name: Column([self.rows[key][name] for key in keys]) for name in select_fields}
@@ -56,7 +76,7 @@ class Actor:
     """A worker group whose attribution is the token's position, and which remembers what it was asked for."""
 
     def __init__(self, queue, ranks=1):
-        self.queue, self._dispatch_info, self.asked = queue, {"actor": list(range(ranks))}, []
+        self.queue, self._dispatch_info, self.asked, self.profiled = queue, {"actor": list(range(ranks))}, [], []
 
     def compute_segrl_scores(self, batch):
         self.asked.append(batch)
@@ -68,19 +88,34 @@ class Actor:
                 "segrl_copy_share": torch.tensor(0.2),
             }
 
+    def compute_segrl_profile(self, batch):
+        """The second of four nodes has the mean of all."""
+        self.profiled.append(batch)
+        nodes = batch.extra_info["segrl_nodes"]
+        for key in batch.keys:
+            masses_JL = torch.tensor([5.0, 3.0, 2.0, 2.0])[:nodes, None].expand(-1, 5)
+            self.queue.rows[key]["segrl_profile"] = masses_JL.flatten()
+
 
 class Base:
     """What the mixin expects of verl's trainer."""
 
     def __init__(self, config):
         self.config, self.tokenizer, self.global_steps, self.timing_raw = config, TOKENIZER, 1, {}
+        self.local_trigger_step = 0
         self.replay_buffer = type("ReplayBuffer", (), {})()
 
     def _init_resource_pool_mgr(self):
         self.role_worker_mapping = {Role.ActorRollout: type("Remote", (), {"__ray_actor_class__": object})}
 
+    def _setup(self):
+        pass
+
     def _compute_advantage(self, batch, metrics):
         return batch
+
+    def _compute_metrics(self, batch, metrics, timing_raw, global_steps, epoch):
+        metrics.update({"training/global_step": global_steps})
 
 
 class Trainer(SegmentCredit, Base):
@@ -88,56 +123,79 @@ class Trainer(SegmentCredit, Base):
 
 
 @pytest.fixture
-def make(monkeypatch):
-    def make(ranks=1, **segrl):
-        queue = Queue()
-        monkeypatch.setattr(trainer_module, "tq", queue)
-        config = editable(compose("grpo", []))
-        config.segrl = segrl
+def make(monkeypatch, tmp_path):
+    monkeypatch.setattr(trainer_module, "position_limit", lambda path: 4096)
+    monkeypatch.setattr(trainer_module, "warn_of_drift", lambda: None)
+
+    def make(ranks=1, right=0, **segrl):
+        queue = Queue(right)
+        monkeypatch.setattr(queue_module, "tq", queue)
+        config = editable(compose("grpo", [f"out={tmp_path}"]))
+        config.segrl = {"quadrature": "midpoint"} | segrl
         trainer = Trainer(config)
         trainer.actor_rollout_wg = Actor(queue, ranks)
+        trainer._setup()
         return trainer, queue
 
     return make
 
 
-def step(trainer):
-    tags = [{"seq_len": len(RESPONSES[key]), "is_padding": key == "padding"} for key in ADVANTAGES]
+def batch_of(queue):
+    keys = list(queue.rows)
+    tags = [{"seq_len": len(queue.rows[key]["responses"]) + 1, "is_padding": key == PADDING} for key in keys]
+    return KVBatchMeta(keys=keys, tags=tags, partition_id="train")
+
+
+def step(trainer, queue):
     metrics = {}
-    trainer._compute_advantage(KVBatchMeta(keys=list(ADVANTAGES), tags=tags, partition_id="train"), metrics)
+    trainer._compute_advantage(batch_of(queue), metrics)
     return metrics
 
 
-def test_only_the_answered_response_with_an_advantage_is_attributed_and_weighted(make):
+def test_only_what_can_learn_is_attributed_and_weighted(make):
     trainer, queue = make()
     before = {key: row["advantages"].clone() for key, row in queue.rows.items()}
-    metrics = step(trainer)
-    assert [batch.keys for batch in trainer.actor_rollout_wg.asked] == [["right"]]
-    for key in set(ADVANTAGES) - {"right"}:
+    metrics = step(trainer, queue)
+    assert [batch.keys for batch in trainer.actor_rollout_wg.asked] == [["a_0_0"]]
+    for key in set(ROWS) - {"a_0_0"}:
         assert torch.equal(queue.rows[key]["advantages"], before[key])
-    after = queue.rows["right"]["advantages"]
+    after = queue.rows["a_0_0"]["advantages"]
     assert after.mean() == pytest.approx(0.5)
-    assert len(after.unique()) > 1
     # The positions grow, so the thoughts' strengths do too: the last thought weighs 1.2 / 0.8 of the first.
     thinking = len(TOKENIZER(THINKING)["input_ids"])
     assert after[thinking - 1] / after[0] == pytest.approx(1.2 / 0.8)
-    assert metrics["segrl/attributed_share"] == 0.25
+    assert metrics["segrl/attributed_share"] == 0.2
+    counts = {name.rpartition("/")[2]: count for name, count in metrics.items() if "uniform/" in name and count}
+    assert counts == {"other_sign": 1, "no_answer": 1, "equal_rewards": 2}
+
+
+def test_a_response_that_leaves_no_room_for_the_answer_weighs_one(make):
+    trainer, queue = make()
+    trainer.limit = len(queue.rows["a_0_0"]["responses"]) + 10
+    assert step(trainer, queue)["segrl/uniform/too_long"] == 1.0
+    assert trainer.actor_rollout_wg.asked == []
 
 
 def test_uniform_is_plain_grpo_bit_for_bit(make):
     trainer, queue = make(rule="uniform")
     before = {key: row["advantages"].clone() for key, row in queue.rows.items()}
-    assert step(trainer) == {}
+    assert step(trainer, queue) == {}
     assert trainer.actor_rollout_wg.asked == []
     assert all(torch.equal(queue.rows[key]["advantages"], before[key]) for key in before)
 
 
-def test_every_rank_gets_as_many_rows(make):
-    trainer, _ = make(ranks=2)
-    step(trainer)
+def test_a_step_that_is_left_out_reads_nothing(make):
+    trainer, queue = make(every=2)
+    trainer.global_steps = 2
+    assert step(trainer, queue) == {"segrl/attributed_share": 0.0, "segrl/uniform/off_step": 5.0}
+    assert trainer.actor_rollout_wg.asked == []
+
+
+def test_every_rank_gets_as_many_rows_and_the_shortest_fill_up(make):
+    trainer, queue = make(ranks=2)
+    step(trainer, queue)
     [asked] = trainer.actor_rollout_wg.asked
-    assert len(asked.keys) == 2
-    assert "right" in asked.keys  # the other one is there to keep the second rank company
+    assert sorted(asked.keys) == ["a_0_0", SILENT]  # the silent one is the shortest: it keeps the second rank company
 
 
 def test_filling_up_by_hand():
@@ -146,13 +204,98 @@ def test_filling_up_by_hand():
     assert fill_up(["b"], ["a", "b", "c", "d"], 4) == ["b", "a", "c", "d"]
 
 
-def test_the_dump_holds_the_advantages_that_were_written(make, tmp_path):
+def test_the_certificate_is_asked_for_on_every_so_many_steps(make):
+    trainer, queue = make(certificate_every=3)
+    for trainer.global_steps in range(1, 6):
+        step(trainer, queue)
+    asked = [batch.extra_info["segrl"].certificate for batch in trainer.actor_rollout_wg.asked]
+    assert asked == [True, False, False, True, False]
+
+
+@pytest.mark.parametrize(("measure", "asked"), [("length", 0), ("random", 0), ("entropy", 0), ("oar", 1), ("ig", 1)])
+def test_a_measure_that_needs_no_gradient_costs_no_forward(make, measure, asked):
+    trainer, queue = make(measure=measure)
+    metrics = step(trainer, queue)
+    assert len(trainer.actor_rollout_wg.asked) == asked
+    assert metrics["segrl/attributed_share"] == 0.2
+    assert len(queue.rows["a_0_0"]["advantages"].unique()) > 1
+
+
+def test_the_first_rollouts_calibrate_once_and_the_file_is_found_on_resuming(make, tmp_path):
+    trainer, queue = make(right=5, quadrature="calibrated", calibration_nodes=4, calibration_rollouts=4)
+    step(trainer, queue)
+    step(trainer, queue)
+    [profiled] = trainer.actor_rollout_wg.profiled
+    assert len(profiled.keys) == 4
+
+    assert trainer.actor_rollout_wg.asked[0].extra_info["segrl"].alphas == (0.375,)
+    assert (tmp_path / "checkpoints" / "segrl.json").is_file()
+    again, queue = make(right=5, quadrature="calibrated")
+    step(again, queue)
+    assert again.actor_rollout_wg.profiled == []
+    assert again.actor_rollout_wg.asked[0].extra_info["segrl"].alphas == (0.375,)
+
+
+def test_too_few_rollouts_do_not_calibrate(make):
+    trainer, queue = make(quadrature="calibrated")
+    step(trainer, queue)
+    assert trainer.actor_rollout_wg.profiled == []
+    assert trainer.actor_rollout_wg.asked[0].extra_info["segrl"].alphas == (0.5,)
+
+
+def test_a_budget_is_planned_once_and_kept(make, monkeypatch):
+    trainer, queue = make(right=5, budget=0.25, nodes=12)
+    monkeypatch.setattr(trainer, "_timed", lambda batch, chosen: (2e-3, 1e-3))
+    step(trainer, queue)
+    # checkpointing, so an update is four forwards: 2 / 4 = 0.5 a node, and half of the tokens for one node
+    assert (trainer.plan.nodes, trainer.plan.share, trainer.plan.evaluation) == (1, 0.5, 0.5)
+    again, queue = make(right=5, budget=0.25, nodes=12)
+    monkeypatch.setattr(again, "_timed", lambda batch, chosen: pytest.fail("timed twice"))
+    step(again, queue)
+    assert again.plan == trainer.plan
+
+
+def test_the_timed_pass_is_held_against_verls_own_forward(make):
+    trainer, queue = make(right=2)
+    trainer.timing_raw = {"old_log_prob": 2.0}
+    batch = batch_of(queue)
+    rollouts = queue_module.rollouts_of(batch, TOKENIZER, trainer.credit)
+    seconds, forward = trainer._timed(batch, rollouts[:1])
+    assert 0 < seconds < 1
+    assert forward == pytest.approx(2.0 / sum(tag["seq_len"] for tag in batch.tags))
+
+
+def test_what_it_costs_is_logged_and_over_budget_warned_of_once(make, caplog):
+    trainer, _ = make(budget=0.25)
+    for trainer.global_steps in (1, 2, 3):
+        metrics = {}
+        timing = {"step": 10.0, "attribution": float(trainer.global_steps), "update_actor": 4.0}
+        trainer._compute_metrics(None, metrics, timing, trainer.global_steps, 0)
+        assert metrics["segrl/cost"] == trainer.global_steps / 4
+        assert metrics["segrl/time_share"] == trainer.global_steps / 10
+    assert caplog.text.count("x update_actor, segrl.budget is 0.25") == 1
+    assert "attribution took 0.50 x update_actor" in caplog.text
+
+
+def test_the_dump_holds_every_rollout_and_the_advantages_that_were_written(make, tmp_path):
     trainer, queue = make(dump_dir=str(tmp_path / "dump"))
-    step(trainer)
-    [line] = [json.loads(line) for line in (tmp_path / "dump" / "1.jsonl").read_text().splitlines()]
-    assert line["key"] == "right"
-    assert line["advantages"] == queue.rows["right"]["advantages"].tolist()
-    assert line["advantages"] == pytest.approx([line["advantage"] * weight for weight in line["weights"]])
+    step(trainer, queue)
+    step(trainer, queue)  # a step that is done again after resuming replaces its file
+    lines = [json.loads(line) for line in (tmp_path / "dump" / "1.jsonl").read_text().splitlines()]
+    assert [line["key"] for line in lines] == [key for key in ROWS if key != PADDING]
+    why = {line["key"]: line["uniform"] for line in lines}
+    assert why == {"a_0_0": None, "a_1_0": "other_sign", "a_2_0": "no_answer"} | dict.fromkeys(
+        ("e_0_0", "e_1_0"), "equal_rewards"
+    )
+    for line in lines:
+        assert line["advantages"] == queue.rows[line["key"]]["advantages"].tolist()
+
+
+def test_a_mostly_unsegmented_first_batch_is_a_warning(make, caplog):
+    trainer, queue = make(segmentation={"max_segments": 1})
+    step(trainer, queue)
+    step(trainer, queue)
+    assert caplog.text.count("this run is nearly plain GRPO") == 1
 
 
 def test_the_trainer_passes_for_its_base_and_waits_as_it_is_told(make):
@@ -162,23 +305,67 @@ def test_the_trainer_passes_for_its_base_and_waits_as_it_is_told(make):
 
 
 def test_what_cannot_be_attributed_is_refused_under_verls_own_main_too():
-    config = editable(compose("grpo", ["algorithm.adv_estimator=gae"]))
+    config = editable(compose("grpo", ["algorithm.adv_estimator=gae", "out=here"]))
     with pytest.raises(ValueError, match="has a critic; take grpo or rloo"):
         Trainer(config)
 
 
-def test_the_rpc_is_mixed_into_whatever_worker_the_mapping_holds(make):
+@pytest.mark.parametrize("role", [Role.ActorRollout, Role.Actor, Role.ActorRolloutRef])
+def test_the_rpc_is_mixed_into_whatever_worker_the_mapping_holds(make, monkeypatch, role):
     trainer, _ = make()
+    mapping = {role: type("Remote", (), {"__ray_actor_class__": object})}
+    monkeypatch.setattr(Base, "_init_resource_pool_mgr", lambda self: setattr(self, "role_worker_mapping", mapping))
     trainer._init_resource_pool_mgr()
-    worker_class = trainer.role_worker_mapping[Role.ActorRollout].__ray_actor_class__
+    worker_class = mapping[role].__ray_actor_class__
     assert issubclass(worker_class, Attributing)
     assert worker_class.__name__ == "Attributingobject"
+
+
+def test_the_asynchronous_modes_are_registered_over_verls_own():
+    from verl.trainer.ppo.v1 import get_trainer_cls
+
+    for mode in ("sync", "colocate_async", "separate_async"):
+        ours = get_trainer_cls("segrl" if mode == "sync" else f"segrl_{mode}")
+        assert issubclass(ours, get_trainer_cls(mode))
+        assert ours.base_mode == mode
+        assert ours.__mro__.index(SegmentCredit) < ours.__mro__.index(get_trainer_cls(mode))
+
+
+class FrozenOnes:
+    """Our own actors, whose score is the token's position."""
+
+    def __init__(self, credit, tokenizer, on_cpu):
+        self.asked = []
+
+    def attributed(self, traces: list[Trace], request):
+        self.asked.append(traces)
+        return [Found(torch.arange(trace.tokens).float(), 0.3, 0.4) for trace in traces]
+
+
+def test_a_frozen_attributor_leaves_the_same_field_behind(make, monkeypatch):
+    monkeypatch.setattr(trainer_module, "FrozenAttributors", FrozenOnes)
+    live, queue = make()
+    step(live, queue)
+    expected = queue.rows["a_0_0"]["advantages"]
+    trainer, queue = make(attributor="frozen", attributor_path="elsewhere")
+    metrics = step(trainer, queue)
+    assert trainer.actor_rollout_wg.asked == []
+    assert torch.equal(queue.rows["a_0_0"]["advantages"], expected)
+    assert queue.rows["a_0_0"]["segrl_scores"][3] == 3.0
+    assert metrics["segrl/gap"] == pytest.approx(0.3)
+
+
+def test_a_frozen_attributor_of_another_vocabulary_is_refused():
+    other = byte_level_tokenizer(vocab=400)
+    with pytest.raises(ValueError, match=r"the attributor there has another vocabulary than the policy: \d+ of \d+"):
+        frozen_module.check_vocabulary(TOKENIZER, other, "there")
+    frozen_module.check_vocabulary(TOKENIZER, TOKENIZER, "there")
 
 
 def test_the_worker_explains_the_rollouts_own_answer_or_the_gold_one():
     queue = Queue()
     names = ["prompts", "responses", "response_mask"]
-    data = queue.kv_batch_get(["right", "silent"], "train", names)
+    data = queue.kv_batch_get(["a_0_0", SILENT], "train", names)
     data["reward_model"] = type("Stack", (), {"tolist": lambda self: [{"ground_truth": "8"}] * 2})()
     assert [trace.answer for trace in explained_traces(data, TOKENIZER, "own")] == ["7", "0"]
     assert [trace.answer for trace in explained_traces(data, TOKENIZER, "gold")] == ["8", "8"]

@@ -7,7 +7,6 @@ pytest.importorskip("verl")
 
 import segrl
 from segrl.verl.launch import CPU_ENVIRONMENT
-from segrl.verl.sft import torchrun
 
 
 @pytest.mark.e2e
@@ -17,5 +16,7 @@ def test_scores_on_the_actor_verl_has_sharded_are_the_plain_models(architecture,
     folders = [Path(segrl.__file__).parents[1], Path(__file__).parents[1] / "support"]
     environment = plain_environment | CPU_ENVIRONMENT | {"ARCHITECTURE": architecture}
     environment |= {"VERL_USE_EXTERNAL_MODULES": "segrl.verl", "PYTHONPATH": ":".join(map(str, folders))}
-    command = [sys.executable, "-m", *torchrun(2), str(Path(__file__).with_name("sharded.py"))]
+    here = ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
+    torchrun = ["torch.distributed.run", "--nproc-per-node=2", *here]
+    command = [sys.executable, "-m", *torchrun, str(Path(__file__).with_name("sharded.py"))]
     assert bounded(command, environment, 240, tmp_path / "log").count("equal") == 2

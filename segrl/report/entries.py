@@ -1,0 +1,45 @@
+"""What there is to look at of one trace: its verdict, its attribution, and its segments as each measure sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+
+from segrl.grading import Verdict
+from segrl.types import Attribution, Segments, SegmentScores, Selection, Trace
+
+
+class View(NamedTuple):
+    """What one measure says of one trace. Of a token measure every token is a segment."""
+
+    segments: Segments
+    scores: SegmentScores
+    selection: Selection
+
+
+class Entry(NamedTuple):
+    """``segments`` are where the text is cut for a reader when a view's segments are single tokens. A measure that
+    has nothing to say of a trace, such as one whose attribution failed, is not among its ``views``.
+    """
+
+    trace: Trace
+    segments: Segments
+    verdict: Verdict | None = None
+    attribution: Attribution | None = None
+    views: Mapping[str, View] = {}
+
+
+def measures_of(entries: Sequence[Entry]) -> list[str]:
+    """The measures of any trace, in the order they were given."""
+    return list(dict.fromkeys(name for entry in entries for name in entry.views))
+
+
+def ranks_of(scores: SegmentScores) -> list[int | None]:
+    """1 for the strongest thought, ties to the earlier one; None for the answer, which has no score."""
+    places: list[int | None] = [None] * len(scores)
+    order = torch.argsort(scores.strength_S, descending=True, stable=True).tolist()
+    for place, s in enumerate((s for s in order if bool(scores.thought_S[s])), start=1):
+        places[s] = place
+    return places

@@ -1,0 +1,138 @@
+"""Traces -> one HTML file that needs nothing else: no network, no server, no other file.
+
+A small index of all traces is read at once; each trace lies in a block of its own that is parsed when it is opened.
+What is the user's is JSON in ``<script type="application/json">`` with every ``<`` written ``\\u003c``, and reaches the
+page as text nodes alone: a ``<script>`` in a trace is text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, groupby, pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segrl.report.entries import Entry, View, measures_of
+from segrl.types import SegmentScores, Trace
+
+FOLDER = Path(__file__).parent
+FILES = {"style": "page.css", "selection": "selection.js", "script": "page.js"}
+LEVELS = 9999  # a token's score is written as so many parts of the trace's largest
+SETTINGS = {"tau": 0.7, "beta": 0.8, "beta_min_tokens": 1, "force": [0, -1]}
+LONE = re.compile("[\ud800-\udfff]")  # half a surrogate pair cannot be written as UTF-8
+
+
+def page(entries: Sequence[Entry], settings: Mapping[str, Any] = SETTINGS, title: str = "segrl report") -> str:
+    """The HTML. ``settings`` are where the sliders start, as ``segrl.select`` takes them."""
+    measures = measures_of(entries)
+    index = {
+        "title": title,
+        "measures": measures,
+        "settings": {name: settings[name] for name in SETTINGS},
+        "traces": [_head(entry) for entry in entries],
+    }
+    blocks = [_block("index", index)]
+    blocks += [_block(f"trace-{i}", _body(entry, measures)) for i, entry in enumerate(entries)]
+    parts = {name: (FOLDER / file).read_text(encoding="utf-8") for name, file in FILES.items()}
+    parts |= {"data": "\n".join(blocks)}
+    template = (FOLDER / "page.html").read_text(encoding="utf-8")
+    # In one pass: what looks like a placeholder in a trace stays as it is.
+    return re.sub(r"<!--(\w+)-->|/\*(\w+)\*/", lambda found: parts[found[1] or found[2]], template)
+
+
+def _block(name: str, value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    text = LONE.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
+    return f'<script type="application/json" id="{name}">{text}</script>'
+
+
+def _head(entry: Entry) -> dict[str, Any]:
+    """What the list of traces and the head of one need."""
+    trace, verdict, attribution = entry.trace, entry.verdict, entry.attribution
+    head: dict[str, Any] = {"id": trace.id, "tokens": trace.tokens, "gold": trace.answer}
+    if verdict is not None:
+        head |= {"correct": verdict.correct, "status": verdict.status, "answered": verdict.pred}
+    if attribution is not None:
+        head |= {
+            "gap": _finite(attribution.gap),
+            "flags": list(attribution.flags),
+            "target": attribution.target,
+            "copied": _finite(attribution.copy_share),
+        }
+    return head
+
+
+def _body(entry: Entry, measures: Sequence[str]) -> dict[str, Any]:
+    trace = entry.trace
+    cuts = _cuts(trace)
+    body: dict[str, Any] = {
+        "problem": trace.problem,
+        "text": trace.response,
+        "lengths": [end - start for start, end in pairwise(cuts)],
+        "blocks": list(entry.segments.boundaries),
+        "views": [_view(entry.views[name]) if name in entry.views else None for name in measures],
+    }
+    kinds = trace.meta.get("kinds")
+    if kinds is not None and len(kinds) == len(entry.segments):
+        body["planted"] = list(kinds)
+    if entry.attribution is not None:
+        body |= _scores(entry.attribution.scores_T)
+    return body
+
+
+def _view(view: View) -> dict[str, Any]:
+    """All numbers in full: the page selects by the same rule and must find the same sets."""
+    scores = view.scores
+    columns = {"strength": scores.strength_S, "consistency": scores.consistency_S}
+    return {
+        "boundaries": list(view.segments.boundaries),
+        "kinds": _runs(view.segments.kinds_S),
+        "reason": _runs(view.selection.reason_S),
+        **{name: _shorter(column_S.double().tolist()) for name, column_S in columns.items()},
+        **_share(scores),
+    }
+
+
+def _share(scores: SegmentScores) -> dict[str, Any]:
+    """What strengths are divided by, where that gives the very same shares: half the size of a token measure."""
+    positive_S = scores.strength_S.double().clamp_min(0)
+    total = positive_S.sum()
+    if total > 0 and torch.equal(positive_S / total, scores.share_S.double()):
+        return {"share": None, "total": float(total)}
+    return {"share": _shorter(scores.share_S.double().tolist())}
+
+
+def _runs(column: Sequence[str]) -> list[tuple[str, int]]:
+    return [(value, len(list(run))) for value, run in groupby(column)]
+
+
+def _shorter(column: list) -> Any:
+    """A column that is the same all along, as one value."""
+    return column[0] if column and all(one == column[0] for one in column) else column
+
+
+def _scores(scores_T: Tensor) -> dict[str, Any]:
+    largest = float(scores_T.abs().max()) if len(scores_T) else 0.0
+    if largest == 0:
+        return {"unit": 0.0, "scores": [0] * len(scores_T)}
+    return {"unit": largest / LEVELS, "scores": (scores_T.double() / largest * LEVELS).round().to(torch.int64).tolist()}
+
+
+def _cuts(trace: Trace) -> list[int]:
+    """Where each token starts and the last one ends, in JavaScript's UTF-16 units.
+
+    Of a character that is spread over several tokens the first one shows it, the others show nothing.
+    """
+    assert trace.offsets_T is not None
+    ends = accumulate(trace.offsets_T[:, 1].tolist(), max)
+    units = [0, *accumulate(2 if ord(character) > 0xFFFF else 1 for character in trace.response)]
+    return [0, *(units[end] for end in ends)]
+
+
+def _finite(value: float) -> float | None:
+    return value if value == value and abs(value) != float("inf") else None

@@ -1,0 +1,170 @@
+"""The page in a real browser: headless Chromium, from a file, without a network."""
+
+import shutil
+
+import pytest
+from pages import entry_of, many_kinds
+
+import segrl
+from segrl.report import page
+
+pytestmark = pytest.mark.e2e
+MARKED = "return [...document.querySelectorAll('.segment')].map((one) => one.querySelector('mark') !== null)"
+DROPPED = "return [...document.querySelectorAll('.segment')].map((one) => one.matches('.dropped'))"
+REASONS = (
+    "return [...document.querySelectorAll('.segment .note')].map("
+    "(one) => [...one.querySelectorAll('dt')].find((name) => name.textContent === 'reason').nextSibling.textContent)"
+)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("no Chromium with its chromedriver here: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "window-size=1400,900"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield found
+    found.quit()
+
+
+@pytest.fixture(scope="module")
+def entries():
+    return many_kinds()
+
+
+@pytest.fixture
+def opened(browser, entries, tmp_path):
+    """A fresh page of the four traces; whatever the test did, the console stayed silent."""
+    file = tmp_path / "report.html"
+    file.write_text(page(entries), encoding="utf-8")
+    browser.get(file.as_uri())
+    yield browser
+    assert browser.get_log("browser") == []
+
+
+def run(browser, script, *arguments):
+    """The script, then what two frames later is on the page."""
+    return browser.execute_async_script(
+        f"const done = arguments[arguments.length - 1]; const act = function () {{ {script} }};"
+        "const found = act.apply(null, arguments);"
+        "requestAnimationFrame(() => requestAnimationFrame(() => done(found)))",
+        *arguments,
+    )
+
+
+def change(browser, name, value, event="change"):
+    run(
+        browser,
+        "const control = document.getElementById(arguments[0]); control.value = arguments[1];"
+        "control.dispatchEvent(new Event(arguments[2]))",
+        name,
+        value,
+        event,
+    )
+
+
+def names(browser):
+    return run(browser, "return [...document.querySelectorAll('#list .name')].map((one) => one.textContent)")
+
+
+def test_what_a_user_wrote_is_text(opened, entries):
+    for i, entry in enumerate(entries):
+        run(opened, "open(arguments[0])", i)
+        shown = run(opened, "return [...document.querySelectorAll('.segment .text')].map((one) => one.textContent)")
+        cut = [entry.trace.offsets_T[b, 0] for b in entry.segments.boundaries[:-1]] + [len(entry.trace.response)]
+        pieces = [entry.trace.response[a:b] for a, b in zip(cut, cut[1:], strict=False)]
+        assert [one.strip() for one in shown] == [one.strip() for one in pieces]
+    assert run(opened, "return document.querySelectorAll('main img, main script').length") == 0
+    assert run(opened, "return window.stolen === undefined")
+
+
+@pytest.mark.parametrize("measure", [0, 1])
+def test_the_sliders_select_as_the_library_does(opened, entries, measure):
+    change(opened, "measure", measure)
+    for i, entry in enumerate(entries):
+        run(opened, "open(arguments[0])", i)
+        for tau, beta in ((0.3, 1.0), (0.9, 0.4), (1.0, 0.0)):
+            change(opened, "tau", tau, "input")
+            change(opened, "beta", beta, "input")
+            scores = list(entry.views.values())[measure].scores
+            assert run(opened, REASONS)[:-1] == list(segrl.select(scores, tau, beta).reason_S)[:-1]
+            assert run(opened, DROPPED) == [not kept for kept in segrl.select(scores, tau, beta).keep_S.tolist()]
+        run(opened, "document.getElementById('saved').click()")
+        assert run(opened, REASONS)[:-1] == list(list(entry.views.values())[measure].selection.reason_S)[:-1]
+
+
+def test_a_token_measure_dims_tokens(opened, entries):
+    change(opened, "measure", 2)
+    change(opened, "tau", 0.5, "input")
+    scores = entries[0].views["tokens"].scores
+    words = run(opened, "return document.getElementById('head').textContent")
+    thinking = scores.thought_S
+    kept = int(segrl.select(scores, 0.5).keep_S[thinking].sum())
+    assert f"{kept} of {int(thinking.sum())} thinking tokens" in words
+    assert run(opened, "return document.querySelectorAll('.segment .out').length") > 0
+
+
+def test_a_focused_segment_says_its_numbers(opened, entries):
+    scores = entries[0].views["ig"].scores
+    style = (
+        "const one = document.querySelectorAll('.segment')[1]; if (arguments[0]) one.focus();"
+        "return [getComputedStyle(one.querySelector('.note')).visibility, one.querySelector('.note').textContent]"
+    )
+    assert run(opened, style, False)[0] == "hidden"
+    visible, note = run(opened, style, True)
+    assert visible == "visible"
+    rank = 1 + sum(float(one) > float(scores.strength_S[1]) for one in scores.strength_S)
+    for words in (f"rank{rank} of 3", f"share{float(scores.share_S[1]):.0%}", "consistency", "reason", "tokens"):
+        assert words in note
+
+
+def test_traces_are_filtered_sorted_and_searched(opened):
+    assert names(opened) == ["hostile<b>", "chinese", "arabic", "wrong"]
+    change(opened, "filter", "wrong")
+    assert names(opened) == ["wrong"]
+    change(opened, "filter", "low")
+    assert names(opened) == ["wrong"]
+    change(opened, "filter", "all")
+    change(opened, "sort", "low")
+    assert names(opened)[0] == "wrong"
+    change(opened, "sort", "long")
+    assert names(opened)[0] == "chinese"
+    change(opened, "search", "النتيجة", "input")
+    assert names(opened) == ["arabic"]
+
+
+def test_an_address_opens_its_trace(browser, entries, tmp_path):
+    file = tmp_path / "report.html"
+    file.write_text(page(entries), encoding="utf-8")
+    for address, title in (("#arabic", "✓ arabic"), ("#hostile%3Cb%3E", "✓ hostile<b>"), ("#%E0%A4%A", "✓ hostile<b>")):
+        browser.get("about:blank")
+        browser.get(file.as_uri() + address)
+        assert run(browser, "return document.querySelector('#head h2').textContent") == title
+
+
+def test_light_and_dark(opened):
+    ground = "return getComputedStyle(document.body).backgroundColor"
+    found = {}
+    for _ in range(3):
+        run(opened, "document.getElementById('theme').click()")
+        found[run(opened, "return document.documentElement.dataset.theme")] = run(opened, ground)
+    assert len(set(found.values())) == 2
+
+
+def test_tokens_are_drawn_when_they_are_looked_at(browser, tmp_path):
+    pieces = [f"Wait {i} " + "so it goes " * 60 for i in range(60)]
+    file = tmp_path / "long.html"
+    file.write_text(page([entry_of([*pieces, "end"], id="long", graded=False)]), encoding="utf-8")
+    browser.get(file.as_uri())
+    marked = run(browser, MARKED)
+    assert marked[0]
+    assert not any(marked[30:])
+    run(browser, "document.querySelectorAll('#strip i')[50].click()")
+    assert run(browser, MARKED)[50]
+    assert run(browser, "return document.activeElement.dataset.segment") == "50"

@@ -1,0 +1,65 @@
+import re
+from io import StringIO
+
+import pytest
+from pages import ARABIC, CHINESE, HOSTILE, entry_of, many_kinds
+from rich.console import Console
+
+from segrl.report import Entry, draw, ranks_of, terminal
+
+WIDE = 400  # no line is broken
+
+
+def shown(entry, colour=False):
+    console = Console(file=StringIO(), width=WIDE, force_terminal=colour, color_system="standard" if colour else None)
+    draw(terminal(entry), console)
+    return console.file.getvalue()
+
+
+def test_the_head_and_every_segment_with_its_numbers():
+    # Strengths 2 / sqrt 2, 3 and 0.5 of 4.914 in all; the answer has none. The first two reach 0.7.
+    entry = entry_of(["a b", "c", "d", "</think> \\boxed{12}"], scores_T=[1.0, -1.0, 3.0, 0.5, 0.0, 0.0], gap=0.3)
+    lines = shown(entry).splitlines()
+    assert [line for line in lines if "verdict  right (exact), answered 12" in line]
+    assert [line for line in lines if "gap      0.3" in line]
+    numbers = [line for line in lines if "#" in line]
+    assert "#2    29% c 0.00 strength" in numbers[0]
+    assert "#1    61% c 1.00 consistency" in numbers[1]
+    assert "#3    10% c 1.00 forced" in numbers[2]
+    assert len(numbers) == 3
+
+
+@pytest.mark.parametrize("entry", many_kinds(), ids=lambda entry: entry.trace.id)
+def test_no_colour_when_piped_and_the_whole_text(entry):
+    text = shown(entry)
+    assert "\x1b" not in text
+    for words in (HOSTILE, CHINESE, ARABIC.split("\n")[0]):
+        assert (words in text) == (words in entry.trace.response)
+
+
+def test_a_dropped_segment_is_dimmed_and_strong_tokens_are_tinted():
+    entry = entry_of(["a b", "c", "d", "e", "</think> x"], scores_T=[4.0, -4.0, 0.0, 0.1, 3.0, 0.0, 0.0])
+    text = shown(entry, colour=True)
+    assert "\x1b[2m" in next(line for line in text.splitlines() if "dropped" in line)
+    first = next(line for line in text.splitlines() if "#1" in line)
+    [raised] = re.findall(r"\x1b\[([\d;]*)ma", first)
+    [lowered] = re.findall(r"\x1b\[([\d;]*)m b", first)
+    assert "44" in raised.split(";")  # on blue: it made the answer more likely
+    assert "4" in lowered.split(";")  # underlined: it made it less likely
+
+
+def test_a_token_measure_counts_tokens():
+    entry = entry_of(["a b", "c", "</think> x"], scores_T=[4.0, 1.0, 5.0, 0.0, 0.0])
+    text = shown(entry._replace(views={"tokens": entry.views["tokens"]}))
+    assert " 50%    2 of 2    tokens a b" in text  # first and last thought are kept
+    assert " 50%    1 of 1    tokens c" in text
+
+
+def test_without_a_selection_only_kinds_are_told():
+    entry = entry_of(["a", "b", "c"])
+    assert "#" not in shown(Entry(entry.trace, entry.segments))
+
+
+def test_ranks_are_of_thoughts_ties_to_the_earlier():
+    entry = entry_of(["a", "b", "c", "d"], scores_T=[1.0, 2.0, 2.0, 9.0])
+    assert ranks_of(entry.views["ig"].scores) == [3, 1, 2, None]

@@ -1,0 +1,63 @@
+"""Traces to look at, made without a model: the tokens are words, their scores random or given."""
+
+import re
+
+import torch
+
+import segrl
+from segrl import Segments, Trace
+from segrl.importance import from_strength, segment_scores, token_scores
+from segrl.report import Entry, View
+from segrl.types import Attribution
+
+HOSTILE = "</script><script>window.stolen = 1</script><img src=x onerror=stolen=1> <!--data--> /*script*/ &amp;"
+CHINESE = "首先我们计算两个数的和。等一下，我需要再检查一遍：𠀀 等于 12 😀。"
+ARABIC = "لنفترض أن x = 5، إذن النتيجة هي 12.\nوهذا صحيح."
+
+
+def trace_of(pieces, id="t", answer="12", problem="How many?", **meta):
+    """A trace whose segments are ``pieces`` and whose tokens are words, and two characters where there are no words."""
+    response = "\n\n".join(pieces)
+    spans = [found.span() for found in re.finditer(r"\s*[\x21-\x7e]+|\s*[^\s\x21-\x7e]{1,2}|\s+$", response)]
+    ids = torch.arange(len(spans))
+    trace = Trace(
+        id, problem, response, answer, ids[:2], ids, torch.tensor(spans), torch.ones(len(spans), dtype=torch.bool),
+        "hash", meta,
+    )  # fmt: skip
+    starts = [0]
+    for piece in pieces[:-1]:
+        starts.append(starts[-1] + len(piece) + 2)
+    boundaries = [next(t for t, (_, end) in enumerate(spans) if end > start) for start in starts]
+    kinds = ["thought"] * (len(pieces) - 1) + ["answer"]
+    return trace, Segments((*boundaries, len(spans)), tuple(kinds))
+
+
+def entry_of(pieces, scores_T=None, gap=0.01, flags=(), graded=True, seed=0, **fields):
+    trace, segments = trace_of(pieces, **fields)
+    generator = torch.Generator().manual_seed(seed)
+    scores_T = torch.randn(trace.tokens, generator=generator) if scores_T is None else torch.tensor(scores_T)
+    attribution = Attribution(
+        trace.id, scores_T, "gold", torch.arange(3), (1, 2), -0.1, -5.0, 0, 0, gap, 0.1, 14, flags
+    )
+    scores = {
+        "ig": segment_scores(scores_T, segments),
+        "random": from_strength(torch.rand(len(segments), generator=generator), segments),
+        "tokens": token_scores(scores_T.abs(), segments),
+    }
+    views = {
+        name: View(segments if name != "tokens" else segments.by_token, one, segrl.select(one))
+        for name, one in scores.items()
+    }
+    verdict = segrl.grade(trace.answer, trace.response) if graded else None
+    return Entry(trace, segments, verdict, attribution, views)
+
+
+def many_kinds():
+    """One hostile, one Chinese, one Arabic, one wrong."""
+    boxed = "</think> So \\boxed{%s}"
+    return [
+        entry_of(["Let me see 5 + 7", "Wait " + HOSTILE, "Another way gives 12", boxed % 12], id="hostile<b>", seed=1),
+        entry_of([CHINESE, "Wait " + CHINESE * 3, CHINESE, boxed % 12], id="chinese", seed=2, problem=CHINESE),
+        entry_of([ARABIC, ARABIC + " Wait, 12.", ARABIC, boxed % 12], id="arabic", seed=3, problem=ARABIC),
+        entry_of(["It is 13.", "Wait, 13", "But wait, so", boxed % 13], id="wrong", seed=4, gap=0.5, flags=("coarse",)),
+    ]

@@ -1,0 +1,176 @@
+"""What is refused before Ray starts, each with the way out."""
+
+import re
+
+import pytest
+from omegaconf import OmegaConf
+
+from segrl import toy
+from segrl.config import compose
+from segrl.data import write_rows, write_verl_parquet
+from segrl.verl import checks, grpo
+from segrl.verl.launch import editable
+
+pytestmark = pytest.mark.skipif(not (toy.MODEL_PATH / "model.safetensors").exists(), reason="no model is bundled")
+
+
+def grpo_config(*overrides):
+    return editable(compose("grpo", ["grpo_preset=toy_cpu", "out=here", *overrides]))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["algorithm.adv_estimator=gae"], "algorithm.adv_estimator=gae has a critic; take grpo or rloo"),
+        (["critic.enable=true"], "has a critic; take grpo or rloo"),
+        (
+            ["actor_rollout_ref.actor.strategy=fsdp"],
+            "attribution runs on fsdp2; a frozen attributor",
+        ),
+        (["actor_rollout_ref.actor.strategy=megatron"], "actor.strategy=megatron; attribution runs on fsdp2"),
+        (["actor_rollout_ref.actor.strategy=veomni"], "actor.strategy=veomni; attribution runs on fsdp2"),
+        (["actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"], "Ulysses splits the sequences"),
+        (
+            ["actor_rollout_ref.model.use_fused_kernels=true"],
+            "leaves no logits to attribute; a frozen",
+        ),
+        (["segrl.attributor=ref"], "segrl.attributor=ref without a reference: set actor.use_kl_loss=true"),
+        (["segrl.sign=signed", "segrl.measure=length"], "take segrl.measure=ig with it"),
+        (["segrl.measure=entropy", "algorithm.rollout_correction.bypass_mode=true"], "bypass_mode leaves out"),
+        (["+segrl.rule_options.lo=1"], "has an option that its function does not take"),
+        (["+segrl.segmentation.min_token=3"], "has an option that its function does not take"),
+        (["+segrl.measure_options.aggregate=men"], "aggregate='men', expected one of"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(overrides, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        checks.check_supported(grpo_config(*overrides))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["actor_rollout_ref.actor.strategy=megatron", "segrl.attributor=frozen", "segrl.attributor_path=x"],
+        ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.rule=uniform"],
+        ["actor_rollout_ref.actor.ulysses_sequence_parallel_size=2", "segrl.measure=length"],
+        ["segrl.attributor=ref", "actor_rollout_ref.actor.use_kl_loss=true"],
+        ["segrl.attributor=ref", "actor_rollout_ref.model.lora_rank=8"],
+        ["algorithm.adv_estimator=rloo"],
+        ["segrl.sign=signed"],
+        ["segrl.measure=oracle", "+segrl.measure_options.inverted=true"],
+        ["segrl.rule=top", "segrl.measure=entropy", "+segrl.measure_options.aggregate=token"],
+    ],
+)
+def test_what_can_be_done_is_let_through(overrides):
+    checks.check_supported(grpo_config(*overrides))
+
+
+def test_a_loss_that_picks_tokens_by_advantage_is_a_warning():
+    with pytest.warns(UserWarning, match="picks tokens by their advantage"):
+        checks.check_supported(grpo_config("actor_rollout_ref.actor.policy_loss.loss_mode=clip_cov"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["actor_rollout_ref.actor.ppo_mini_batch_size=12"], "train_batch_size=16 prompts do not divide into"),
+        (["trainer.n_gpus_per_node=3"], "a mini-batch of 16 prompts x 4 rollouts = 64 does not divide over 3 GPUs"),
+        (["actor_rollout_ref.rollout.n=1"], "rollout.n=1: grpo compares the rollouts of a prompt"),
+        (["data.max_response_length=600"], "rollout.max_model_len=640, but max_prompt_length=192"),
+        (
+            ["data.max_response_length=900", "actor_rollout_ref.rollout.max_model_len=2000"],
+            "come to 1092 tokens, the model",
+        ),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(overrides, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        checks.check_sizes(grpo_config(*overrides))
+
+
+def test_sizes_that_fit_pass_and_a_tight_one_is_a_warning():
+    checks.check_sizes(grpo_config())
+    with pytest.warns(UserWarning, match="leaves no room for the answer"):
+        checks.check_sizes(grpo_config("data.max_response_length=830", "actor_rollout_ref.rollout.max_model_len=1024"))
+
+
+def test_fewer_rows_than_a_batch_are_refused(tmp_path):
+    config = grpo_config()
+    config.data.train_files = str(tmp_path / "rows.parquet")
+    write_verl_parquet(toy.sample_problems(15, seed=1), config.data.train_files, "toy", "train")
+    with pytest.raises(ValueError, match=r"has 15 rows, data\.train_batch_size=16"):
+        checks.check_rows(config)
+
+
+# --- the reward ------------------------------------------------------------------------------------------------------
+
+REWARDS = """
+def right(data_source, solution_str, ground_truth, extra_info=None, **kwargs): return {"score": 1.0}
+def number(data_source, solution_str, ground_truth, extra_info=None): return 0.5
+async def later(data_source, solution_str, ground_truth, extra_info=None): return 1.0
+def narrow(solution_str, ground_truth): return 1.0
+def raises(data_source, solution_str, ground_truth, extra_info=None): raise KeyError("level")
+def nothing(data_source, solution_str, ground_truth, extra_info=None): return None
+def nan(data_source, solution_str, ground_truth, extra_info=None): return float("nan")
+"""
+
+
+@pytest.fixture
+def own_reward(tmp_path):
+    (tmp_path / "mine.py").write_text(REWARDS)
+    config = grpo_config()
+    config.data.train_files = str(tmp_path / "rows.parquet")
+    write_rows(config.data.train_files, [{"data_source": "toy", "reward_model": {"ground_truth": "7"}}])
+
+    def own_reward(name):
+        config.reward.custom_reward_function = OmegaConf.create({"path": str(tmp_path / "mine.py"), "name": name})
+        return config
+
+    return own_reward
+
+
+@pytest.mark.parametrize("name", ["right", "number", "later"])
+def test_a_reward_of_ones_own_is_called_once(own_reward, name):
+    pytest.importorskip("verl")
+    checks.check_reward(own_reward(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("narrow", "cannot be called as verl does, with data_source, solution_str, ground_truth, extra_info"),
+        ("raises", "raised KeyError: 'level', for the first row's gold answer in a box"),
+        ("nothing", "gave {'score': None}; expected a number"),
+        ("nan", "gave {'score': nan}; expected a number"),
+        ("absent", "cannot be loaded"),
+    ],
+)
+def test_a_reward_that_cannot_work_is_refused(own_reward, name, sentence):
+    pytest.importorskip("verl")
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        checks.check_reward(own_reward(name))
+
+
+def test_a_gold_answer_that_cannot_be_right_is_found_before_training(tmp_path):
+    pytest.importorskip("verl")
+    config = grpo_config()
+    config.data.train_files = str(tmp_path / "rows.parquet")
+    for gold, right in (("7", True), ("", False)):
+        write_rows(config.data.train_files, [{"reward_model": {"ground_truth": gold}}])
+        if right:
+            checks.check_reward(config)
+        else:
+            with pytest.raises(ValueError, match="the gold answer '' of the first row is not right by itself"):
+                checks.check_reward(config)
+
+
+def test_a_template_that_opens_the_thought_makes_thinking_required(tmp_path, monkeypatch):
+    from tiny import OPENS_THINK, byte_level_tokenizer
+
+    config = grpo_config()
+    config.data.train_files = str(tmp_path / "rows.parquet")
+    write_verl_parquet(toy.sample_problems(1, seed=1), config.data.train_files, "toy", "train")
+    monkeypatch.setattr(grpo, "load_tokenizer", lambda path: byte_level_tokenizer())
+    assert grpo.thinking_as_prompted(config).reward_kwargs.thinking == "auto"
+    monkeypatch.setattr(grpo, "load_tokenizer", lambda path: byte_level_tokenizer(chat_template=OPENS_THINK))
+    assert grpo.thinking_as_prompted(config).reward_kwargs.thinking == "required"

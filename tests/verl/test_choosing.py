@@ -1,0 +1,88 @@
+"""Which rollouts are attributed, and the reason why not."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segrl import Segments, Trace
+from segrl.verl.choosing import LONGEST_ANSWER, equal_groups, reasons, sample
+from segrl.verl.credit import Rollout
+from segrl.verl.settings import Credit
+
+TWO = Segments((0, 4, 8, 10), ("thought", "thought", "answer"))
+
+
+def rollout(key: str, reward: float, advantage: float, answer: str | None = "7", segments=TWO) -> Rollout:
+    ends = torch.arange(1, 11)
+    trace = Trace(
+        id=key,
+        problem="",
+        response="x" * 10,
+        answer=answer,
+        prompt_ids=torch.ones(10),
+        response_ids=ends,
+        offsets_T=torch.stack([ends - 1, ends], 1),
+        trainable_T=torch.ones(10, dtype=torch.bool),
+        prompt_hash="p",
+    )
+    return Rollout(key, trace, segments, torch.full((10,), advantage), reward)
+
+
+RIGHT, WRONG = rollout("a_0_0", 1.0, 0.5), rollout("a_1_0", 0.0, -0.5)
+
+
+@pytest.mark.parametrize(
+    ("one", "settings", "reason"),
+    [
+        (RIGHT, {}, None),
+        (WRONG, {}, "other_sign"),
+        (WRONG, {"sign": "both"}, None),
+        (WRONG, {"sign": "inverted"}, None),
+        (WRONG, {"sign": "signed"}, None),
+        (RIGHT, {"sign": "negative"}, "other_sign"),
+        (replace(RIGHT, advantages_T=torch.zeros(10)), {"sign": "both"}, "equal_rewards"),
+        (replace(RIGHT, trace=replace(RIGHT.trace, answer=None)), {}, "no_answer"),
+        (replace(RIGHT, trace=replace(RIGHT.trace, answer="1" * (LONGEST_ANSWER + 1))), {}, "no_answer"),
+        (replace(RIGHT, segments=Segments((0, 8, 10), ("thought", "answer"))), {}, "one_thought"),
+    ],
+)
+def test_attribution_is_spent_where_it_can_change_something(one, settings, reason):
+    partner = WRONG if one.key == "a_0_0" else RIGHT
+    assert reasons([one, partner], Credit(**settings), step=1)[one.key] == reason
+
+
+def test_a_group_with_equal_rewards_costs_nothing_even_where_rounding_leaves_an_advantage():
+    # three rewards of 0.1 have a mean that is not 0.1 in float32, and (0.1 - mean) / 1e-6 is not zero
+    group = [rollout(f"b_{i}_0", 0.1, 7e-3) for i in range(3)]
+    assert equal_groups(group) == {"b"}
+    assert set(reasons(group, Credit(sign="both"), step=1).values()) == {"equal_rewards"}
+
+
+def test_a_response_too_long_for_the_model_weighs_one():
+    assert reasons([RIGHT, WRONG], Credit(), 1, {"a_0_0": True})["a_0_0"] == "too_long"
+
+
+def test_only_every_so_many_steps_from_the_first_on():
+    attributed = [step for step in range(1, 8) if reasons([RIGHT, WRONG], Credit(every=3), step)["a_0_0"] is None]
+    assert attributed == [1, 4, 7]
+    assert reasons([RIGHT, WRONG], Credit(every=3), 2)["a_0_0"] == "off_step"
+
+
+@given(st.integers(2, 12), st.floats(0.01, 1.0), st.integers(1, 50))
+def test_a_share_bounds_the_tokens_of_the_step(pairs, share, step):
+    batch = [one for i in range(pairs) for one in (replace(RIGHT, key=f"{i}_0_0"), replace(WRONG, key=f"{i}_1_0"))]
+    why = reasons(batch, Credit(share=share), step)
+    chosen = [key for key, reason in why.items() if reason is None]
+    assert 1 <= len(chosen) <= max(1, share * len(batch))
+    assert len(chosen) == min(pairs, max(1, int(share * len(batch) + 1e-9)))  # all rollouts are of equal length
+    assert sum(reason == "not_sampled" for reason in why.values()) == pairs - len(chosen)
+
+
+def test_the_draw_is_the_same_for_a_step_and_another_for_the_next():
+    batch = [replace(RIGHT, key=f"{i}_0_0") for i in range(40)]
+    draws = [frozenset(sample(batch, 200, step)) for step in range(1, 9)]
+    assert draws[0] == sample(list(reversed(batch)), 200, 1)
+    assert len(set(draws)) == 8

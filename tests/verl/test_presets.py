@@ -1,0 +1,78 @@
+"""Every preset, as verl itself reads it."""
+
+import importlib.metadata
+
+import pytest
+from omegaconf import OmegaConf
+
+from segrl import toy
+from segrl.config import CONFIG_DIR, compose
+from segrl.verl import checks, grpo
+from segrl.verl.launch import editable
+from segrl.verl.settings import Credit, credit_from
+
+PRESETS = sorted(path.stem for path in (CONFIG_DIR / "grpo_preset").glob("*.yaml"))
+
+
+def preset(name, *overrides):
+    return editable(compose("grpo", [f"grpo_preset={name}", "out=here", *overrides]))
+
+
+@pytest.fixture
+def without_download(monkeypatch):
+    """The presets name models of the hub; what is asked of their configs is known. And vLLM may be the CPU's."""
+    monkeypatch.setattr(checks, "position_limit", lambda path: 131_072)
+    pytest.importorskip("verl")
+    from segrl.verl.platform import find_vllm_by_its_cpu_name
+
+    monkeypatch.setattr(importlib.metadata, "version", importlib.metadata.version)  # put back afterwards
+    find_vllm_by_its_cpu_name()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_passes_verls_own_checks_and_ours(name, without_download):
+    pytest.importorskip("verl")
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import omega_conf_to_dataclass, validate_config
+
+    config = preset(name)
+    config.data.train_files = config.data.val_files = "rows.parquet"
+    validate_config(config, need_reference_policy(config), need_critic(config))
+    actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
+    rollout = omega_conf_to_dataclass(config.actor_rollout_ref.rollout)
+    assert actor.engine.strategy == "fsdp2"
+    assert rollout.log_prob_use_dynamic_bsz == actor.use_dynamic_bsz
+    assert not need_critic(config)
+    assert rollout.enable_sleep_mode is (name != "toy_cpu")
+    checks.check_supported(config)
+    checks.check_sizes(config)
+
+
+def test_the_yaml_and_the_dataclass_have_the_same_defaults():
+    config = compose("grpo", [])
+    assert credit_from(config) == Credit()
+    assert set(config.segrl) == set(OmegaConf.structured(Credit()))
+
+
+def test_the_sizes_of_the_presets():
+    sizes = {}
+    for name in PRESETS:
+        config = preset(name)
+        sizes[name] = (config.model_path.rpartition("-")[2], config.trainer.nnodes * config.trainer.n_gpus_per_node)
+    own = {"r1_distill_qwen_1.5b": ("1.5B", 8), "r1_distill_qwen_7b": ("7B", 8), "one_gpu": ("1.5B", 1)}
+    assert sizes == own | {"two_nodes": ("7B", 16), "toy_cpu": (str(toy.MODEL_PATH).rpartition("-")[2], 1)}
+
+
+def test_the_summary_counts_rollouts_updates_and_what_attribution_costs():
+    config = preset("toy_cpu", "segrl.certificate_every=0")
+    assert grpo.summary(config, credit_from(config)) == (
+        "GRPO, rule rank, measure ig: 60 steps, each 16 prompts x 4 = 64 rollouts, 1 mini-batches of 64 and 1 "
+        "optimiser steps; attribution with 1 node(s) costs 0.50 x update_actor at most, less by the share of "
+        "rollouts that have nothing to learn from"
+    )
+    for override in ("segrl.rule=uniform", "segrl.measure=length"):
+        config = preset("toy_cpu", override)
+        assert grpo.summary(config, credit_from(config)).endswith("no attribution")
+    config = preset("toy_cpu", "segrl.budget=0.25", "segrl.certificate_every=0", "segrl.every=2")
+    assert "costs 0.12 x update_actor at most" in grpo.summary(config, credit_from(config))
