@@ -1,80 +1,57 @@
-"""How a response's advantage is spread over its tokens: the ``segrl`` section of verl's config, and what it does to one
-rollout. Nothing here knows of verl, Ray or a model.
+"""One rollout: its trace and segments, and how its advantage is spread over its tokens.
+
+Nothing here knows of verl, Ray or a model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from statistics import fmean, median
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from segrl.grading.answer import extract
-from segrl.importance import segment_scores
-from segrl.resolving import near, resolve
+from segrl.importance import score
 from segrl.segmentation import segment
 from segrl.selection import select
-from segrl.types import Segments, SegmentScores, Selection, Trace
-from segrl.weighting import SIGNS, WEIGHTINGS, weigh
+from segrl.types import Attribution, Evidence, Segments, SegmentScores, Selection, Trace
+from segrl.verl.settings import Credit
+from segrl.weighting import weigh
 
-TARGETS = ("own", "gold")
-
-
-@dataclass
-class Credit:
-    """The ``segrl`` section. ``configs/grpo.yaml`` says what each key does."""
-
-    rule: str = "rank"
-    sign: str = "positive"
-    warmup_steps: int = 0
-    segmenter: str = "keywords"
-    tau: float = 0.7
-    beta: float = 1.0
-    target: str = "own"
-    nodes: int = 1
-    quadrature: str = "midpoint"
-    interpolate: str = "response"
-    rows_per_forward: int = 8
-    poll_seconds: float = 2.0
-    dump_dir: str | None = None
-
-    def __post_init__(self) -> None:
-        resolve(self.rule, WEIGHTINGS, "weighting rule")
-        for name, value, known in (("sign", self.sign, SIGNS), ("target", self.target, TARGETS)):
-            if value not in known:
-                raise ValueError(f"segrl.{name}={value!r}{near(value, known)}")
-        for name in ("nodes", "rows_per_forward"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"segrl.{name}={getattr(self, name)}, expected 1 or more")
-
-
-def credit_from(config: DictConfig) -> Credit:
-    """The settings in verl's config; what is not given keeps its default."""
-    given = config.get("segrl") or {}
-    known = [field.name for field in fields(Credit)]
-    for key in given:
-        if key not in known:
-            raise ValueError(f"segrl.{key} is not a setting{near(str(key), known)}")
-    return cast(Credit, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Credit), given)))
+UNKNOWN = float("nan")
 
 
 @dataclass(frozen=True, eq=False)
 class Rollout:
-    """One row of verl's batch: its key in the TransferQueue, what was sampled, and the advantages verl gave it."""
+    """One row of verl's batch: its key in the TransferQueue, what was sampled, its reward, and the advantages verl gave
+    it."""
 
     key: str
     trace: Trace
     segments: Segments
     advantages_T: Tensor
+    reward: float = 0.0
+
+    @property
+    def group(self) -> str:
+        """The rollouts of one prompt: verl's keys are ``{prompt}_{session}_{turn}``."""
+        return self.key.rsplit("_", 2)[0]
 
     @property
     def advantage(self) -> float:
         """The mean over the tokens that are trained; GRPO gives them all the same."""
         trained = self.trace.trainable_T
         return float(self.advantages_T[trained].mean()) if bool(trained.any()) else 0.0
+
+    @property
+    def thoughts(self) -> int:
+        return int(self.segments.thought_S.sum())
+
+    @property
+    def weighted_T(self) -> Tensor:
+        """The tokens whose weights have mean one: trained, and part of the thinking."""
+        return self.trace.trainable_T & self.segments.thought_S[self.segments.index_T]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,18 +62,18 @@ class Weighed:
     scores: SegmentScores
     selection: Selection
     weights_T: Tensor
-    gap: float
-    copy_share: float
+    gap: float = UNKNOWN
+    copy_share: float = UNKNOWN
 
     @property
     def advantages_T(self) -> Tensor:
         return self.rollout.advantages_T * self.weights_T
 
     @property
-    def weighted_T(self) -> Tensor:
-        """The tokens whose weights have mean one: trained, and part of the thinking."""
-        segments = self.rollout.segments
-        return self.rollout.trace.trainable_T & segments.thought_S[segments.index_T]
+    def uniform(self) -> bool:
+        """Whether the scores told no token from another."""
+        inside = self.weights_T[self.rollout.weighted_T]
+        return not len(inside) or bool((inside == inside[0]).all())
 
 
 def rollout_trace(key: str, prompt_ids: Tensor, response_ids: Tensor, trainable_T: Tensor, tokenizer) -> Trace:
@@ -110,23 +87,43 @@ def rollout_trace(key: str, prompt_ids: Tensor, response_ids: Tensor, trainable_
         trainable_T=trainable_T.bool(),
     )
     tail = tokenizer.decode(prompt_ids[-16:].tolist())  # says whether the prompt has opened the thought
-    return replace(trace, answer=extract(trace.response, prompt=tail))
+    return replace(trace, answer=extract(trace.response, prompt=tail) or None)
 
 
-def make_rollout(key: str, trace: Trace, advantages_T: Tensor, credit: Credit) -> Rollout:
-    return Rollout(key, trace, segment(trace, credit.segmenter), advantages_T)
+def make_rollout(key: str, trace: Trace, advantages_T: Tensor, credit: Credit, reward: float = 0.0) -> Rollout:
+    options = dict(credit.segmentation)
+    segments = segment(trace, credit.segmenter, **options.pop("options", {}), **options)
+    return Rollout(key, trace, segments, advantages_T, reward)
 
 
-def worth_attributing(rollout: Rollout, credit: Credit) -> bool:
-    """Whether attribution can change anything: an advantage of the right sign, an answer, and two thoughts or more."""
-    wanted = {"positive": rollout.advantage > 0, "negative": rollout.advantage < 0, "both": rollout.advantage != 0}
-    return wanted[credit.sign] and rollout.trace.answer is not None and int(rollout.segments.thought_S.sum()) > 1
+def evidence_of(
+    rollout: Rollout, stream_T: Tensor | None, credit: Credit, gap: float = UNKNOWN, copy_share: float = UNKNOWN
+) -> Evidence:
+    """What the measure reads, made from the one number a token that was found for it."""
+    if credit.need is None:
+        return Evidence(rollout.trace)
+    if credit.need != "ig":
+        fields: dict[str, Any] = {credit.need: stream_T}
+        return Evidence(rollout.trace, **fields)
+    found = Attribution(
+        trace_id=rollout.key,
+        scores_T=stream_T,
+        target=credit.target,
+        input_ids=stream_T.new_zeros(0),
+        answer_span=(0, 0),
+        logp_input=UNKNOWN,
+        logp_baseline=UNKNOWN,
+        mass_prompt=UNKNOWN,
+        mass_suffix=UNKNOWN,
+        gap=gap,
+        copy_share=copy_share,
+        evaluations=credit.nodes,
+    )
+    return Evidence(rollout.trace, ig=found)
 
 
-def weigh_rollout(
-    rollout: Rollout, scores_T: Tensor, gap: float, copy_share: float, credit: Credit, step: int
-) -> Weighed:
-    scores = segment_scores(scores_T, rollout.segments)
+def weigh_rollout(rollout: Rollout, evidence: Evidence, credit: Credit, step: int) -> Weighed:
+    scores = score(evidence, rollout.segments, credit.measure, **credit.measure_options)
     selection = select(scores, credit.tau, credit.beta)
     weights_T = weigh(
         scores,
@@ -137,59 +134,44 @@ def weigh_rollout(
         step,
         weighted_T=rollout.trace.trainable_T,
         sign=credit.sign,
+        signed_T=evidence.ig.scores_T if evidence.ig else None,
         warmup_steps=credit.warmup_steps,
+        **credit.rule_options,
     )
-    return Weighed(rollout, scores, selection, weights_T, gap, copy_share)
+    gap, copied = (evidence.ig.gap, evidence.ig.copy_share) if evidence.ig else (UNKNOWN, UNKNOWN)
+    return Weighed(rollout, scores, selection, weights_T, gap, copied)
 
 
-def credit_metrics(rollouts: Sequence[Rollout], weighed: Sequence[Weighed]) -> dict[str, float]:
-    """What verl logs of a step; docs/metrics.md explains each."""
-    segments = [int(one.segments.thought_S.sum()) for one in rollouts]
-    metrics = {
-        "segrl/attributed_share": len(weighed) / max(len(rollouts), 1),
-        "segrl/segments_per_response": sum(segments) / max(len(segments), 1),
-    }
-    if weighed:
-        metrics |= {
-            "segrl/weight_ess": fmean(effective_share(one.weights_T[one.weighted_T]) for one in weighed),
-            "segrl/selected_ratio": fmean(selected_ratio(one) for one in weighed),
-            "segrl/gap": median(one.gap for one in weighed),
-            "segrl/copy_share": fmean(one.copy_share for one in weighed),
-        }
-    return metrics
+def record(rollout: Rollout, why: str | None, weighed: Weighed | None, advantages_T: Tensor) -> dict[str, Any]:
+    """One line of the rollout dump. ``advantages_T`` is what the TransferQueue holds after the weights were applied.
 
-
-def effective_share(weights_T: Tensor) -> float:
-    """Effective sample size of the weights over their number: one where all are equal."""
-    squares = float(weights_T.square().sum()) * len(weights_T)
-    return float(weights_T.sum()) ** 2 / squares if squares else 1.0
-
-
-def selected_ratio(one: Weighed) -> float:
-    """The share of thinking tokens that Eq. 7 keeps."""
-    segments = one.rollout.segments
-    kept_T = one.selection.keep_S[segments.index_T] & one.weighted_T
-    return float(kept_T.sum()) / max(int(one.weighted_T.sum()), 1)
-
-
-def record(one: Weighed, advantages_T: Tensor) -> Mapping[str, Any]:
-    """One line of the rollout dump. ``advantages_T`` is what the TransferQueue holds after the weights were applied."""
-    segments = one.rollout.segments
+    ``uniform`` says why every weight is one, or is null; without scores the fields that hold them are empty.
+    """
+    segments, scores = rollout.segments, weighed.scores if weighed else None
     return {
-        "key": one.rollout.key,
-        "response": one.rollout.trace.response,
-        "answer": one.rollout.trace.answer,
+        "key": rollout.key,
+        "group": rollout.group,
+        "reward": rollout.reward,
+        "response": rollout.trace.response,
+        "answer": rollout.trace.answer,
+        "offsets": rollout.trace.offsets_T.tolist(),
         "boundaries": list(segments.boundaries),
         "kinds": list(segments.kinds_S),
-        "strength": one.scores.strength_S.tolist(),
-        "share": one.scores.share_S.tolist(),
-        "consistency": one.scores.consistency_S.tolist(),
-        "keep": one.selection.keep_S.tolist(),
-        "reason": list(one.selection.reason_S),
-        "gap": one.gap,
-        "copy_share": one.copy_share,
-        "advantage": one.rollout.advantage,
-        "trainable": one.rollout.trace.trainable_T.tolist(),
-        "weights": one.weights_T.tolist(),
+        "uniform": why,
+        "strength": scores.strength_S.tolist() if scores else [],
+        "share": scores.share_S.tolist() if scores else [],
+        "consistency": scores.consistency_S.tolist() if scores else [],
+        "keep": weighed.selection.keep_S.tolist() if weighed else [],
+        "reason": list(weighed.selection.reason_S) if weighed else [],
+        "gap": _number(weighed.gap if weighed else UNKNOWN),
+        "copy_share": _number(weighed.copy_share if weighed else UNKNOWN),
+        "advantage": rollout.advantage,
+        "trainable": rollout.trace.trainable_T.tolist(),
+        "weights": weighed.weights_T.tolist() if weighed else [1.0] * segments.tokens,
         "advantages": advantages_T.tolist(),
     }
+
+
+def _number(value: float) -> float | None:
+    """JSON knows neither NaN nor infinity."""
+    return value if isfinite(value) else None

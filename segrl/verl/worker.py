@@ -1,8 +1,10 @@
-"""One more RPC for verl's actor worker: attribute rollouts on the live, sharded actor."""
+"""Two more RPCs for verl's actor worker: attribute rollouts on its own sharded model, and profile the path for a
+calibration."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from tensordict import TensorDict
@@ -10,13 +12,13 @@ from verl.single_controller.base.decorator import make_nd_compute_dataproto_disp
 from verl.utils import tensordict_utils as tu
 from verl.utils.profiler import DistProfiler
 
-from segrl.attribution import attribute
 from segrl.types import Trace
-from segrl.verl.credit import Credit, rollout_trace
+from segrl.verl.attributing import Request, attributed, explained, profiles
+from segrl.verl.credit import rollout_trace
 
 FIELDS = ("prompts", "responses", "response_mask", "reward_model")
 SCORES = ("segrl_scores", "segrl_gap", "segrl_copy_share")
-FILLER_ANSWER = "0"  # explained in rows that only fill up the ranks; nobody reads their scores
+PROFILE = "segrl_profile"
 
 
 class Attributing:
@@ -25,44 +27,57 @@ class Attributing:
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
     @DistProfiler.annotate(color="purple", role="segrl_attribution")
     def compute_segrl_scores(self, data: TensorDict) -> TensorDict:
-        """Writes the fields ``SCORES``: one score a response token, and two numbers a rollout.
-
-        Each rank runs the same number of forwards, or FSDP's collectives would wait for each other for ever: the batch
-        is divisible, a forward takes a fixed number of rows, and there is no refinement.
-        """
-        credit: Credit = tu.get_non_tensor_data(data, "segrl", default=None)
-        engine = self.actor.engine
+        """Writes the fields ``SCORES``: one score a response token, and two numbers a rollout."""
+        request: Request = tu.get_non_tensor_data(data, "segrl", default=None)
         tokenizer = self.actor.model_config.tokenizer
+        with self._segrl_model(request.model) as model:
+            found = attributed(model, explained_traces(data, tokenizer, request.target), tokenizer, request)
+        return _columns(
+            segrl_scores=_jagged([one.scores_T for one in found]),
+            segrl_gap=torch.tensor([one.gap for one in found]),
+            segrl_copy_share=torch.tensor([one.copy_share for one in found]),
+        )
+
+    @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
+    @DistProfiler.annotate(color="purple", role="segrl_calibration")
+    def compute_segrl_profile(self, data: TensorDict) -> TensorDict:
+        """Writes the field ``PROFILE``: the masses at every node of a grid, one node after the other."""
+        request: Request = tu.get_non_tensor_data(data, "segrl", default=None)
+        nodes: int = tu.get_non_tensor_data(data, "segrl_nodes", default=48)
+        tokenizer = self.actor.model_config.tokenizer
+        with self._segrl_model(request.model) as model:
+            found = profiles(model, explained_traces(data, tokenizer, request.target), tokenizer, nodes, request)
+        return _columns(segrl_profile=_jagged([masses_JL.float().flatten() for masses_JL in found]))
+
+    @contextmanager
+    def _segrl_model(self, which: str) -> Iterator:
+        """The live actor, or the reference: a model of its own, or the actor without its LoRA adapter."""
+        own_ref = which == "ref" and self.ref is not None
+        engine = (self.ref if own_ref else self.actor).engine
         with engine.eval_mode():
-            attributions = attribute(
-                engine.module,
-                explained_traces(data, tokenizer, credit.target),
-                tokenizer,
-                rule=credit.quadrature,
-                nodes=credit.nodes,
-                interpolate=credit.interpolate,
-                tolerance=None,
-                batch_rows=credit.rows_per_forward,
-            )
-        columns = {
-            "segrl_scores": torch.nested.as_nested_tensor([one.scores_T for one in attributions], layout=torch.jagged),
-            "segrl_gap": torch.tensor([one.gap for one in attributions]),
-            "segrl_copy_share": torch.tensor([one.copy_share for one in attributions]),
-        }
-        return tu.get_tensordict(columns, {"metrics": {}}).cpu()
+            if which == "ref" and not own_ref:
+                with engine.disable_adapter():
+                    yield engine.module
+            else:
+                yield engine.module
 
 
 def explained_traces(data: TensorDict, tokenizer, target: str) -> list[Trace]:
     """The traces of a batch, each with the answer to explain."""
     columns = [data[name].unbind() for name in ("prompts", "responses", "response_mask")]
     traces = [rollout_trace(str(i), *row, tokenizer) for i, row in enumerate(zip(*columns, strict=True))]
-    if target == "gold":
-        answers = [str(reward["ground_truth"]) for reward in data["reward_model"].tolist()]
-    else:
-        answers = [trace.answer or FILLER_ANSWER for trace in traces]
-    return [replace(trace, answer=answer) for trace, answer in zip(traces, answers, strict=True)]
+    golds = [str(reward["ground_truth"]) for reward in data["reward_model"].tolist()] if target == "gold" else []
+    return explained(traces, target, golds)
 
 
 def attributing(worker_class: type) -> type:
-    """``worker_class`` with the attribution RPC."""
+    """``worker_class`` with the attribution RPCs."""
     return type(f"Attributing{worker_class.__name__}", (Attributing, worker_class), {})
+
+
+def _jagged(rows: list[torch.Tensor]) -> torch.Tensor:
+    return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
+
+
+def _columns(**columns: torch.Tensor) -> TensorDict:
+    return tu.get_tensordict(columns, {"metrics": {}}).cpu()

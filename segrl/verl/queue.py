@@ -1,0 +1,84 @@
+"""The TransferQueue: rows of a batch as rollouts, columns out, advantages in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+
+import torch
+import transfer_queue as tq
+from tensordict import TensorDict
+from transfer_queue import KVBatchMeta
+from verl.utils.seqlen_balancing import get_seqlen_balanced_partitions
+
+from segrl.verl.attributing import Found
+from segrl.verl.credit import Rollout, make_rollout, rollout_trace
+from segrl.verl.settings import Credit
+
+ROW = ["prompts", "responses", "response_mask", "advantages", "rm_scores"]
+
+
+def columns(keys: list[str], partition_id: str, names: Sequence[str]) -> list[list[torch.Tensor]]:
+    data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=list(names))
+    return [list(data[name].unbind()) for name in names]
+
+
+def plain_column(keys: list[str], partition_id: str, name: str) -> list:
+    """A column of anything but tensors."""
+    return tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=[name])[name].tolist()
+
+
+def rollouts_of(batch: KVBatchMeta, tokenizer, credit: Credit) -> list[Rollout]:
+    """The rows of the batch, without those that verl adds to fill it up."""
+    keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
+    rollouts = []
+    for key, prompt, response, mask, advantages_T, scores_T in zip(
+        keys, *columns(keys, batch.partition_id, ROW), strict=True
+    ):
+        trace = rollout_trace(key, prompt, response, mask, tokenizer)
+        rollouts.append(make_rollout(key, trace, advantages_T, credit, float(scores_T.sum())))
+    return rollouts
+
+
+def dispatched(batch: KVBatchMeta, keys: Sequence[str], ranks: int, fields: Sequence[str], **extra) -> KVBatchMeta:
+    """The rows to attribute alone, filled up and ordered so that each rank gets as many, of like lengths in sum."""
+    lengths = {key: tag["seq_len"] for key, tag in zip(batch.keys, batch.tags, strict=True)}
+    keys = fill_up(list(keys), sorted(batch.keys, key=lambda key: lengths[key]), ranks)
+    shares = get_seqlen_balanced_partitions([lengths[key] for key in keys], ranks, equal_size=True)
+    subset = batch.select_keys([keys[i] for share in shares for i in share])
+    subset.fields, subset.extra_info = list(fields), extra
+    return subset
+
+
+def fill_up(keys: list[str], others: Iterable[str], multiple: int) -> list[str]:
+    """``keys`` and as many of the others as make their number divisible. There are enough: all of them are."""
+    chosen = set(keys)
+    return keys + list(islice((key for key in others if key not in chosen), -len(keys) % multiple))
+
+
+def write_advantages(batch: KVBatchMeta, rows: Mapping[str, torch.Tensor]) -> None:
+    keys = list(rows)
+    advantages = torch.nested.as_nested_tensor([rows[key] for key in keys], layout=torch.jagged)
+    fields = TensorDict({"advantages": advantages}, batch_size=len(keys))
+    tq.kv_batch_put(keys=keys, partition_id=batch.partition_id, fields=fields)
+
+
+def write_scores(batch: KVBatchMeta, rows: Mapping[str, Found]) -> None:
+    """The fields that whoever attributes leaves behind."""
+    keys = list(rows)
+    fields = {
+        "segrl_scores": torch.nested.as_nested_tensor([rows[key].scores_T for key in keys], layout=torch.jagged),
+        "segrl_gap": torch.tensor([rows[key].gap for key in keys]),
+        "segrl_copy_share": torch.tensor([rows[key].copy_share for key in keys]),
+    }
+    tq.kv_batch_put(keys=keys, partition_id=batch.partition_id, fields=TensorDict(fields, batch_size=len(keys)))
+
+
+def write_jsonl(folder: str, step: int, lines: Iterable[Mapping], more: bool = False) -> None:
+    """One file a step. In the asynchronous modes a step has several batches: ``more`` adds to the file."""
+    path = Path(folder) / f"{step}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a" if more else "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)

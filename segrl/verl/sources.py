@@ -1,0 +1,76 @@
+"""Where the one number a token comes from that a measure reads: the live actor, the reference, frozen actors, or what
+verl has computed anyway."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from transfer_queue import KVBatchMeta
+
+from segrl.types import Evidence
+from segrl.verl.attributing import Request, explained
+from segrl.verl.credit import Rollout, evidence_of
+from segrl.verl.frozen import FrozenAttributors
+from segrl.verl.queue import columns, dispatched, plain_column, write_scores
+from segrl.verl.settings import BY_GRADIENT, FROM_VERL, Credit
+from segrl.verl.worker import FIELDS, PROFILE, SCORES
+
+COLUMN = dict(zip(FROM_VERL, ("entropy", "old_log_probs"), strict=True))
+
+
+class Sources:
+    """``workers`` is verl's group of actor workers, ``frozen`` the group of our own, if any."""
+
+    def __init__(self, workers, frozen: FrozenAttributors | None, credit: Credit, tokenizer) -> None:
+        self.workers, self.frozen, self.credit, self.tokenizer = workers, frozen, credit, tokenizer
+
+    @property
+    def ranks(self) -> int:
+        return max(self.workers._dispatch_info["actor"]) + 1
+
+    def evidence(self, batch: KVBatchMeta, chosen: Sequence[Rollout], request: Request) -> list[Evidence]:
+        keys = [one.key for one in chosen]
+        if self.credit.measure == "oracle":
+            chosen = [self._labelled(one) for one in chosen]
+        if self.credit.need not in BY_GRADIENT:
+            column = COLUMN.get(self.credit.need)
+            streams = columns(keys, batch.partition_id, [column])[0] if column else [None] * len(keys)
+            return [evidence_of(one, stream_T, self.credit) for one, stream_T in zip(chosen, streams, strict=True)]
+        self.attribute(batch, chosen, request)
+        return [
+            evidence_of(one, scores_T, self.credit, float(gap), float(copied))
+            for one, scores_T, gap, copied in zip(chosen, *self._scores(batch, keys), strict=True)
+        ]
+
+    def attribute(self, batch: KVBatchMeta, chosen: Sequence[Rollout], request: Request) -> None:
+        """Leaves the fields ``SCORES`` of the chosen rollouts in the TransferQueue."""
+        keys = [one.key for one in chosen]
+        if self.frozen is None:
+            self.workers.compute_segrl_scores(dispatched(batch, keys, self.ranks, FIELDS, segrl=request))
+            return
+        golds = self._golds(batch, keys) if request.target == "gold" else []
+        traces = explained([one.trace for one in chosen], request.target, golds)
+        found = dict(zip(keys, self.frozen.attributed(traces, request), strict=True))
+        write_scores(batch, found)
+
+    def profiles(self, batch: KVBatchMeta, chosen: Sequence[Rollout], request: Request, nodes: int) -> list:
+        """Masses at every node of a grid, ``(nodes, tokens)`` a rollout. Of the live actor, or the reference."""
+        keys = [one.key for one in chosen]
+        about = {"segrl": replace(request, certificate=False), "segrl_nodes": nodes}
+        self.workers.compute_segrl_profile(dispatched(batch, keys, self.ranks, FIELDS, **about))
+        (found,) = columns(keys, batch.partition_id, [PROFILE])
+        return [flat.double().reshape(nodes, -1) for flat in found]
+
+    def _scores(self, batch: KVBatchMeta, keys: list[str]) -> list[list]:
+        return columns(keys, batch.partition_id, SCORES)
+
+    def _golds(self, batch: KVBatchMeta, keys: list[str]) -> list[str]:
+        return [str(row["ground_truth"]) for row in plain_column(keys, batch.partition_id, "reward_model")]
+
+    def _labelled(self, one: Rollout) -> Rollout:
+        """With the toy world's labels, read from what was sampled."""
+        from segrl.toy.reading import kinds_of
+
+        problem = self.tokenizer.decode(one.trace.prompt_ids.tolist())
+        return replace(one, trace=replace(one.trace, meta={"kinds": kinds_of(problem, one.trace, one.segments)}))
