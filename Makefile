@@ -29,7 +29,7 @@ test-all: $(READY)  ## also the tests that take long
 test-gpu: $(READY)  ## the tests that need a GPU
 	.venv/bin/pytest -m gpu
 
-core: $(READY)  ## the core tests alone, in under a minute
+core: $(READY)  ## the core tests alone
 	.venv/bin/pytest -m "not slow and not gpu and not e2e"
 
 lint: $(READY)  ## ruff and mypy
