@@ -40,21 +40,27 @@ class Shards(Generic[T]):
         return self.folder / f"part-{i:05d}.parquet"
 
     def _claim(self, settings: dict) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        file = self.folder / "settings.json"
-        if not file.exists():
-            partial = file.with_suffix(".partial")
-            partial.write_text(json.dumps(settings, indent=1) + "\n")
-            partial.replace(file)
-            return
-        there = json.loads(file.read_text())
-        changed = sorted(name for name in {*there, *settings} if there.get(name) != settings.get(name))
+        changed = claim(self.folder / "settings.json", settings)
         if changed:
-            name = changed[0]
+            name = min(changed)
+            there, now = changed[name]
             raise ValueError(
-                f"{self.folder} holds the beginning of another job: {name} was {there.get(name)!r}, now "
-                f"{settings.get(name)!r}; choose another out=, or remove the folder"
+                f"{self.folder} holds the beginning of another job: {name} was {there!r}, now "
+                f"{now!r}; choose another out=, or remove the folder"
             )
+
+
+def claim(file: Path, settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Write what a job is, once; afterwards, each setting that differs from what lies there: (there, now)."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps(settings, indent=1) + "\n")
+        partial.replace(file)
+        return {}
+    there = json.loads(file.read_text())
+    pairs = {name: (there.get(name), settings.get(name)) for name in {*there, *settings}}
+    return {name: (old, new) for name, (old, new) in pairs.items() if old != new}
 
 
 def read_shards(folder: str | Path) -> list[dict]:

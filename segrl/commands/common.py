@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from segrl.config import needed
 from segrl.types import Segments, Trace
+
+if TYPE_CHECKING:
+    from segrl.grading import Verdict
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
@@ -49,6 +54,20 @@ def segments_of(trace: Trace, config: DictConfig) -> Segments:
 
     options = plain(config.segmentation)
     return segment(trace, config.segmenter, **options.pop("options"), **options)
+
+
+def verdicts(traces: Sequence[Trace], thinking: str = "auto") -> Iterator[Verdict]:
+    """A verdict on each trace, in order. Threads, since hard comparisons run in the grader's own processes."""
+    from segrl.grading import grade
+
+    def verdict(trace: Trace) -> Verdict:
+        # Where the prompt opened the thought, a response that was cut before its end has no answer.
+        asked = {"prompt": trace.meta.get("prompt") or "", "finish": trace.meta.get("finish")}
+        assert trace.answer is not None
+        return grade(trace.answer, trace.response, thinking=thinking, **asked)
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        yield from threads.map(verdict, traces)
 
 
 @contextmanager

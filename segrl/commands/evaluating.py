@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from segrl.commands.common import progress
+from segrl.commands.common import progress, verdicts
 from segrl.commands.generating import generated, problems_of
 from segrl.config import ConfigError, needed
 from segrl.evaluation import GREEDY
 from segrl.types import Trace
+
+if TYPE_CHECKING:
+    from segrl.grading import Verdict
 
 AVERAGES = ("average", f"average{GREEDY}")
 Found = tuple[dict[str, Any], dict[str, list[float]]]  # a benchmark's summary, and its metrics problem by problem
@@ -132,30 +133,25 @@ def _audit(traces: Sequence[Trace], name: str) -> list[str]:
 
 
 def _graded(traces: Sequence[Trace], thinking: str) -> list[dict[str, Any]]:
-    """A verdict on each trace. Threads, since hard comparisons run in the grader's own processes."""
-    from segrl.grading import grade as judge
-
-    def verdict(trace: Trace) -> dict[str, Any]:
-        # Where the prompt opened the thought, a response that was cut before its end has no answer.
-        asked = {"prompt": trace.meta.get("prompt") or "", "finish": trace.meta.get("finish")}
-        found = asdict(judge(trace.answer, trace.response, thinking=thinking, **asked))
-        level = trace.meta.get("level")
-        return {
-            "id": trace.id,
-            "problem_id": _problem_id(trace),
-            "sample": trace.meta.get("sample", 0),
-            **{name: found[name] for name in ("correct", "status", "pred", "gold")},
-            "tokens": trace.meta.get("tokens", trace.tokens if trace.tokenised else None),
-            "finish": trace.meta.get("finish"),
-            "level": None if level is None else str(level),
-        }
-
     samples = []
-    with ThreadPoolExecutor(os.cpu_count()) as threads, progress("grade", len(traces)) as advance:
-        for sample in threads.map(verdict, traces):
-            samples.append(sample)
-            advance(1, sample["tokens"] or 0)
+    with progress("grade", len(traces)) as advance:
+        for trace, found in zip(traces, verdicts(traces, thinking), strict=True):
+            samples.append(_sample(trace, found))
+            advance(1, samples[-1]["tokens"] or 0)
     return samples
+
+
+def _sample(trace: Trace, verdict: Verdict) -> dict[str, Any]:
+    found, level = asdict(verdict), trace.meta.get("level")
+    return {
+        "id": trace.id,
+        "problem_id": _problem_id(trace),
+        "sample": trace.meta.get("sample", 0),
+        **{name: found[name] for name in ("correct", "status", "pred", "gold")},
+        "tokens": trace.meta.get("tokens", trace.tokens if trace.tokenised else None),
+        "finish": trace.meta.get("finish"),
+        "level": None if level is None else str(level),
+    }
 
 
 def _canonical(pred: str) -> str:

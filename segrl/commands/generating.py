@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from segrl.commands.common import model_path, plain, progress
+from segrl.commands.common import model_path, plain, progress, verdicts
 from segrl.config import ConfigError, needed
 from segrl.resolving import resolve
 from segrl.shards import Shards
@@ -125,25 +123,17 @@ def _refuse_silence(traces: Sequence[Trace], out: Path) -> None:
 
 
 def _judged(traces: Sequence[Trace], config: DictConfig) -> list[Trace]:
-    """Each with its verdict and its length. Threads, since hard comparisons run in the grader's own processes."""
+    """Each with its verdict and its length."""
     missing = next((trace.id for trace in traces if trace.answer is None), None)
     if missing:
         raise ValueError(f"trace {missing!r} has no gold answer to grade against; give traces with answers")
-    lengths = _lengths(traces, config)
-    with ThreadPoolExecutor(os.cpu_count()) as threads, progress("grade", len(traces)) as advance:
-        judged = []
-        for trace in threads.map(lambda trace, tokens: _verdict(trace, tokens, config.thinking), traces, lengths):
-            judged.append(trace)
-            advance(1, trace.meta["tokens"])
+    judged, lengths = [], _lengths(traces, config)
+    with progress("grade", len(traces)) as advance:
+        for trace, tokens, found in zip(traces, lengths, verdicts(traces, config.thinking), strict=True):
+            verdict = {"tokens": tokens, "correct": found.correct, "status": found.status}
+            judged.append(replace(trace, meta={**trace.meta, **verdict}))
+            advance(1, tokens)
     return judged
-
-
-def _verdict(trace: Trace, tokens: int, thinking: str) -> Trace:
-    from segrl.grading import grade
-
-    asked = {"prompt": trace.meta.get("prompt") or "", "finish": trace.meta.get("finish")}
-    found = grade(trace.answer, trace.response, thinking=thinking, **asked)
-    return replace(trace, meta={**trace.meta, "tokens": tokens, "correct": found.correct, "status": found.status})
 
 
 def _lengths(traces: Sequence[Trace], config: DictConfig) -> list[int]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from segrl import records
-from segrl.commands.common import plain, tokenised
+from segrl.commands.common import plain, tokenised, verdicts
 from segrl.config import ConfigError, compose, needed
 from segrl.shards import read_shards
 from segrl.types import Attribution, Segments, Trace
@@ -112,15 +110,10 @@ def _scored(segments: Segments, attribution: Attribution) -> View:
 
 
 def _verdicts(traces: Sequence[Trace]) -> list[Verdict | None]:
-    """Of those that have a gold answer. Threads, since hard comparisons run in the grader's own processes."""
-    from segrl.grading import grade
-
-    def verdict(trace: Trace) -> Verdict | None:
-        asked = {"prompt": trace.meta.get("prompt") or "", "finish": trace.meta.get("finish")}
-        return grade(trace.answer, trace.response, **asked) if trace.answer is not None else None
-
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return list(threads.map(verdict, traces))
+    """Of those that have a gold answer."""
+    asked = [trace for trace in traces if trace.answer is not None]
+    found = dict(zip((trace.id for trace in asked), verdicts(asked), strict=True))
+    return [found.get(trace.id) for trace in traces]
 
 
 def quickstart(config: DictConfig) -> None:

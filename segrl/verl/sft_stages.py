@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from segrl import shards
 from segrl.masking import MODES
 from segrl.resolving import near
 
@@ -121,18 +122,12 @@ def claim(config: DictConfig, stage: Stage, data: str) -> None:
     file = Path(config.out) / f"stage-{stage.number}.json"
     asked = {"data": data, **_flat(OmegaConf.to_container(config, resolve=True))}
     asked = json.loads(json.dumps({key: value for key, value in asked.items() if key not in FREE}))
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_suffix(".partial")
-        draft.write_text(json.dumps(asked, indent=1) + "\n")
-        draft.replace(file)
-        return
-    there = json.loads(file.read_text())
-    changed = sorted(key for key in {*there, *asked} if there.get(key) != asked.get(key))
+    changed = shards.claim(file, asked)
     if changed:
-        key = "data" if "data" in changed else changed[0]
+        key = "data" if "data" in changed else min(changed)
+        there, now = changed[key]
         raise ValueError(
-            f"{config.out} holds another training: {key} was {there.get(key)!r}, now {asked.get(key)!r}; "
+            f"{config.out} holds another training: {key} was {there!r}, now {now!r}; "
             "choose another out=, or remove the folder"
         )
 
