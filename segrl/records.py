@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -99,3 +100,8 @@ def scores_of(row: Row) -> SegmentScores:
 
 def selection_of(row: Row) -> Selection:
     return Selection(torch.tensor(row["keep"], dtype=torch.bool), tuple(row["reason"]))
+
+
+def made_by(selections: str | Path) -> Path:
+    """Where the note stands that says by which measure and thresholds they were made."""
+    return Path(selections).with_suffix(".json")

@@ -1,5 +1,7 @@
 """``segrl select`` with every measure, on the bundled model, files in and files out."""
 
+import json
+
 import pytest
 import torch
 
@@ -117,3 +119,9 @@ def test_tokens_cannot_be_pruned_by_command(planted, tmp_path, capsys):
     assert main([*command, "measure=ig_tokens", *FEW]) == 2
     assert "masks, it does not prune" in capsys.readouterr().err
     assert not (tmp_path / "p.jsonl").exists()
+
+
+def test_a_note_beside_the_selections_says_how_they_were_made(planted, tmp_path):
+    run("select", f"traces={planted}", f"out={tmp_path / 'o.parquet'}", "measure=length", "selection.tau=0.6")
+    note = json.loads((tmp_path / "o.json").read_text())
+    assert (note["measure"], note["tau"], note["beta"]) == ("length", 0.6, 0.8)

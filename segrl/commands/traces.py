@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -67,6 +68,7 @@ def calibrate(config: DictConfig) -> None:
 def select(config: DictConfig) -> None:
     """Write each trace's segments, scores and which of them to keep; for a token measure each token's."""
     from segrl.data import save_traces, write_rows
+    from segrl.data.files import replacing
     from segrl.pruning import prune
     from segrl.selection import kept_tokens
 
@@ -79,6 +81,8 @@ def select(config: DictConfig) -> None:
         )
     shorter = [prune(one.trace, one.segments, one.selection) for one in found] if config.pruned else []
     write_rows(out, [_row(one) for one in found])
+    with replacing(records.made_by(out)) as file:
+        file.write(how_selected(config).encode())
     if config.pruned:
         save_traces(shorter, config.pruned)
     kept = sum(int(kept_tokens(one.selection, one.segments).sum()) for one in found)
@@ -86,6 +90,12 @@ def select(config: DictConfig) -> None:
     flat = sum(float(one.scores.share_S.sum()) == 0 for one in found)
     nothing = f", {flat} traces without a segment above zero" if flat else ""
     print(f"{len(found)} traces, {kept} of {total} tokens kept ({100 * kept / total:.0f}%){nothing} -> {out}")
+
+
+def how_selected(config: DictConfig) -> str:
+    """The note beside the selections, from which the card of a model trained on them is written."""
+    how = {"measure": config.measure, **plain(config.measure_options), **plain(config.selection)}
+    return json.dumps({**how, "attributor": attributor(config)["path"]}, indent=1) + "\n"
 
 
 class Selected(NamedTuple):

@@ -6,17 +6,16 @@ goes on where it was stopped: a stage that has its model is left out, verl goes 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from segrl.commands.common import plain
 from segrl.config import compose, needed
+from segrl.records import made_by
 from segrl.supervision import save_examples
 from segrl.verl.launch import check_device, editable, run_verl
 from segrl.verl.sft_dataset import SelectiveDataset
-from segrl.verl.sft_export import export, made_by
+from segrl.verl.sft_export import export
 from segrl.verl.sft_stages import (
     Stage,
     claim,
@@ -84,15 +83,14 @@ def select_here(config: DictConfig, stages: list[Stage]) -> None:
     """Where none are given, the selections that ``segrl select`` makes; ``selections.json`` beside them says how."""
     if config.selections or all(stage.mode == "full" for stage in stages):
         return
-    from segrl.commands.traces import select
+    from segrl.commands.traces import how_selected, select
 
     out = Path(config.out) / "selections.parquet"
     given = {"traces": config.traces, "out": out, "model_path": config.model.path, "template": config.segrl.template}
     given |= {"attributor_path": config.attributor_path, "attributions": config.attributions}
     given |= {"selection.tau": config.tau, "selection.beta": config.beta, "measure": config.measure}
     asked = compose("select", [f"{key}={value}" for key, value in given.items() if value is not None])
-    told = json.dumps({"measure": asked.measure, **plain(asked.selection)}, indent=1) + "\n"
-    if not (out.exists() and made_by(out).exists() and made_by(out).read_text() == told):
+    note = made_by(out)
+    if not (out.exists() and note.exists() and note.read_text() == how_selected(asked)):
         select(asked)
-        made_by(out).write_text(told)
     config.selections, config.tau, config.beta = str(out), None, None

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import segrl
+from segrl.records import made_by
 from segrl.verl.sft_dataset import SelectiveDataset
 from segrl.verl.sft_stages import Stage
 from segrl.verl.space import weight_files
@@ -99,7 +100,3 @@ def selected(config: DictConfig) -> dict[str, object]:
     given = {name: config[name] for name in ("tau", "beta") if config[name] is not None}
     unknown = dict.fromkeys(("measure", "tau", "beta"), "as in the selections")
     return {"selections": config.selections, **unknown, **how, **given}
-
-
-def made_by(selections: Path) -> Path:
-    return selections.with_suffix(".json")

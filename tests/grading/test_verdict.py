@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from fractions import Fraction
 
 import pytest
@@ -208,6 +209,30 @@ def test_a_verdict_in_a_thread_or_an_event_loop_is_the_same():
     thread.join(60)
     found.append(asyncio.run(grade_async("\\frac{\\sqrt{2}}{2}", "\\boxed{2^{-1/2}}")))
     assert [(v.correct, v.status) for v in found] == [(True, "numeric")] * 2
+
+
+def test_a_loop_runs_on_while_long_answers_are_read():
+    """The loop's own thread works a few milliseconds between two of its turns, not those of four texts."""
+    texts = ["\\boxed{" + "{" * 300_000, "\\boxed{" + "1" * 1_000_000 + "}", "\\boxed{" + "\\frac{" * 50_000]
+    between = []
+
+    async def watch() -> None:
+        last = time.thread_time()
+        while True:
+            await asyncio.sleep(0.002)
+            between.append(time.thread_time() - last)
+            last = time.thread_time()
+
+    async def run() -> list:
+        watcher = asyncio.create_task(watch())
+        await asyncio.sleep(0.01)
+        found = await asyncio.gather(*(segrl.grading.grade_async("2", text) for text in 2 * texts))
+        await asyncio.sleep(0.01)
+        watcher.cancel()
+        return found
+
+    assert {one.status for one in asyncio.run(run())} == {"no_answer", "refused"}
+    assert max(between) < 0.03
 
 
 def test_threads_share_no_precision():
