@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -32,14 +33,29 @@ def generate(
         asked[trace.id], prompts[trace.id] = trace, render(trace.problem, tokenizer, sampling.template)
         ids = tokenizer(prompts[trace.id], add_special_tokens=False)["input_ids"]
         running.add_request(trace.id, {"type": "token", "prompt_token_ids": ids}, _parameters(sampling, trace))
-    while running.has_unfinished_requests():
-        for output in running.step():
-            [found] = output.outputs
-            id = output.request_id
-            yield answered(asked[id], found.text, found.finish_reason, len(found.token_ids), prompts[id])
+    try:
+        while running.has_unfinished_requests():
+            for output in running.step():
+                [found] = output.outputs
+                id = output.request_id
+                yield answered(asked[id], found.text, found.finish_reason, len(found.token_ids), prompts[id])
+    except BaseException:  # what it was still asked for is in its queue
+        _kept.clear()
+        raise
 
 
-def _engine(model_path: str, dtype: str, options: Mapping[str, Any]):
+_kept: dict[str, Any] = {}  # the last engine: an evaluation asks the same one for each benchmark, sampled and greedy
+
+
+def _engine(model_path: str | None, dtype: str, options: Mapping[str, Any]):
+    key = json.dumps([model_path, dtype, dict(options)], sort_keys=True, default=str)
+    if key not in _kept:
+        _kept.clear()  # its memory goes before another's comes
+        _kept[key] = _started(model_path, dtype, options)
+    return _kept[key]
+
+
+def _started(model_path: str | None, dtype: str, options: Mapping[str, Any]):
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:

@@ -32,10 +32,10 @@ GREEDY, DRAWN = ["generation.temperature=0"], ["generation.n=2", "limit=16"]
 ENGINE = ["backend=vllm", "generation.vllm.engine={enforce_eager: true, max_num_seqs: 32}"]
 
 
-def in_a_process(*arguments):
+def in_a_process(*arguments, **environment):
     """vLLM changes much of the process that it runs in."""
     command = [sys.executable, "-m", "segrl", *arguments]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=240)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -76,6 +76,18 @@ def test_samples_repeat_by_name_and_an_interrupted_run_goes_on(tmp_path):
     again = contents(tmp_path)
     print(f"resumed: {agreement(again, whole):.3f} equal")
     assert agreement(again, whole) >= 0.95
+
+
+@pytest.mark.slow
+def test_an_evaluation_starts_one_engine(tmp_path):
+    """For its sampled and its greedy pass; the greedy one is that of transformers."""
+    asked = ["evaluate", *ASKED[1:], *ENGINE, "greedy=true", "limit=16", f"out={tmp_path / 'vllm'}"]
+    code, shown = in_a_process(*asked, VLLM_LOGGING_LEVEL="INFO")
+    assert code == 0, shown
+    assert shown.count("Initializing a V1 LLM engine") == 1
+    assert main(["generate", *ASKED[1:], *GREEDY, "limit=16", f"out={tmp_path / 'greedy'}"]) == 0
+    found = contents(tmp_path / "vllm" / "responses" / "problems-greedy")
+    assert agreement(found, contents(tmp_path / "greedy")) >= 0.9
 
 
 @pytest.mark.slow
