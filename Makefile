@@ -17,7 +17,7 @@ help:  ## this list
 install:  ## make or mend .venv: verl, Ray and vLLM for CPU, from requirements/*.lock (GPU=1: for NVIDIA GPUs)
 	@rm -f $(READY) && $(MAKE) --no-print-directory $(READY)
 
-quickstart: $(READY)  ## the main job on the bundled model
+quickstart: $(READY)  ## the whole path on the bundled model, then a page to open
 	.venv/bin/segrl quickstart
 
 test: $(READY)  ## the core tests, then verl's trainers end to end

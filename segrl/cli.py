@@ -11,7 +11,10 @@ import segrl
 # command -> (where it lives, what it does)
 COMMANDS = {
     "doctor": ("segrl.doctor:main", "what is installed, what is missing, and the command that brings it"),
-    "quickstart": ("segrl.commands.looking:quickstart", "the main job on the bundled toy world"),
+    "quickstart": (
+        "segrl.commands.quickstart:quickstart",
+        "the whole path, on the bundled model or yours",
+    ),
     "generate": ("segrl.commands.generating:generate", "problems -> traces, sampled from a model"),
     "harvest": ("segrl.commands.generating:harvest", "of many samples, each problem's shortest right and wrong one"),
     "segment": ("segrl.commands.traces:segment", "traces -> segments"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ class SelectionConfig:
 
 @dataclass
 class EvidenceConfig:
+    shared_prefixes: bool = MISSING
     samples: int = MISSING
     temperature: float = MISSING
     answer_tokens: int = MISSING
@@ -274,6 +276,7 @@ class Cost(Command):
 class Report(Command):
     selections: Any = None  # a path or a list of paths
     attributions: str | None = None
+    rollouts: str | None = None
     title: str | None = None
     tau: float = MISSING
     beta: float = MISSING
@@ -291,7 +294,16 @@ class Show(Command):
 @dataclass
 class Quickstart(Command):
     problems: int = MISSING
+    test_problems: int = MISSING
+    samples: int = MISSING
+    test_samples: int = MISSING
+    batch: int = MISSING
+    steps: int = MISSING
     seed: int = MISSING
+    max_tokens: int = MISSING
+    backend: str = MISSING
+    sft: list[str] = MISSING
+    grpo: list[str] = MISSING
 
 
 SCHEMAS: dict[str, type[Command]] = {
@@ -323,12 +335,10 @@ def compose(command: str, overrides: list[str]) -> DictConfig:
     """The config of ``command``: its yaml over its schema, then the overrides. Frozen."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
-    from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
 
-    for name, schema in SCHEMAS.items():
-        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+    _store_schemas()
     search = [f"hydra.searchpath=[{_verl_configs()}]"] if command in ON_VERL else []
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
@@ -338,6 +348,15 @@ def compose(command: str, overrides: list[str]) -> DictConfig:
             raise ConfigError(_sentence(command, error)) from error
     OmegaConf.set_readonly(config, True)
     return config
+
+
+@cache
+def _store_schemas() -> None:
+    """Once a process: each is half as dear as a command's yaml."""
+    from hydra.core.config_store import ConfigStore
+
+    for name, schema in SCHEMAS.items():
+        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
 
 
 def needed(config: DictConfig, *keys: str) -> list[Any]:

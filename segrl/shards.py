@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from segrl.data import read_rows
+from segrl.data.files import replacing
 from segrl.types import Trace
 
 T = TypeVar("T", bound=Trace)
@@ -53,10 +54,8 @@ class Shards(Generic[T]):
 def claim(file: Path, settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Write what a job is, once; afterwards, each setting that differs from what lies there: (there, now)."""
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(settings, indent=1) + "\n")
-        partial.replace(file)
+        with replacing(file) as whole:
+            whole.write(json.dumps(settings, indent=1).encode() + b"\n")
         return {}
     there = json.loads(file.read_text())
     pairs = {name: (there.get(name), settings.get(name)) for name in {*there, *settings}}

@@ -229,7 +229,10 @@ class SegmentScores:
             _same_count("segment scores: segment_T", len(self.segment_T), len(self.strength_S))
         for name in ("strength_S", "share_S", "consistency_S", "excess_S"):
             if not bool(torch.isfinite(getattr(self, name)).all()):
-                raise ValueError(f"segment scores: {name} holds NaN or infinity: {getattr(self, name).tolist()[:8]}")
+                raise ValueError(
+                    f"segment scores: {name} holds NaN or infinity: {getattr(self, name).tolist()[:8]}; "
+                    "a measure gives finite numbers, 0 where it has nothing to say"
+                )
         total = float(self.share_S.sum())
         if len(self.share_S) and abs(total - 1) > 1e-6 and total != 0:
             raise ValueError(f"segment scores: share_S must sum to 1, got {total}")

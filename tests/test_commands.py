@@ -133,20 +133,3 @@ def test_an_empty_response_is_a_sentence(tmp_path, capsys):
     assert main(["segment", f"traces={tmp_path / 't.jsonl'}", f"out={tmp_path / 'o.parquet'}"]) == 2
     assert "'t'" in capsys.readouterr().err
     assert not (tmp_path / "o.parquet").exists()
-
-
-@pytest.mark.e2e
-@pytest.mark.timeout(300)
-def test_the_quickstart_runs_to_its_coloured_trace_and_goes_on_where_it_stopped(tmp_path):
-    command = [sys.executable, "-m", "segrl", "quickstart", "problems=4", f"out={tmp_path}"]
-    for _ in range(2):
-        shown = subprocess.run(command, capture_output=True, text=True, timeout=280, check=True).stdout
-        assert [line.split("] segrl ")[1].split()[0] for line in shown.splitlines() if "] segrl " in line] == [
-            "generate",
-            "grade",
-            "attribute",
-            "select",
-            "show",
-        ]
-    assert len(load_traces(str(tmp_path / "traces"))) == 4
-    assert len(read_rows(tmp_path / "selections.parquet")) == 4

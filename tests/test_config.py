@@ -40,7 +40,7 @@ def test_every_yaml_is_loaded(path):
     else:
         homes = [command for command in COMMANDS if group in yaml_defaults(command)]
         assert homes, f"no command uses the group {group}"
-        for command in homes:
+        for command in homes if name != "default" else homes[:1]:  # each composes with its defaults above
             assert compose(command, [f"{group}={name}"])
 
 

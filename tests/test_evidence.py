@@ -6,7 +6,9 @@ from tiny import byte_level_tokenizer, tiny_model
 
 import segrl
 from segrl import Segments, Trace, toy
+from segrl.attribution.target import TEMPLATE
 from segrl.evidence import NEEDS, prefix_answer_logprob, sampling, streams, token_streams
+from segrl.evidence.reading import Reading
 from segrl.types import Evidence
 
 TEXT = "Okay, 12 and 3.\n\nWait, 3 + 4 = 7.\n\nHowever, x is 7.\n</think> So, \\boxed{7}"
@@ -139,6 +141,18 @@ def test_prefixes_do_not_depend_on_what_shares_their_forward(batching):
         assert logp_K.tolist() == pytest.approx(alone.tolist(), abs=1e-4)
 
 
+@pytest.mark.parametrize("template", [TEMPLATE, "{answer} it is"])
+@pytest.mark.parametrize("architecture", ["qwen2", "gemma", "gpt_neox"])
+def test_prefixes_read_in_one_pass_are_the_same(architecture, template):
+    trace, segments, apart = gathered("prefix_logp", model=tiny_model(architecture), template=template)
+    *_, shared = gathered("prefix_logp", model=tiny_model(architecture), template=template, shared_prefixes=True)
+    assert shared.prefix_logp_S.tolist() == pytest.approx(apart.prefix_logp_S.tolist(), abs=1e-4)
+    assert shared.empty_logp == pytest.approx(apart.empty_logp, abs=1e-4)
+    thinking, suffix = segments.boundaries[3], len(ids_of(template.replace("{answer}", "7")))
+    before = len(trace.prompt_ids) + thinking  # read once, and for each of four prefixes the template
+    assert shared.cost["prefix_logp_S"] == pytest.approx((before - 1 + 4 * (1 + suffix)) / (before + suffix))
+
+
 def test_what_prefixes_and_subsets_cost():
     trace, segments, evidence = gathered("prefix_logp", "without_logp")
     around = len(trace.prompt_ids) + len(ids_of(OPENING + "7}"))
@@ -215,6 +229,24 @@ def likely_to_say_seven():
     return model
 
 
+def test_answers_that_begin_alike_are_read_once_and_no_more_at_once_than_allowed():
+    """Four tokens are likely, and two of them need not be equal: what was drawn together is the same as apart."""
+    model, wide = likely_to_say_seven(), []
+    model.get_input_embeddings().register_forward_hook(lambda module, args, output: wide.append(len(output)))
+    reading = Reading(temperature=1.0, answer_tokens=4)
+    counts = []
+    for rows in (2, 1000):
+        drawer = sampling.Drawer(model, byte_level_tokenizer(), reading, "t")
+        drawer.read(made()[0].prompt_ids)
+        wide.clear()
+        counts.append(drawer.draw(400, rows))
+        assert counts[-1].total() == 400
+        assert len(counts[-1]) <= drawer.tokens < 100  # not 400 samples of up to four tokens
+        assert max(wide) <= rows
+    for answer in ("7", "", "3"):
+        assert counts[0][answer] == pytest.approx(counts[1][answer], abs=80)  # four standard errors of a difference
+
+
 def test_a_sampled_answer_ends_where_its_box_does():
     assert sampling.closing_at("7} and", "}.") == 1
     assert sampling.closing_at("\\frac{1}{2}} so", "}") == 11
@@ -246,7 +278,7 @@ def test_the_bundled_model_grows_confident_as_its_needed_steps_come():
 def test_needs_are_gathered_once_and_together(monkeypatch):
     calls = []
     real = NEEDS["logp_T"]
-    spy = lambda model, traces, tokenizer=None, segments=None: calls.append(1) or real(model, traces)  # noqa: E731
+    spy = lambda *given: calls.append(1) or real(*given)  # noqa: E731
     for name in ("logp_T", "entropy_T"):
         monkeypatch.setitem(NEEDS, name, spy)
     _, _, evidence = gathered("entropy", "logp_T", "ig", "logp", nodes=2, tolerance=None)

@@ -143,7 +143,7 @@ def figure_2(figure, summary: Mapping[str, Any]) -> None:
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(known)), [_of_which(name) for name in known])
     axes.set(ylim=(len(known) - 0.4, -0.6), xlabel=label)
-    axes.margins(x=0.12)
+    axes.margins(x=0.16)
     axes.tick_params(length=0, axis="y")
     axes.spines["left"].set_visible(False)
     figure.suptitle("What a thought adds to the right answer's confidence", x=0.02, ha="left", weight="bold", size=10)

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from segrl.attribution.target import TEMPLATE
-from segrl.evidence.answers import explained_traces, kept_answer_logprob
+from segrl.evidence.answers import kept_answer_logprob
+from segrl.evidence.reading import Reading
 from segrl.types import Segments, Trace
 
 MOST = 10  # segments: 1,024 subsets
@@ -43,21 +43,12 @@ def shapley(values_K: ArrayLike) -> NDArray:
     return phi
 
 
-def dependence(
-    model,
-    tokenizer,
-    trace: Trace,
-    segments: Segments,
-    *,
-    target: str = "gold",
-    template: str = TEMPLATE,
-    batch_tokens: int | None = None,
-) -> dict[str, Any]:
+def dependence(model, tokenizer, trace: Trace, segments: Segments, reading: Reading) -> dict[str, Any]:
     """The value of each thought, those of no and of all thoughts together, and the evaluations that it took."""
-    [one] = explained_traces(model, [trace], tokenizer, target, template, "think")
+    [one] = reading.explained(model, [trace], tokenizer)
     thoughts = int(segments.thought_S.sum())
     index_T = segments.index_T[: one.thinking.stop - one.thinking.start]
-    [(values_K, cost)] = kept_answer_logprob(model, [one], [subsets(thoughts)[:, index_T]], batch_tokens)
+    [(values_K, cost)] = kept_answer_logprob(model, [one], [subsets(thoughts)[:, index_T]], reading.batching)
     return {
         "shapley": shapley(values_K.numpy()).tolist(),
         "without": float(values_K[0]),

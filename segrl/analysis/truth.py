@@ -19,12 +19,14 @@ from segrl.analysis.ranking import auroc, average_precision, outranked, spearman
 from segrl.analysis.shapley import MOST, dependence
 from segrl.evaluation import Estimate, bootstrap
 from segrl.evidence import gather
+from segrl.evidence.reading import Reading
 from segrl.importance import MEASURES, measure_of, score
 from segrl.selection import select
 from segrl.toy import CLASSES
-from segrl.types import Segments, SegmentScores, Trace
+from segrl.types import Evidence, Segments, SegmentScores, Trace
 
 Row = dict[str, Any]
+Scored = tuple[list[float], float]  # a number for each thought, and what it took in evaluations
 SHORTCUTS = ("length", "position", "digits", "keyword")
 # How the path of integrated gradients can differ; each value that is not the one asked for is a row of its own.
 CHOICES: Mapping[str, tuple[Any, ...]] = {
@@ -32,6 +34,7 @@ CHOICES: Mapping[str, tuple[Any, ...]] = {
     "hide_answer": (False, True),
     "interpolate": ("all", "response"),
 }
+AGGREGATES = ("sqrt", "sum", "top20")  # of |IG| over a segment; the one that is not asked for has a row of its own
 TOP_TOKENS = 0.45  # what a measure of tokens keeps, as the paper lets it ([IG] section 4.3)
 LEFT_OUT = ("restated",)  # copies of the answer: neither truth counts them, the table by kind has them
 
@@ -70,29 +73,41 @@ def judged(
     needs = tuple(dict.fromkeys(("ig", *(need for name in measures for need in measure_of(name).needs))))
     [evidence] = gather(model, [trace], tokenizer, needs, segments=[segments], **attribution)
     texts = thought_texts(trace, segments)
-    scores = {"digits": [float(sum(map(str.isdigit, text))) for text in texts]}
-    costs = {"digits": 0.0}
+    found: dict[str, Scored] = {"digits": ([float(sum(map(str.isdigit, text))) for text in texts], 0.0)}
     for name in measures:
-        scores[name] = by_thought(score(evidence, segments, name, **measure_options.get(name, {})), segments)
-        costs[name] = sum(evidence.cost.get(need, 0.0) for need in measure_of(name).needs)
+        scores = score(evidence, segments, name, **measure_options.get(name, {}))
+        found[name] = by_thought(scores, segments), sum(evidence.cost.get(need, 0.0) for need in measure_of(name).needs)
+    asked = measure_options.get("ig", {})
     for name, options in variants(attribution).items():
         [other] = gather(model, [trace], tokenizer, ("ig",), **options)
-        scores[name], costs[name] = by_thought(score(other, segments, "ig"), segments), other.cost["ig"]
-    for name, most in (("tau alone", 1.0), ("tau and beta", beta)):
-        keep_S = select(score(evidence, segments, "ig"), tau=tau, beta=most, force=()).keep_S
-        scores[name], costs[name] = keep_S[segments.thought_S].double().tolist(), evidence.cost["ig"]
+        found[name] = by_thought(score(other, segments, "ig", **asked), segments), other.cost["ig"]
+    found |= _same_path(evidence, segments, asked, tau, beta)
     path = {name: attribution[name] for name in ("target", "template", "batch_tokens") if name in attribution}
-    own = dependence(model, tokenizer, trace, segments, **path)
-    scores["shapley"], costs["shapley"] = own["shapley"], own["evaluations"]
+    own = dependence(model, tokenizer, trace, segments, Reading(**path))
+    found["shapley"] = own["shapley"], own["evaluations"]
     return {
         "id": trace.id,
         "problem_id": problem_of(trace),
         "kinds": kinds_of(trace, segments),
         "keywords": [text.partition(",")[0] for text in texts],
         "answer_logp": [own["without"], own["with"]],
-        "scores": scores,
-        "costs": costs,
+        "scores": {name: values for name, (values, _) in found.items()},
+        "costs": {name: cost for name, (_, cost) in found.items()},
     }
+
+
+def _same_path(
+    evidence: Evidence, segments: Segments, asked: Mapping[str, Any], tau: float, beta: float
+) -> dict[str, Scored]:
+    """What else can be made of one attribution: other aggregates, and the selected sets with and without beta."""
+    found = {
+        name: by_thought(score(evidence, segments, "ig", **options), segments)
+        for name, options in aggregates(asked).items()
+    }
+    for name, most in (("tau alone", 1.0), ("tau and beta", beta)):
+        keep_S = select(score(evidence, segments, "ig", **asked), tau=tau, beta=most, force=()).keep_S
+        found[name] = keep_S[segments.thought_S].double().tolist()
+    return {name: (values, evidence.cost["ig"]) for name, values in found.items()}
 
 
 def variants(attribution: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -103,6 +118,12 @@ def variants(attribution: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         for value in values
         if value != attribution.get(name, values[0])
     }
+
+
+def aggregates(asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """``ig aggregate=sum`` and so on -> the options of the measure that is meant."""
+    others = [value for value in AGGREGATES if value != asked.get("aggregate", AGGREGATES[0])]
+    return {f"ig aggregate={value}": {**asked, "aggregate": value} for value in others}
 
 
 def by_thought(scores: SegmentScores, segments: Segments) -> list[float]:

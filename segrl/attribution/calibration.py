@@ -16,6 +16,7 @@ from torch import Tensor
 
 from segrl.attribution.evaluator import Batching, Row, evaluator
 from segrl.attribution.quadrature import Nodes, midpoint
+from segrl.data.files import replacing
 from segrl.types import Trace
 
 COUNTS = (1, 2, 3, 4, 6, 8, 12)
@@ -110,10 +111,8 @@ def _solve(gram: Tensor, rows_KN: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def save(calibration: dict[str, Any], path: str | Path) -> None:
-    partial = Path(f"{path}.partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(json.dumps(calibration, indent=1) + "\n")
-    partial.replace(path)
+    with replacing(path) as file:
+        file.write(json.dumps(calibration, indent=1).encode() + b"\n")
 
 
 def load_nodes(path: str | Path, nodes: int) -> Nodes:

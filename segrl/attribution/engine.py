@@ -100,6 +100,7 @@ def attribute(
     engine: str = "segrl",
     compat: str | None = None,
     certificate: bool = True,
+    finite: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Attribution]:
     """Attribute each trace's answer to its response tokens.
@@ -113,7 +114,8 @@ def attribute(
     16,384, and 2,048 on a CPU, where more only leaves the cache); traces longer than that, by itself longer than
     16,384, are checkpointed, or as ``checkpointing`` says. ``compat="authors"`` gives the numbers of the paper's code.
     ``certificate=False`` leaves out the two values at the ends of the path, and with them the gap: for few nodes and
-    no tolerance.
+    no tolerance. A trace whose scores are not finite is an error; with ``finite=False`` it gets zeros and the flag
+    ``not_finite``, and the other traces their scores.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r}, expected one of {ENGINES}")
@@ -155,7 +157,10 @@ def attribute(
             row for index in touched for row in _refinement(index, sums[index], len(alphas_J), tolerance, max_nodes)
         ]
     unit = compat == "authors"
-    return [_finish(one, done, target, tolerance, unit) for one, done in zip(evaluate.explained, sums, strict=True)]
+    return [
+        _finish(one, done, target=target, tolerance=tolerance, unit=unit, finite=finite)
+        for one, done in zip(evaluate.explained, sums, strict=True)
+    ]
 
 
 def _compatible(compat: str) -> tuple[str, int, None]:
@@ -189,7 +194,9 @@ def _refinement(index: int, one: _Found, nodes: int, tolerance: float | None, ma
     return [Row(index, alpha, weight) for alpha, weight in more.items()]
 
 
-def _finish(one: Explained, done: _Found, target: str, tolerance: float | None, unit: bool) -> Attribution:
+def _finish(
+    one: Explained, done: _Found, *, target: str, tolerance: float | None, unit: bool, finite: bool
+) -> Attribution:
     inside = done.masses_L[one.thinking] / (done.masses_L.norm() if unit else 1)
     scores_T = torch.zeros(one.trace.tokens, dtype=torch.float64)
     scores_T[: len(inside)] = inside
@@ -198,6 +205,9 @@ def _finish(one: Explained, done: _Found, target: str, tolerance: float | None, 
     flags = ["flat"] if abs(done.change) < FLAT else []
     if done.misses(tolerance):
         flags.append("coarse")
+    if not finite and not bool(torch.isfinite(scores_T).all()):
+        flags.append("not_finite")
+        scores_T = torch.zeros_like(scores_T)
     return Attribution(
         trace_id=one.trace.id,
         scores_T=scores_T.float(),

@@ -1,8 +1,7 @@
-"""To look at: one trace in the terminal, many on a page, and the whole job on the toy world."""
+"""To look at: one trace in the terminal, many on a page."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from omegaconf import DictConfig
 
 from segrl import records
 from segrl.commands.common import plain, tokenised, verdicts
-from segrl.config import ConfigError, compose, needed
+from segrl.config import ConfigError, needed
 from segrl.shards import read_shards
 from segrl.types import Attribution, Segments, Trace
 
@@ -36,23 +35,27 @@ def show(config: DictConfig) -> None:
 
 
 def report(config: DictConfig) -> None:
-    """Write all traces, their scores and selections as one HTML file that opens anywhere."""
-    from segrl.report import measures_of, page
+    """Write all traces and rollouts, their scores and selections as one HTML file that opens anywhere."""
+    from segrl.report import load_rollouts, measures_of, page
 
-    path, out = needed(config, "traces", "out")
+    (out,) = needed(config, "out")
+    if not config.traces and not config.rollouts:
+        raise ConfigError("traces or rollouts must be given: traces=..., or what segrl.dump_dir holds as rollouts=...")
     given = config.selections
     selections = [given] if isinstance(given, str) else list(given or [])
-    entries = _entries(tokenised(config), selections, config.attributions)
-    if not entries:
+    entries = _entries(tokenised(config), selections, config.attributions) if config.traces else []
+    rollouts = load_rollouts(config.rollouts, limit=config.limit) if config.rollouts else []
+    path = config.traces or config.rollouts
+    if not entries and not rollouts:
         raise ValueError(f"{path} holds no trace to look at")
     settings = {name: plain(config)[name] for name in SLIDERS}
-    html = page(entries, settings, config.title or f"segrl report: {Path(path).name}")
+    html = page([*entries, *rollouts], settings, config.title or f"segrl report: {Path(path).name}")
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     Path(out).write_text(html, encoding="utf-8")
     right = sum(entry.verdict is not None and entry.verdict.correct for entry in entries)
-    measures = ", ".join(measures_of(entries)) or "none"
-    size = f"{Path(out).stat().st_size / 1e6:.1f} MB"
-    print(f"{len(entries)} traces, {right} right, measures: {measures}, {size} -> {out}")
+    measures = ", ".join(measures_of([*entries, *rollouts])) or "none"
+    counts = f"{len(entries)} traces, {right} right" + (f", {len(rollouts)} rollouts" if rollouts else "")
+    print(f"{counts}, measures: {measures}, {Path(out).stat().st_size / 1e6:.1f} MB -> {out}")
 
 
 def _entries(traces: Sequence[Trace], selections: Sequence[str], attributions: str | None) -> list[Entry]:
@@ -114,21 +117,3 @@ def _verdicts(traces: Sequence[Trace]) -> list[Verdict | None]:
     asked = [trace for trace in traces if trace.answer is not None]
     found = dict(zip((trace.id for trace in asked), verdicts(asked), strict=True))
     return [found.get(trace.id) for trace in traces]
-
-
-def quickstart(config: DictConfig) -> None:
-    """Toy problems -> sampled traces -> verdicts -> attributions -> selections -> one trace in colour."""
-    from segrl.commands import evaluating, generating, traces
-
-    began, folder = time.perf_counter(), Path(config.out)
-    given = f"traces={folder / 'traces'}"
-    steps = {
-        generating.generate: [f"out={folder / 'traces'}", f"limit={config.problems}", f"generation.seed={config.seed}"],
-        evaluating.grade: [given, f"out={folder / 'verdicts.parquet'}"],
-        traces.attribute: [given, f"out={folder / 'attributions'}"],
-        traces.select: [given, f"attributions={folder / 'attributions'}", f"out={folder / 'selections.parquet'}"],
-        show: [given, f"selections={folder / 'selections.parquet'}"],
-    }
-    for command, overrides in steps.items():
-        print(f"\n[{time.perf_counter() - began:4.0f} s] segrl {command.__name__} {' '.join(overrides)}", flush=True)
-        command(compose(command.__name__, overrides))

@@ -1,18 +1,20 @@
 """(model, traces, needs) -> evidence: everything measures read, computed once.
 
-A gatherer is a function ``(model, traces, tokenizer, segments, **options) -> fields of each trace's evidence``.
+A gatherer is a function ``(model, traces, tokenizer, segments, reading) -> fields of each trace's evidence``.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import fields
 from typing import Any
 
 from segrl.attribution import attribute
 from segrl.attribution.path import evaluating
 from segrl.evidence.answers import gradients, prefix_answer_logprob, prefixes, without
 from segrl.evidence.attending import attentions
+from segrl.evidence.reading import Reading
 from segrl.evidence.sampling import confidences
 from segrl.evidence.streams import likelihoods, perplexities, token_streams
 from segrl.resolving import near
@@ -23,7 +25,7 @@ __all__ = ["NEEDS", "gather", "prefix_answer_logprob", "token_streams"]
 Fields = dict[str, Any]
 
 
-def attributions(model, traces: Sequence[Trace], tokenizer, segments, **options) -> list[Fields]:
+def attributions(model, traces: Sequence[Trace], tokenizer, segments, options: Fields) -> list[Fields]:
     found = attribute(model, traces, tokenizer, **options)
     return [{"ig": one, "cost": {"ig": one.evaluations}} for one in found]
 
@@ -41,6 +43,9 @@ NEEDS: dict[str, Callable[..., list[Fields]]] = {
     "confidence_S": confidences,
 }
 
+READING = tuple(field.name for field in fields(Reading))
+PATH = tuple(one.name for one in inspect.signature(attribute).parameters.values() if one.kind is one.KEYWORD_ONLY)
+
 
 def gather(
     model,
@@ -53,23 +58,26 @@ def gather(
 ) -> list[Evidence]:
     """What ``needs`` asks for, of each trace: names of evidence fields, with or without their axis letter.
 
-    ``segments`` (one a trace) are for the needs that end in ``_S``. ``options`` go to whichever gatherer knows them:
-    those of :func:`segrl.attribute`, and of :func:`segrl.evidence.sampling.confidences`.
+    ``segments`` (one a trace) are for the needs that end in ``_S``. ``options`` are those of :func:`segrl.attribute`
+    for ``ig``, and of :class:`segrl.evidence.reading.Reading` for all else.
     """
     needs = [_field(need) for need in needs]
-    _check_options(options)
+    for name in options:
+        if name not in (*PATH, *READING):
+            raise ValueError(f"gather has no option {name!r}{near(name, (*PATH, *READING))}")
     if segments is None and any(need.endswith("_S") for need in needs):
         raise ValueError(f"needs={tuple(needs)} are of segments; pass segments=, one Segments a trace")
     if segments is not None and len(segments) != len(traces):
         raise ValueError(f"got {len(segments)} segments for {len(traces)} traces")
-    fields: list[Fields] = [{"cost": {}} for _ in traces]
+    path, reading = _those(options, PATH), Reading(**_those(options, READING))
+    gathered: list[Fields] = [{"cost": {}} for _ in traces]
     for gatherer in dict.fromkeys(NEEDS[need] for need in needs):
-        known = {name: value for name, value in options.items() if name in _options(gatherer)}
         with evaluating(model):
-            found = gatherer(model, traces, tokenizer, segments, **known)
-        for have, new in zip(fields, found, strict=True):
+            found = gatherer(model, traces, tokenizer, segments, path if gatherer is attributions else reading)
+        for have, new in zip(gathered, found, strict=True):
             have.update(new, cost={**have["cost"], **new["cost"]})
-    return [Evidence(trace, segments=segments[i] if segments else None, **fields[i]) for i, trace in enumerate(traces)]
+    pieces = segments or [None] * len(traces)
+    return [Evidence(trace, segments=own, **have) for trace, own, have in zip(traces, pieces, gathered, strict=True)]
 
 
 def _field(need: str) -> str:
@@ -79,14 +87,5 @@ def _field(need: str) -> str:
     raise ValueError(f"nothing is gathered as {need!r}{near(need, NEEDS)}")
 
 
-def _check_options(options: Fields) -> None:
-    known = {name for gatherer in NEEDS.values() for name in _options(gatherer)}
-    for name in options:
-        if name not in known:
-            raise ValueError(f"gather has no option {name!r}{near(name, known)}")
-
-
-def _options(gatherer: Callable) -> set[str]:
-    function = attribute if gatherer is attributions else gatherer
-    parameters = inspect.signature(function).parameters.values()
-    return {one.name for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY}
+def _those(options: Fields, known: Collection[str]) -> Fields:
+    return {name: value for name, value in options.items() if name in known}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -10,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segrl.attribution.evaluator import Batching, Evaluator, Row, evaluator, left_padded, tail_of
+from segrl.attribution.evaluator import Batching, Evaluator, Row, left_padded, tail_of, unwrapped
 from segrl.attribution.path import evaluating, feeding_forward_last
-from segrl.attribution.target import TEMPLATE, Explained
+from segrl.attribution.target import Explained
+from segrl.evidence.reading import Reading, read_on
 from segrl.types import Segments, Trace
 
 
@@ -64,24 +66,12 @@ def _products(logp_B: Tensor, embedded: Tensor) -> Tensor:
 # --- gatherers -------------------------------------------------------------------------------------------------------
 
 
-def gradients(
-    model,
-    traces: Sequence[Trace],
-    tokenizer,
-    segments=None,
-    *,
-    target: str = "gold",
-    template: str = TEMPLATE,
-    context: str = "think",
-    batch_tokens: int | None = None,
-    batch_rows: int | None = None,
-    checkpointing: bool | None = None,
-) -> list[dict[str, Any]]:
-    """One evaluation a trace; with ``batch_rows`` the number of forwards is fixed, as a process group needs it."""
-    explained = explained_traces(model, traces, tokenizer, target, template, context)
+def gradients(model, traces: Sequence[Trace], tokenizer, segments, reading: Reading) -> list[dict[str, Any]]:
+    """One evaluation a trace."""
+    explained = reading.explained(model, traces, tokenizer)
     rows = [Row(index, 1.0, 1.0) for index in range(len(explained))]
     fields: list[dict[str, Any]] = [{} for _ in traces]
-    for row, logp, products_L2 in Batching(batch_tokens, batch_rows, checkpointing).run(Reader(model, explained), rows):
+    for row, logp, products_L2 in reading.batching.run(Reader(model, explained), rows):
         one = explained[row.index]
         inside_T2 = torch.zeros(one.trace.tokens, 2)
         inside_T2[: one.thinking.stop - one.thinking.start] = products_L2[one.thinking]
@@ -95,21 +85,15 @@ def gradients(
 
 
 def prefixes(
-    model,
-    traces: Sequence[Trace],
-    tokenizer,
-    segments: Sequence[Segments],
-    *,
-    target: str = "gold",
-    template: str = TEMPLATE,
-    context: str = "think",
-    batch_tokens: int | None = None,
-    batch_rows: int | None = None,
+    model, traces: Sequence[Trace], tokenizer, segments: Sequence[Segments], reading: Reading
 ) -> list[dict[str, Any]]:
     """The answer's log-probability after each prefix that ends with a segment, and after none."""
-    explained = explained_traces(model, traces, tokenizer, target, template, context)
-    kept = [_prefixes(one, own) for one, own in zip(explained, segments, strict=True)]
-    found = kept_answer_logprob(model, explained, kept, batch_tokens, batch_rows)
+    explained = reading.explained(model, traces, tokenizer)
+    if reading.shared_prefixes:
+        found = [in_one_pass(model, one, own) for one, own in zip(explained, segments, strict=True)]
+    else:
+        kept = [_prefixes(one, own) for one, own in zip(explained, segments, strict=True)]
+        found = kept_answer_logprob(model, explained, kept, reading.batching)
     return [
         {
             "prefix_logp_S": logp_K[1:],
@@ -122,24 +106,14 @@ def prefixes(
 
 
 def without(
-    model,
-    traces: Sequence[Trace],
-    tokenizer,
-    segments: Sequence[Segments],
-    *,
-    target: str = "gold",
-    template: str = TEMPLATE,
-    context: str = "think",
-    batch_tokens: int | None = None,
-    batch_rows: int | None = None,
+    model, traces: Sequence[Trace], tokenizer, segments: Sequence[Segments], reading: Reading
 ) -> list[dict[str, Any]]:
     """The answer's log-probability without each segment, and with all."""
-    explained = explained_traces(model, traces, tokenizer, target, template, context)
+    explained = reading.explained(model, traces, tokenizer)
     kept = [_all_but_one(one, own) for one, own in zip(explained, segments, strict=True)]
-    found = kept_answer_logprob(model, explained, kept, batch_tokens, batch_rows)
     return [
         {"without_logp_S": logp_K[1:], "answer_logp": float(logp_K[0]), "cost": {"without_logp_S": cost}}
-        for logp_K, cost in found
+        for logp_K, cost in kept_answer_logprob(model, explained, kept, reading.batching)
     ]
 
 
@@ -149,27 +123,17 @@ def prefix_answer_logprob(
     """The answer's log-probability after no segment, after the first, the first two, ...: S + 1 values a trace.
 
     Every prefix is a row of its own under a budget of tokens a forward (``batch_tokens``), prefixes of all traces
-    together. ``options`` are those of :func:`prefixes`: target, template, context, batch_tokens, batch_rows.
+    together; with ``shared_prefixes`` each trace is read once. ``options``: :class:`segrl.evidence.reading.Reading`.
     """
-    found = prefixes(model, traces, tokenizer, segments, **options)
+    found = prefixes(model, traces, tokenizer, segments, Reading(**options))
     return [torch.cat([torch.tensor([one["empty_logp"]]), one["prefix_logp_S"]]) for one in found]
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
-def explained_traces(model, traces: Sequence[Trace], tokenizer, target, template, context) -> list[Explained]:
-    """What is explained of each trace, checked; the baseline is not used."""
-    checked = evaluator(model, traces, tokenizer, target=target, template=template, context=context, baseline="mean")
-    return checked.explained
-
-
 def kept_answer_logprob(
-    model,
-    explained: Sequence[Explained],
-    kept: Sequence[Tensor],
-    batch_tokens: int | None = None,
-    batch_rows: int | None = None,
+    model, explained: Sequence[Explained], kept: Sequence[Tensor], batching: Batching
 ) -> list[tuple[Tensor, float]]:
     """For each trace and each row of its ``kept`` (K, thinking tokens): the answer's log-probability when only these
     tokens stand in the thinking; and what that took, in forwards over the whole trace. Equal rows are read once.
@@ -182,13 +146,36 @@ def kept_answer_logprob(
         pieces += [keeping(one, kept_T) for kept_T in distinct]
     values = torch.zeros(len(pieces), dtype=torch.float64)
     rows = [Row(index, 1.0, None) for index in range(len(pieces))]
-    for row, logp, _ in Batching(batch_tokens, batch_rows).run(Reader(model, pieces), rows):
+    for row, logp, _ in batching.run(Reader(model, pieces), rows):
         values[row.index] = logp
     costs = [
         sum(len(pieces[k]) for k in set(index_K.tolist())) / len(one)
         for one, index_K in zip(explained, places, strict=True)
     ]
     return [(values[index_K], cost) for index_K, cost in zip(places, costs, strict=True)]
+
+
+@torch.no_grad()
+def in_one_pass(model, one: Explained, segments: Segments) -> tuple[Tensor, float]:
+    """The answer's log-probability after each prefix, the trace read once: the template goes on from a copy of the keys
+    and values of what came before. For long traces, whose prefixes together are many times as long.
+    """
+    inner, start, stop = unwrapped(model), one.thinking.start, one.thinking.stop
+    first, last = one.answer_span
+    values: dict[int, float] = {}
+    cache, read, tokens = None, 0, 0
+    for end in (min(start + boundary, stop) for boundary in segments.boundaries):
+        if end not in values:
+            before = max(end - 1, 0)  # the prefix's last token predicts an answer that the template begins with
+            cache, read = read_on(inner, one.input_ids[read:before], cache), before
+            asking = torch.cat([one.input_ids[before:end], one.input_ids[stop:]]).to(inner.device)
+            logits_LV = inner(input_ids=asking[None], past_key_values=copy.deepcopy(cache), use_cache=True).logits[0]
+            answer = slice(first - stop + end - before, last - stop + end - before)
+            logp_AV = torch.log_softmax(logits_LV[answer.start - 1 : answer.stop - 1].float(), -1)
+            values[end] = float(logp_AV.gather(-1, asking[answer, None]).sum())
+            tokens += len(asking)
+    logps = [values[min(start + boundary, stop)] for boundary in segments.boundaries]
+    return torch.tensor(logps, dtype=torch.float64), (read + tokens) / len(one)
 
 
 def keeping(one: Explained, kept_T: Tensor) -> Explained:

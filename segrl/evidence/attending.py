@@ -10,22 +10,13 @@ import torch
 from torch import Tensor
 
 from segrl.attribution.evaluator import unwrapped
-from segrl.attribution.target import TEMPLATE, Explained
-from segrl.evidence.answers import explained_traces
+from segrl.attribution.target import Explained
+from segrl.evidence.reading import Reading, read_on
 from segrl.types import Trace
 
 
-def attentions(
-    model,
-    traces: Sequence[Trace],
-    tokenizer,
-    segments=None,
-    *,
-    target: str = "gold",
-    template: str = TEMPLATE,
-    context: str = "think",
-) -> list[dict[str, Any]]:
-    explained = explained_traces(model, traces, tokenizer, target, template, context)
+def attentions(model, traces: Sequence[Trace], tokenizer, segments, reading: Reading) -> list[dict[str, Any]]:
+    explained = reading.explained(model, traces, tokenizer)
     return [
         {"attention_T": _within(one, answer_attention(model, one)), "cost": {"attention_T": 1.0}} for one in explained
     ]
@@ -40,7 +31,7 @@ def answer_attention(model, one: Explained) -> Tensor:
     inner = unwrapped(model)
     ids_L = one.input_ids.to(inner.device)
     before, asking = ids_L[: first - 1], ids_L[first - 1 : last - 1]
-    cache = inner.base_model(input_ids=before[None], use_cache=True).past_key_values if len(before) else None
+    cache = read_on(inner, before)
     with eager(inner):
         output = inner.base_model(input_ids=asking[None], past_key_values=cache, use_cache=True, output_attentions=True)
     layers = [layer.float().mean((0, 1, 2)).cpu() for layer in output.attentions if layer is not None]

@@ -4,66 +4,49 @@ from __future__ import annotations
 
 import copy
 import zlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from segrl.attribution.evaluator import CPU_TOKENS, TOKENS, unwrapped
-from segrl.attribution.target import TEMPLATE, Explained
-from segrl.evidence.answers import explained_traces
+from segrl.attribution.target import Explained
+from segrl.evidence.reading import Reading, read_on
 from segrl.grading import grade_answer
 from segrl.loading import tokenizer_of
 from segrl.tokenization import encode
 from segrl.types import Segments, Trace
 
 SAMPLED = 16  # times the tokens of a forward: a step of sampling reads one token a row and keeps the others' keys
+Draw = tuple[list[int], int]  # the tokens of an answer so far, and how many of the samples begin so
 
 
 def confidences(
-    model,
-    traces: Sequence[Trace],
-    tokenizer,
-    segments: Sequence[Segments],
-    *,
-    target: str = "gold",
-    template: str = TEMPLATE,
-    context: str = "think",
-    batch_tokens: int | None = None,
-    samples: int = 32,
-    temperature: float = 0.6,
-    answer_tokens: int = 32,
-    seed: int = 0,
+    model, traces: Sequence[Trace], tokenizer, segments: Sequence[Segments], reading: Reading
 ) -> list[dict[str, Any]]:
     """``samples`` answers of at most ``answer_tokens`` tokens after each prefix, drawn at ``temperature``."""
-    if samples < 1 or temperature <= 0 or answer_tokens < 1:
-        raise ValueError(
-            f"samples={samples}, temperature={temperature}, answer_tokens={answer_tokens}: expected one or more "
-            "samples and tokens, and a temperature above 0"
-        )
     tokenizer = tokenizer or tokenizer_of(model)
-    together = SAMPLED * (batch_tokens or (CPU_TOKENS if model.device.type == "cpu" else TOKENS))
-    explained = explained_traces(model, traces, tokenizer, target, template, context)
-    opening, closing = template.split("{answer}")
-    found = []
-    for one, own in zip(explained, segments, strict=True):
-        drawer = Drawer(model, tokenizer, opening, closing, temperature, answer_tokens, f"{seed} {one.trace.id}")
-        found.append(_confidence(drawer, one, own, samples, together))
-    return found
+    explained = reading.explained(model, traces, tokenizer)
+    return [
+        _confidence(Drawer(model, tokenizer, reading, one.trace.id), one, own, reading)
+        for one, own in zip(explained, segments, strict=True)
+    ]
 
 
-def _confidence(drawer: Drawer, one: Explained, segments: Segments, samples: int, together: int) -> dict[str, Any]:
+def _confidence(drawer: Drawer, one: Explained, segments: Segments, reading: Reading) -> dict[str, Any]:
     """One pass over the trace, stopping after each segment: what was read stays in the cache."""
+    held = reading.batch_tokens or (CPU_TOKENS if drawer.model.device.type == "cpu" else TOKENS)
     shares: dict[int, float] = {}
     start, stop = one.thinking.start, one.thinking.stop
     for boundary in segments.boundaries:
         end = min(start + boundary, stop)
         if end not in shares:
             drawer.read(one.input_ids[drawer.tokens_read : end])
-            answers = drawer.draw(samples, max(1, together // len(one)))
-            right = {answer: grade_answer(one.answer, answer).correct for answer in set(answers)}
-            shares[end] = sum(right[answer] for answer in answers) / samples
+            answers = drawer.draw(reading.samples, max(1, SAMPLED * held // len(one)))
+            right = sum(times for answer, times in answers.items() if grade_answer(one.answer, answer).correct)
+            shares[end] = right / reading.samples
     after = [shares[min(start + boundary, stop)] for boundary in segments.boundaries]
     return {
         "confidence_S": torch.tensor(after[1:], dtype=torch.float64),
@@ -75,15 +58,13 @@ def _confidence(drawer: Drawer, one: Explained, segments: Segments, samples: int
 class Drawer:
     """Reads a trace bit by bit, and draws answers after what it has read."""
 
-    def __init__(
-        self, model, tokenizer, opening: str, closing: str, temperature: float, longest: int, seed: str
-    ) -> None:
+    def __init__(self, model, tokenizer, reading: Reading, name: str) -> None:
         self.model, self.tokenizer = unwrapped(model), tokenizer
+        opening, self.closing = reading.template.split("{answer}")
         self.opening_ids, _ = encode(opening, tokenizer, "answer template")
-        self.closing, self.temperature, self.longest = closing, temperature, longest
-        self.generator = torch.Generator(self.model.device).manual_seed(
-            zlib.crc32(seed.encode("utf-8", "surrogatepass"))
-        )
+        self.temperature, self.longest = reading.temperature, reading.answer_tokens
+        seed = zlib.crc32(f"{reading.seed} {name}".encode("utf-8", "surrogatepass"))
+        self.generator = torch.Generator(self.model.device).manual_seed(seed)
         self.cache = None
         self.tokens_read = self.tokens = 0
 
@@ -91,41 +72,45 @@ class Drawer:
     def read(self, ids: Tensor) -> None:
         self.tokens_read += len(ids)
         self.tokens += len(ids)
-        if len(ids):
-            ids = ids[None].to(self.model.device)
-            self.cache = self.model.base_model(
-                input_ids=ids, past_key_values=self.cache, use_cache=True
-            ).past_key_values
+        self.cache = read_on(self.model, ids, self.cache)
 
     @torch.no_grad()
-    def draw(self, samples: int, rows: int) -> list[str]:
-        """So many answers, ``rows`` at once."""
+    def draw(self, samples: int, rows: int) -> Counter[str]:
+        """So many answers, and how often each came. What begins alike is read once, ``rows`` at once at most."""
         ids = self.opening_ids[None].to(self.model.device)
         opened = self.model(input_ids=ids, past_key_values=copy.deepcopy(self.cache), use_cache=True)
         self.tokens += ids.shape[1]
-        answers: list[str] = []
-        while len(answers) < samples:
-            together = min(rows, samples - len(answers))
-            branch = copy.deepcopy(opened.past_key_values)
-            branch.batch_repeat_interleave(together)
-            answers += self._drawn(branch, opened.logits[:, -1].expand(together, -1))
+        answers: Counter[str] = Counter()
+        self._grow(opened.past_key_values, opened.logits[:, -1], [([], samples)], rows, answers)
         return answers
 
-    def _drawn(self, cache, logits: Tensor) -> list[str]:
-        drawn_B: list[list[int]] = [[] for _ in logits]
-        answers: list[str | None] = [None] * len(drawn_B)
-        for step in range(self.longest):
-            chances = torch.softmax(logits.float() / self.temperature, -1)
-            ids_B = torch.multinomial(chances, 1, generator=self.generator)
-            for i, id in enumerate(ids_B.flatten().tolist()):
-                drawn_B[i].append(id)
-                if answers[i] is None:
-                    answers[i] = self._closed(drawn_B[i])
-            if None not in answers or step == self.longest - 1:
-                break
-            self.tokens += len(drawn_B)
-            logits = self.model(input_ids=ids_B, past_key_values=cache, use_cache=True).logits[:, -1]
-        return [answer or "" for answer in answers]
+    def _grow(self, cache, logits_BV: Tensor, drawn: Sequence[Draw], rows: int, answers: Counter[str]) -> None:
+        """One more token of each draw; those that it does not close go on."""
+        going: list[tuple[int, Draw]] = []
+        for row, (ids, times) in enumerate(drawn):
+            for id, often in self._next(logits_BV[row], times):
+                longer = [*ids, id]
+                answer = self._closed(longer)
+                if answer is None and len(longer) < self.longest:
+                    going.append((row, (longer, often)))
+                else:
+                    answers[answer or ""] += often
+        for at in range(0, len(going), rows):
+            part = going[at : at + rows]
+            branch = cache if at + rows >= len(going) else copy.deepcopy(cache)
+            chosen = [row for row, _ in part]
+            if chosen != list(range(len(drawn))):
+                branch.batch_select_indices(torch.tensor(chosen, device=logits_BV.device))
+            newest = torch.tensor([[ids[-1]] for _, (ids, _) in part], device=logits_BV.device)
+            self.tokens += len(part)
+            output = self.model(input_ids=newest, past_key_values=branch, use_cache=True)
+            self._grow(branch, output.logits[:, -1], [draw for _, draw in part], rows, answers)
+
+    def _next(self, logits_V: Tensor, times: int) -> Iterator[tuple[int, int]]:
+        """So many tokens drawn: each that came, and how often."""
+        chances_V = torch.softmax(logits_V.float() / self.temperature, -1)
+        ids = torch.multinomial(chances_V, times, replacement=True, generator=self.generator)
+        return zip(*(column.tolist() for column in ids.unique(return_counts=True)), strict=True)
 
     def _closed(self, ids: list[int]) -> str | None:
         """The answer, once the sampled tokens close it; an end of text closes it too."""

@@ -9,19 +9,22 @@ import torch
 from torch import Tensor
 
 from segrl.attribution.evaluator import unwrapped
+from segrl.evidence.reading import Reading
 from segrl.types import Segments, Trace
 
 LOGITS = 2**26  # held at once, in float32: 256 MiB
 
 
-def likelihoods(model, traces: Sequence[Trace], tokenizer=None, segments=None) -> list[dict[str, Any]]:
+def likelihoods(model, traces: Sequence[Trace], tokenizer, segments, reading: Reading) -> list[dict[str, Any]]:
     """Log-probability and entropy of each token, from one forward."""
     found = [token_streams(model, trace) for trace in traces]
     cost = {"logp_T": 1.0, "entropy_T": 1.0}
     return [{"logp_T": logp_T, "entropy_T": entropy_T, "cost": cost} for logp_T, entropy_T in found]
 
 
-def perplexities(model, traces: Sequence[Trace], tokenizer, segments: Sequence[Segments]) -> list[dict[str, Any]]:
+def perplexities(
+    model, traces: Sequence[Trace], tokenizer, segments: Sequence[Segments], reading: Reading
+) -> list[dict[str, Any]]:
     """The response's perplexity without each of its thoughts, one forward each."""
     return [_perplexities(model, trace, own) for trace, own in zip(traces, segments, strict=True)]
 
@@ -50,16 +53,26 @@ def token_streams(model, trace: Trace) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def _streams(model, prompt_ids: Tensor, response_ids: Tensor) -> tuple[Tensor, Tensor]:
     """In pieces, each reading the cache of those before it, so that no more than ``LOGITS`` logits are held."""
-    device = next(model.parameters()).device
-    ids_L = torch.cat([prompt_ids, response_ids]).to(device)
+    ids_L = torch.cat([prompt_ids, response_ids]).to(next(model.parameters()).device)
     pieces = ids_L[:-1].split(max(1, LOGITS // unwrapped(model).config.get_text_config().vocab_size))
-    logp, entropy, cache, at = [], [], None, 1
+    found, cache, at = [], None, 1
     for piece in pieces:
         output = model(input_ids=piece[None], past_key_values=cache, use_cache=len(pieces) > 1)
         cache = output.past_key_values
-        logp_TV = torch.log_softmax(output.logits[0].float(), -1)
-        logp.append(logp_TV.gather(-1, ids_L[at : at + len(piece), None]).squeeze(-1).cpu())
-        entropy.append(torch.special.entr(logp_TV.exp()).sum(-1).cpu())
+        found.append(_of_logits(output.logits[0], ids_L[at : at + len(piece)]))
         at += len(piece)
-    tokens = len(response_ids)
-    return torch.cat(logp)[-tokens:], torch.cat(entropy)[-tokens:]
+        del output  # before the next piece's logits are made
+    logp_L, entropy_L = (torch.cat(each).cpu() for each in zip(*found, strict=True))
+    return logp_L[-len(response_ids) :], entropy_L[-len(response_ids) :]
+
+
+def _of_logits(logits_TV: Tensor, ids_T: Tensor) -> tuple[Tensor, Tensor]:
+    """A quarter of what may be held at a time: two copies are made of it."""
+    found = []
+    rows = max(1, LOGITS // 4 // logits_TV.shape[-1])
+    for part_TV, part_T in zip(logits_TV.split(rows), ids_T.split(rows), strict=True):
+        logp_TV = torch.log_softmax(part_TV.float(), -1)
+        logp_T = logp_TV.gather(-1, part_T[:, None]).squeeze(-1)
+        found.append((logp_T, torch.special.entr(logp_TV.exp_()).sum(-1)))
+    logp_T, entropy_T = (torch.cat(each) for each in zip(*found, strict=True))
+    return logp_T, entropy_T

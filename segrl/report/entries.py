@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from segrl.grading import Verdict
 from segrl.types import Attribution, Segments, SegmentScores, Selection, Trace
@@ -19,6 +20,19 @@ class View(NamedTuple):
     selection: Selection
 
 
+class Credit(NamedTuple):
+    """What a step of GRPO made of one response. ``uniform`` says why all weights are one, or is None."""
+
+    step: int
+    prompt: str
+    reward: float
+    advantage: float
+    weights_T: Tensor
+    advantages_T: Tensor
+    uniform: str | None = None
+    gap: float | None = None
+
+
 class Entry(NamedTuple):
     """``segments`` are where the text is cut for a reader when a view's segments are single tokens. A measure that
     has nothing to say of a trace, such as one whose attribution failed, is not among its ``views``.
@@ -29,6 +43,7 @@ class Entry(NamedTuple):
     verdict: Verdict | None = None
     attribution: Attribution | None = None
     views: Mapping[str, View] = {}
+    credit: Credit | None = None
 
 
 def measures_of(entries: Sequence[Entry]) -> list[str]:

@@ -21,7 +21,8 @@ from segrl.report.entries import Entry, View, measures_of
 from segrl.types import SegmentScores, Trace
 
 FOLDER = Path(__file__).parent
-FILES = {"style": "page.css", "selection": "selection.js", "script": "page.js"}
+STYLE, SCRIPTS = "page.css", ("selection.js", "reading.js", "list.js", "trace.js", "page.js")
+PROMPT = 90  # characters of a prompt in the list to choose from
 LEVELS = 9999  # a token's score is written as so many parts of the trace's largest
 SETTINGS = {"tau": 0.7, "beta": 0.8, "beta_min_tokens": 1, "force": [0, -1]}
 LONE = re.compile("[\ud800-\udfff]")  # half a surrogate pair cannot be written as UTF-8
@@ -30,19 +31,26 @@ LONE = re.compile("[\ud800-\udfff]")  # half a surrogate pair cannot be written 
 def page(entries: Sequence[Entry], settings: Mapping[str, Any] = SETTINGS, title: str = "segrl report") -> str:
     """The HTML. ``settings`` are where the sliders start, as ``segrl.select`` takes them."""
     measures = measures_of(entries)
+    prompts = {prompt: i for i, prompt in enumerate(dict.fromkeys(one.credit.prompt for one in entries if one.credit))}
+    bodies = [_body(entry, measures) for entry in entries]
     index = {
         "title": title,
         "measures": measures,
+        "tints": list(dict.fromkeys(name for body in bodies for name in body["tints"])),
+        "prompts": [prompt[:PROMPT] for prompt in prompts],
         "settings": {name: settings[name] for name in SETTINGS},
-        "traces": [_head(entry) for entry in entries],
+        "traces": [_head(entry, prompts) for entry in entries],
     }
-    blocks = [_block("index", index)]
-    blocks += [_block(f"trace-{i}", _body(entry, measures)) for i, entry in enumerate(entries)]
-    parts = {name: (FOLDER / file).read_text(encoding="utf-8") for name, file in FILES.items()}
-    parts |= {"data": "\n".join(blocks)}
-    template = (FOLDER / "page.html").read_text(encoding="utf-8")
+    blocks = [_block("index", index), *(_block(f"trace-{i}", body) for i, body in enumerate(bodies))]
+    script = "\n".join(_read(file) for file in SCRIPTS)
+    parts = {"style": _read(STYLE), "script": script, "data": "\n".join(blocks)}
+    template = _read("page.html")
     # In one pass: what looks like a placeholder in a trace stays as it is.
     return re.sub(r"<!--(\w+)-->|/\*(\w+)\*/", lambda found: parts[found[1] or found[2]], template)
+
+
+def _read(file: str) -> str:
+    return (FOLDER / file).read_text(encoding="utf-8")
 
 
 def _block(name: str, value: Any) -> str:
@@ -51,9 +59,9 @@ def _block(name: str, value: Any) -> str:
     return f'<script type="application/json" id="{name}">{text}</script>'
 
 
-def _head(entry: Entry) -> dict[str, Any]:
+def _head(entry: Entry, prompts: Mapping[str, int]) -> dict[str, Any]:
     """What the list of traces and the head of one need."""
-    trace, verdict, attribution = entry.trace, entry.verdict, entry.attribution
+    trace, verdict, attribution, credit = entry.trace, entry.verdict, entry.attribution, entry.credit
     head: dict[str, Any] = {"id": trace.id, "tokens": trace.tokens, "gold": trace.answer}
     if verdict is not None:
         head |= {"correct": verdict.correct, "status": verdict.status, "answered": verdict.pred}
@@ -64,6 +72,9 @@ def _head(entry: Entry) -> dict[str, Any]:
             "target": attribution.target,
             "copied": _finite(attribution.copy_share),
         }
+    if credit is not None:
+        head |= {name: getattr(credit, name) for name in ("step", "reward", "advantage", "uniform")}
+        head |= {"prompt": prompts[credit.prompt], **({} if credit.gap is None else {"gap": credit.gap})}
     return head
 
 
@@ -80,9 +91,19 @@ def _body(entry: Entry, measures: Sequence[str]) -> dict[str, Any]:
     kinds = trace.meta.get("kinds")
     if kinds is not None and len(kinds) == len(entry.segments):
         body["planted"] = list(kinds)
-    if entry.attribution is not None:
-        body |= _scores(entry.attribution.scores_T)
+    body["tints"] = _tints(entry)
     return body
+
+
+def _tints(entry: Entry) -> dict[str, Any]:
+    """What tokens are tinted by: their scores, or the weights and advantages that GRPO gave them."""
+    tints: dict[str, Any] = {}
+    if entry.attribution is not None:
+        tints["score"] = {"centre": 0, **_scores(entry.attribution.scores_T)}
+    if entry.credit is not None:
+        tints["weight"] = {"centre": 1, "runs": _rounded(entry.credit.weights_T)}
+        tints["advantage"] = {"centre": 0, "runs": _rounded(entry.credit.advantages_T)}
+    return tints
 
 
 def _view(view: View) -> dict[str, Any]:
@@ -107,7 +128,7 @@ def _share(scores: SegmentScores) -> dict[str, Any]:
     return {"share": _shorter(scores.share_S.double().tolist())}
 
 
-def _runs(column: Sequence[str]) -> list[tuple[str, int]]:
+def _runs(column: Sequence[Any]) -> list[tuple[Any, int]]:
     return [(value, len(list(run))) for value, run in groupby(column)]
 
 
@@ -119,8 +140,13 @@ def _shorter(column: list) -> Any:
 def _scores(scores_T: Tensor) -> dict[str, Any]:
     largest = float(scores_T.abs().max()) if len(scores_T) else 0.0
     if largest == 0:
-        return {"unit": 0.0, "scores": [0] * len(scores_T)}
-    return {"unit": largest / LEVELS, "scores": (scores_T.double() / largest * LEVELS).round().to(torch.int64).tolist()}
+        return {"unit": 0.0, "levels": [0] * len(scores_T)}
+    return {"unit": largest / LEVELS, "levels": (scores_T.double() / largest * LEVELS).round().to(torch.int64).tolist()}
+
+
+def _rounded(values_T: Tensor) -> list[tuple[float, int]]:
+    """Mostly the same over a segment."""
+    return _runs([float(f"{value:.5g}") for value in values_T.tolist()])
 
 
 def _cuts(trace: Trace) -> list[int]:

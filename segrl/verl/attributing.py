@@ -19,6 +19,7 @@ from segrl.attribution.evaluator import Batching, Row, evaluator
 from segrl.attribution.quadrature import midpoint
 from segrl.types import Trace
 
+UNKNOWN = float("nan")
 FILLER_ANSWER = "0"  # explained in rows that only fill up the ranks; nobody reads their scores
 
 
@@ -40,6 +41,8 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Found:
+    """NaN scores where those of the model were not finite."""
+
     scores_T: Tensor
     gap: float
     copy_share: float
@@ -69,10 +72,12 @@ def attributed(model, traces: Sequence[Trace], tokenizer, request: Request) -> l
                 tolerance=None,
                 batch_rows=len(part),
                 checkpointing=request.checkpointing,
+                finite=False,  # one overflow must not end the run, nor cost the other rollouts their scores
                 **options,
             )
         for i, one in zip(part, attributions, strict=True):
-            found[i] = Found(one.scores_T, one.gap, one.copy_share)
+            scores_T = one.scores_T + UNKNOWN if "not_finite" in one.flags else one.scores_T
+            found[i] = Found(scores_T, one.gap, one.copy_share)
     return found
 
 

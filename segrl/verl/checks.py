@@ -50,6 +50,11 @@ def check_supported(config: DictConfig) -> Credit:
     return credit
 
 
+def runs_live(config: DictConfig) -> bool:
+    """Whether attribution can run on verl's own actor."""
+    return not _of_the_engine(config)
+
+
 def _of_the_engine(config: DictConfig) -> list[str]:
     actor, model = config.actor_rollout_ref.actor, config.actor_rollout_ref.model
     refused = [

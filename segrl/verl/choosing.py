@@ -19,6 +19,7 @@ REASONS = (
     "one_thought",  # nothing to tell apart
     "too_long",  # with the appended answer, for the model
     "not_sampled",  # segrl.share left it out
+    "not_finite",  # attributed, but the scores hold NaN or infinity
     "no_scores",  # attributed, but the scores tell no token from another
 )
 

@@ -80,7 +80,7 @@ def rollout_trace(key: str, prompt_ids: Tensor, response_ids: Tensor, trainable_
     """The trace of a rollout, with the answer it gives itself; None where it gives none."""
     trace = Trace.from_ids(
         id=key,
-        problem="",
+        problem=tokenizer.decode(prompt_ids.tolist()),
         prompt_ids=prompt_ids,
         response_ids=response_ids,
         tokenizer=tokenizer,
@@ -152,6 +152,7 @@ def record(rollout: Rollout, why: str | None, weighed: Weighed | None, advantage
         "key": rollout.key,
         "group": rollout.group,
         "reward": rollout.reward,
+        "prompt": rollout.trace.problem,
         "response": rollout.trace.response,
         "answer": rollout.trace.answer,
         "offsets": rollout.trace.offsets_T.tolist(),

@@ -18,6 +18,7 @@ USED: dict[str, tuple[str, ...] | None] = {
     f"{V1}:PPOTrainer._update_actor": ("self", "batch", "metrics"),
     f"{V1}:PPOTrainer._init_resource_pool_mgr": ("self",),
     f"{V1}:PPOTrainer._setup": ("self",),
+    f"{V1}:PPOTrainer.on_step_end": ("self",),
     f"{V1}:PPOTrainer._compute_metrics": ("self", "batch", "metrics", "timing_raw", "global_steps", "epoch"),
     f"{V1}:register_trainer": ("name",),
     "verl.trainer.ppo.v1:PPOTrainerSync": None,

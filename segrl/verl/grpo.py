@@ -65,7 +65,7 @@ def verl_rows(config: DictConfig, split: str) -> str:
 
 def toy_problems(split: str) -> list[Trace]:
     """Problems of the toy world; none stands in both splits."""
-    return toy.sample_problems(2048, seed=0) if split == "train" else toy.sample_problems(128, seed=1_000_000)
+    return toy.sample_problems(2048, seed=0) if split == "train" else toy.sample_problems(128, seed=900_000)
 
 
 def _is_verl_parquet(path: str) -> bool:

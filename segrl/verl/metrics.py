@@ -13,9 +13,13 @@ from statistics import fmean, median
 
 from torch import Tensor
 
+from segrl.analysis.ranking import spearman
+from segrl.importance import score
 from segrl.segmentation import KEYWORDS
+from segrl.types import Evidence
 from segrl.verl.choosing import REASONS
 from segrl.verl.credit import Rollout, Weighed
+from segrl.verl.settings import Credit
 
 FEW_SEGMENTS = 3
 LOSSES = ("actor/loss", "actor/pg_loss", "actor/kl_loss", "actor/entropy")
@@ -44,6 +48,18 @@ def credit_metrics(
     gaps, copied = _known(one.gap for one in weighed), _known(one.copy_share for one in weighed)
     metrics |= {"segrl/gap": median(gaps)} if gaps else {}
     return metrics | ({"segrl/copy_share": fmean(copied)} if copied else {})
+
+
+def agreement(weighed: Sequence[Weighed], others: Sequence[Evidence | None], credit: Credit) -> float | None:
+    """Spearman's correlation of the thoughts' strengths with those that other evidence gives, mean over rollouts."""
+    found = []
+    for one, evidence in zip(weighed, others, strict=True):
+        if evidence is not None:
+            other = score(evidence, one.rollout.segments, credit.measure, **credit.measure_options)
+            thought_S = other.thought_S
+            found.append(spearman(one.scores.strength_S[thought_S], other.strength_S[thought_S]))
+    known = [value for value in found if value is not None]
+    return fmean(known) if known else None
 
 
 def time_metrics(timing: Mapping[str, float]) -> dict[str, float]:

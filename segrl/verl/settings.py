@@ -22,6 +22,15 @@ ATTRIBUTORS = ("live", "frozen", "ref")
 CALIBRATED = "calibrated"
 # What a measure may read inside GRPO: from a backward pass of the attributor, and from what verl has computed anyway.
 BY_GRADIENT = ("ig", "gradient_T")
+AT_LEAST_ONE = (
+    "nodes",
+    "every",
+    "calibration_rollouts",
+    "calibration_nodes",
+    "fidelity_rollouts",
+    "fidelity_nodes",
+    "attributor_workers",
+)
 FROM_VERL = ("entropy_T", "logp_T")
 
 
@@ -47,6 +56,9 @@ class Credit:
     calibration_nodes: int = 48
     interpolate: str = "response"
     certificate_every: int = 10
+    fidelity_every: int = 50
+    fidelity_rollouts: int = 8
+    fidelity_nodes: int = 48
     tokens_per_forward: int | None = None
     checkpointing: bool | None = None
     attributor: str = "live"
@@ -72,10 +84,10 @@ class Credit:
                 raise ValueError(f"segrl.{name}={getattr(self, name)!r}{near(getattr(self, name), known)}")
         if self.quadrature != CALIBRATED and not self.quadrature.endswith(".json"):
             resolve(self.quadrature, RULES | {CALIBRATED: midpoint_until}, "quadrature rule")
-        for name in ("nodes", "every", "calibration_rollouts", "calibration_nodes", "attributor_workers"):
+        for name in AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ValueError(f"segrl.{name}={getattr(self, name)}, expected 1 or more")
-        for name in ("certificate_every", "warmup_steps", "attributor_gpus"):
+        for name in ("certificate_every", "fidelity_every", "warmup_steps", "attributor_gpus"):
             if getattr(self, name) < 0:
                 raise ValueError(f"segrl.{name}={getattr(self, name)}, expected 0 or more")
         for name in ("share", "budget"):

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
+from torch import Tensor
 from transfer_queue import KVBatchMeta
 
 from segrl.types import Evidence
@@ -29,24 +31,33 @@ class Sources:
     def ranks(self) -> int:
         return max(self.workers._dispatch_info["actor"]) + 1
 
-    def evidence(self, batch: KVBatchMeta, chosen: Sequence[Rollout], request: Request) -> list[Evidence]:
+    def evidence(
+        self, batch: KVBatchMeta, chosen: Sequence[Rollout], request: Request, live: bool = False
+    ) -> list[Evidence | None]:
+        """None for a rollout whose numbers are not finite."""
         keys = [one.key for one in chosen]
         if self.credit.measure == "oracle":
             chosen = [self._labelled(one) for one in chosen]
         if self.credit.need not in BY_GRADIENT:
             column = COLUMN.get(self.credit.need)
             streams = columns(keys, batch.partition_id, [column])[0] if column else [None] * len(keys)
-            return [evidence_of(one, stream_T, self.credit) for one, stream_T in zip(chosen, streams, strict=True)]
-        self.attribute(batch, chosen, request)
+            return [self._evidence(one, stream_T) for one, stream_T in zip(chosen, streams, strict=True)]
+        self.attribute(batch, chosen, request, live)
         return [
-            evidence_of(one, scores_T, self.credit, float(gap), float(copied))
+            self._evidence(one, scores_T, float(gap), float(copied))
             for one, scores_T, gap, copied in zip(chosen, *self._scores(batch, keys), strict=True)
         ]
 
-    def attribute(self, batch: KVBatchMeta, chosen: Sequence[Rollout], request: Request) -> None:
-        """Leaves the fields ``SCORES`` of the chosen rollouts in the TransferQueue."""
+    def _evidence(self, one: Rollout, stream_T: Tensor | None, *about: float) -> Evidence | None:
+        finite = stream_T is None or bool(torch.isfinite(stream_T).all())
+        return evidence_of(one, stream_T, self.credit, *about) if finite else None
+
+    def attribute(self, batch: KVBatchMeta, chosen: Sequence[Rollout], request: Request, live: bool = False) -> None:
+        """Leaves the fields ``SCORES`` of the chosen rollouts in the TransferQueue; ``live`` asks the actor even where
+        frozen ones attribute.
+        """
         keys = [one.key for one in chosen]
-        if self.frozen is None:
+        if self.frozen is None or live:
             self.workers.compute_segrl_scores(dispatched(batch, keys, self.ranks, FIELDS, segrl=request))
             return
         golds = self._golds(batch, keys) if request.target == "gold" else []

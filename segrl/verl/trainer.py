@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import ray
+import torch
 from omegaconf import open_dict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import Role
@@ -19,14 +20,15 @@ from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync
 from verl.utils.debug import marked_timer
 
 from segrl.attribution.calibration import COUNTS, calibration_of
+from segrl.attribution.quadrature import midpoint
 from segrl.attribution.target import TEMPLATE
 from segrl.verl.attributing import Request
-from segrl.verl.checks import check_supported, position_limit
+from segrl.verl.checks import check_supported, position_limit, runs_live
 from segrl.verl.choosing import reasons
 from segrl.verl.credit import Rollout, Weighed, record, weigh_rollout
 from segrl.verl.drift import warn_of_drift
 from segrl.verl.frozen import FrozenAttributors
-from segrl.verl.metrics import check_finite, credit_metrics, nearly_plain, time_metrics
+from segrl.verl.metrics import agreement, check_finite, credit_metrics, nearly_plain, time_metrics
 from segrl.verl.planning import Memory, Plan, evaluation_cost, nodes_for, plan
 from segrl.verl.queue import columns, rollouts_of, write_advantages, write_jsonl
 from segrl.verl.settings import CALIBRATED
@@ -37,6 +39,7 @@ ACTOR_ROLES = (Role.Actor, Role.ActorRollout, Role.ActorRolloutRef)
 LEAST_TO_CALIBRATE = 4  # rollouts; with fewer, midpoint nodes serve until a later step has more
 CPU_TOKENS = 2048  # held by one forward on a CPU, where more only leave its cache
 OVER_BUDGET = 1.5
+ANSWERS_IN = 300  # seconds, of a rollout server that is alive
 
 logger = logging.getLogger("verl.segrl")  # under verl's own, which alone reaches the console in its task runner
 
@@ -84,6 +87,11 @@ class SegmentCredit:
         check_finite(metrics, self.global_steps)
         return batch
 
+    def on_step_end(self) -> None:
+        if self.config.actor_rollout_ref.rollout.name == "vllm":
+            check_servers(self.checkpoint_manager.replicas)
+        super().on_step_end()
+
     def _compute_metrics(self, batch, metrics, timing_raw, global_steps, epoch) -> None:
         super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
         if self.credit.rule == "uniform":
@@ -108,9 +116,12 @@ class SegmentCredit:
         why = self._reasons(rollouts)
         chosen = [one for one in rollouts if why[one.key] is None]
         weighed = self._weighed(batch, chosen) if chosen else []
+        why |= dict.fromkeys({one.key for one in chosen} - {one.rollout.key for one in weighed}, "not_finite")
         if weighed:
             write_advantages(batch, {one.rollout.key: one.advantages_T for one in weighed})
         metrics.update(credit_metrics(rollouts, why, weighed))
+        if self._compares and weighed:
+            metrics.update(self._agreements(batch, weighed[: self.credit.fidelity_rollouts]))
         if self.credit.dump_dir:
             self._dump(batch, rollouts, why, weighed)
 
@@ -138,7 +149,26 @@ class SegmentCredit:
         return [
             weigh_rollout(one, evidence, self.credit, self.global_steps)
             for one, evidence in zip(chosen, found, strict=True)
+            if evidence is not None
         ]
+
+    @property
+    def _compares(self) -> bool:
+        credit = self.credit
+        wanted = credit.fidelity_every and self.global_steps % credit.fidelity_every == 0
+        return bool(wanted) and credit.attributes and credit.need == "ig"
+
+    def _agreements(self, batch: KVBatchMeta, few: Sequence[Weighed]) -> dict[str, float]:
+        """A few rollouts once more: with many nodes; and by the live actor, where another model explains."""
+        chosen, request = [one.rollout for one in few], replace(self._request(), certificate=False)
+        alphas_J, weights_J = midpoint(self.credit.fidelity_nodes)
+        fine = replace(request, alphas=tuple(alphas_J.tolist()), weights=tuple(weights_J.tolist()))
+        found = {"segrl/fidelity": self.sources.evidence(batch, chosen, fine)}
+        if self.credit.attributor != "live" and runs_live(self.config):
+            live = replace(request, model="live")
+            found["segrl/agreement"] = self.sources.evidence(batch, chosen, live, live=True)
+        agreements = {name: agreement(few, evidence, self.credit) for name, evidence in found.items()}
+        return {name: value for name, value in agreements.items() if value is not None}
 
     def _request(self, nodes: int | None = None) -> Request:
         credit, config = self.credit, self.config
@@ -175,11 +205,14 @@ class SegmentCredit:
         began = time.perf_counter()
         sample = chosen[: credit.calibration_rollouts]
         found = self.sources.profiles(batch, sample, self._request(), credit.calibration_nodes)
+        found = [masses_JL for masses_JL in found if bool(torch.isfinite(masses_JL).all())]
+        if not found:
+            return
         calibration = calibration_of(found, sorted({*COUNTS, credit.nodes}))
         self.memory.keep("calibration", calibration)
         alphas = ", ".join(f"{alpha:.2f}" for alpha in calibration["rules"][str(credit.nodes)]["alphas"])
         logger.warning(
-            f"segrl: calibrated on {len(sample)} rollouts in {time.perf_counter() - began:.1f} s: {credit.nodes} "
+            f"segrl: calibrated on {len(found)} rollouts in {time.perf_counter() - began:.1f} s: {credit.nodes} "
             f"node(s) at {alphas} -> {self.memory.path}"
         )
 
@@ -228,6 +261,11 @@ class SegmentCredit:
             for one, advantages_T in zip(rollouts, written, strict=True)
         )
         write_jsonl(self.credit.dump_dir, self.global_steps, lines, more=self.local_trigger_step > 0)
+
+
+def check_servers(replicas) -> None:
+    """Raises where an engine has died: verl would send it new weights next, and wait for ever for it to take them."""
+    ray.get([replica.servers[0].collective_rpc.remote("check_health") for replica in replicas], timeout=ANSWERS_IN)
 
 
 def _why(reason: str | None, weighed: Weighed | None) -> str | None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from analysed import row
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segrl.analysis.classes import (
@@ -66,6 +66,7 @@ def test_an_interval_draws_problems_not_thoughts():
     assert (together.low, together.high) == (0.5, 0.5)
 
 
+@settings(max_examples=25)  # 2,000 draws each
 @given(st.lists(st.lists(st.floats(-3, 3), min_size=1, max_size=3), min_size=1, max_size=5))
 def test_a_difference_from_itself_is_nothing(values):
     found = resampled([str(i) for i in range(len(values))], [values, values], lambda means: means[0] - means[1])

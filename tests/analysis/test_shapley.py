@@ -10,6 +10,7 @@ import segrl
 from segrl import toy
 from segrl.analysis.shapley import dependence, shapley, subsets
 from segrl.attribution.target import TEMPLATE
+from segrl.evidence.reading import Reading
 
 
 def game(n, value):
@@ -73,7 +74,7 @@ def test_the_dependence_of_the_model_is_that_of_its_own_forwards():
         at = len(ids) - 1 - digits + torch.arange(digits)  # the closing brace is the last token
         return float(found[at - 1, ids[at]].sum())
 
-    found = dependence(model, tokenizer, trace, segments)
+    found = dependence(model, tokenizer, trace, segments, Reading())
     assert found["shapley"] == pytest.approx(shapley(game(len(pieces), logp)), abs=1e-3)
     assert found["with"] - found["without"] == pytest.approx(sum(found["shapley"]), abs=1e-3)
     assert 2 ** len(pieces) / 2 < found["evaluations"] < 2 ** len(pieces)

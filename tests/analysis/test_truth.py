@@ -3,7 +3,7 @@ import torch
 
 import segrl
 from segrl import toy
-from segrl.analysis.truth import by_thought, check_planted, judged, table, variants
+from segrl.analysis.truth import aggregates, by_thought, check_planted, judged, table, variants
 from segrl.importance import MEASURES, from_strength
 from segrl.types import Segments
 
@@ -77,6 +77,11 @@ def test_every_other_way_along_the_path_is_a_row():
     assert found["ig interpolate=all"] == {"context": "think", "hide_answer": False, "interpolate": "all", "nodes": 3}
 
 
+def test_every_other_way_to_sum_a_segment_is_a_row():
+    assert list(aggregates({})) == ["ig aggregate=sum", "ig aggregate=top20"]
+    assert aggregates({"aggregate": "sum"})["ig aggregate=sqrt"] == {"aggregate": "sqrt"}
+
+
 def test_a_truth_that_is_not_known_is_refused():
     _, tokenizer = toy.load_model()
     many = max(toy.sample_traces(20, seed=3), key=lambda one: len(one.meta["kinds"]))
@@ -115,4 +120,8 @@ def test_every_measure_is_judged_and_the_oracle_is_right():
     assert found["oracle"]["planted_auroc"].mean == 1
     assert found["ig"]["evaluations"] == 8
     assert found["length"]["evaluations"] == 0
+    assert found["ig aggregate=sum"]["evaluations"] == 8
+    for row in rows:  # the plain sum, and the one over sqrt(N)
+        by_root = zip(row["scores"]["ig"], row["scores"]["length"], strict=True)
+        assert row["scores"]["ig aggregate=sum"] == pytest.approx([one * root for one, root in by_root])
     assert found["leave_one_out"]["shapley_spearman"].mean > 0.3

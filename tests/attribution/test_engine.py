@@ -1,4 +1,5 @@
 import warnings
+from functools import cache
 
 import pytest
 import torch
@@ -64,20 +65,23 @@ def test_every_rule_equals_captums(rule):
     assert error(found.scores_T, captum_scores(model, trace, 6, rule)) < 1e-5
 
 
+@cache
+def alone():
+    return [segrl.attribute(tiny_model(), [trace], byte_level_tokenizer(), batch_rows=1)[0] for trace in traces()]
+
+
 @pytest.mark.parametrize(
     "batching", [{"batch_rows": 1}, {"batch_rows": 4}, {"batch_tokens": 150}, {"batch_tokens": 99_999}]
 )
 def test_batching_and_padding_change_nothing(batching):
-    model = tiny_model()
-    alone = [segrl.attribute(model, [trace], byte_level_tokenizer(), batch_rows=1)[0] for trace in traces()]
-    together = segrl.attribute(model, traces(), byte_level_tokenizer(), **batching)
-    for one, other in zip(alone, together, strict=True):
+    together = segrl.attribute(tiny_model(), traces(), byte_level_tokenizer(), **batching)
+    for one, other in zip(alone(), together, strict=True):
         assert error(other.scores_T, one.scores_T) < 1e-5
         assert other.gap == pytest.approx(one.gap, abs=1e-4)
 
 
 def test_masses_are_complete_at_many_nodes():
-    for found in segrl.attribute(tiny_model(), traces(), byte_level_tokenizer(), nodes=300, tolerance=None):
+    for found in segrl.attribute(tiny_model(), traces(2), byte_level_tokenizer(), nodes=300, tolerance=None):
         total = float(found.scores_T.double().sum()) + found.mass_prompt + found.mass_suffix
         assert total == pytest.approx(found.logp_input - found.logp_baseline, rel=1e-4)
         assert found.gap < 1e-4
@@ -86,7 +90,7 @@ def test_masses_are_complete_at_many_nodes():
 def test_moving_the_response_alone_explains_the_response_alone():
     model = tiny_model()
     for found in segrl.attribute(
-        model, traces(), byte_level_tokenizer(), nodes=300, tolerance=None, interpolate="response"
+        model, traces(2), byte_level_tokenizer(), nodes=300, tolerance=None, interpolate="response"
     ):
         assert found.mass_prompt == found.mass_suffix == 0
         assert float(found.scores_T.double().sum()) == pytest.approx(found.logp_input - found.logp_baseline, rel=1e-3)

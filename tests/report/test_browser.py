@@ -3,14 +3,18 @@
 import shutil
 
 import pytest
-from pages import entry_of, many_kinds
+from pages import dumped, entry_of, many_kinds
 
 import segrl
-from segrl.report import page
+from segrl.report import load_rollouts, page
 
 pytestmark = pytest.mark.e2e
 MARKED = "return [...document.querySelectorAll('.segment')].map((one) => one.querySelector('mark') !== null)"
 DROPPED = "return [...document.querySelectorAll('.segment')].map((one) => one.matches('.dropped'))"
+KINDS = (
+    "return [...document.querySelectorAll('.segment')].map("
+    "(one) => [...new Set([...one.querySelectorAll('mark')].map((mark) => mark.className))])"
+)
 REASONS = (
     "return [...document.querySelectorAll('.segment .note')].map("
     "(one) => [...one.querySelectorAll('dt')].find((name) => name.textContent === 'reason').nextSibling.textContent)"
@@ -168,3 +172,31 @@ def test_tokens_are_drawn_when_they_are_looked_at(browser, tmp_path):
     run(browser, "document.querySelectorAll('#strip i')[50].click()")
     assert run(browser, MARKED)[50]
     assert run(browser, "return document.activeElement.dataset.segment") == "50"
+
+
+def test_rollouts_step_by_step_for_one_prompt(browser, tmp_path):
+    """Weights and advantages on tokens; the prompt's own rollouts by step."""
+    file = tmp_path / "rollouts.html"
+    file.write_text(page([*many_kinds(), *load_rollouts(dumped(tmp_path / "dump"))]), encoding="utf-8")
+    browser.get(file.as_uri() + "#step%202%2C%200_0%20of%20a")
+    note = "return document.querySelectorAll('.segment')[arguments[0]].querySelector('.note').textContent"
+    for s, weight, advantage in ((0, "1", "0.5"), (1, "1.2", "0.6"), (2, "0.8", "0.4"), (3, "1", "0.5")):
+        assert f"weight{weight}advantage{advantage}tokens" in run(browser, note, s)
+    assert run(browser, "return document.getElementById('tint').value") == "weight"
+    assert run(browser, REASONS)[:3] == ["strength", "strength", "forced"]
+    assert run(browser, KINDS) == [[], ["p5"], ["n5"], []]
+    change(browser, "tint", "advantage")
+    assert run(browser, KINDS) == [["p4"], ["p5"], ["p3"], ["p4"]]
+    head = run(browser, "return document.getElementById('head').textContent")
+    for words in ("reward 1", "step 2", "advantage +0.5", "weights 0.8 to 1.2"):
+        assert words in head
+    prompts = run(browser, "return [...document.querySelectorAll('#prompt option')].map((one) => one.textContent)")
+    assert prompts == ["all", "What is 5 + 7?", "What is 2 + 2?"]
+    change(browser, "prompt", "0")
+    assert names(browser) == ["step 1, 0_0 of a", "step 1, 1_0 of a", "step 2, 0_0 of a"]
+    change(browser, "filter", "wrong")
+    assert names(browser) == ["step 1, 1_0 of a"]
+    run(browser, "document.querySelector('#list button').click()")
+    head = run(browser, "return document.getElementById('head').textContent")
+    assert "weights all one: other sign" in head
+    assert browser.get_log("browser") == []

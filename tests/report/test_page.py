@@ -1,40 +1,12 @@
-import html.parser
-import json
-
 import pytest
 import torch
-from pages import ARABIC, CHINESE, HOSTILE, entry_of, many_kinds, trace_of
+from pages import ARABIC, CHINESE, HOSTILE, entry_of, many_kinds, read, trace_of
 
 from segrl import Trace
 from segrl.cli import main
 from segrl.data import save_traces
 from segrl.report import Entry, page
 from segrl.report.page import LEVELS
-
-
-class Blocks(html.parser.HTMLParser):
-    """What a browser's parser sees: every element, and the text of each script by its id."""
-
-    def __init__(self):
-        super().__init__()
-        self.elements, self.scripts, self.inside = [], {}, None
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        self.inside = dict(attributes).get("id", "code") if tag == "script" else None
-
-    def handle_endtag(self, tag):
-        self.inside = None
-
-    def handle_data(self, data):
-        if self.inside:
-            self.scripts[self.inside] = self.scripts.get(self.inside, "") + data
-
-
-def read(text):
-    blocks = Blocks()
-    blocks.feed(text)
-    return blocks, {name: json.loads(data) for name, data in blocks.scripts.items() if name != "code"}
 
 
 def test_what_a_user_wrote_is_data_and_comes_back_whole():
@@ -85,8 +57,16 @@ def test_a_lone_surrogate_reaches_the_page():
 def test_scores_are_rounded_and_selections_are_not():
     entry = entry_of(["a b c", "Wait d", "e f"], scores_T=[1.0, -0.5, 0.25, 1e-9, 0.0, 0.125, 2.0])
     body = read(page([entry]))[1]["trace-0"]
-    assert body["scores"] == [5000, -2500, 1250, 0, 0, 625, LEVELS]  # halves of 9999 to the even neighbour
-    assert body["unit"] == 2.0 / LEVELS
+    assert body["tints"]["score"]["levels"] == [
+        5000,
+        -2500,
+        1250,
+        0,
+        0,
+        625,
+        LEVELS,
+    ]  # halves of 9999 to the even neighbour
+    assert body["tints"]["score"]["unit"] == 2.0 / LEVELS
     ig, random = entry.views["ig"].scores, body["views"][1]
     assert body["views"][0]["strength"] == ig.strength_S.tolist()
     assert [one / body["views"][0]["total"] for one in ig.strength_S.tolist()] == ig.share_S.tolist()

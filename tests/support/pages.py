@@ -1,5 +1,7 @@
 """Traces to look at, made without a model: the tokens are words, their scores random or given."""
 
+import html.parser
+import json
 import re
 
 import torch
@@ -61,3 +63,63 @@ def many_kinds():
         entry_of([ARABIC, ARABIC + " Wait, 12.", ARABIC, boxed % 12], id="arabic", seed=3, problem=ARABIC),
         entry_of(["It is 13.", "Wait, 13", "But wait, so", boxed % 13], id="wrong", seed=4, gap=0.5, flags=("coarse",)),
     ]
+
+
+def rollout_of(key, pieces, advantage, reward, scores_T=None, problem="What is 5 + 7?"):
+    """A line of GRPO's rollout dump, written by the function that writes them; unweighed without scores."""
+    from segrl.verl.credit import Rollout, evidence_of, record, weigh_rollout
+    from segrl.verl.settings import Credit
+
+    trace, segments = trace_of(pieces, id=key, problem="")
+    rollout = Rollout(key, trace, segments, torch.full((trace.tokens,), advantage), reward)
+    if scores_T is None:
+        return {**record(rollout, "other_sign", None, rollout.advantages_T), "prompt": problem}
+    credit = Credit()
+    weighed = weigh_rollout(rollout, evidence_of(rollout, torch.tensor(scores_T), credit, gap=0.1), credit, step=1)
+    return {**record(rollout, None, weighed, weighed.advantages_T), "prompt": problem}
+
+
+def dumped(folder):
+    """Two steps of GRPO on two prompts, as ``segrl.dump_dir`` has them.
+
+    Strengths 1, 3 and 0.5 rank as weights 1, 1.2 and 0.8, whose mean over as many tokens each is one.
+    """
+    boxed = "</think> \\boxed{12}"
+    scores_T, right = [1.0, 1.0, 3.0, 3.0, 0.5, 0.5, 0.0, 0.0], ["a b", "c d", "e f", boxed]
+    steps = {
+        1: [
+            rollout_of("a_0_0", right, 0.5, 1.0, scores_T),
+            rollout_of("a_1_0", ["a b", "c", boxed.replace("12", "13")], -0.5, 0.0),
+            rollout_of("b_0_0", ["x y", boxed], -1.0, 0.0, problem="What is 2 + 2?"),
+        ],
+        2: [rollout_of("a_0_0", right, 0.5, 1.0, scores_T)],
+    }
+    folder.mkdir()
+    for step, lines in steps.items():
+        (folder / f"{step}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+class Blocks(html.parser.HTMLParser):
+    """What a browser's parser sees: every element, and the text of each script by its id."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements, self.scripts, self.inside = [], {}, None
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        self.inside = dict(attributes).get("id", "code") if tag == "script" else None
+
+    def handle_endtag(self, tag):
+        self.inside = None
+
+    def handle_data(self, data):
+        if self.inside:
+            self.scripts[self.inside] = self.scripts.get(self.inside, "") + data
+
+
+def read(text):
+    blocks = Blocks()
+    blocks.feed(text)
+    return blocks, {name: json.loads(data) for name, data in blocks.scripts.items() if name != "code"}

@@ -1,18 +1,15 @@
-"""Clean environments and hard ends for commands that start many processes."""
+"""Clean environments for commands that start many processes."""
 
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import time
-import uuid
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-MARK = "SEGRL_TEST_RUN"
+import segrl
 
 
 @pytest.fixture
@@ -22,52 +19,19 @@ def plain_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
-@pytest.fixture(scope="session")
-def bounded():
-    return run_bounded
+@pytest.fixture
+def environment(plain_environment) -> dict[str, str]:
+    """Offline, on loopback, with the plugin, and with this folder's modules to import."""
+    offline = {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    plugin = {"VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": "segrl.verl"}
+    ray = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    ray["RAY_worker_niceness"] = "0"  # 15 by itself: whatever else runs on the machine would starve its workers
+    path = [str(Path(segrl.__file__).parents[1]), str(Path(__file__).parent)]
+    return plain_environment | offline | plugin | ray | {"PYTHONPATH": ":".join(path)}
 
 
-def run_bounded(command: list[str], environment: dict[str, str], seconds: float, log: Path) -> str:
-    """The log of a command that ended well in time.
-
-    When the time is over, so are all its processes: Ray's are found by a mark in their environment.
-    """
-    mark = str(uuid.uuid4())
-    try:
-        with log.open("w") as out:
-            done = subprocess.run(
-                command, env=environment | {MARK: mark}, stdout=out, stderr=subprocess.STDOUT, timeout=seconds
-            )
-    except subprocess.TimeoutExpired:
-        raise AssertionError(f"not done after {seconds} s; the end of its log:\n{_tail(log)}") from None
-    finally:
-        _end_all(mark)
-    assert done.returncode == 0, f"exit code {done.returncode}; the end of its log:\n{_tail(log)}"
-    return log.read_text(errors="replace")
-
-
-def _end_all(mark: str) -> None:
-    for how in (signal.SIGTERM, signal.SIGKILL):
-        for pid in _marked(mark):
-            try:
-                os.kill(pid, how)
-            except ProcessLookupError:
-                continue
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline and list(_marked(mark)):
-            time.sleep(0.2)
-
-
-def _marked(mark: str) -> Iterator[int]:
-    wanted = f"{MARK}={mark}".encode()
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            environment = path.read_bytes()
-        except (ProcessLookupError, FileNotFoundError, PermissionError):
-            continue
-        if wanted in environment.split(b"\0"):
-            yield int(path.parent.name)
-
-
-def _tail(log: Path) -> str:
-    return log.read_text(errors="replace")[-4000:]
+@pytest.fixture
+def ray_dir() -> Iterator[str]:
+    """Ray's sockets lie here, and their paths may have 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        yield folder

@@ -15,6 +15,7 @@ from verl.trainer.ppo.core_algos import compute_policy_loss_vanilla, register_po
 @register_policy_loss("probe")
 def probe(old_log_prob, log_prob, advantages, response_mask, **kwargs):
     rows = [row_T[mask_T].tolist() for row_T, mask_T in zip(advantages, response_mask, strict=True)]
-    path = Path(os.environ["SEGRL_PROBE_DIR"]) / f"{uuid.uuid4()}.json"
-    path.write_text(json.dumps(rows))
+    partial = Path(os.environ["SEGRL_PROBE_DIR"]) / f"{uuid.uuid4()}.partial"
+    partial.write_text(json.dumps(rows))
+    partial.rename(partial.with_suffix(".json"))  # whole or not at all: the run may be killed
     return compute_policy_loss_vanilla(old_log_prob, log_prob, advantages, response_mask, **kwargs)

@@ -31,6 +31,22 @@ def test_parts_and_batches_do_not_change_a_score(traces):
             assert one.gap == pytest.approx(wanted.gap, rel=1e-3)
 
 
+def test_an_overflow_in_one_trace_costs_the_others_nothing(traces):
+    """ "However", which only the second trace holds, has an embedding of NaN; all three share a forward."""
+    model, tokenizer = tiny_model(), byte_level_tokenizer()
+    assert not model.config.tie_word_embeddings
+    expected = attributed(model, traces, tokenizer, Request())
+    first, second, third = (set(one.response_ids.tolist()) for one in traces)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[max(second - first - third)] = torch.nan
+    found = attributed(model, traces, tokenizer, Request())
+    assert [bool(one.scores_T.isnan().all()) for one in found] == [False, True, False]
+    for i in (0, 2):
+        torch.testing.assert_close(found[i].scores_T, expected[i].scores_T)
+    with pytest.raises(ValueError, match="not finite"):
+        segrl.attribute(model, traces, tokenizer, tolerance=None, interpolate="response")
+
+
 def test_the_number_of_forwards_is_parts_times_nodes_and_two_for_the_certificate(traces):
     model, tokenizer = tiny_model(), byte_level_tokenizer()
     forwards = []

@@ -3,19 +3,18 @@
 import re
 
 import pytest
+from composed import changed
 from omegaconf import OmegaConf
 
 from segrl import toy
-from segrl.config import compose
 from segrl.data import write_rows, write_verl_parquet
 from segrl.verl import checks, grpo
-from segrl.verl.launch import editable
 
 pytestmark = pytest.mark.skipif(not (toy.MODEL_PATH / "model.safetensors").exists(), reason="no model is bundled")
 
 
 def grpo_config(*overrides):
-    return editable(compose("grpo", ["grpo_preset=toy_cpu", "out=here", *overrides]))
+    return changed("grpo", "toy_cpu", *overrides)
 
 
 @pytest.mark.parametrize(

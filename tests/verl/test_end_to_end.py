@@ -3,19 +3,17 @@
 import json
 import re
 import sys
-import tempfile
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("verl")
 
+from runs import bounded, dumped, grpo_command, killed_after, metric, steps_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import segrl
 from segrl import toy
-from segrl.config import CONFIG_DIR
-from segrl.data import save_traces, write_rows, write_verl_parquet
+from segrl.data import save_traces, write_rows
 from segrl.importance import from_strength
 from segrl.records import selection_row
 
@@ -23,21 +21,6 @@ pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(not (toy.MODEL_PATH / "model.safetensors").exists(), reason="no model is bundled"),
 ]
-
-
-@pytest.fixture
-def environment(plain_environment):
-    """Offline, on loopback, and with this folder's modules to import."""
-    ours = {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-    path = [str(Path(segrl.__file__).parents[1]), str(Path(__file__).parent)]
-    return plain_environment | ours | {"PYTHONPATH": ":".join(path)}
-
-
-@pytest.fixture
-def ray_dir():
-    """Ray's sockets lie here, and their paths may have 107 characters."""
-    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        yield folder
 
 
 # --- SFT -------------------------------------------------------------------------------------------------------------
@@ -57,7 +40,7 @@ def oracle_selections(traces):
 
 
 @pytest.mark.timeout(400)
-def test_selective_sft_trains_and_exports_a_model(tmp_path, environment, bounded):
+def test_selective_sft_trains_and_exports_a_model(tmp_path, environment):
     traces = toy.sample_traces(32, seed=7)
     save_traces(traces, tmp_path / "traces.jsonl")
     write_rows(tmp_path / "selections.parquet", list(oracle_selections(traces)))
@@ -85,55 +68,74 @@ def test_selective_sft_trains_and_exports_a_model(tmp_path, environment, bounded
 
 # --- GRPO ------------------------------------------------------------------------------------------------------------
 
-
-def grpo_command(folder: Path, ray_dir: str, *overrides: str) -> list[str]:
-    """verl's own entry point, unchanged; the plugin comes through its environment."""
-    rows = str(folder / "rows.parquet")
-    write_verl_parquet(toy.sample_problems(64, seed=11), rows, "toy", "train")
-    settings = {
-        "trainer.v1.trainer_mode": "segrl",
-        "+segrl.rule": "rank",
-        "+segrl.calibration_nodes": 12,
-        "+segrl.dump_dir": folder / "dump",
-        "actor_rollout_ref.model.path": toy.MODEL_PATH,
-        "data.train_files": rows,
-        "data.val_files": rows,
-        "reward.custom_reward_function.path": "pkg://segrl.verl.reward",
-        "trainer.default_local_dir": folder / "checkpoints",
-        "trainer.total_training_steps": 2,
-        "data.train_batch_size": 8,
-        "data.max_response_length": 256,
-        "actor_rollout_ref.actor.ppo_mini_batch_size": 8,
-        "actor_rollout_ref.model.external_lib": "probe",
-        "actor_rollout_ref.actor.policy_loss.loss_mode": "probe",
-        "+ray_kwargs.ray_init._temp_dir": ray_dir,
-        "hydra.run.dir": folder,
-    }
-    entry = [sys.executable, "-m", "verl.trainer.main_ppo", "--config-dir", str(CONFIG_DIR), "+grpo_preset=toy_cpu"]
-    return [*entry, *(f"{key}={value}" for key, value in settings.items()), *overrides]
+TWO_RANKS = (
+    "trainer.n_gpus_per_node=2",
+    "trainer.save_freq=1",
+    "actor_rollout_ref.actor.use_kl_loss=true",
+    "actor_rollout_ref.model.external_lib=probe",
+    "actor_rollout_ref.actor.policy_loss.loss_mode=probe",
+    "+segrl.warmup_steps=4",
+    "+segrl.fidelity_every=2",
+    "+segrl.fidelity_nodes=12",
+)
 
 
-@pytest.mark.timeout(900)
-def test_weighted_advantages_reach_the_loss_under_verls_own_main(tmp_path, environment, bounded, ray_dir):
-    probes = tmp_path / "probe"
-    probes.mkdir()
-    plugin = {"VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": "segrl.verl", "SEGRL_PROBE_DIR": str(probes)}
-    plugin["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    log = bounded(grpo_command(tmp_path, ray_dir), environment | plugin, 840, tmp_path / "log")
+@pytest.mark.timeout(1500)
+def test_weighted_advantages_reach_the_loss_and_a_killed_run_goes_on(tmp_path, environment, ray_dir):
+    """verl's own main on two ranks and two rollout servers, with a KL loss; ended by SIGKILL once step 1 is saved."""
+    checkpoints, probes = tmp_path / "checkpoints", [tmp_path / "first", tmp_path / "second"]
+    entries = [grpo_command(tmp_path, f"{ray_dir}/{run}", 2, *TWO_RANKS) for run in (1, 2)]
+    environments = [environment | {"SEGRL_PROBE_DIR": str(probe)} for probe in probes]
+    for probe in probes:
+        probe.mkdir()
+    tracker = checkpoints / "latest_checkpointed_iteration.txt"
+    names = killed_after(entries[0], environments[0], tmp_path / "killed", tracker, step=1)
+    assert sum("EngineCore" in name for name in names) == 2, "a rollout server for each rank"
+    calibrated = (checkpoints / "segrl.json").read_bytes()
+    log = bounded(entries[1], environments[1], 700, tmp_path / "log")
 
-    reached = [row for path in probes.glob("*.json") for row in json.loads(path.read_text())]
-    lines = [json.loads(line) for path in (tmp_path / "dump").glob("*.jsonl") for line in path.open()]
+    assert re.search(r"Resuming from \S*global_step_1\b", log)
+    assert steps_of(log) == {2}
+    assert (checkpoints / "segrl.json").read_bytes() == calibrated
+    lines = [dumped(tmp_path, step) for step in (1, 2)]
+    assert not {line["group"] for line in lines[0]} & {line["group"] for line in lines[1]}  # the data go on too
+    for step, probe in enumerate(probes, start=1):
+        weights_reached_the_loss(lines[step - 1], [json.loads(path.read_text()) for path in probe.glob("*.json")], step)
+    assert sum(len(json.loads(path.read_text())) for path in probes[1].glob("*.json")) == len(lines[1]) == 8 * 4
+    assert metric(log, 2, "actor/kl_loss") > 0
+    assert -1 <= metric(log, 2, "segrl/fidelity") <= 1
+    for name in ("segrl/attributed_share", "segrl/segments_per_response", "segrl/cost", "timing_s/attribution"):
+        assert metric(log, 2, name) > 0, name
+
+
+def weights_reached_the_loss(lines: list[dict], batches: list[list], step: int) -> None:
+    """What the loss was given, token by token, is advantage x weight; the weights are the rule's, as far as the
+    warm-up over four steps has come."""
+    reached = [row for batch in batches for row in batch]
     weighed = [line for line in lines if line["uniform"] is None]
-    assert len(reached) == len(lines) == 2 * 8 * 4
-    assert weighed, f"no rollout was right with two thoughts:\n{log[-2000:]}"
+    assert weighed, f"no rollout of step {step} was right with two thoughts"
     for line in weighed:
-        expected = pytest.approx([line["advantage"] * weight for weight in line["weights"]], rel=1e-5)
-        assert any(len(row) == len(line["weights"]) and row == expected for row in reached), line["key"]
+        assert line["weights"] == pytest.approx(ramped(line, step / 4), abs=1e-5)
         thinking = line["boundaries"][-2] if line["kinds"][-1] == "answer" else line["boundaries"][-1]
         assert sum(line["weights"][:thinking]) / thinking == pytest.approx(1.0)
-    varied = [row for row in reached if max(row) - min(row) > 1e-6]
-    assert len(varied) == len(weighed)
-    for step in (1, 2):
-        line = next(line for line in log.splitlines() if f"step:{step} - " in line)
-        for metric in ("segrl/attributed_share", "segrl/segments_per_response", "segrl/cost", "timing_s/attribution"):
-            assert f"{metric}:" in line
+        expected = pytest.approx([line["advantage"] * weight for weight in line["weights"]], rel=1e-5)
+        assert any(len(row) == len(line["weights"]) and row == expected for row in reached), line["key"]
+    assert sum(max(row) - min(row) > 1e-6 for row in reached) >= sum(len(set(line["weights"])) > 1 for line in weighed)
+
+
+def ramped(line: dict, ramp: float) -> list[float]:
+    """The weights of the rule rank, from the strengths that were written."""
+    thoughts = [s for s, kind in enumerate(line["kinds"]) if kind != "answer"]
+    strengths = [line["strength"][s] for s in thoughts]
+    rule = []
+    for s, kind in enumerate(line["kinds"]):
+        tokens = line["boundaries"][s + 1] - line["boundaries"][s]
+        if kind == "answer":
+            rule += [None] * tokens
+            continue
+        below = sum(other < line["strength"][s] for other in strengths)
+        equal = sum(other == line["strength"][s] for other in strengths) - 1
+        rule += [0.8 + 0.4 * (below + equal / 2) / (len(thoughts) - 1)] * tokens
+    inside = [one for one in rule if one is not None]
+    mean = sum(inside) / len(inside)
+    return [1.0 if one is None else 1 + ramp * (one / mean - 1) for one in rule]

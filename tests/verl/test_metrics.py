@@ -12,6 +12,7 @@ from segrl import Segments, Trace
 from segrl.verl.choosing import REASONS
 from segrl.verl.credit import Rollout, evidence_of, weigh_rollout
 from segrl.verl.metrics import (
+    agreement,
     check_finite,
     credit_metrics,
     effective_share,
@@ -72,6 +73,20 @@ def test_scores_that_tell_nothing_apart_are_counted():
     assert metrics["segrl/uniform/no_scores"] == 1.0
 
 
+def test_agreement_is_the_mean_rank_correlation_of_the_thoughts_strengths():
+    credit = Credit()
+    one = weighed()  # strengths 1.41, 5.20, 0.5: ranks 2, 3, 1
+
+    def other(*scores):
+        return evidence_of(one.rollout, torch.tensor(scores), credit)
+
+    same = other(1.0, 1.0, 9.0, 9.0, 9.0, 0.1, 0.0, 0.0)
+    shifted = other(0.0, 0.1, 1.0, 1.0, 1.0, 0.5, 9.0, 9.0)  # 0.07, 1.73, 0.5: ranks 1, 3, 2; 1 - 6 * 2 / (3 * 8) = 0.5
+    assert agreement([one], [same], credit) == pytest.approx(1.0)
+    assert agreement([one, one, one], [same, shifted, None], credit) == pytest.approx(0.75)
+    assert agreement([one], [other(*[0.0] * 8)], credit) is None
+
+
 def test_effective_share_by_hand():
     assert effective_share(torch.tensor([1.0, 1.0])) == 1.0
     assert effective_share(torch.tensor([2.0, 0.0])) == 0.5
@@ -121,6 +136,7 @@ def test_every_metric_is_explained_and_none_is_taken_for_a_sum_by_verl():
     page = (Path(segrl.__file__).parents[1] / "docs" / "metrics.md").read_text()
     metrics = credit_metrics([rollout()], {"a_0_0": None}, [weighed()])
     metrics |= time_metrics({"attribution": 1.0, "step": 1.0, "update_actor": 1.0})
+    metrics |= {"segrl/fidelity": 1.0, "segrl/agreement": 1.0}  # of some steps alone
     for name in metrics:
         assert f"`{name}`" in page, name
         assert not re.search("max|min|sum|total", name), name  # verl would not average it over updates

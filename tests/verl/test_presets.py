@@ -3,19 +3,19 @@
 import importlib.metadata
 
 import pytest
+from composed import changed
 from omegaconf import OmegaConf
 
 from segrl import toy
 from segrl.config import CONFIG_DIR, compose
 from segrl.verl import checks, grpo
-from segrl.verl.launch import editable
 from segrl.verl.settings import Credit, credit_from
 
 PRESETS = sorted(path.stem for path in (CONFIG_DIR / "grpo_preset").glob("*.yaml"))
 
 
 def preset(name, *overrides):
-    return editable(compose("grpo", [f"grpo_preset={name}", "out=here", *overrides]))
+    return changed("grpo", name, *overrides)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from runs import bounded
 
 from segrl.verl.reward import compute_score, compute_score_async, length_term, score
 
@@ -113,7 +114,7 @@ def test_verls_reward_loop_runs_it(name):
 
 
 @pytest.mark.e2e
-def test_verls_offline_evaluation_runs_it(tmp_path, plain_environment, bounded):
+def test_verls_offline_evaluation_runs_it(tmp_path, plain_environment):
     pytest.importorskip("verl")
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -2,11 +2,7 @@
 
 import os
 import re
-import signal
-import subprocess
 import sys
-import time
-import uuid
 from pathlib import Path
 
 import pytest
@@ -14,6 +10,7 @@ import pytest
 pytest.importorskip("verl")
 
 import torch
+from runs import bounded, killed_after
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from segrl import toy
@@ -59,7 +56,7 @@ def losses(log: str) -> dict[int, float]:
 
 
 @pytest.fixture(scope="module")
-def whole(data, bounded, tmp_path_factory):
+def whole(data, tmp_path_factory):
     """One rank, never interrupted: what the others are held against."""
     folder = tmp_path_factory.mktemp("whole")
     log = bounded(command(data, folder / "out"), dict(os.environ), 400, folder / "log")
@@ -71,16 +68,18 @@ def whole(data, bounded, tmp_path_factory):
 @pytest.mark.parametrize(
     "overrides", [["nproc=2"], ["data.max_token_len_per_gpu=4096"]], ids=["2 ranks", "micro-batches"]
 )
-def test_neither_ranks_nor_micro_batches_change_the_loss(data, whole, tmp_path, plain_environment, bounded, overrides):
+def test_neither_ranks_nor_micro_batches_change_the_loss(data, whole, tmp_path, plain_environment, overrides):
     log = bounded(command(data, tmp_path / "out", *overrides), plain_environment, 400, tmp_path / "log")
     assert losses(log) == pytest.approx(whole[0], abs=1e-5)
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("when", KILLED_AFTER)
-def test_a_killed_training_goes_on_as_if_nothing_had_been(data, whole, tmp_path, plain_environment, bounded, when):
+def test_a_killed_training_goes_on_as_if_nothing_had_been(data, whole, tmp_path, plain_environment, when):
     entry = command(data, tmp_path / "out", "trainer.save_freq=1")
-    first = kill_after(entry, plain_environment, tmp_path, KILLED_AFTER[when])
+    tracker = tmp_path / "out" / "checkpoints" / "stage-1" / "latest_checkpointed_iteration.txt"
+    killed_after(entry, plain_environment, tmp_path / "first", tracker, KILLED_AFTER[when])
+    first = (tmp_path / "first").read_text()
     log = bounded(entry, plain_environment, 400, tmp_path / "log")
     assert f"going on after step {KILLED_AFTER[when]}" in log
     assert min(losses(log)) == KILLED_AFTER[when] + 1
@@ -94,41 +93,8 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(data, whole, tmp_path,
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
-def kill_after(entry: list[str], environment: dict[str, str], folder: Path, step: int) -> str:
-    """Start the command, and end it and all it started without warning once this step is saved; what it printed."""
-    log, mark = folder / "first", f"SEGRL_TEST_KILLED={uuid.uuid4()}"
-    name, _, value = mark.partition("=")
-    with log.open("w") as out:
-        process = subprocess.Popen(entry, env=environment | {name: value}, stdout=out, stderr=subprocess.STDOUT)
-    tracker = folder / "out" / "checkpoints" / "stage-1" / "latest_checkpointed_iteration.txt"
-    deadline = time.monotonic() + 300
-    try:
-        while not tracker.exists() or int(tracker.read_text()) < step:
-            assert process.poll() is None, log.read_text()[-3000:]
-            assert time.monotonic() < deadline, log.read_text()[-3000:]
-            time.sleep(0.01)
-    finally:
-        for pid in marked(mark):
-            os.kill(pid, signal.SIGKILL)
-        process.wait()
-    assert int(tracker.read_text()) == step, "killed too late"
-    return log.read_text()
-
-
-def marked(mark: str) -> list[int]:
-    """The processes with this in their environment: torchrun's workers are in sessions of their own."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if mark.encode() in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
-
-
 @pytest.mark.timeout(900)
-def test_two_stages_with_adapters_make_a_plain_model(data, tmp_path, plain_environment, bounded):
+def test_two_stages_with_adapters_make_a_plain_model(data, tmp_path, plain_environment):
     stages = "stages=[{mode: full, epochs: 1, lr: 1e-2}, {mode: selective, epochs: 1, lr: 1e-2}]"
     entry = command(data, tmp_path / "out", stages, "model.lora_rank=4", "model.lora_alpha=8")
     log = bounded(entry, plain_environment, 500, tmp_path / "log")

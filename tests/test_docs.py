@@ -1,0 +1,170 @@
+"""What the README and docs/ say is so: commands compose, links resolve, Python runs, generated pages are up to date."""
+
+import ast
+import importlib.util
+import re
+import shlex
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from segrl.cli import COMMANDS, main
+from segrl.config import ON_VERL, SCHEMAS, compose
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`([^`\n]+)`")
+LINK = re.compile(r"(?<!!)\[[^\]\n]+\]\(([^)\s]+)\)|!\[[^\]\n]*\]\(([^)\s]+)\)")
+COMMAND = re.compile(r"\s*(?:[A-Z_]+=\S* )*(?:\.venv/bin/)?segrl (.*)")
+PLACEHOLDER = re.compile(r"<[^<>\n]*>")
+TWO_WORDS = {("attribute", "calibrate"): "calibrate", ("analyze", "truth"): "truth"}
+
+
+def commands():
+    """The arguments of every `segrl ...` in a block or between backticks, and a page that has it."""
+    for page in PAGES:
+        text = page.read_text()
+        typed = [line for _, body in BLOCK.findall(text) for line in body.replace("\\\n", " ").splitlines()]
+        typed += [line for line in text.splitlines() if line.startswith("    segrl ")]
+        for line in [*typed, *INLINE.findall(BLOCK.sub("", text))]:
+            found = COMMAND.match(PLACEHOLDER.sub("x", line))
+            words = shlex.split(found[1], comments=True) if found else []
+            name, overrides = TWO_WORDS.get(tuple(words[:2])), words[2:]
+            if name is None:
+                name, overrides = "".join(words[:1]), words[1:]
+            if name in COMMANDS or (line in typed and words):  # between backticks "segrl <command>" may stand for any
+                yield (name, *(one for one in overrides if not one.startswith("--"))), page.name
+
+
+FOUND = dict(sorted(commands()))
+# verl's config takes a second to compose.
+CASES = [pytest.param(words, marks=[pytest.mark.e2e] * (words[0] in ON_VERL)) for words in FOUND]
+
+
+def test_there_are_commands_to_look_at():
+    assert set(FOUND.values()) >= {"README.md", "verl.md", "your_own_measure.md", "cost.md"}
+    assert {words[0] for words in FOUND} >= {"generate", "attribute", "select", "sft", "grpo", "evaluate", "report"}
+
+
+@pytest.mark.parametrize("words", CASES, ids=lambda words: " ".join(words)[:90])
+def test_every_command_composes(words):
+    """Keys exist and values fit; of `key=...` the key."""
+    name, *overrides = words
+    assert name in COMMANDS, f"{FOUND[words]} has segrl {name}"
+    if name in ON_VERL and find_spec("verl") is None:
+        pytest.skip("composes over verl's config, and verl is not installed")
+    config = compose(name, [one for one in overrides if not one.endswith("=...")])
+    for key in (one.removesuffix("=...") for one in overrides if one.endswith("=...")):
+        assert OmegaConf.select(config, key, default=0) != 0, f"{FOUND[words]}: segrl {name} has no key {key}"
+
+
+def slug(heading):
+    """GitHub's anchor of a heading."""
+    plain = re.sub(r"[^\w\- ]", "", heading.strip().lower())
+    return plain.replace(" ", "-")
+
+
+def anchors(page):
+    return {slug(line.lstrip("#")) for line in BLOCK.sub("", page.read_text()).splitlines() if line.startswith("#")}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_resolve(page):
+    for given in LINK.findall(BLOCK.sub("", page.read_text())):
+        target = given[0] or given[1]
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path) if path else page
+        assert there.exists(), f"{page.name} links to {target}"
+        assert not anchor or anchor in anchors(there), f"{page.name} links to {target}, which has {anchors(there)}"
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if "```python" in page.read_text()], ids=lambda page: page.name
+)
+def test_python_runs(page, tmp_path, monkeypatch):
+    """Blocks of a page share their names; one that opens with the name of a file is that file, and is imported."""
+    blocks = [body for language, body in BLOCK.findall(page.read_text()) if language == "python"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    names = {}
+    for body in blocks:
+        file = re.match(r"# (\w+\.py)\n", body)
+        if file:
+            (tmp_path / file[1]).write_text(body)
+        exec(compile(body, f"{page.name}", "exec"), names)
+
+
+def test_the_configs_page_is_up_to_date():
+    spec = importlib.util.spec_from_file_location("write_config_docs", ROOT / "scripts" / "write_config_docs.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.OUT.read_text() == script.page(), "run python scripts/write_config_docs.py"
+
+
+def test_every_key_of_every_command_is_explained():
+    text = (ROOT / "docs" / "configs.md").read_text()
+    for schema in SCHEMAS.values():
+        for name, field in schema.__dataclass_fields__.items():
+            assert f"`{name}`" in text or str(field.type).endswith("Config"), name
+
+
+def texts_of(package):
+    """Every text in the code, with spaces for what is filled in."""
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(part.value if isinstance(part, ast.Constant) else "\0" for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_the_messages_of_troubleshooting_are_messages_of_the_code():
+    said = " ".join("\n".join([*texts_of(ROOT / "segrl"), (ROOT / "Makefile").read_text()]).split())
+    rows = [line.split(" | ")[0] for line in (ROOT / "docs" / "troubleshooting.md").read_text().splitlines()]
+    messages = [message for row in rows if row.startswith("| ") for message in INLINE.findall(row)]
+    assert len(messages) > 30
+    for message in messages:
+        assert all(part.strip() in said for part in message.split("…")), message
+
+
+def test_scripts_and_examples_that_are_named_are_there():
+    for page in PAGES:
+        for path in re.findall(r"\b(?:scripts|examples)/[\w./-]+\.(?:py|sh|yaml)", page.read_text()):
+            assert (ROOT / path).exists(), f"{page.name} names {path}"
+
+
+@pytest.mark.e2e
+def test_the_readmes_own_measure_weighs_grpo_and_selects(tmp_path, monkeypatch, capsys):
+    """The fifteen lines, run where they are meant to run: in the arithmetic of a GRPO step, and in `segrl select`."""
+    import torch
+    from pages import trace_of
+
+    from segrl import toy
+    from segrl.data import save_traces
+    from segrl.verl.credit import Rollout, evidence_of, weigh_rollout
+    from segrl.verl.settings import Credit
+
+    [body] = [
+        body for _, body in BLOCK.findall((ROOT / "README.md").read_text()) if body.startswith("# my_measures.py")
+    ]
+    assert len(body.splitlines()) <= 15
+    (tmp_path / "my_measures.py").write_text(body)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_measures", raising=False)
+    trace, segments = trace_of(["a b", "c d", "e f", "</think> \\boxed{12}"])
+    rollout = Rollout("a_0_0", trace, segments, torch.full((8,), 0.5), 1.0)
+    credit = Credit(measure="my_measures:surprise")
+    logp_T = -torch.tensor([1.0, 2.0, 4.0, 5.0, 0.1, 0.1, 9.0, 9.0])  # means 1.5, 4.5 and 0.1: ranks 1, 2 and 0
+    weighed = weigh_rollout(rollout, evidence_of(rollout, logp_T, credit), credit, step=1)
+    assert weighed.weights_T.tolist() == pytest.approx([1.0, 1.0, 1.2, 1.2, 0.8, 0.8, 1.0, 1.0])
+    save_traces(toy.sample_traces(2, seed=1), tmp_path / "t.jsonl")
+    given = [f"traces={tmp_path / 't.jsonl'}", f"out={tmp_path / 'o.parquet'}", "measure=my_measures:surprise"]
+    assert main(["select", *given]) == 0
+    assert "2 traces" in capsys.readouterr().out

@@ -1,0 +1,99 @@
+"""What only a GPU can show: cost at the shape of a 1.5B model, flash attention, and verl's packing."""
+
+import sys
+import time
+
+import pytest
+import torch
+
+pytest.importorskip("verl")
+
+from runs import bounded, dumped, metric
+from tiny import byte_level_tokenizer
+
+import segrl
+from segrl import Trace, toy
+from segrl.analysis.ranking import spearman
+from segrl.importance import segment_scores
+from segrl.verl.attributing import Request, attributed
+
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(1200)]
+
+
+def qwen2_1_5b(attention: str = "sdpa"):
+    """Qwen2 1.5B's shape with random weights."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        vocab_size=151_936,
+        hidden_size=1536,
+        intermediate_size=8960,
+        num_hidden_layers=28,
+        num_attention_heads=12,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        attn_implementation=attention,
+    )
+    torch.manual_seed(0)
+    return Qwen2ForCausalLM(config).to("cuda", torch.bfloat16)
+
+
+def rollouts(count: int, tokens: int) -> list[Trace]:
+    thought = "Wait, 3 + 4 = 7, so it is 7.\n\n"  # a byte is a token
+    text = thought * (tokens // len(thought))
+    return [segrl.tokenize(Trace(f"t{i}", "3 + 4?", text, "7"), byte_level_tokenizer()) for i in range(count)]
+
+
+def seconds(work) -> float:
+    work()
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    work()
+    torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def test_one_node_costs_less_than_an_update_at_4k_tokens():
+    """Both with activation checkpointing, one rollout a forward; the update without its optimiser step."""
+    model, tokenizer, traces = qwen2_1_5b(), byte_level_tokenizer(), rollouts(4, 4096)
+    request = Request(tokens=1, checkpointing=True)
+    attribution = seconds(lambda: attributed(model, traces, tokenizer, request))
+    model.train().gradient_checkpointing_enable()
+
+    def update() -> None:
+        for trace in traces:
+            ids = torch.cat([trace.prompt_ids, trace.response_ids])[None].cuda()
+            model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        model.zero_grad()
+
+    assert attribution < seconds(update)
+
+
+def test_flash_attention_ranks_segments_as_sdpa_does():
+    pytest.importorskip("flash_attn")
+    [trace], tokenizer = rollouts(1, 1024), byte_level_tokenizer()
+    request = Request(alphas=(0.25, 0.75), weights=(0.5, 0.5))
+    strengths = []
+    for attention in ("sdpa", "flash_attention_2"):
+        [one] = attributed(qwen2_1_5b(attention), [trace], tokenizer, request)
+        strengths.append(segment_scores(one.scores_T, segrl.segment(trace)).strength_S)
+    assert spearman(*strengths) > 0.95
+
+
+def test_a_whole_run_with_remove_padding(tmp_path, plain_environment):
+    """verl packs what it trains on; attribution pads its own batches, and the weights are of the same tokens."""
+    pytest.importorskip("flash_attn")
+    entry = [sys.executable, "-m", "segrl", "grpo", "grpo_preset=one_gpu", f"model_path={toy.MODEL_PATH}"]
+    entry += [f"out={tmp_path / 'out'}", f"segrl.dump_dir={tmp_path / 'dump'}", "trainer.total_training_steps=2"]
+    entry += ["actor_rollout_ref.model.lora_rank=0", "actor_rollout_ref.model.use_remove_padding=true"]
+    entry += [
+        "data.max_prompt_length=192",
+        "data.max_response_length=384",
+        "actor_rollout_ref.rollout.max_model_len=640",
+    ]
+    log = bounded(entry, plain_environment, 900, tmp_path / "log")
+    weighed = [line for step in (1, 2) for line in dumped(tmp_path, step) if line["uniform"] is None]
+    assert weighed
+    for line in weighed:
+        assert line["advantages"] == pytest.approx([line["advantage"] * weight for weight in line["weights"]], rel=1e-4)
+    assert metric(log, 2, "segrl/cost") < 1
