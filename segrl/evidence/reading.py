@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -41,7 +42,7 @@ class Reading:
 
     def explained(self, model, traces: Sequence[Trace], tokenizer) -> list[Explained]:
         """What is explained of each trace, checked; nothing moves, so the baseline is any."""
-        asked = {"target": self.target, "template": self.template, "context": self.context}
+        asked: dict[str, Any] = {"target": self.target, "template": self.template, "context": self.context}
         return evaluator(model, traces, tokenizer, baseline="mean", **asked).explained
 
 
