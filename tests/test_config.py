@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 import yaml
@@ -10,6 +11,11 @@ from segrl.config import CONFIG_DIR, SCHEMAS, ConfigError, compose
 
 OWN = sorted(SCHEMAS)  # sft and grpo compose verl's config and are tested with it
 PUBLIC = ("model_path", "attributor_path", "data_path", "traces", "out")
+
+
+@cache
+def bare(command):
+    return compose(command, [])
 
 
 @pytest.mark.parametrize("command", OWN)
@@ -27,7 +33,7 @@ def test_no_value_is_left_missing(command):
             elif OmegaConf.is_config(node[key]) and OmegaConf.is_dict(node[key]):
                 yield from missing(node[key], f"{path}{key}.")
 
-    assert list(missing(compose(command, []))) == []
+    assert list(missing(bare(command))) == []
 
 
 @pytest.mark.parametrize("path", sorted(CONFIG_DIR.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIG_DIR)))
@@ -36,7 +42,7 @@ def test_every_yaml_is_loaded(path):
     assert isinstance(yaml.safe_load(path.read_text()), dict)
     group, name = path.parent.name, path.stem
     if path.parent == CONFIG_DIR:
-        assert compose(name, [])
+        assert bare(name)
     else:
         homes = [command for command in COMMANDS if group in yaml_defaults(command)]
         assert homes, f"no command uses the group {group}"
