@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from segrl.attribution.calibration import load_nodes
-from segrl.attribution.evaluator import Batching, Row, evaluator
+from segrl.attribution.evaluator import Batching, Evaluator, Row, evaluator
 from segrl.attribution.quadrature import RULES, Nodes
 from segrl.attribution.refinement import thirds, unevenness, worst
 from segrl.attribution.target import TEMPLATE, Explained
@@ -141,11 +141,7 @@ def attribute(
     ]
     batching = Batching(batch_tokens, batch_rows, checkpointing)
     if engine == "captum":
-        from segrl.attribution.captum import captum_masses
-
-        for index, one in enumerate(sums):
-            one.nodes[1.0] = (1.0, captum_masses(evaluate, index, rule, nodes))
-            one.evaluations, one.midpoints = nodes, False
+        _ask_captum(evaluate, sums, rule, nodes)
         rows, tolerance = [row for row in rows if row.weight is None], None
     while rows:
         for done, (row, logp, masses_L) in enumerate(batching.run(evaluate, rows), 1):
@@ -161,6 +157,15 @@ def attribute(
         _finish(one, done, target=target, tolerance=tolerance, unit=unit, finite=finite)
         for one, done in zip(evaluate.explained, sums, strict=True)
     ]
+
+
+def _ask_captum(evaluate: Evaluator, sums: Sequence[_Found], rule: str | Nodes, nodes: int) -> None:
+    """All nodes of each trace at once; what is left to evaluate are the ends of the path."""
+    from segrl.attribution.captum import captum_masses
+
+    for index, one in enumerate(sums):
+        one.nodes[1.0] = (1.0, captum_masses(evaluate, index, rule, nodes))
+        one.evaluations, one.midpoints = nodes, False
 
 
 def _compatible(compat: str) -> tuple[str, int, None]:
