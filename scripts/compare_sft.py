@@ -27,6 +27,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from segrl.data.files import write_text
 from segrl.verl.launch import environment
 
 KEPT = 0.45  # of the thinking's tokens, as the paper's selections
@@ -146,9 +147,7 @@ def run_cell(name: str, arm: Arm, seed: int, asked) -> None:
     began = time.perf_counter()
     folder = prepare(asked.out / f"seed-{seed}", seed, asked.traces)
     found = {"arm": name, "seed": seed, **train(folder, cell, arm, asked), **evaluate(cell, asked)}
-    draft = result.with_name(f"{result.name}.partial")
-    draft.write_text(json.dumps(found | {"seconds": round(time.perf_counter() - began, 1)}) + "\n")
-    draft.replace(result)
+    write_text(result, json.dumps(found | {"seconds": round(time.perf_counter() - began, 1)}) + "\n")
     shutil.rmtree(cell)
     print(f"{name}, seed {seed}: {found['accuracy']:.1%}", flush=True)
 

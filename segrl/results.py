@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from segrl.data import read_rows, write_rows
-from segrl.data.files import replacing
+from segrl.data.files import write_text
 from segrl.evaluation import GREEDY, Estimate
 
 Summary = Mapping[str, Any]
@@ -28,11 +28,6 @@ def write_result(folder: Path, name: str, samples: Sequence[dict], summary: Summ
 
 def write_json(path: Path, found: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(found, indent=1, ensure_ascii=False, default=asdict) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    with replacing(path) as file:
-        file.write(text.encode())
 
 
 def read_samples(place: str) -> dict[str, list[dict]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from segrl.data import read_rows
-from segrl.data.files import replacing
+from segrl.data.files import write_text
 from segrl.types import Trace
 
 T = TypeVar("T", bound=Trace)
@@ -54,8 +54,7 @@ class Shards(Generic[T]):
 def claim(file: Path, settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Write what a job is, once; afterwards, each setting that differs from what lies there: (there, now)."""
     if not file.exists():
-        with replacing(file) as whole:
-            whole.write(json.dumps(settings, indent=1).encode() + b"\n")
+        write_text(file, json.dumps(settings, indent=1) + "\n")
         return {}
     there = json.loads(file.read_text())
     pairs = {name: (there.get(name), settings.get(name)) for name in {*there, *settings}}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from segrl.attribution.evaluator import Batching, Row, evaluator
 from segrl.attribution.quadrature import Nodes, midpoint
-from segrl.data.files import replacing
+from segrl.data.files import write_text
 from segrl.types import Trace
 
 COUNTS = (1, 2, 3, 4, 6, 8, 12)
@@ -111,8 +111,7 @@ def _solve(gram: Tensor, rows_KN: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def save(calibration: dict[str, Any], path: str | Path) -> None:
-    with replacing(path) as file:
-        file.write(json.dumps(calibration, indent=1).encode() + b"\n")
+    write_text(path, json.dumps(calibration, indent=1) + "\n")
 
 
 def load_nodes(path: str | Path, nodes: int) -> Nodes:

@@ -46,8 +46,9 @@ def truth(config: DictConfig) -> None:
     from segrl.analysis.figures import save
     from segrl.analysis.page import truth_page
     from segrl.analysis.truth_figure import draw_table
+    from segrl.data.files import write_text
     from segrl.importance import measure_of
-    from segrl.results import write_json, write_text
+    from segrl.results import write_json
 
     (out,) = needed(config, "out")
     search.check([config.tau], [config.beta])

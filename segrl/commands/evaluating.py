@@ -187,8 +187,9 @@ def _written(folder: Path, name: str, samples: list[dict], ks: Sequence[int] | N
 
 def _report(folder: Path, found: Mapping[str, Found]) -> None:
     """The averages, the tables and the figure; the first table is printed too."""
+    from segrl.data.files import write_text
     from segrl.evaluation import average
-    from segrl.results import draw, page, table, write_json, write_text
+    from segrl.results import draw, page, table, write_json
 
     summaries = {name: one for name, (one, _) in found.items()}
     for name in AVERAGES:

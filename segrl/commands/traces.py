@@ -68,7 +68,7 @@ def calibrate(config: DictConfig) -> None:
 def select(config: DictConfig) -> None:
     """Write each trace's segments, scores and which of them to keep; for a token measure each token's."""
     from segrl.data import save_traces, write_rows
-    from segrl.data.files import replacing
+    from segrl.data.files import write_text
     from segrl.pruning import prune
     from segrl.selection import kept_tokens
 
@@ -81,8 +81,7 @@ def select(config: DictConfig) -> None:
         )
     shorter = [prune(one.trace, one.segments, one.selection) for one in found] if config.pruned else []
     write_rows(out, [_row(one) for one in found])
-    with replacing(records.made_by(out)) as file:
-        file.write(how_selected(config).encode())
+    write_text(records.made_by(out), how_selected(config))
     if config.pruned:
         save_traces(shorter, config.pruned)
     kept = sum(int(kept_tokens(one.selection, one.segments).sum()) for one in found)

@@ -90,6 +90,12 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     _sync_folder(target.parent)
 
 
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """The whole text, or what stood there before."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
 def ending(path: str | os.PathLike) -> str:
     """``.jsonl`` or ``.parquet``, or an error."""
     suffix = Path(path).suffix.lower()

@@ -13,6 +13,7 @@ import torch
 from segrl.attribution.calibration import COUNTS, load_nodes
 from segrl.attribution.quadrature import RULES, Nodes
 from segrl.cost import EVALUATION, FORWARDS_OF_UPDATE
+from segrl.data.files import write_text
 from segrl.verl.settings import CALIBRATED, Credit
 
 MEMORY = "segrl.json"
@@ -68,10 +69,7 @@ class Memory:
 
     def keep(self, name: str, value: Mapping[str, Any]) -> None:
         self.found[name] = dict(value)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.found, indent=1) + "\n", encoding="utf-8")
-        partial.replace(self.path)
+        write_text(self.path, json.dumps(self.found, indent=1) + "\n")
 
 
 def nodes_for(credit: Credit, nodes: int, calibration: Mapping[str, Any] | None) -> Nodes:
