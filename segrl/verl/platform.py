@@ -1,13 +1,15 @@
 """verl on a machine without an accelerator: a ``cpu`` platform, and the places where verl 0.9.1 needs more than that.
 
 verl asks a platform object about the hardware. This module registers one under the name ``cpu``; ``activate`` applies
-four deviations from verl, each with its reason; ``segrl.verl`` calls it only where ``VERL_PLATFORM=cpu`` asks.
+five deviations from verl, each with its reason; ``segrl.verl`` calls it only where ``VERL_PLATFORM=cpu`` asks.
 """
 
 from __future__ import annotations
 
+import atexit
 import importlib.metadata
 import os
+import time
 from contextlib import contextmanager
 
 import torch
@@ -150,13 +152,21 @@ def _offload_without_pinning() -> None:
     torch.distributed.fsdp.CPUOffloadPolicy = UnpinnedOffloadPolicy
 
 
+def _wait_for_gloo_at_exit() -> None:
+    """A thread of gloo that still holds a tensor when the interpreter ends aborts the process (seen about once in fifty
+    runs of two ranks), and torchrun then calls a finished training failed. Sleeping lets such a thread put it down.
+    """
+    atexit.register(time.sleep, 0.2)
+
+
 def activate() -> None:
-    """Apply the deviations to this process. The fourth lives in the rollout server's own: see ``vllm_extension``."""
+    """Apply the deviations to this process. The fifth lives in the rollout server's own: see ``vllm_extension``."""
     for name, value in CPU_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     _name_gloo_once()
     find_vllm_by_its_cpu_name()
     _offload_without_pinning()
+    _wait_for_gloo_at_exit()
     if not isinstance(get_platform(), PlatformCPU):
         raise RuntimeError(
             f"VERL_PLATFORM=cpu asks for segrl's platform, but verl already uses {type(get_platform()).__name__}; "
