@@ -227,7 +227,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("sft", nargs="*", help="further overrides of segrl sft")
-    asked = parser.parse_args()
+    asked = parser.parse_intermixed_args()
     arms = arms_of(asked.arms)
     asked.out = asked.out.absolute()
     (asked.out / "cells").mkdir(parents=True, exist_ok=True)

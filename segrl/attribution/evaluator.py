@@ -47,6 +47,7 @@ class Evaluator:
         self.interpolate = interpolate
         self.hide_answer = hide_answer
         self.keeps_logits = "logits_to_keep" in inspect.signature(unwrapped(model).forward).parameters
+        self.fused = hasattr(unwrapped(model), "_verl_fused_kernels_backend")  # answers log-probs, and no logits
         self.device = self.embedding.weight.device
         warn_of_baseline(self.embedding, baseline)
 
@@ -83,10 +84,12 @@ class Evaluator:
             inputs["position_ids"] = (attended_BL.long().cumsum(-1) - 1).clamp_min(0)
         if self.keeps_logits:
             inputs["logits_to_keep"] = tail
-        logits = self.model(**inputs).logits
-        logp = torch.log_softmax(logits[:, -tail:].float(), -1)
-        logp_BA = logp[:, :-1].gather(-1, ids_BL[:, 1 - tail :, None]).squeeze(-1)
-        asked_BA, _ = left_padded([_answer_positions(one, tail - 1) for one in traces], False, logp.device)
+        if self.fused:
+            logp_BA = self.model(**inputs, return_dict=True).log_probs[:, -tail:-1]
+        else:
+            logp = torch.log_softmax(self.model(**inputs).logits[:, -tail:].float(), -1)
+            logp_BA = logp[:, :-1].gather(-1, ids_BL[:, 1 - tail :, None]).squeeze(-1)
+        asked_BA, _ = left_padded([_answer_positions(one, tail - 1) for one in traces], False, logp_BA.device)
         return (logp_BA * asked_BA).sum(-1)
 
 

@@ -22,7 +22,6 @@ from segrl.verl.settings import BY_GRADIENT, Credit, credit_from
 OURS = "pkg://segrl.verl.reward"
 # Losses that pick tokens by their advantage: there, weighting the advantage is not weighting the loss.
 PICK_BY_ADVANTAGE = ("clip_cov", "kl_cov")
-OUT = "; a frozen attributor works there: segrl.attributor=frozen segrl.attributor_path=..."
 
 
 # --- what attribution runs on ----------------------------------------------------------------------------------------
@@ -56,16 +55,13 @@ def runs_live(config: DictConfig) -> bool:
 
 
 def _of_the_engine(config: DictConfig) -> list[str]:
-    actor, model = config.actor_rollout_ref.actor, config.actor_rollout_ref.model
-    refused = [
-        (actor.strategy != "fsdp2", f"actor.strategy={actor.strategy}; attribution runs on fsdp2"),
-        (
-            actor.get("ulysses_sequence_parallel_size", 1) > 1,
-            "Ulysses splits the sequences that attribution needs whole",
-        ),
-        (model.use_fused_kernels, "model.use_fused_kernels leaves no logits to attribute"),
+    strategy = config.actor_rollout_ref.actor.strategy
+    if strategy == "fsdp2":
+        return []
+    return [
+        f"actor.strategy={strategy}; attribution runs on fsdp2; a frozen attributor works there: "
+        "segrl.attributor=frozen segrl.attributor_path=..."
     ]
-    return [reason + OUT for refuse, reason in refused if refuse]
 
 
 def _of_the_source(config: DictConfig, credit: Credit) -> list[str]:

@@ -11,6 +11,7 @@ from tensordict import TensorDict
 from verl.single_controller.base.decorator import make_nd_compute_dataproto_dispatch_fn, register
 from verl.utils import tensordict_utils as tu
 from verl.utils.profiler import DistProfiler
+from verl.utils.ulysses import get_ulysses_sequence_parallel_group, set_ulysses_sequence_parallel_group
 
 from segrl.types import Trace
 from segrl.verl.attributing import Request, attributed, explained, profiles
@@ -54,12 +55,23 @@ class Attributing:
         """The live actor, or the reference: a model of its own, or the actor without its LoRA adapter."""
         own_ref = which == "ref" and self.ref is not None
         engine = (self.ref if own_ref else self.actor).engine
-        with engine.eval_mode():
+        with engine.eval_mode(), unsplit():
             if which == "ref" and not own_ref:
                 with engine.disable_adapter():
                     yield engine.module
             else:
                 yield engine.module
+
+
+@contextmanager
+def unsplit() -> Iterator[None]:
+    """Every rank of a Ulysses group holds the group's rollouts: outside of the group each attributes them whole."""
+    group = get_ulysses_sequence_parallel_group()
+    set_ulysses_sequence_parallel_group(None)
+    try:
+        yield
+    finally:
+        set_ulysses_sequence_parallel_group(group)
 
 
 def explained_traces(data: TensorDict, tokenizer, target: str) -> list[Trace]:

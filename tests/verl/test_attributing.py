@@ -47,6 +47,21 @@ def test_an_overflow_in_one_trace_costs_the_others_nothing(traces):
         segrl.attribute(model, traces, tokenizer, tolerance=None, interpolate="response")
 
 
+def test_fused_kernels_change_no_score(traces, monkeypatch):
+    """verl's fused forward answers log-probs and no logits; it patches the class, which is put back."""
+    from verl.models.transformers.monkey_patch import patch_forward_with_backends
+
+    model, tokenizer, request = tiny_model(), byte_level_tokenizer(), Request(certificate=True)
+    expected = attributed(model, traces, tokenizer, request)
+    monkeypatch.setattr(type(model), "forward", type(model).forward)
+    patch_forward_with_backends(model, use_fused_kernels=True, fused_kernels_backend="torch")
+    fused = model(input_ids=traces[0].response_ids[None], return_dict=True)
+    assert fused.logits is None
+    for one, wanted in zip(attributed(model, traces, tokenizer, request), expected, strict=True):
+        torch.testing.assert_close(one.scores_T, wanted.scores_T, rtol=1e-4, atol=1e-6)
+        assert one.gap == pytest.approx(wanted.gap, rel=1e-3)
+
+
 def test_the_number_of_forwards_is_parts_times_nodes_and_two_for_the_certificate(traces):
     model, tokenizer = tiny_model(), byte_level_tokenizer()
     forwards = []

@@ -28,11 +28,6 @@ def grpo_config(*overrides):
         ),
         (["actor_rollout_ref.actor.strategy=megatron"], "actor.strategy=megatron; attribution runs on fsdp2"),
         (["actor_rollout_ref.actor.strategy=veomni"], "actor.strategy=veomni; attribution runs on fsdp2"),
-        (["actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"], "Ulysses splits the sequences"),
-        (
-            ["actor_rollout_ref.model.use_fused_kernels=true"],
-            "leaves no logits to attribute; a frozen",
-        ),
         (["segrl.attributor=ref"], "segrl.attributor=ref without a reference: set actor.use_kl_loss=true"),
         (["segrl.sign=signed", "segrl.measure=length"], "take segrl.measure=ig with it"),
         (["segrl.measure=entropy", "algorithm.rollout_correction.bypass_mode=true"], "bypass_mode leaves out"),
@@ -50,8 +45,8 @@ def test_what_cannot_be_done_is_refused(overrides, sentence):
     "overrides",
     [
         ["actor_rollout_ref.actor.strategy=megatron", "segrl.attributor=frozen", "segrl.attributor_path=x"],
-        ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.rule=uniform"],
-        ["actor_rollout_ref.actor.ulysses_sequence_parallel_size=2", "segrl.measure=length"],
+        ["actor_rollout_ref.model.use_fused_kernels=true"],
+        ["actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"],
         ["segrl.attributor=ref", "actor_rollout_ref.actor.use_kl_loss=true"],
         ["segrl.attributor=ref", "actor_rollout_ref.model.lora_rank=8"],
         ["algorithm.adv_estimator=rloo"],

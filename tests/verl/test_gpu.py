@@ -80,12 +80,19 @@ def test_flash_attention_ranks_segments_as_sdpa_does():
     assert spearman(*strengths) > 0.95
 
 
-def test_a_whole_run_with_remove_padding(tmp_path, plain_environment):
+FUSED = ["actor_rollout_ref.model.use_fused_kernels=true"]
+ULYSSES = ["trainer.n_gpus_per_node=2", "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"]
+
+
+@pytest.mark.parametrize(("gpus", "more"), [(1, []), (1, FUSED), (2, ULYSSES)])
+def test_a_whole_run_with_remove_padding(gpus, more, tmp_path, plain_environment):
     """verl packs what it trains on; attribution pads its own batches, and the weights are of the same tokens."""
     pytest.importorskip("flash_attn")
+    if torch.cuda.device_count() < gpus:
+        pytest.skip(f"needs {gpus} GPUs")
     entry = [sys.executable, "-m", "segrl", "grpo", "grpo_preset=one_gpu", f"model_path={toy.MODEL_PATH}"]
     entry += [f"out={tmp_path / 'out'}", f"segrl.dump_dir={tmp_path / 'dump'}", "trainer.total_training_steps=2"]
-    entry += ["actor_rollout_ref.model.lora_rank=0", "actor_rollout_ref.model.use_remove_padding=true"]
+    entry += ["actor_rollout_ref.model.lora_rank=0", "actor_rollout_ref.model.use_remove_padding=true", *more]
     entry += [
         "data.max_prompt_length=192",
         "data.max_response_length=384",

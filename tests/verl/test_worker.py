@@ -22,3 +22,19 @@ def test_scores_on_the_actor_verl_has_sharded_are_the_plain_models(architecture,
     torchrun = ["torch.distributed.run", "--nproc-per-node=2", *here]
     command = [sys.executable, "-m", *torchrun, str(Path(__file__).with_name("sharded.py"))]
     assert bounded(command, environment, 240, tmp_path / "log").count("equal") == 2
+
+
+def test_attribution_leaves_the_ulysses_group_and_comes_back():
+    from verl.utils import ulysses
+
+    from segrl.verl.worker import unsplit
+
+    group = object()
+    ulysses.set_ulysses_sequence_parallel_group(group)
+    try:
+        with pytest.raises(KeyError), unsplit():
+            assert ulysses.get_ulysses_sequence_parallel_world_size() == 1
+            raise KeyError
+        assert ulysses.get_ulysses_sequence_parallel_group() is group
+    finally:
+        ulysses.set_ulysses_sequence_parallel_group(None)
