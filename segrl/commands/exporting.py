@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from omegaconf import DictConfig
 
 from segrl.commands.common import model_path, plain
 from segrl.config import needed
+from segrl.data.files import replacing_folder
 from segrl.masking import Example, Masked, Rules
 from segrl.prompting import user_message
 
@@ -82,8 +82,5 @@ def save(folder: Path, rows: list[dict[str, Any]]) -> None:
     """A `datasets` folder, whole or not at all."""
     from datasets import Dataset
 
-    draft = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(draft, ignore_errors=True)
-    Dataset.from_list(rows).save_to_disk(str(draft))
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.replace(folder)
+    with replacing_folder(folder) as draft:
+        Dataset.from_list(rows).save_to_disk(str(draft))

@@ -9,6 +9,7 @@ import codecs
 import json
 import os
 import re
+import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -88,6 +89,18 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
         if draft.exists():
             draft.unlink()
     _sync_folder(target.parent)
+
+
+@contextmanager
+def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """An empty folder that takes the place of ``path`` once it is whole; until then ``path`` is untouched."""
+    target = Path(path)
+    draft = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    yield draft
+    shutil.rmtree(target, ignore_errors=True)
+    draft.replace(target)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

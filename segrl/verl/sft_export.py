@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import segrl
+from segrl.data.files import replacing_folder
 from segrl.records import made_by
 from segrl.verl.sft_dataset import SelectiveDataset
 from segrl.verl.sft_stages import Stage
@@ -27,13 +28,11 @@ def export(config: DictConfig, steps: int, stage: Stage, dataset: SelectiveDatas
     if not weight_files(saved):
         raise FileNotFoundError(f"verl ended well, but there is no model in {saved}; is hf_model saved?")
     model = Path(config.model_out)
-    draft = model.with_name(f".{model.name}.partial")
-    shutil.rmtree(draft, ignore_errors=True)
-    shutil.copytree(saved, draft)
-    finish_weights(draft, base_dtype(config.model.path), config.model.lora_alpha)
-    dataset.tokenizer.save_pretrained(draft)
-    (draft / "README.md").write_text(card(config, steps, stage, dataset))
-    draft.replace(model)
+    with replacing_folder(model) as draft:
+        shutil.copytree(saved, draft, dirs_exist_ok=True)
+        finish_weights(draft, base_dtype(config.model.path), config.model.lora_alpha)
+        dataset.tokenizer.save_pretrained(draft)
+        (draft / "README.md").write_text(card(config, steps, stage, dataset))
     return model
 
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segrl.data import read_rows, write_rows
+from segrl.data.files import replacing_folder
 
 ROWS = [
     {"trace_id": "a", "scores": torch.tensor([0.5, -0.25]), "keep": [True, False], "gap": None},
@@ -72,3 +73,14 @@ def test_values_json_cannot_hold(tmp_path):
 def test_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"rows.parquet is no file here"):
         read_rows(tmp_path / "rows.parquet")
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    folder = tmp_path / "model"
+    for text in ("first", "second"):
+        with replacing_folder(folder) as draft:
+            (draft / text).write_text(text)
+    assert [one.name for one in folder.iterdir()] == ["second"]
+    with pytest.raises(FileNotFoundError), replacing_folder(folder) as draft:
+        (draft / "no such folder" / "third").write_text("third")
+    assert [one.name for one in folder.iterdir()] == ["second"]
