@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -228,6 +229,7 @@ def main() -> None:
     parser.add_argument("spec", type=Path)
     parser.add_argument("--size", default="full")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends this ends the running cell too
     spec = OmegaConf.to_container(OmegaConf.load(given.spec))
     if given.action == "run":
         run(given.out, spec, given.size)
