@@ -6,17 +6,15 @@ import re
 import shlex
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from readme import BLOCK, ROOT, own_measure
 
 from segrl.cli import COMMANDS, main
 from segrl.config import ON_VERL, SCHEMAS, compose
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"(?<!!)\[[^\]\n]+\]\(([^)\s]+)\)|!\[[^\]\n]*\]\(([^)\s]+)\)")
 COMMAND = re.compile(r"\s*(?:[A-Z_]+=\S* )*(?:\.venv/bin/)?segrl (.*)")
@@ -60,6 +58,56 @@ def test_every_command_composes(words):
     config = compose(name, [one for one in overrides if not one.endswith("=...")])
     for key in (one.removesuffix("=...") for one in overrides if one.endswith("=...")):
         assert OmegaConf.select(config, key, default=0) != 0, f"{FOUND[words]}: segrl {name} has no key {key}"
+
+
+# What is run here, in this order, in a folder that holds runs/traces and the rest of what the pages name.
+RUN = (
+    "select traces=runs/traces out=runs/mine.parquet measure=my_measures:surprise",
+    "export traces=runs/traces selections=runs/selections.parquet out=runs/export",
+    "report traces=... out=report.html",
+    "truth out=runs/truth measures=[ig,random,my_measures:surprise]",
+)
+ELSEWHERE = {
+    "cost model_path=... length=... rollouts=... gpus=...": "tests/test_cost.py",
+    "report rollouts=x out=rollouts.html": "tests/report/test_rollouts.py",
+    "truth out=runs/truth limit=64": "tests/analysis/test_analysing_commands.py",
+    "grpo grpo_preset=toy_cpu": "tests/verl/test_end_to_end.py",
+    "grpo grpo_preset=toy_cpu out=runs/toy": "tests/verl/test_end_to_end.py",
+    "grpo grpo_preset=toy_cpu out=runs/mine segrl.measure=my_measures:surprise": "tests/verl/test_grpo_runs.py",
+    "grpo segrl.dump_dir=...": "tests/verl/test_end_to_end.py",
+    "generate data_path=...": "tests/test_quickstart.py",
+    "quickstart model_path=... data_path=...": "tests/test_quickstart.py",
+}
+# The hub's models, vLLM on a GPU, verl with flash attention.
+NEEDS_GPU = re.compile(r"preset=(r1_|one_gpu|two_nodes)|evaluation=paper|deepseek-ai/|Qwen/")
+
+
+def test_every_command_is_run_or_needs_a_gpu():
+    typed = {" ".join(words) for words in FOUND if len(words) > 1}
+    assert {one for one in typed if not NEEDS_GPU.search(one)} <= {*RUN, *ELSEWHERE}
+    assert all((ROOT / file).exists() for file in ELSEWHERE.values())
+
+
+@pytest.mark.e2e
+def test_commands_run(tmp_path, monkeypatch, capsys):
+    from segrl import toy
+    from segrl.data import save_traces
+
+    (tmp_path / "my_measures.py").write_text(own_measure())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_measures", raising=False)
+    save_traces(toy.sample_traces(4, seed=1), tmp_path / "t.jsonl")
+    for line in (
+        "generate data_path=t.jsonl out=runs/traces backend=transformers generation.n=1 generation.max_tokens=192",
+        "select traces=runs/traces out=runs/selections.parquet measure=random",
+        *RUN,
+    ):
+        words = line.replace("traces=...", "traces=runs/traces").split()
+        assert main([*words, *(["limit=2"] if words[0] == "truth" else [])]) == 0, line
+    assert (tmp_path / "report.html").exists()
+    assert len(list((tmp_path / "runs" / "export").iterdir())) == 2
+    assert "my_measures:surprise" in capsys.readouterr().out
 
 
 def slug(heading):
@@ -151,9 +199,7 @@ def test_the_readmes_own_measure_weighs_grpo_and_selects(tmp_path, monkeypatch, 
     from segrl.verl.credit import Rollout, evidence_of, weigh_rollout
     from segrl.verl.settings import Credit
 
-    [body] = [
-        body for _, body in BLOCK.findall((ROOT / "README.md").read_text()) if body.startswith("# my_measures.py")
-    ]
+    body = own_measure()
     assert len(body.splitlines()) <= 15
     (tmp_path / "my_measures.py").write_text(body)
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,5 +1,6 @@
 """`segrl quickstart`: its stages are commands, it goes on where it stopped, and it runs to its page."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,9 +10,10 @@ import pytest
 from pages import read
 
 import segrl
+from segrl import toy
 from segrl.commands import quickstart
 from segrl.config import ON_VERL, compose
-from segrl.data import load_traces, save_traces
+from segrl.data import load_traces, save_traces, write_rows
 from segrl.types import Trace
 
 WHOLE = ["before", "generate", "harvest", "attribute", "select", "sft", "grpo", "after", "compare", "report"]
@@ -95,6 +97,22 @@ def test_a_stage_is_done_until_it_is_another(tmp_path):
     assert quickstart.ended_well(stage, tmp_path)
     assert quickstart.said(stage, tmp_path) == [f"segrl {segrl.__version__}"]
     assert not quickstart.ended_well(stage._replace(arguments=["limit=1"]), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.skipif(not find_spec("verl"), reason="verl is not installed")
+def test_a_model_and_problems_of_ones_own(tmp_path):
+    """They happen to be the bundled ones, from another place: nothing of the toy world is filled in."""
+    shutil.copytree(toy.MODEL_PATH, tmp_path / "model")
+    problems = [{"question": one.problem, "answer": one.answer} for one in toy.sample_problems(16, seed=4)]
+    write_rows(tmp_path / "problems.jsonl", problems)
+    given = [f"model_path={tmp_path / 'model'}", f"data_path={tmp_path / 'problems.jsonl'}", f"out={tmp_path / 'out'}"]
+    command = [sys.executable, "-m", "segrl", "quickstart", "size=short", "problems=8", "test_problems=8", *given]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=1400, check=True).stdout
+    assert "SFT: " in shown
+    assert "step:1 critic/score/mean:" in shown
+    assert (tmp_path / "out" / "report.html").exists()
 
 
 @pytest.mark.e2e

@@ -13,6 +13,7 @@ import torch
 
 pytest.importorskip("verl")
 
+from readme import own_measure
 from runs import bounded, dumped, ended, grpo_command, marked, metric, name_of, send, started, steps_of
 
 import segrl
@@ -39,17 +40,30 @@ def test_the_colocated_asynchronous_mode(tmp_path, environment, ray_dir):
     [
         ["+segrl.attributor=frozen", f"+segrl.attributor_path={toy.MODEL_PATH}", "+segrl.attributor_workers=2"],
         ["+segrl.attributor=ref", "actor_rollout_ref.actor.use_kl_loss=true"],
+        ["actor_rollout_ref.model.use_fused_kernels=true"],
     ],
-    ids=["frozen", "ref"],
+    ids=["frozen", "ref", "live with fused kernels"],
 )
-def test_attributors_that_start_as_the_policy_score_its_first_rollouts_like_the_live_one(
+def test_attributors_that_start_as_the_policy_score_its_first_rollouts_like_the_plain_model(
     tmp_path, environment, ray_dir, overrides
 ):
-    """On step 1 all three are the same model; the live scores are computed here, on the plain one."""
+    """On step 1 all of them are the same model; the scores to expect are computed here, on the plain one."""
     entry = grpo_command(tmp_path, ray_dir, 1, *overrides, *PLAINLY_SCORED, *dumping(tmp_path))
     bounded(entry, environment, 600, tmp_path / "log")
     for line, expected in held_against_the_base(tmp_path, 1):
         assert line["strength"] == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+def test_the_readmes_own_measure(tmp_path, environment):
+    """The README's command, one step of it."""
+    (tmp_path / "my_measures.py").write_text(own_measure())
+    given = ["grpo_preset=toy_cpu", f"out={tmp_path / 'mine'}", "segrl.measure=my_measures:surprise"]
+    given += ["trainer.total_training_steps=1", "data.train_batch_size=8", f"segrl.dump_dir={tmp_path / 'dump'}"]
+    here = environment | {"PYTHONPATH": f"{tmp_path}:{environment['PYTHONPATH']}"}
+    bounded([sys.executable, "-m", "segrl", "grpo", *given], here, 600, tmp_path / "log")
+    weighed = [line for line in dumped(tmp_path, 1) if line["uniform"] is None]
+    assert weighed
+    assert all(len(set(line["weights"])) > 1 for line in weighed)
 
 
 PLAINLY_SCORED = ("+segrl.quadrature=midpoint", "+segrl.certificate_every=0")
