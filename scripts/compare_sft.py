@@ -222,6 +222,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--arms", default="training")
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0, help="seed; two processes can share a folder's seeds")
     parser.add_argument("--traces", type=int, default=64)
     parser.add_argument("--problems", type=int, default=200)
     parser.add_argument("--epochs", type=int, default=4)
@@ -233,13 +234,13 @@ def main() -> None:
     (asked.out / "cells").mkdir(parents=True, exist_ok=True)
     claim(asked)
     start_verl()
-    for seed in range(asked.seeds):
+    for seed in range(asked.first, asked.first + asked.seeds):
         for name, arm in arms.items():
             try:
                 run_cell(name, arm, seed, asked)
             except RuntimeError as error:  # a measure that finds nothing ends its own cells alone
                 print(f"{name}, seed {seed}: {error}", flush=True)
-        (asked.out / "table.md").write_text(table(asked.out, arms) + "\n")
+        write_text(asked.out / "table.md", table(asked.out, arms) + "\n")
     print(table(asked.out, arms))
 
 
@@ -248,11 +249,11 @@ def claim(asked) -> None:
     from segrl import toy
     from segrl.data import save_traces
 
-    settings = {name: value for name, value in vars(asked).items() if name not in ("out", "seeds")}
+    settings = {name: value for name, value in vars(asked).items() if name not in ("out", "seeds", "first")}
     note = asked.out / "settings.json"
     if note.exists() and json.loads(note.read_text()) != settings:
         raise SystemExit(f"{asked.out} holds a comparison with other settings ({note}); choose another folder")
-    note.write_text(json.dumps(settings) + "\n")
+    write_text(note, json.dumps(settings) + "\n")
     if not (asked.out / "problems.jsonl").exists():
         save_traces(toy.sample_problems(asked.problems, seed=100001), asked.out / "problems.jsonl")
 
