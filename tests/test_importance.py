@@ -295,3 +295,12 @@ def test_excess_knows_that_short_segments_are_consistent_by_chance():
     assert float(short.consistency_S.mean()) > 0.5 > 0.35 > float(short.excess_S.mean())
     uniform = segment_scores(torch.ones(400), Segments((0, 400)))
     assert float(uniform.excess_S[0]) == pytest.approx(1.0)
+
+
+def test_a_measure_that_gives_nan_is_named_with_the_trace():
+    def broken(evidence, segments):
+        return segment_scores(torch.full((segments.tokens,), math.nan), segments)
+
+    one = evidence()
+    with pytest.raises(ValueError, match=r"broken .* on trace 't': .* holds NaN or infinity"):
+        segrl.score(one, Segments((0, 2, one.trace.tokens)), broken)

@@ -83,7 +83,10 @@ def score(
             f"trace {evidence.trace.id!r}: the evidence is of {len(evidence.segments)} segments, cut otherwise than "
             f"the {len(segments)} to score; gather it with these"
         )
-    return asked.score(evidence, segments, **options)
+    try:
+        return asked.score(evidence, segments, **options)
+    except ValueError as error:
+        raise ValueError(f"the measure {measure!r} on trace {evidence.trace.id!r}: {error}") from error
 
 
 def measure_of(name: str | Callable) -> Measure:
