@@ -129,14 +129,25 @@ def train(folder: Path, cell: Path, arm: Arm, asked) -> dict:
     return {"steps": steps, "kept": dataset.kept, "tokens": dataset.tokens}
 
 
-def evaluate(cell: Path, asked) -> dict:
+def evaluate(model: Path, out: Path, asked) -> dict:
     """Every verdict on the problems that all cells answer, by the grader that rewards."""
     from segrl.results import read_samples
 
-    given = [f"model_path={cell / 'model'}", f"data_path={asked.out / 'problems.jsonl'}", f"out={cell / 'evaluation'}"]
+    given = [f"model_path={model}", f"data_path={asked.out / 'problems.jsonl'}", f"out={out}"]
     segrl_command("evaluate", *given, "greedy=false", "generation.n=1", "generation.seed=0")
-    [samples] = read_samples(str(cell / "evaluation")).values()
+    [samples] = read_samples(str(out)).values()
     return {"accuracy": statistics.mean(one["correct"] for one in samples), "problems": len(samples)}
+
+
+def run_base(asked) -> None:
+    """What all cells start from."""
+    from segrl import toy
+
+    result = asked.out / "base.json"
+    if not result.exists():
+        found = evaluate(toy.MODEL_PATH, asked.out / "base", asked)
+        write_text(result, json.dumps(found) + "\n")
+        print(f"the bundled model: {found['accuracy']:.1%}", flush=True)
 
 
 def run_cell(name: str, arm: Arm, seed: int, asked) -> None:
@@ -146,7 +157,8 @@ def run_cell(name: str, arm: Arm, seed: int, asked) -> None:
         return
     began = time.perf_counter()
     folder = prepare(asked.out / f"seed-{seed}", seed, asked.traces)
-    found = {"arm": name, "seed": seed, **train(folder, cell, arm, asked), **evaluate(cell, asked)}
+    found = {"arm": name, "seed": seed, **train(folder, cell, arm, asked)}
+    found |= evaluate(cell / "model", cell / "evaluation", asked)
     write_text(result, json.dumps(found | {"seconds": round(time.perf_counter() - began, 1)}) + "\n")
     shutil.rmtree(cell)
     print(f"{name}, seed {seed}: {found['accuracy']:.1%}", flush=True)
@@ -170,6 +182,8 @@ def table(out: Path, arms: dict[str, Arm]) -> str:
     cells = [json.loads(path.read_text()) for path in sorted((out / "cells").glob("*.json"))]
     found = {name: {one["seed"]: one for one in cells if one["arm"] == name} for name in arms}
     lines = ["| arm | seeds | steps | kept | accuracy | minus full, points |", "|---|---|---|---|---|---|"]
+    base = json.loads((out / "base.json").read_text())["accuracy"]
+    lines.append(f"| the bundled model | | 0 | | {base:.1%} | |")
     for name, own in found.items():
         if own:
             shared = sorted({*own} & {*found["full"]})
@@ -234,6 +248,7 @@ def main() -> None:
     (asked.out / "cells").mkdir(parents=True, exist_ok=True)
     claim(asked)
     start_verl()
+    run_base(asked)
     for seed in range(asked.first, asked.first + asked.seeds):
         for name, arm in arms.items():
             try:
