@@ -123,17 +123,17 @@ def check_options(credit: Credit) -> None:
 def check_sizes(config: DictConfig) -> None:
     """Batches that divide, and sequences that the model and vLLM take."""
     data, roles, trainer = config.data, config.actor_rollout_ref, config.trainer
-    gpus = trainer.n_gpus_per_node * trainer.nnodes
+    ranks = trainer.n_gpus_per_node * trainer.nnodes // roles.actor.ulysses_sequence_parallel_size
     prompts, n, mini = data.train_batch_size, roles.rollout.n, roles.actor.ppo_mini_batch_size
     if prompts % mini:
         raise ValueError(
             f"data.train_batch_size={prompts} prompts do not divide into mini-batches of "
             f"actor.ppo_mini_batch_size={mini}; verl would fill the last one with padding"
         )
-    if mini * n % gpus:
+    if mini * n % ranks:
         raise ValueError(
-            f"a mini-batch of {mini} prompts x {n} rollouts = {mini * n} does not divide over {gpus} GPUs; change "
-            "actor.ppo_mini_batch_size or rollout.n"
+            f"a mini-batch of {mini} prompts x {n} rollouts = {mini * n} does not divide over {ranks} "
+            "data-parallel ranks; change actor.ppo_mini_batch_size or rollout.n"
         )
     if n < 2 and config.algorithm.adv_estimator in ("grpo", "rloo"):
         raise ValueError(

@@ -107,8 +107,10 @@ def attribution_cost(config: DictConfig, credit: Credit) -> str:
         return "no attribution"
     model, rollout = config.actor_rollout_ref.model, config.actor_rollout_ref.rollout
     asked = model.enable_gradient_checkpointing if credit.checkpointing is None else credit.checkpointing
-    planned = plan(credit.budget, credit.nodes, credit.share, EVALUATION[bool(asked)])
-    cost = units(planned.nodes, planned.share, bool(asked), credit.certificate_every) / credit.every
+    # Every rank of a Ulysses group attributes the group's rollouts.
+    times = 1 if credit.attributor == "frozen" else config.actor_rollout_ref.actor.ulysses_sequence_parallel_size
+    planned = plan(credit.budget, credit.nodes, credit.share, times * EVALUATION[bool(asked)])
+    cost = times * units(planned.nodes, planned.share, bool(asked), credit.certificate_every) / credit.every
     said = (
         f"attribution with {planned.nodes} node(s) costs {cost:.2f} x update_actor at most, less by the share of "
         "rollouts that have nothing to learn from"

@@ -68,7 +68,10 @@ def test_a_loss_that_picks_tokens_by_advantage_is_a_warning():
     ("overrides", "sentence"),
     [
         (["actor_rollout_ref.actor.ppo_mini_batch_size=12"], "train_batch_size=16 prompts do not divide into"),
-        (["trainer.n_gpus_per_node=3"], "a mini-batch of 16 prompts x 4 rollouts = 64 does not divide over 3 GPUs"),
+        (
+            ["trainer.n_gpus_per_node=3"],
+            "a mini-batch of 16 prompts x 4 rollouts = 64 does not divide over 3 data-parallel ranks",
+        ),
         (["actor_rollout_ref.rollout.n=1"], "rollout.n=1: grpo compares the rollouts of a prompt"),
         (["data.max_response_length=600"], "rollout.max_model_len=640, but max_prompt_length=192"),
         (
@@ -84,6 +87,8 @@ def test_sizes_that_do_not_fit_are_refused(overrides, sentence):
 
 def test_sizes_that_fit_pass_and_a_tight_one_is_a_warning():
     checks.check_sizes(grpo_config())
+    split = ["trainer.n_gpus_per_node=128", "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"]
+    checks.check_sizes(grpo_config(*split))  # 64 rollouts over 64 data-parallel ranks
     with pytest.warns(UserWarning, match="leaves no room for the answer"):
         checks.check_sizes(grpo_config("data.max_response_length=830", "actor_rollout_ref.rollout.max_model_len=1024"))
 

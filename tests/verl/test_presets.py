@@ -76,3 +76,6 @@ def test_the_summary_counts_rollouts_updates_and_what_attribution_costs():
         assert grpo.summary(config, credit_from(config)).endswith("no attribution")
     config = preset("toy_cpu", "segrl.budget=0.25", "segrl.certificate_every=0", "segrl.every=2")
     assert "costs 0.12 x update_actor at most" in grpo.summary(config, credit_from(config))
+    split = "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"  # both ranks of a group do the group's work
+    config = preset("toy_cpu", "segrl.certificate_every=0", split)
+    assert "costs 1.00 x update_actor at most" in grpo.summary(config, credit_from(config))
