@@ -54,7 +54,7 @@ def run(out: Path, spec: Mapping[str, Any], size: str) -> None:
             if (cell / "done").exists():
                 continue
             cell.mkdir(parents=True, exist_ok=True)
-            run_cell(cell, [*spec["common"], *spec["arms"][arm]], seed, grid["steps"])
+            run_cell(cell, [*spec["common"], *grid.get("overrides", []), *spec["arms"][arm]], seed, grid["steps"])
 
 
 def run_cell(cell: Path, overrides: Sequence[str], seed: int, steps: int) -> None:

@@ -18,8 +18,8 @@ from runs import bounded, dumped, ended, grpo_command, marked, metric, name_of, 
 
 import segrl
 from segrl import toy
-from segrl.data import read_rows
 from segrl.importance import segment_scores
+from segrl.types import Trace
 from segrl.verl.credit import rollout_trace
 
 pytestmark = [
@@ -48,7 +48,7 @@ def test_attributors_that_start_as_the_policy_score_its_first_rollouts_like_the_
     tmp_path, environment, ray_dir, overrides
 ):
     """On step 1 all of them are the same model; the scores to expect are computed here, on the plain one."""
-    entry = grpo_command(tmp_path, ray_dir, 1, *overrides, *PLAINLY_SCORED, *dumping(tmp_path))
+    entry = grpo_command(tmp_path, ray_dir, 1, *overrides, *PLAINLY_SCORED)
     bounded(entry, environment, 600, tmp_path / "log")
     for line, expected in held_against_the_base(tmp_path, 1):
         assert line["strength"] == pytest.approx(expected, rel=1e-3, abs=1e-5)
@@ -69,31 +69,54 @@ def test_the_readmes_own_measure(tmp_path, environment):
 PLAINLY_SCORED = ("+segrl.quadrature=midpoint", "+segrl.certificate_every=0")
 
 
-def dumping(folder: Path) -> list[str]:
-    return [f"trainer.rollout_data_dir={folder / 'rollouts'}"]
+def traced(step: int, folder: Path, tokenizer) -> list[tuple[dict, Trace]]:
+    """The lines of a step's dump with their traces."""
+    found = []
+    for line in dumped(folder, step):
+        prompt = tokenizer(line["prompt"], return_tensors="pt")["input_ids"][0]
+        ids = tokenizer(line["response"])["input_ids"]
+        ids += [tokenizer.eos_token_id] * (len(line["weights"]) - len(ids))  # the dump leaves special tokens out
+        if len(ids) == len(line["weights"]):  # else the policy wrote a text in other tokens than the tokenizer would
+            response = torch.tensor(ids)
+            found.append((line, rollout_trace(line["key"], prompt, response, response > -1, tokenizer)))
+    return found
 
 
 def held_against_the_base(folder: Path, step: int) -> list[tuple[dict, list[float]]]:
     """The weighed rollouts of the step, each with the strengths that the bundled base gives it."""
     model, tokenizer = toy.load_model()
-    rows = map(json.loads, (folder / "rollouts" / f"{step}.jsonl").read_text().splitlines())
-    prompts = {row["output"]: row["input"] for row in rows}
-    problems = [list(row["prompt"]) for row in read_rows(folder / "rows.parquet", ["prompt"])]
     found = []
-    for line in [line for line in dumped(folder, step) if line["uniform"] is None]:
-        ids = tokenizer(line["response"])["input_ids"]
-        asked = prompts[tokenizer.decode(ids, skip_special_tokens=True)]
-        [turns] = [turns for turns in problems if turns[0]["content"] in asked]
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        prompt = tokenizer(text, return_tensors="pt")["input_ids"][0]
-        response = torch.tensor([*ids, tokenizer.eos_token_id])  # the dumps leave special tokens out
-        if len(response) != len(line["weights"]):
-            continue  # the policy wrote a text in other tokens than the tokenizer would
-        trace = rollout_trace(line["key"], prompt, response, response > -1, tokenizer)
+    for line, trace in traced(step, folder, tokenizer):
+        if line["uniform"] is not None:
+            continue
         [one] = segrl.attribute(model, [trace], tokenizer, nodes=1, tolerance=None, interpolate="response")
         found.append((line, segment_scores(one.scores_T, segrl.segment(trace, "auto")).strength_S.tolist()))
     assert found, f"no weighed rollout of step {step} to compare"
     return found
+
+
+def test_the_first_update_is_the_gradient_of_the_weighed_rollouts(tmp_path, environment, ray_dir):
+    """verl's trainer against a few lines of plain PyTorch on the dump. Adam's first step is the gradient's sign."""
+    saved = ["trainer.save_freq=1", "actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]"]
+    entry = grpo_command(tmp_path, ray_dir, 1, *saved, "++segrl.measure=length", "actor_rollout_ref.rollout.n=8")
+    log = bounded(entry, environment, 600, tmp_path / "log")
+    model, tokenizer = toy.load_model()
+    pairs = traced(1, tmp_path, tokenizer)
+    assert len(pairs) >= 60  # of 64
+    tokens = sum(trace.tokens for _, trace in pairs)
+    for line, trace in pairs:
+        ids = torch.cat([trace.prompt_ids, trace.response_ids])
+        logits = model(input_ids=ids[None]).logits[0, -trace.tokens - 1 : -1]
+        logp_T = torch.log_softmax(logits, -1).gather(-1, trace.response_ids[:, None])[:, 0]
+        (-(logp_T * torch.tensor(line["advantages"])).sum() / tokens).backward()
+    [folder] = (tmp_path / "checkpoints").glob("global_step_1/actor/huggingface")
+    moved = type(model).from_pretrained(folder, dtype="float32")
+    gradient = torch.cat([one.grad.flatten() for one in model.parameters()])
+    pairs = zip(moved.parameters(), model.parameters(), strict=True)
+    change = torch.cat([(new - old).detach().flatten() for new, old in pairs])
+    assert metric(log, 1, "actor/grad_norm") == pytest.approx(float(gradient.norm()), rel=0.05)
+    large = gradient.abs() > gradient.abs().median()
+    assert float((change.sign() == -gradient.sign())[large].float().mean()) > 0.97
 
 
 @pytest.mark.parametrize("attributor", ["live", "ref"])
@@ -101,7 +124,7 @@ def test_lora(tmp_path, environment, ray_dir, attributor):
     """On step 2 the adapter is no longer zero: live scores are not the base's any more, those of the reference are."""
     options = ["actor_rollout_ref.model.lora_rank=8", "actor_rollout_ref.rollout.load_format=safetensors"]
     options += ["actor_rollout_ref.actor.optim.lr=1e-2", f"+segrl.attributor={attributor}"]
-    entry = grpo_command(tmp_path, ray_dir, 2, *options, *PLAINLY_SCORED, *dumping(tmp_path))
+    entry = grpo_command(tmp_path, ray_dir, 2, *options, *PLAINLY_SCORED)
     assert steps_of(bounded(entry, environment, 600, tmp_path / "log")) == {1, 2}
     for step, equal in ((1, True), (2, attributor == "ref")):
         for line, expected in held_against_the_base(tmp_path, step):
