@@ -15,11 +15,12 @@ import time
 from pathlib import Path
 
 import torch
+from bench_sft import long_traces
 
 import segrl
 from segrl import toy
 from segrl.report import Entry, View, page
-from segrl.types import Attribution, Trace
+from segrl.types import Attribution
 
 READY = "return performance.getEntriesByType('navigation')[0].domComplete"
 NEXT = """
@@ -50,12 +51,9 @@ requestAnimationFrame(frame);
 def entries(count: int, tokens: int) -> list[Entry]:
     """Toy thoughts one after another, with random scores."""
     tokenizer = toy.load_model()[1]
-    thoughts = [one.response.partition("\n</think>")[0] for one in toy.sample_traces(64, seed=0)]
     found, generator = [], torch.Generator().manual_seed(0)
-    for i in range(count):
-        text = "\n\n".join(thoughts[(i + j) % 64] for j in range(max(1, round(tokens / 135))))
-        answer = "\n</think> So, the final answer is \\boxed{7}"
-        trace = segrl.tokenize(Trace(f"t{i}", "Which?", text + answer, "7"), tokenizer)
+    for one in long_traces(count, tokens):
+        trace = segrl.tokenize(one, tokenizer)
         segments = segrl.segment(trace)
         scores_T = torch.randn(trace.tokens, generator=generator)
         ids = torch.arange(3)

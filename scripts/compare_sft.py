@@ -27,6 +27,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from segrl import shards
 from segrl.data.files import write_text
 from segrl.verl.launch import environment
 
@@ -266,9 +267,8 @@ def claim(asked) -> None:
 
     settings = {name: value for name, value in vars(asked).items() if name not in ("out", "seeds", "first")}
     note = asked.out / "settings.json"
-    if note.exists() and json.loads(note.read_text()) != settings:
+    if shards.claim(note, settings):
         raise SystemExit(f"{asked.out} holds a comparison with other settings ({note}); choose another folder")
-    write_text(note, json.dumps(settings) + "\n")
     if not (asked.out / "problems.jsonl").exists():
         save_traces(toy.sample_problems(asked.problems, seed=100001), asked.out / "problems.jsonl")
 

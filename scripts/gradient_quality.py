@@ -25,7 +25,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.nn.utils.rnn import pad_sequence
 
 import segrl
-from segrl import toy
+from segrl import shards, toy
 from segrl.cli import main as run_segrl
 from segrl.data import load_traces, save_traces
 from segrl.data.files import write_text
@@ -226,9 +226,8 @@ def claim(given) -> None:
     """A note of the settings; other settings want another folder."""
     settings = {name: value for name, value in vars(given).items() if name != "out"}
     note = given.out / "settings.json"
-    if note.exists() and json.loads(note.read_text()) != settings:
+    if shards.claim(note, settings):
         raise SystemExit(f"{given.out} holds a comparison with other settings ({note}); choose another folder")
-    write_text(note, json.dumps(settings) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,27 +1,22 @@
 """The statistics of scripts/compare_grpo.py, and its page from made-up cells."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from readme import ROOT
+from script_files import loaded
 
 from segrl.config import compose
 from segrl.verl.settings import credit_from
 
-ROOT = Path(__file__).parents[1]
 SPEC = OmegaConf.to_container(OmegaConf.load(ROOT / "examples" / "segment_grpo.yaml"))
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("compare_grpo", ROOT / "scripts" / "compare_grpo.py")
-    module = sys.modules["compare_grpo"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded("compare_grpo")
 
 
 def test_holm_by_hand(script):

@@ -1,24 +1,17 @@
 """The table of scripts/compare_sft.py, from made-up cells."""
 
-import importlib.util
 import json
 import math
-import sys
-from pathlib import Path
 
 import pytest
+from script_files import loaded
 
 pytest.importorskip("verl")
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("compare_sft", ROOT / "scripts" / "compare_sft.py")
-    module = sys.modules["compare_sft"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded("compare_sft")
 
 
 def cells(folder, **accuracies):

@@ -1,7 +1,6 @@
 """What the README and docs/ say is so: commands compose, links resolve, Python runs, generated pages are up to date."""
 
 import ast
-import importlib.util
 import re
 import shlex
 import sys
@@ -10,6 +9,7 @@ from importlib.util import find_spec
 import pytest
 from omegaconf import OmegaConf
 from readme import BLOCK, ROOT, own_measure
+from script_files import loaded
 
 from segrl.cli import COMMANDS, main
 from segrl.config import ON_VERL, SCHEMAS, compose
@@ -151,9 +151,7 @@ def test_python_runs(page, tmp_path, monkeypatch):
 
 
 def test_the_configs_page_is_up_to_date():
-    spec = importlib.util.spec_from_file_location("write_config_docs", ROOT / "scripts" / "write_config_docs.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = loaded("write_config_docs")
     assert script.OUT.read_text() == script.page(), "run python scripts/write_config_docs.py"
 
 
