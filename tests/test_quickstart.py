@@ -1,5 +1,6 @@
 """`segrl quickstart`: its stages are commands, it goes on where it stopped, and it runs to its page."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -131,7 +132,10 @@ def test_interrupted_it_goes_on_and_runs_to_its_page(tmp_path):
 
     shown = subprocess.run(command, capture_output=True, text=True, timeout=500, check=True).stdout
     assert shown.count("done already") == 2
-    for words in ("vllm", "SFT: ", "step:1 critic/score/mean:", "points [", "rollouts, measures: selections, grpo"):
+    dump = (tmp_path / "grpo" / "rollouts" / "1.jsonl").read_text(encoding="utf-8").splitlines()
+    weighed = any(json.loads(line)["uniform"] is None for line in dump)  # else no reward of a group differed
+    measures = "selections, grpo" if weighed else "selections"
+    for words in ("vllm", "SFT: ", "step:1 critic/score/mean:", "points [", f"rollouts, measures: {measures}, "):
         assert words in shown
     _, data = read((tmp_path / "report.html").read_text(encoding="utf-8"))
     heads = data["index"]["traces"]

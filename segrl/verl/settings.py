@@ -67,6 +67,7 @@ class Credit:
     attributor_workers: int = 1
     attributor_gpus: float = 1.0
     poll_seconds: float = 2.0
+    step_timeout: float | None = 7200
     dump_dir: str | None = None
 
     def __post_init__(self) -> None:
@@ -90,6 +91,8 @@ class Credit:
         for name in ("certificate_every", "fidelity_every", "warmup_steps", "attributor_gpus"):
             if getattr(self, name) < 0:
                 raise ValueError(f"segrl.{name}={getattr(self, name)}, expected 0 or more")
+        if self.step_timeout is not None and self.step_timeout <= 0:
+            raise ValueError(f"segrl.step_timeout={self.step_timeout}, expected seconds, or null for no limit")
         for name in ("share", "budget"):
             value = getattr(self, name)
             if value is not None and (value <= 0 or (name == "share" and value > 1)):

@@ -26,6 +26,7 @@ from segrl.verl.attributing import Request
 from segrl.verl.checks import check_supported, position_limit, runs_live
 from segrl.verl.choosing import reasons
 from segrl.verl.credit import Rollout, Weighed, record, weigh_rollout
+from segrl.verl.deadline import Deadline
 from segrl.verl.drift import warn_of_drift
 from segrl.verl.frozen import FrozenAttributors
 from segrl.verl.metrics import agreement, check_finite, credit_metrics, nearly_plain, time_metrics
@@ -56,6 +57,7 @@ class SegmentCredit:
         self.credit = check_supported(config)
         self.memory = Memory(config.trainer.default_local_dir, config.actor_rollout_ref.model.path)
         self.plan: Plan | None = None
+        self.deadline = Deadline(self.credit.step_timeout)
         self.warned: set[str] = set()
         super().__init__(config)
         self.replay_buffer.poll_interval = self.credit.poll_seconds
@@ -68,12 +70,27 @@ class SegmentCredit:
                 self.role_worker_mapping[role] = ray.remote(attributing(worker_class))
 
     def _setup(self) -> None:
+        self.deadline.start("the start")
         super()._setup()
         frozen = None
         if self.credit.attributor == "frozen":
             frozen = FrozenAttributors(self.credit, self.tokenizer, on_cpu=self.config.trainer.device == "cpu")
         self.sources = Sources(self.actor_rollout_wg, frozen, self.credit, self.tokenizer)
         self.limit = position_limit(self.tokenizer.name_or_path)
+
+    def fit(self, agent_loop_manager) -> None:
+        try:
+            super().fit(agent_loop_manager)
+        finally:
+            self.deadline.stop()
+
+    def on_validate_begin(self) -> None:
+        self.deadline.start(f"the validation of step {self.global_steps}")
+        super().on_validate_begin()
+
+    def on_step_begin(self) -> None:
+        self.deadline.start(f"step {self.global_steps}")
+        super().on_step_begin()
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         batch = super()._compute_advantage(batch, metrics)
@@ -265,7 +282,11 @@ class SegmentCredit:
 
 def check_servers(replicas) -> None:
     """Raises where an engine has died: verl would send it new weights next, and wait for ever for it to take them."""
-    ray.get([replica.servers[0].collective_rpc.remote("check_health") for replica in replicas], timeout=ANSWERS_IN)
+    asked = [replica.servers[0].collective_rpc.remote("check_health") for replica in replicas]
+    try:
+        ray.get(asked, timeout=ANSWERS_IN)
+    except ray.exceptions.GetTimeoutError as error:
+        raise TimeoutError(f"a rollout server has not said within {ANSWERS_IN} s whether its engine lives") from error
 
 
 def _why(reason: str | None, weighed: Weighed | None) -> str | None:

@@ -197,3 +197,16 @@ def test_a_dead_rollout_server_ends_the_job(tmp_path, environment, ray_dir, name
         send(signal.SIGKILL, [pid for pid in marked(mark) if name in name_of(pid)])
         assert process.wait(timeout=300) != 0
     assert re.search(r"EngineDead|EngineCore", "\n".join(log.read_text(errors="replace").splitlines()[-60:]))
+
+
+def test_a_rollout_server_that_hangs_ends_the_job(tmp_path, environment, ray_dir):
+    """vLLM's engine is stopped, not ended: nothing of verl's or Ray's would ever notice."""
+    log = tmp_path / "log"
+    with started(grpo_command(tmp_path, ray_dir, 50, "+segrl.step_timeout=60"), environment, log) as (process, mark):
+        while 1 not in steps_of(log.read_text(errors="replace")):
+            assert process.poll() is None
+            time.sleep(0.2)
+        send(signal.SIGSTOP, [pid for pid in marked(mark) if "EngineCore" in name_of(pid)])
+        assert process.wait(timeout=200) != 0
+    last = "\n".join(log.read_text(errors="replace").splitlines()[-60:])
+    assert re.search(r"TimeoutError: step \d+ was not done after segrl.step_timeout=60 s", last)
