@@ -106,7 +106,7 @@ class SegmentCredit:
 
     def on_step_end(self) -> None:
         if self.config.actor_rollout_ref.rollout.name == "vllm":
-            check_servers(self.checkpoint_manager.replicas)
+            check_servers([one for manager in self._rollout_server_managers() for one in manager.get_replicas()])
         super().on_step_end()
 
     def _compute_metrics(self, batch, metrics, timing_raw, global_steps, epoch) -> None:

@@ -35,6 +35,24 @@ def test_the_colocated_asynchronous_mode(tmp_path, environment, ray_dir):
     assert sum(line["uniform"] is None for step in (1, 2) for line in dumped(tmp_path, step)) > 0
 
 
+@pytest.mark.parametrize("hybrid", [False, True], ids=["servers of their own", "and the trainer's"])
+def test_the_separate_asynchronous_mode(tmp_path, environment, ray_dir, hybrid):
+    """Rollouts come from a server beside the trainer, which has the trainer's new weights through a file: without batches
+    ahead of the update, step 3 is as much on policy as step 1."""
+    rollout = "actor_rollout_ref.rollout"
+    options = [f"actor_rollout_ref.hybrid_engine={str(hybrid).lower()}", "ray_kwargs.ray_init.num_gpus=2"]
+    options += [f"{rollout}.nnodes=1", f"{rollout}.n_gpus_per_node=1", f"{rollout}.checkpoint_engine.backend=file"]
+    options += [f"{rollout}.checkpoint_engine.custom_backend_module=segrl.verl.weight_files"]
+    options += ["trainer.v1.separate_async.parameter_sync_step=1", "trainer.v1.separate_async.num_warmup_batches=0"]
+    options += [f"{rollout}.calculate_log_probs=true", "actor_rollout_ref.actor.optim.lr=1e-3"]
+    entry = grpo_command(tmp_path, ray_dir, 3, *options, mode="segrl_separate_async")
+    log = bounded(entry, environment, 800, tmp_path / "log")
+    assert steps_of(log) == {1, 2, 3}
+    for step in (1, 2, 3):
+        assert any(line["uniform"] is None for line in dumped(tmp_path, step))
+        assert metric(log, step, "training/rollout_probs_diff_mean") < 1e-3
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
