@@ -306,3 +306,8 @@ class SegmentTrainerColocateAsync(SegmentCredit, PPOTrainerColocateAsync):
 @register_trainer("segrl_separate_async")
 class SegmentTrainerSeparateAsync(SegmentCredit, PPOTrainerSeparateAsync):
     base_mode = "separate_async"
+
+    def _setup(self) -> None:
+        if not self._enable_hybrid_replicas:  # verl 0.9.1 then hands `flush` to a logger that does not take it
+            logging.getLogger(PPOTrainerSeparateAsync.__module__).setLevel(logging.WARNING)
+        super()._setup()
