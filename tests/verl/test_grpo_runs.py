@@ -37,8 +37,8 @@ def test_the_colocated_asynchronous_mode(tmp_path, environment, ray_dir):
 
 @pytest.mark.parametrize("hybrid", [False, True], ids=["servers of their own", "and the trainer's"])
 def test_the_separate_asynchronous_mode(tmp_path, environment, ray_dir, hybrid):
-    """Rollouts come from a server beside the trainer, which has its new weights through a file: without batches ahead of
-    the update, step 3 is as much on policy as step 1."""
+    """Rollouts come from a server beside the trainer, which has its new weights through a file: without batches ahead
+    of the update, step 3 is as much on policy as step 1."""
     rollout = "actor_rollout_ref.rollout"
     options = [f"actor_rollout_ref.hybrid_engine={str(hybrid).lower()}", "ray_kwargs.ray_init.num_gpus=2"]
     options += [f"{rollout}.nnodes=1", f"{rollout}.n_gpus_per_node=1", f"{rollout}.checkpoint_engine.backend=file"]
