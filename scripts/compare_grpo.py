@@ -14,9 +14,11 @@ import os
 import signal
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -111,10 +113,12 @@ def finished(folder: Path) -> dict[int, Path]:
 
 
 def problems(cell: Path) -> dict[str, float]:
-    """Problem -> right or wrong, at the last validation."""
+    """Problem -> the share of its samples that are right, at the last validation."""
     last = max((cell / "validation").glob("*.jsonl"), key=lambda path: int(path.stem))
-    rows = [json.loads(line) for line in last.read_text().splitlines()]
-    return {row["input"]: float(row["acc"]) for row in rows}
+    samples = defaultdict(list)
+    for row in map(json.loads, last.read_text().splitlines()):
+        samples[row["input"]].append(float(row["acc"]))
+    return {problem: fmean(found) for problem, found in samples.items()}
 
 
 def metrics(cell: Path) -> list[dict[str, float]]:

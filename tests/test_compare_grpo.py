@@ -42,6 +42,14 @@ def test_a_difference_is_paired(script):
     assert (found.seeds, found.mean) == (2, 0.25)
 
 
+def test_an_outcome_is_the_share_of_a_problems_samples_at_the_last_validation(script, tmp_path):
+    (tmp_path / "validation").mkdir()
+    for step, rows in ((2, [("a", 1)]), (10, [("a", 1), ("b", 1), ("a", 0), ("b", 1)])):
+        lines = [json.dumps({"input": name, "acc": acc}) for name, acc in rows]
+        (tmp_path / "validation" / f"{step}.jsonl").write_text("\n".join(lines))
+    assert script.problems(tmp_path) == {"a": 0.5, "b": 1.0}
+
+
 def cell(folder, right: float, step: int = 4):
     (folder / "validation").mkdir(parents=True)
     rows = [{"input": f"p{i}", "acc": float(i < right)} for i in range(50)]
