@@ -3,9 +3,10 @@
 Rollouts of the bundled base on toy problems, ``--group`` a problem. The uniform gradient over all of them is the
 reference; over disjoint batches each arm's gradient is held against it: cosine, variance between batches as a share of
 the reference's squared norm, and how far one step of equal KL along it moves the expected reward of the rollouts it was
-not computed from (self-normalised importance sampling); the row ``reference`` is that step along the reference, on
-rollouts that are part of it. What is left out: the optimiser, clipping, and every model but the bundled one. The same
-command goes on where it stopped, at a shard of rollouts or at an arm.
+not computed from (self-normalised importance sampling); ``reference`` is that step along the reference, on rollouts
+that are part of it. All arms have the same batches: differences to uniform are paired. What is left out: the optimiser,
+clipping, and every model but the bundled one. The same command goes on where it stopped, at a shard of rollouts or at
+an arm.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -175,28 +177,40 @@ def compared(model, groups: Sequence[Sequence[Rollout]], found: dict[str, Eviden
             own = uniform if arm == "uniform" else [gradient(model, group, weights) for group in groups]
             results[arm] = against(reference, own) | steps(model, own, groups, held)
             write_text(file, json.dumps(results, indent=1) + "\n")
-        named = "".join(f"  {name} {value:.4g}" for name, value in results[arm].items())
-        print(f"{arm:<16}{named}", flush=True)
+        print(line(arm, results), flush=True)
 
 
-def against(reference: Tensor, own: Sequence[Tensor]) -> dict[str, float]:
-    cosines = torch.stack([torch.cosine_similarity(one, reference, dim=0) for one in own])
+def against(reference: Tensor, own: Sequence[Tensor]) -> dict[str, Any]:
     mean = torch.stack(list(own)).mean(0)
     spread = torch.stack([(one - mean).square().sum() for one in own]).mean() / reference.square().sum()
     return {
-        "cosine": float(cosines.mean()),
-        "cosine_error": float(cosines.std() / len(cosines) ** 0.5),
+        "cosine": [float(torch.cosine_similarity(one, reference, dim=0)) for one in own],
         "variance": float(spread),
     }
 
 
-def steps(model, own: Sequence[Tensor], groups: Sequence[Sequence[Rollout]], held: int) -> dict[str, float]:
+def steps(model, own: Sequence[Tensor], groups: Sequence[Sequence[Rollout]], held: int) -> dict[str, Any]:
     """Each along one batch's gradient, on rollouts of the others."""
     changes = []
     for i, one in enumerate(own[:STEPPED]):
         others = [other for g, group in enumerate(groups) if g != i for other in group][:held]
         changes.append(step_of_equal_kl(model, one, others, all_logp(model, others)))
-    return {"reward_change": fmean(changes), "reward_change_error": stdev(changes) / len(changes) ** 0.5}
+    return {"reward_change": changes}
+
+
+def line(arm: str, results: dict[str, dict[str, Any]]) -> str:
+    """Means over batches with their standard errors, and the differences to uniform on the same batches."""
+    own, uniform = results[arm], results["uniform"]
+    said = f"{arm:<16}variance {own['variance']:.4g}"
+    for name in ("cosine", "reward_change"):
+        pairs = list(zip(own[name], uniform[name], strict=True))
+        said += f"  {name} {mean_and_error([one for one, _ in pairs])}"
+        said += f", minus uniform {mean_and_error([one - other for one, other in pairs])}" * (arm != "uniform")
+    return said
+
+
+def mean_and_error(values: Sequence[float]) -> str:
+    return f"{fmean(values):.4f} ± {stdev(values) / len(values) ** 0.5:.4f}"
 
 
 def weights_of(found: dict[str, Evidence], groups: Sequence[Sequence[Rollout]], credit: Credit) -> dict[str, Tensor]:
