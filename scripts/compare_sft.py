@@ -179,33 +179,40 @@ def interval(values: list[float]) -> str:
 
 
 def table(out: Path, arms: dict[str, Arm]) -> str:
-    """Accuracy of each arm, and its difference to full on the seeds that both have."""
+    """Accuracy of each arm, and its differences, on the seeds that both have, to full and to as many random tokens."""
     cells = [json.loads(path.read_text()) for path in sorted((out / "cells").glob("*.json"))]
     found = {name: {one["seed"]: one for one in cells if one["arm"] == name} for name in arms}
-    lines = ["| arm | seeds | steps | kept | accuracy | minus full, points |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| arm | seeds | steps | kept | accuracy | minus full, points | minus random |",
+        "|---|---|---|---|---|---|---|",
+    ]
     base = json.loads((out / "base.json").read_text())["accuracy"]
-    lines.append(f"| the bundled model | | 0 | | {base:.1%} | |")
+    lines.append(f"| the bundled model | | 0 | | {base:.1%} | | |")
+    random = next((name for name in arms if name.startswith("random")), "")
     for name, own in found.items():
         if own:
-            shared = sorted({*own} & {*found["full"]})
-            differences = [own[seed]["accuracy"] - found["full"][seed]["accuracy"] for seed in shared]
             rows = list(own.values())
             kept = statistics.mean(one["kept"] / one["tokens"] for one in rows)
             steps = "/".join(sorted({str(one["steps"]) for one in rows}))
             accuracy = statistics.mean(one["accuracy"] for one in rows)
-            against = "" if name == "full" or not shared else interval(differences)
-            lines.append(f"| {name} | {len(own)} | {steps} | {kept:.0%} | {accuracy:.1%} | {against} |")
+            full = difference(own, found["full"]) if name != "full" else ""
+            chance = difference(own, found.get(random, {})) if name not in ("full", random) else ""
+            lines.append(f"| {name} | {len(own)} | {steps} | {kept:.0%} | {accuracy:.1%} | {full} | {chance} |")
     return "\n".join([*lines, "", *verdict(found)])
+
+
+def difference(own: dict[int, dict], other: dict[int, dict]) -> str:
+    shared = sorted({*own} & {*other})
+    return interval([own[seed]["accuracy"] - other[seed]["accuracy"] for seed in shared]) if shared else ""
 
 
 def verdict(found: dict[str, dict[int, dict]]) -> list[str]:
     """Whether this world can tell measures apart at all."""
-    oracle = next((own for name, own in found.items() if name.startswith("oracle") and own), {})
-    shared = sorted({*oracle} & {*found["full"]})
-    if not shared:
+    oracle = next((own for name, own in found.items() if name.startswith("oracle")), {})
+    gain = difference(oracle, found["full"])
+    if not gain:
         return []
-    gains = [oracle[seed]["accuracy"] - found["full"][seed]["accuracy"] for seed in shared]
-    if "[+" in interval(gains):
+    if "[+" in gain:
         return ["The planted segments beat full SFT: differences between measures mean something here."]
     return ["The planted segments do not beat full SFT beyond chance: this world, so trained, cannot rank measures."]
 

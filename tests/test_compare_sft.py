@@ -35,10 +35,10 @@ def test_the_interval_is_students_by_hand(script):
 def test_differences_are_paired_by_seed_and_a_seed_that_full_lacks_is_left_out(script, tmp_path):
     cells(tmp_path, full=[0.3, 0.5], oracle=[0.4, 0.61, 0.9], random=[0.3])
     table = script.table(tmp_path, script.arms_of("training"))
-    assert "| the bundled model | | 0 | | 40.0% | |" in table
-    assert "| full | 2 | 8 | 45% | 40.0% |  |" in table
-    assert "| oracle | 3 | 8 | 45% | 63.7% | +10.5 [+4.1, +16.9] |" in table
-    assert "| random | 1 | 8 | 45% | 30.0% | +0.0 [one seed] |" in table
+    assert "| the bundled model | | 0 | | 40.0% | | |" in table
+    assert "| full | 2 | 8 | 45% | 40.0% |  |  |" in table
+    assert "| oracle | 3 | 8 | 45% | 63.7% | +10.5 [+4.1, +16.9] | +10.0 [one seed] |" in table
+    assert "| random | 1 | 8 | 45% | 30.0% | +0.0 [one seed] |  |" in table
     assert "selective" not in table
     assert "The planted segments beat full SFT" in table
 
