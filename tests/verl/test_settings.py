@@ -17,6 +17,7 @@ from segrl.verl.settings import Credit, credit_from
         ({"sign": "plus"}, "segrl.sign='plus', expected one of"),
         ({"nodes": 0}, "segrl.nodes=0, expected 1 or more"),
         ({"every": 0}, "segrl.every=0, expected 1 or more"),
+        ({"step_timeout": 0}, "segrl.step_timeout=0.0, expected seconds, or null"),
         ({"share": 0.0}, "segrl.share=0.0, expected a part of one"),
         ({"share": 1.5}, "segrl.share=1.5, expected a part of one"),
         ({"measure": "attention"}, "segrl.measure=attention reads attention_T, which is not gathered while training"),
