@@ -200,6 +200,8 @@ def verdict(spec, control: Difference | None) -> str:
     name, reference = spec["positive_control"], spec["reference"]
     if control is None:
         return f"**{name} has not run: nothing says whether this world can rank measures.**"
+    if control.seeds == 1:
+        return f"**One seed: another may rank {name} and {reference} the other way round.**"
     if control.low > 0:
         return f"{name} beats {reference}: this world can rank measures."
     return f"**{name} and {reference} do not differ: this world cannot rank measures, and a null says nothing.**"

@@ -76,6 +76,11 @@ def test_the_first_line_says_whether_the_world_can_rank_measures(script, tmp_pat
     assert (tmp_path / "curves.png").stat().st_size > 0
 
 
+def test_one_seed_ranks_nothing(script):
+    control = script.Difference("oracle", seeds=1, mean=0.1, low=0.05, high=0.15, p=0.01, detectable=0.09)
+    assert script.verdict(SPEC, control).startswith("**One seed:")
+
+
 def test_what_is_done_is_not_done_again(script, tmp_path, monkeypatch):
     ran = []
     monkeypatch.setattr(script, "run_cell", lambda cell, overrides, seed, steps: ran.append((cell.parent.name, steps)))
