@@ -41,7 +41,7 @@ def test_what_is_done_or_has_no_limit_goes_on(before):
 
 
 def test_each_step_has_its_own_time():
-    steps = "import time\nfor step in range(4):\n    clock.start(f'step {step}'); time.sleep(0.3)"
+    steps = "import time\nclock.seconds = 2\nfor step in range(4):\n    clock.start(f'step {step}'); time.sleep(0.8)"
     found = run(wait=None, before=steps)
     assert found.returncode == 1
     assert "TimeoutError: step 3 was" in found.stderr
