@@ -18,7 +18,8 @@ from typing import NamedTuple
 import yaml
 
 from segrl.cli import COMMANDS
-from segrl.config import CONFIG_DIR, ON_VERL, SCHEMAS, Command
+from segrl.config import CONFIG_DIR, ON_VERL
+from segrl.schema import SCHEMAS, Command
 from segrl.verl.settings import Credit
 
 OUT = Path(__file__).parent.parent / "docs" / "configs.md"
@@ -41,7 +42,7 @@ COMMON = {
 }
 HEAD = """# Configs
 
-Written by `python scripts/write_config_docs.py` from the schema ([segrl/config.py](../segrl/config.py)) and the values
+Written by `python scripts/write_config_docs.py` from the schema ([segrl/schema.py](../segrl/schema.py)) and the values
 in [configs/](../configs/). Every key is given as `key=value`; a typo fails at the start and names its neighbour.
 `segrl <command> --help` prints the same with the values as they are now, `--cfg job` as yaml alone.
 

@@ -7,7 +7,8 @@ import yaml
 from omegaconf import OmegaConf, ReadonlyConfigError
 
 from segrl.cli import COMMANDS, main
-from segrl.config import CONFIG_DIR, SCHEMAS, ConfigError, compose
+from segrl.config import CONFIG_DIR, ConfigError, compose
+from segrl.schema import SCHEMAS
 
 OWN = sorted(SCHEMAS)  # sft and grpo compose verl's config and are tested with it
 PUBLIC = ("model_path", "attributor_path", "data_path", "traces", "out")

@@ -12,7 +12,8 @@ from readme import BLOCK, ROOT, own_measure
 from script_files import loaded
 
 from segrl.cli import COMMANDS, main
-from segrl.config import ON_VERL, SCHEMAS, compose
+from segrl.config import ON_VERL, compose
+from segrl.schema import SCHEMAS
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 INLINE = re.compile(r"`([^`\n]+)`")

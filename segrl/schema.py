@@ -1,0 +1,309 @@
+"""The schema of every command, as dataclasses: what keys it has and of what type. The values stand in ``configs/``.
+
+A choice from a table (``segmenter``, ``measure``, ``rule``) is a key of its own; how a stage works is in its section.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+# --- sections --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class SegmentationConfig:
+    min_tokens: int = MISSING
+    max_segments: int | None = MISSING
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class AttributionConfig:
+    rule: str = MISSING
+    nodes: int = MISSING
+    tolerance: float | None = MISSING
+    max_nodes: int = MISSING
+    target: str = MISSING
+    template: str = MISSING
+    context: str = MISSING
+    interpolate: str = MISSING
+    hide_answer: bool = MISSING
+    baseline: Any = MISSING
+    batch_tokens: int | None = MISSING
+    checkpointing: bool | None = MISSING
+    engine: str = MISSING
+    compat: str | None = MISSING
+
+
+@dataclass
+class SelectionConfig:
+    tau: float = MISSING
+    beta: float = MISSING
+    beta_min_tokens: int = MISSING
+    force: list[int] = MISSING
+    match_tokens: float | None = MISSING
+    consistency: str = MISSING
+
+
+@dataclass
+class EvidenceConfig:
+    shared_prefixes: bool = MISSING
+    samples: int = MISSING
+    temperature: float = MISSING
+    answer_tokens: int = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class AnalysisConfig:
+    tau: float = MISSING
+    beta: float = MISSING
+    taus: list[float] = MISSING
+    betas: list[float] = MISSING
+    held: float = MISSING
+    gain: str = MISSING
+    samples: int = MISSING
+    temperature: float = MISSING
+    answer_tokens: int = MISSING
+    truncation: str = MISSING
+    bleu_tokenize: str = MISSING
+
+
+@dataclass
+class MaskingConfig:
+    mode: str = MISSING
+    end: str = MISSING
+    think_end: str = MISSING
+    boxed: str = MISSING
+    too_long: str = MISSING
+    normalise: str = MISSING
+    weighting: str = MISSING
+    weighting_options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class TransformersConfig:
+    dtype: str = MISSING
+    device: str = MISSING
+
+
+@dataclass
+class VllmConfig:
+    dtype: str = MISSING
+    engine: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class OpenAIConfig:
+    server: str | None = MISSING
+    endpoint: str = MISSING
+    prompt: str = MISSING
+    model: str | None = MISSING
+    key_variable: str = MISSING
+    extra: dict[str, Any] = field(default_factory=dict)
+    concurrency: int = MISSING
+    retries: int = MISSING
+    backoff: float = MISSING
+    timeout: float = MISSING
+
+
+@dataclass
+class GenerationConfig:
+    n: int = MISSING
+    temperature: float = MISSING
+    top_p: float = MISSING
+    max_tokens: int = MISSING
+    stop: list[str] = MISSING
+    seed: int = MISSING
+    batch: int = MISSING
+    transformers: TransformersConfig = field(default_factory=TransformersConfig)
+    vllm: VllmConfig = field(default_factory=VllmConfig)
+    openai: OpenAIConfig = field(default_factory=OpenAIConfig)
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Command:
+    """The keys that every command knows; each says which of them it needs."""
+
+    model_path: str | None = None
+    attributor_path: str | None = None
+    data_path: str | None = None
+    traces: str | None = None
+    out: str | None = None
+    template: str = "chat"
+    dtype: str = "float32"
+    device: str = "auto"
+    limit: int | None = None
+
+
+@dataclass
+class Segment(Command):
+    segmenter: str = MISSING
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
+
+
+@dataclass
+class Attribute(Command):
+    executor: str = MISSING
+    workers: int = MISSING
+    shard: int = MISSING
+    attribution: AttributionConfig = field(default_factory=AttributionConfig)
+
+
+@dataclass
+class Calibrate(Command):
+    grid: int = MISSING
+    attribution: AttributionConfig = field(default_factory=AttributionConfig)
+
+
+@dataclass
+class Select(Segment):
+    measure: str = MISSING
+    measure_options: dict[str, Any] = field(default_factory=dict)
+    attributions: str | None = None
+    pruned: str | None = None
+    attribution: AttributionConfig = field(default_factory=AttributionConfig)
+    evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+
+
+@dataclass
+class Generate(Command):
+    backend: str = MISSING
+    server: str | None = None
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+
+
+@dataclass
+class Harvest(Generate):
+    thinking: str = MISSING
+    keep: str = MISSING
+    unanswered: bool = MISSING
+
+
+@dataclass
+class Evaluate(Generate):
+    benchmark: Any = MISSING  # a name or a list of names
+    samples: dict[str, int | None] = field(default_factory=dict)
+    greedy: bool = MISSING
+    k: list[int] | None = MISSING
+    thinking: str = MISSING
+
+
+@dataclass
+class Grade(Command):
+    thinking: str = MISSING
+    k: list[int] | None = MISSING
+
+
+@dataclass
+class Export(Command):
+    selections: str | None = None
+    max_length: int | None = None
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+
+
+@dataclass
+class Compare(Command):
+    a: str | None = None
+    b: str | None = None
+
+
+@dataclass
+class Analyze(Generate):
+    segmenter: str = MISSING
+    measure: str = MISSING
+    measure_options: dict[str, Any] = field(default_factory=dict)
+    thinking: str = MISSING
+    seed: int = MISSING
+    shard: int = MISSING
+    judge_path: str | None = None
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
+    attribution: AttributionConfig = field(default_factory=AttributionConfig)
+    analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
+
+
+@dataclass
+class Truth(Segment):
+    measures: list[str] | None = None
+    measure_options: dict[str, Any] = field(default_factory=dict)
+    tau: float = MISSING
+    beta: float = MISSING
+    seed: int = MISSING
+    shard: int = MISSING
+    attribution: AttributionConfig = field(default_factory=AttributionConfig)
+
+
+@dataclass
+class Cost(Command):
+    length: int = MISSING
+    rollouts: int = MISSING
+    gpus: int = MISSING
+    gpu: str = MISSING
+    utilisation: float = MISSING
+    nodes: int = MISSING
+    share: float = MISSING
+    certificate_every: int = MISSING
+    checkpointing: bool = MISSING
+    tokens_per_forward: int = MISSING
+
+
+@dataclass
+class Report(Command):
+    selections: Any = None  # a path or a list of paths
+    attributions: str | None = None
+    rollouts: str | None = None
+    title: str | None = None
+    tau: float = MISSING
+    beta: float = MISSING
+    beta_min_tokens: int = MISSING
+    force: list[int] = MISSING
+
+
+@dataclass
+class Show(Command):
+    selections: str | None = None
+    attributions: str | None = None
+    id: str | None = None
+
+
+@dataclass
+class Quickstart(Command):
+    problems: int = MISSING
+    test_problems: int = MISSING
+    samples: int = MISSING
+    test_samples: int = MISSING
+    batch: int = MISSING
+    steps: int = MISSING
+    seed: int = MISSING
+    max_tokens: int = MISSING
+    backend: str = MISSING
+    sft: list[str] = MISSING
+    grpo: list[str] = MISSING
+
+
+SCHEMAS: dict[str, type[Command]] = {
+    "doctor": Command,
+    "quickstart": Quickstart,
+    "generate": Generate,
+    "harvest": Harvest,
+    "segment": Segment,
+    "attribute": Attribute,
+    "calibrate": Calibrate,
+    "select": Select,
+    "evaluate": Evaluate,
+    "grade": Grade,
+    "export": Export,
+    "compare": Compare,
+    "analyze": Analyze,
+    "truth": Truth,
+    "cost": Cost,
+    "report": Report,
+    "show": Show,
+}
