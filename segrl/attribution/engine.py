@@ -133,25 +133,21 @@ def attribute(
     if compat is not None:
         rule, nodes, tolerance = _compatible(compat)
     alphas_J, weights_J = nodes_of(rule, nodes)
-    sums = [_Found(len(one), midpoints=rule == "midpoint") for one in evaluate.explained]
     if tolerance is not None and not certificate:
         raise ValueError(f"tolerance={tolerance} is held against the certificate; give tolerance=None without one")
-    rows = [
-        row for index in range(len(evaluate.explained)) for row in _first_rows(index, alphas_J, weights_J, certificate)
-    ]
-    batching = Batching(batch_tokens, batch_rows, checkpointing)
+    sums = [_Found(len(one), midpoints=rule == "midpoint") for one in evaluate.explained]
+    rows = [row for index in range(len(sums)) for row in _first_rows(index, alphas_J, weights_J, certificate)]
     if engine == "captum":
         _ask_captum(evaluate, sums, rule, nodes)
         rows, tolerance = [row for row in rows if row.weight is None], None
+    batching = Batching(batch_tokens, batch_rows, checkpointing)
     while rows:
         for done, (row, logp, masses_L) in enumerate(batching.run(evaluate, rows), 1):
             sums[row.index].add(row, logp, masses_L)
             if progress:
                 progress(done, len(rows))
         touched = dict.fromkeys(row.index for row in rows)
-        rows = [
-            row for index in touched for row in _refinement(index, sums[index], len(alphas_J), tolerance, max_nodes)
-        ]
+        rows = [new for i in touched for new in _refinement(i, sums[i], len(alphas_J), tolerance, max_nodes)]
     unit = compat == "authors"
     return [
         _finish(one, done, target=target, tolerance=tolerance, unit=unit, finite=finite)
