@@ -46,14 +46,10 @@ class Rules:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """What a selection says of a trace's tokens: the weight of each segment, and the segment of each token."""
+    """What a selection says of a trace's tokens: the weight of each, and the segment that it lies in."""
 
-    weights_S: Tensor
+    weights_T: Tensor
     segment_T: Tensor
-
-    @property
-    def weights_T(self) -> Tensor:
-        return self.weights_S[self.segment_T]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +90,7 @@ def project(segments: Segments, offsets_T: Tensor, onto_T: Tensor, shift: int = 
 
 
 def mask(trace: Trace, choice: Choice, rules: Rules) -> Masked | None:
-    """The response weighed; None where the selection keeps no token of it."""
+    """The response weighed; None where the selection keeps no token of it, or the rules leave none that counts."""
     assert trace.trainable_T is not None
     weights_T = choice.weights_T
     if not bool(((weights_T > 0) & trace.trainable_T).any()):
@@ -103,7 +99,10 @@ def mask(trace: Trace, choice: Choice, rules: Rules) -> Masked | None:
     last = float(weights_T[-1])
     end_weight = {"always": 1.0, "segment": last, "never": 0.0}[rules.end]
     # A response that its generator cut off has no end to learn.
-    return Masked(trace, weights_T, choice.segment_T, end_weight, ends=trace.meta.get("finish") != "length")
+    ends = trace.meta.get("finish") != "length"
+    if not bool((weights_T > 0).any()) and not (ends and end_weight):
+        return None
+    return Masked(trace, weights_T, choice.segment_T, end_weight, ends)
 
 
 def _count_marks(trace: Trace, weights_T: Tensor, rules: Rules) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ _NUMBERS = (
     "copy_share",
     "evaluations",
 )
+_SCORES = ("strength", "share", "consistency", "excess")
 
 
 def response_hash(trace: Trace) -> str:
@@ -81,21 +84,30 @@ def attribution_of(row: Row) -> Attribution:
 
 
 def selection_row(trace: Trace, segments: Segments, scores: SegmentScores, selection: Selection) -> Row:
+    """Of a token measure every token is a segment, and ``segment`` the one of the trace's that it lies in."""
+    pieces = segments if scores.segment_T is None else segments.by_token
     return {
-        **segments_row(trace, segments),
+        **segments_row(trace, pieces),
         "keep": selection.keep_S.tolist(),
         "reason": list(selection.reason_S),
-        "strength": scores.strength_S.tolist(),
-        "share": scores.share_S.tolist(),
-        "consistency": scores.consistency_S.tolist(),
+        **{name: getattr(scores, f"{name}_S").tolist() for name in _SCORES},
+        "segment": [] if scores.segment_T is None else scores.segment_T.tolist(),
+        "error": None,
     }
 
 
+def failed_selection_row(trace: Trace, segments: Segments, error: str) -> Row:
+    """A trace without scores: nothing is kept of it, for the reason given."""
+    none = {name: [0.0] * len(segments) for name in _SCORES}
+    keep: Row = {"keep": [False] * len(segments), "reason": ["dropped"] * len(segments)}
+    return {**segments_row(trace, segments), **keep, **none, "segment": [], "error": error}
+
+
 def scores_of(row: Row) -> SegmentScores:
-    segments = segments_of(row)
-    names = {"strength_S": "strength", "share_S": "share", "consistency_S": "consistency"}
-    columns = {field: torch.tensor(row[name], dtype=torch.float64) for field, name in names.items()}
-    return SegmentScores(**columns, tokens_S=segments.tokens_S, thought_S=segments.thought_S)
+    pieces = segments_of(row)
+    columns = {f"{name}_S": torch.tensor(row[name], dtype=torch.float64) for name in _SCORES}
+    segment_T = torch.tensor(row["segment"]) if len(row["segment"]) else None
+    return SegmentScores(**columns, tokens_S=pieces.tokens_S, thought_S=pieces.thought_S, segment_T=segment_T)
 
 
 def selection_of(row: Row) -> Selection:
@@ -105,3 +117,17 @@ def selection_of(row: Row) -> Selection:
 def made_by(selections: str | Path) -> Path:
     """Where the note stands that says by which measure and thresholds they were made."""
     return Path(selections).with_suffix(".json")
+
+
+def how_made(selections: str | Path) -> Row:
+    """What that note says; nothing where there is none."""
+    note = made_by(selections)
+    return json.loads(note.read_text()) if note.exists() else {}
+
+
+def traces_hash(traces: Iterable[Trace]) -> str:
+    """A hash of what is asked and answered, in order."""
+    digest = hashlib.sha256()
+    for trace in traces:
+        digest.update(json.dumps([trace.id, trace.problem, trace.response, trace.answer]).encode())
+    return digest.hexdigest()[:16]

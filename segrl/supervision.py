@@ -30,6 +30,7 @@ class Supervision:
     examples: list[Example] = field(default_factory=list)
     too_long: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
     truncated: list[str] = field(default_factory=list)
     makers: list[int] = field(default_factory=lambda: [0, 0])
     ours: list[int] = field(default_factory=lambda: [0, 0])
@@ -41,6 +42,8 @@ class Supervision:
             found.append(f"{len(self.too_long)} too long and dropped ({_some(self.too_long)})")
         if self.truncated:
             found.append(f"{len(self.truncated)} too long and cut at a segment boundary ({_some(self.truncated)})")
+        if self.failed:
+            found.append(f"{len(self.failed)} whose attribution failed, dropped ({_some(self.failed)})")
         if self.empty:
             found.append(f"{len(self.empty)} without a kept token and dropped ({_some(self.empty)})")
         if self.makers[1]:
@@ -71,16 +74,22 @@ def supervise(
     """
     done = Supervision()
     for trace in traces:
-        own = trace if spelled_by(tokenizer, trace) else tokenize(trace, tokenizer, template)
+        row = None if selections is None else _row_of(trace, selections)
+        if row and row["error"]:
+            done.failed.append(trace.id)
+            continue
+        own = trace if spelled_by(tokenizer, trace) else respelled(trace, tokenizer, template)
         choice: Choice | None = None
-        if selections is None:
+        if row is None:
             choice = everything(own, rules)
         else:
-            row, counted = _row_of(trace, selections), _counted_by(trace, own, maker, template)
+            counted = _counted_by(trace, own, maker, template)
             segments, selection = _selected(counted, row, select)
             if rules.mode != "pruned":
-                choice = Choice(_weights(row, segments, selection, rules), _onto(own, counted, segments))
-                _count(done, own, counted, segments, selection, choice)
+                piece_T = _onto(own, counted, segments)
+                choice = Choice(_weights(row, segments, selection, rules)[piece_T], _within(row, segments)[piece_T])
+                if counted is not own:
+                    _count(done, selection.keep_S[segments.index_T], selection.keep_S[piece_T])
             elif bool(selection.keep_S.any()):
                 own = tokenize(_pruned(own, counted, segments, selection), tokenizer, template)
                 choice = everything(own, rules)
@@ -99,6 +108,16 @@ def spelled_by(tokenizer, trace: Trace) -> bool:
     # Models of one family share their words but not their special tokens, so the prompt is asked too.
     prompt = tokenizer.decode(trace.prompt_ids.tolist())
     return decode(trace.response_ids, tokenizer)[0] == trace.response and prompt_hash(prompt) == trace.prompt_hash
+
+
+def respelled(trace: Trace, tokenizer, template: str) -> Trace:
+    """The trace in this tokenizer's tokens; what others wrote into it stays theirs, by each token's first character."""
+    own = tokenize(trace, tokenizer, template)
+    if trace.trainable_T is None or bool(trace.trainable_T.all()):
+        return own
+    each = Segments(tuple(range(trace.tokens + 1)))
+    token_T = project(each, trace.offsets_T, own.offsets_T, _shift(own, trace))
+    return replace(own, trainable_T=trace.trainable_T[token_T])
 
 
 def _counted_by(trace: Trace, own: Trace, maker, template: str) -> Trace:
@@ -142,7 +161,7 @@ def everything(trace: Trace, rules: Rules) -> Choice:
     from segrl.segmentation import segment
 
     segments = segment(trace) if rules.too_long == "truncate" else Segments((0, trace.tokens))
-    return Choice(torch.ones(len(segments)), segments.index_T)
+    return Choice(torch.ones(trace.tokens), segments.index_T)
 
 
 def _selected(counted: Trace, row: Row, select: Mapping[str, Any] | None) -> tuple[Segments, Selection]:
@@ -177,6 +196,11 @@ def _onto(own: Trace, counted: Trace, segments: Segments) -> torch.Tensor:
     return project(segments, counted.offsets_T, own.offsets_T, _shift(own, counted))
 
 
+def _within(row: Row, segments: Segments) -> torch.Tensor:
+    """Where each may be cut: by the segments themselves, or those that a token measure's tokens lie in."""
+    return torch.tensor(row["segment"]) if len(row["segment"]) else torch.arange(len(segments))
+
+
 def _pruned(own: Trace, counted: Trace, segments: Segments, selection: Selection) -> Trace:
     """The text of the kept segments, behind what ``own`` says before the text that they were made for."""
     from segrl.pruning import prune
@@ -187,14 +211,11 @@ def _pruned(own: Trace, counted: Trace, segments: Segments, selection: Selection
     return replace(shorter, response=own.response[: max(0, _shift(own, counted))] + shorter.response)
 
 
-def _count(
-    done: Supervision, own: Trace, counted: Trace, segments: Segments, selection: Selection, choice: Choice
-) -> None:
+def _count(done: Supervision, makers_T: torch.Tensor, ours_T: torch.Tensor) -> None:
     """How many tokens a projection kept, by either tokenizer."""
-    if counted is not own:
-        for into, segment_T in ((done.makers, segments.index_T), (done.ours, choice.segment_T)):
-            into[0] += int(selection.keep_S[segment_T].sum())
-            into[1] += len(segment_T)
+    for into, keep_T in ((done.makers, makers_T), (done.ours, ours_T)):
+        into[0] += int(keep_T.sum())
+        into[1] += len(keep_T)
 
 
 def _shift(own: Trace, counted: Trace) -> int:

@@ -23,7 +23,7 @@ def choice(given: Trace, keep: str) -> Choice:
     """``keep`` is a 1 or 0 for each segment."""
     segments = segrl.segment(given)
     assert len(segments) == len(keep)
-    return Choice(torch.tensor([float(one) for one in keep]), segments.index_T)
+    return Choice(torch.tensor([float(one) for one in keep])[segments.index_T], segments.index_T)
 
 
 def counted(masked) -> str:
@@ -73,6 +73,18 @@ def test_where_nothing_is_kept_there_is_no_row():
     assert mask(trace(), choice(trace(), "0000"), Rules()) is None
 
 
+def test_where_the_rules_leave_nothing_of_what_is_kept_there_is_no_row():
+    """Kept are ``</think>`` and the box alone, and neither counts: a mask of zeros would make the batch's loss NaN."""
+    given = trace("First.\n</think>\\boxed{7}")
+    never = {"think_end": "never", "boxed": "never"}
+    assert mask(given, choice(given, "01"), Rules(end="never", **never)) is None
+    assert counted(mask(given, choice(given, "01"), Rules(end="always", **never))) == ""  # its end alone counts
+    assert (
+        mask(trace("First.\n</think>\\boxed{7}", meta={"finish": "length"}), choice(given, "01"), Rules(**never))
+        is None
+    )
+
+
 def test_tokens_that_others_wrote_never_count():
     given = trace()
     trainable_T = torch.arange(given.tokens) % 2 == 0
@@ -118,7 +130,7 @@ def test_each_label_counts_as_its_own_segment_says(pieces, random, normalise):
     given = trace("".join(pieces))
     segments = segrl.segment(given)
     keep = [random.random() < 0.5 for _ in range(len(segments))]
-    masked = mask(given, Choice(torch.tensor(keep).float(), segments.index_T), Rules(**RAW))
+    masked = mask(given, Choice(torch.tensor(keep).float()[segments.index_T], segments.index_T), Rules(**RAW))
     if not any(keep):
         assert masked is None
         return

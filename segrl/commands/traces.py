@@ -80,7 +80,9 @@ def select(config: DictConfig) -> None:
             "select by. With confidence_gain that is a model that never gets the answer right"
         )
     shorter = [prune(one.trace, one.segments, one.selection) for one in found] if config.pruned else []
-    write_rows(out, [_row(one) for one in found])
+    failed = list(_failed(config))
+    rows = [records.selection_row(one.trace, one.segments, one.scores, one.selection) for one in found]
+    write_rows(out, rows + [records.failed_selection_row(*one) for one in failed])
     write_text(records.made_by(out), how_selected(config))
     if config.pruned:
         save_traces(shorter, config.pruned)
@@ -88,13 +90,18 @@ def select(config: DictConfig) -> None:
     total = sum(one.trace.tokens for one in found)
     flat = sum(float(one.scores.share_S.sum()) == 0 for one in found)
     nothing = f", {flat} traces without a segment above zero" if flat else ""
+    nothing += f", nothing of {len(failed)} traces whose attribution failed" if failed else ""
     print(f"{len(found)} traces, {kept} of {total} tokens kept ({100 * kept / total:.0f}%){nothing} -> {out}")
 
 
 def how_selected(config: DictConfig) -> str:
-    """The note beside the selections, from which the card of a model trained on them is written."""
+    """The note beside the selections: what they are of, and what the card of a model trained on them says of them."""
+    from segrl.data import load_traces
+
     how = {"measure": config.measure, **plain(config.measure_options), **plain(config.selection)}
-    return json.dumps({**how, "attributor": attributor(config)["path"]}, indent=1) + "\n"
+    traces = load_traces(config.traces, limit=config.limit, require_response=True)
+    of = {"attributor": attributor(config)["path"], "template": config.template, "traces": records.traces_hash(traces)}
+    return json.dumps({**how, **of}, indent=1) + "\n"
 
 
 class Selected(NamedTuple):
@@ -112,12 +119,6 @@ def _selected(evidence: Evidence, segments: Segments, config: DictConfig) -> Sel
     return Selected(evidence.trace, segments, scores, choose(scores, **plain(config.selection)))
 
 
-def _row(one: Selected) -> records.Row:
-    """Of a token measure the row has every token as a segment of its own: who masks by segments masks tokens."""
-    pieces = one.segments if one.scores.segment_T is None else one.segments.by_token
-    return records.selection_row(one.trace, pieces, one.scores, one.selection)
-
-
 def _evidence(config: DictConfig) -> Iterator[tuple[Evidence, Segments]]:
     """What the measure reads: from ``attributions`` where given, else computed by the attributor."""
     from segrl.importance import measure_of
@@ -126,11 +127,24 @@ def _evidence(config: DictConfig) -> Iterator[tuple[Evidence, Segments]]:
     found: Iterator[Evidence]
     if not needs:
         found = (Evidence(trace) for trace in tokenised(config))
-    elif config.attributions and needs == ("ig",):
+    elif _reads_saved(config):
         found = _saved_evidence(config)
     else:
         found = _computed_evidence(config, needs)
     return ((evidence, evidence.segments or segments_of(evidence.trace, config)) for evidence in found)
+
+
+def _reads_saved(config: DictConfig) -> bool:
+    from segrl.importance import measure_of
+
+    return bool(config.attributions) and measure_of(config.measure).needs == ("ig",)
+
+
+def _failed(config: DictConfig) -> Iterator[tuple[Trace, Segments, str]]:
+    """The traces that `segrl attribute` has given up, with its reason."""
+    errors = {row["id"]: row["error"] for row in read_shards(config.attributions)} if _reads_saved(config) else {}
+    if any(errors.values()):
+        yield from ((one, segments_of(one, config), errors[one.id]) for one in tokenised(config) if errors[one.id])
 
 
 def _saved_evidence(config: DictConfig) -> Iterator[Evidence]:

@@ -97,10 +97,13 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
     target = Path(path)
     draft = target.with_name(f".{target.name}.partial")
     shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    yield draft
-    shutil.rmtree(target, ignore_errors=True)
-    draft.replace(target)
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        shutil.rmtree(target, ignore_errors=True)
+        draft.replace(target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from segrl.config import compose, needed
 from segrl.records import made_by
@@ -27,8 +27,8 @@ from segrl.verl.sft_stages import (
     stages_of,
     torchrun,
 )
-from segrl.verl.sft_summary import first_row, summary
-from segrl.verl.space import check_space, check_weights, full_disk
+from segrl.verl.sft_summary import check_rows, first_row, summary
+from segrl.verl.space import check_saved, check_space, check_weights, full_disk
 
 
 def main(config: DictConfig) -> int:
@@ -37,6 +37,7 @@ def main(config: DictConfig) -> int:
     config = editable(config)
     check_device(config, "sft_preset")
     check_weights(config.model.path)
+    check_saved(config)
     stages = stages_of(config)
     select_here(config, stages)
     for stage in stages:
@@ -54,22 +55,25 @@ def train(config: DictConfig, stage: Stage) -> int:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(config.model.path)
-    dataset = SelectiveDataset(config.data.train_files, tokenizer, config.data)
+    dataset = rows_of(config, "train", tokenizer)
+    check_rows(dataset, config)
+    if config.data.val_files:
+        check_rows(rows_of(config, "val", tokenizer), config)
     steps = planned_steps(len(dataset), config)
     print(summary(dataset, steps, stage), flush=True)
+    trained = (Path(config.model_out) / "config.json").exists()
+    if not trained:
+        check_space(config)
     claim(config, stage, dataset.fingerprint)
-    if (Path(config.model_out) / "config.json").exists():
+    if trained:
         print(f"stage {stage.number} is trained already: {config.model_out}")
         return 0
-    first_row(dataset)
-    check_space(config.out, config.model.path)
-    config.segrl.rows = str(Path(config.out).absolute() / f"stage-{stage.number}.safetensors")
-    save_examples(config.segrl.rows, dataset.examples)
-    mend_position(config, len(dataset))
-    code = run_verl([*torchrun(config), "-m", "verl.trainer.sft_trainer"], config, f"stage-{stage.number}")
-    if code:
-        full_disk(config.out)
-        return code
+    if executed_steps(config) < steps:
+        first_row(dataset)
+        code = run(config, stage, dataset)
+        if code:
+            full_disk(config.out)
+            return code
     done = executed_steps(config)
     if done != steps:
         print(f"segrl sft: {steps} steps were planned and {done} executed; nothing was exported")
@@ -77,6 +81,21 @@ def train(config: DictConfig, stage: Stage) -> int:
     if config.node_rank == 0:
         export(config, steps, stage, dataset)
     return 0
+
+
+def rows_of(config: DictConfig, part: str, tokenizer) -> SelectiveDataset:
+    """The rows that verl's trainer will read of ``data.train_files`` or ``data.val_files``."""
+    most = config.data.get(f"{part}_max_samples", -1)
+    return SelectiveDataset(config.data[f"{part}_files"], tokenizer, config.data, max_samples=most)
+
+
+def run(config: DictConfig, stage: Stage, dataset: SelectiveDataset) -> int:
+    """verl's trainer, from its last checkpoint where it has one; its exit code."""
+    name = f"stage-{stage.number}"
+    config.segrl.rows = str(Path(config.out).absolute() / f"{name}.safetensors")
+    save_examples(config.segrl.rows, dataset.examples)
+    mend_position(config, len(dataset))
+    return run_verl([*torchrun(config), "-m", "verl.trainer.sft_trainer"], config, name)
 
 
 def select_here(config: DictConfig, stages: list[Stage]) -> None:
@@ -89,7 +108,11 @@ def select_here(config: DictConfig, stages: list[Stage]) -> None:
     given = {"traces": config.traces, "out": out, "model_path": config.model.path, "template": config.segrl.template}
     given |= {"attributor_path": config.attributor_path, "attributions": config.attributions}
     given |= {"selection.tau": config.tau, "selection.beta": config.beta, "measure": config.measure}
-    asked = compose("select", [f"{key}={value}" for key, value in given.items() if value is not None])
+    asked = compose("select", []).copy()
+    OmegaConf.set_readonly(asked, False)
+    for key, value in given.items():
+        if value is not None:
+            OmegaConf.update(asked, key, value)
     note = made_by(out)
     if not (out.exists() and note.exists() and note.read_text() == how_selected(asked)):
         select(asked)

@@ -6,6 +6,7 @@ the file in which ``segrl sft`` leaves those of ``data.train_files``, so that no
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from torch.utils.data import Dataset
 from segrl.data import load_traces
 from segrl.loading import load_tokenizer
 from segrl.masking import Rules
+from segrl.records import how_made
+from segrl.selection import select
 from segrl.supervision import Supervision, fingerprint, load_examples, read_selections, supervise
 
 RULES = ("mode", "end", "think_end", "boxed", "too_long", "normalise", "weighting", "weighting_options")
@@ -44,10 +47,15 @@ class SelectiveDataset(Dataset):
             rules_of(settings),
             config.max_length,
             read_selections(settings.selections) if settings.mode != "full" else None,
-            load_tokenizer(settings.attributor_path) if settings.get("attributor_path") else None,
+            self._maker(settings.get("attributor_path")),
             settings.template,
             reselecting(settings),
         )
+
+    def _maker(self, attributor_path: str | None):
+        """The tokenizer that made the selections, where it is another one."""
+        maker = load_tokenizer(attributor_path) if attributor_path else None
+        return None if maker is None or same_tokens(maker, self.tokenizer) else maker
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -75,6 +83,19 @@ def rules_of(settings: DictConfig) -> Rules:
     return Rules(**{name: given[name] for name in RULES if name in given})
 
 
-def reselecting(settings: DictConfig) -> dict[str, float] | None:
-    """The options to select anew with, from the saved scores, where some are given."""
-    return {name: settings[name] for name in ("tau", "beta") if settings.get(name) is not None} or None
+def same_tokens(a, b) -> bool:
+    """Whether two tokenizers make the same ids of every text and of every conversation, as those of one family do."""
+    return a.chat_template == b.chat_template and a.backend_tokenizer.to_str() == b.backend_tokenizer.to_str()
+
+
+def reselecting(settings: DictConfig) -> dict[str, Any] | None:
+    """What to select anew with, from the saved scores, where a threshold is given: beside it what the selections were
+    made with, as far as it is known, and select's own defaults.
+    """
+    given = {name: settings[name] for name in ("tau", "beta") if settings.get(name) is not None}
+    if not given:
+        return None
+    options = {name: one.default for name, one in signature(select).parameters.items() if name != "scores"}
+    known = how_made(settings.selections)
+    options |= {name: known[name] for name in options if name in known} | given
+    return options | {"match_tokens": None} if "tau" in given else options

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import segrl
 from segrl.data.files import replacing_folder
-from segrl.records import made_by
-from segrl.verl.sft_dataset import SelectiveDataset
+from segrl.records import how_made
+from segrl.verl.sft_dataset import SelectiveDataset, reselecting
 from segrl.verl.sft_stages import Stage
 from segrl.verl.space import weight_files
 
@@ -28,12 +29,25 @@ def export(config: DictConfig, steps: int, stage: Stage, dataset: SelectiveDatas
     if not weight_files(saved):
         raise FileNotFoundError(f"verl ended well, but there is no model in {saved}; is hf_model saved?")
     model = Path(config.model_out)
-    with replacing_folder(model) as draft:
-        shutil.copytree(saved, draft, dirs_exist_ok=True)
-        finish_weights(draft, base_dtype(config.model.path), config.model.lora_alpha)
-        dataset.tokenizer.save_pretrained(draft)
-        (draft / "README.md").write_text(card(config, steps, stage, dataset))
+    try:
+        with replacing_folder(model) as draft:
+            shutil.copytree(saved, draft, dirs_exist_ok=True)
+            finish_weights(draft, base_dtype(config.model.path), lora_alpha(config))
+            dataset.tokenizer.save_pretrained(draft)
+            (draft / "README.md").write_text(card(config, steps, stage, dataset))
+    except (OSError, SafetensorError) as error:
+        why = error.args[0][0][-1] if isinstance(error, shutil.Error) else error
+        raise OSError(f"{model} was not written ({why}); its checkpoint stays, the same command exports it") from error
     return model
+
+
+def lora_alpha(config: DictConfig) -> float:
+    """The scale that the adapters were trained with; where training began from given ones, verl takes theirs."""
+    if config.model.lora_adapter_path is None:
+        return config.model.lora_alpha
+    from peft import PeftConfig
+
+    return PeftConfig.from_pretrained(config.model.lora_adapter_path).lora_alpha
 
 
 def finish_weights(folder: Path, dtype: torch.dtype | None, alpha: float) -> None:
@@ -74,9 +88,12 @@ def merged_weights(weights: dict[str, Tensor], alpha: float) -> dict[str, Tensor
 
 def card(config: DictConfig, steps: int, stage: Stage, dataset: SelectiveDataset) -> str:
     """A model card: what was trained on what, and how."""
+    earlier = [Stage(**one) for one in config.stages[: stage.number - 1]]
+    weighting = f", weighed by the rule {config.segrl.weighting}" if stage.mode == "soft" else ""
     facts = {
         "trained from": config.base_model,
-        "stage": f"{stage.number}, mode {stage.mode}",
+        **{f"stage {one.number}": f"mode {one.mode}, {one.epochs} epochs, learning rate {one.lr}" for one in earlier},
+        f"stage {stage.number}": f"mode {stage.mode}{weighting}",
         "data": f"{config.traces} ({len(dataset)} traces, hash {dataset.fingerprint})",
         **({"selections": "none: the whole response counts"} if stage.mode == "full" else selected(config)),
         "tokens": f"{dataset.kept} of {dataset.tokens} response tokens kept ({dataset.kept / dataset.tokens:.1%})",
@@ -94,8 +111,6 @@ def card(config: DictConfig, steps: int, stage: Stage, dataset: SelectiveDataset
 
 def selected(config: DictConfig) -> dict[str, object]:
     """How the selections came about, as far as it is known."""
-    note = made_by(Path(config.selections))
-    how = json.loads(note.read_text()) if note.exists() else {}
-    given = {name: config[name] for name in ("tau", "beta") if config[name] is not None}
     unknown = dict.fromkeys(("measure", "tau", "beta"), "as in the selections")
-    return {"selections": config.selections, **unknown, **how, **given}
+    again = reselecting(config.segrl) or {}
+    return {"selections": config.selections, **unknown, **how_made(config.selections), **again}

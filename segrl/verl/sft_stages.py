@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,11 @@ from segrl.resolving import near
 
 KEYS = ("mode", "epochs", "lr", "steps")
 TRACKER = "latest_checkpointed_iteration.txt"  # verl's, written last
-# What may differ between a start and its resumption.
-FREE = ("out", "model_out", "node_rank", "trainer.default_local_dir", "trainer.resume_mode", "trainer.logger")
+# What may differ between a start and its resumption: where it runs and what it keeps, but not what is trained.
+PLACES = ("out", "model_out", "node_rank", "master", "trainer.default_local_dir", "trainer.logger")
+KEPT = ("trainer.resume_mode", "trainer.save_freq", "trainer.test_freq", "trainer.max_ckpt_to_keep")
+SIZES = ("data.num_workers", "data.max_token_len_per_gpu", "model.enable_gradient_checkpointing")
+FREE = (*PLACES, *KEPT, *SIZES, "trainer.project_name", "trainer.experiment_name")
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,9 @@ def stage_config(config: DictConfig, stage: Stage, stages: list[Stage]) -> DictC
     one.trainer.default_local_dir = str(Path(config.trainer.default_local_dir).absolute() / f"stage-{stage.number}")
     one.model_out = str(model_folder(config, stage, stages))
     one.base_model = config.model_path
+    one.stages = [asdict(each) for each in stages]
+    if stage.number > 1:
+        one.model.lora_adapter_path = None  # merged into the model that the last stage exported
     return one
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import groupby
 
+from omegaconf import DictConfig
 from rich.text import Text
 
 from segrl.report import draw
@@ -13,10 +14,21 @@ from segrl.verl.sft_stages import Stage
 SHOWN = 1500  # tokens of a row
 
 
+def check_rows(dataset: SelectiveDataset, config: DictConfig) -> None:
+    """Refuse rows of which nothing would be trained, and one that verl's micro-batches could not hold."""
+    notes = "".join(f"; {note}" for note in dataset.notes)
+    if not len(dataset):
+        raise ValueError(f"no token of any trace is kept: nothing would be trained{notes}")
+    longest = max(len(one.ids_L) for one in dataset.examples)
+    room = config.data.max_token_len_per_gpu * config.engine.get("ulysses_sequence_parallel_size", 1)
+    if config.data.use_dynamic_bsz and longest > room:
+        raise ValueError(
+            f"the longest row has {longest} tokens, a micro-batch holds {room}; raise data.max_token_len_per_gpu, "
+            "or lower data.max_length with segrl.too_long=drop or truncate"
+        )
+
+
 def summary(dataset: SelectiveDataset, steps: int, stage: Stage) -> str:
-    if dataset.kept == 0:
-        notes = "".join(f"; {note}" for note in dataset.notes)
-        raise ValueError(f"no token of {len(dataset)} traces is kept: nothing would be trained{notes}")
     head = (
         f"stage {stage.number}, {stage.mode} SFT: {len(dataset)} traces, {dataset.tokens} response tokens, "
         f"{dataset.kept} of them kept ({dataset.kept / dataset.tokens:.1%}), {steps} steps"

@@ -6,7 +6,11 @@ import shutil
 import sys
 from pathlib import Path
 
-BYTES = 4 + 8 + 4  # of one parameter in a checkpoint: float32, Adam's two moments, and once more for Hugging Face
+from omegaconf import DictConfig
+
+# Of one parameter in a checkpoint: float32, Adam's two moments, and once more for Hugging Face.
+BYTES = {"model": 4, "optimizer": 8, "hf_model": 4}
+EXPORTED = 4  # of one parameter in the exported model, at most
 FULL = 64 * 2**20  # bytes left on a disk that is as good as full
 
 
@@ -25,20 +29,32 @@ def check_weights(model_path: str) -> None:
         )
 
 
+def check_saved(config: DictConfig) -> None:
+    """Refuse a training whose checkpoints would hold no model to export."""
+    saved = list(config.checkpoint.save_contents)
+    if "hf_model" not in saved:
+        raise ValueError(f"checkpoint.save_contents={saved} has no hf_model, from which the trained model is exported")
+
+
 def weight_files(folder: Path) -> list[Path]:
     return [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
 
 
-def check_space(out: str, model_path: str) -> None:
-    """Refuse to start where not one checkpoint of a local model would find room."""
-    folder = Path(model_path).expanduser()
+def check_space(config: DictConfig) -> None:
+    """Refuse to start where a local model's checkpoint, and the model exported from it, would find no room."""
+    folder, place = Path(config.model.path).expanduser(), Path(config.trainer.default_local_dir)
     if not folder.is_dir():
         return
-    needed, free = BYTES * parameters(folder), shutil.disk_usage(out).free
-    if free < needed:
+    saved = [name for name in config.checkpoint.save_contents if name in BYTES]
+    if config.model.lora_rank:
+        saved = [name for name in saved if name != "optimizer"]  # the adapters' alone, which is little
+    needed = (sum(BYTES[name] for name in saved) + EXPORTED) * parameters(folder)
+    there = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())  # of a training that goes on
+    free = shutil.disk_usage(next(one for one in (place, *place.absolute().parents) if one.exists())).free
+    if free < needed - there:
         raise OSError(
-            f"a checkpoint takes about {_size(needed)}, {out} has {_size(free)} left; make room, give another out=, or "
-            "leave the optimizer out with checkpoint.save_contents=[model,extra,hf_model]"
+            f"a checkpoint and the exported model take about {_size(needed)}, {place} has {_size(free)} left; make "
+            "room, give another out=, or leave the optimizer out with checkpoint.save_contents=[model,extra,hf_model]"
         )
 
 

@@ -1,5 +1,6 @@
 """The rows that verl's SFT trainer reads, from files of traces and selections."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import segrl
 from segrl import Trace
 from segrl.data import save_traces, write_rows
 from segrl.importance import from_strength
-from segrl.records import selection_row
+from segrl.importance.aggregation import token_scores
+from segrl.records import failed_selection_row, selection_row
 from segrl.supervision import save_examples
-from segrl.verl.sft_dataset import SelectiveDataset
+from segrl.verl.sft_dataset import SelectiveDataset, reselecting
 
 RESPONSE = "First, 3 + 4 = 7.\n\nWait, so 7.\n\nHowever, 7.\n</think>\nthe answer is \\boxed{7}."
 TOKENIZER = byte_level_tokenizer()
@@ -145,6 +147,29 @@ def test_a_prompt_that_opens_the_thought_and_one_that_does_not_see_the_same_segm
     assert "<think>\nFirst" in TOKENIZER.decode(one["input_ids"])
 
 
+def test_a_tokenizer_of_the_same_family_needs_no_projection(tmp_path, monkeypatch):
+    monkeypatch.setattr("segrl.verl.sft_dataset.load_tokenizer", lambda path: byte_level_tokenizer())
+    found = dataset(tmp_path, traces(1), [selected(traces(1)[0], "1011")], attributor_path="maker")
+    assert not found.notes
+    other = byte_level_tokenizer(chat_template=OPENS_THINK)  # the same words, another prompt
+    monkeypatch.setattr("segrl.verl.sft_dataset.load_tokenizer", lambda path: other)
+    [note] = dataset(tmp_path, traces(1), [selected(traces(1)[0], "1011", other)], attributor_path="maker").notes
+    assert "projected from another tokenizer" in note
+
+
+def test_what_a_tool_wrote_is_not_trained_on_in_other_tokens_either(tmp_path):
+    maker = byte_level_tokenizer(300)
+    texts = ["So I ask. ", "SECRET RESULT", " and so 7"]
+    written = [(i != 1, one) for i, text in enumerate(texts) for one in maker(text)["input_ids"]]
+    ids = {"prompt_ids": maker("What?")["input_ids"], "response_ids": [one for _, one in written]}
+    trainable_T = torch.tensor([own for own, _ in written])
+    given = Trace.from_ids(id="t", problem="p", tokenizer=maker, trainable_T=trainable_T, **ids)
+    [row] = dataset(tmp_path, [given])
+    assert "SECRET RESULT" in TOKENIZER.decode(row["input_ids"])
+    counted = TOKENIZER.decode(row["input_ids"][row["loss_mask"] > 0])
+    assert counted == "So I ask.  and so 7<|im_end|>"
+
+
 def test_words_of_one_family_in_another_models_prompt_are_made_again(tmp_path):
     """The same ids spell the response, but the prompt they stand behind is another model's."""
     other = byte_level_tokenizer(chat_template=OPENS_THINK)
@@ -172,6 +197,31 @@ def test_too_long_is_an_error_or_dropped_or_cut_and_counted(tmp_path):
         assert TOKENIZER.decode(cut[0]["input_ids"]).endswith("First, 3 + 4 = 7.\n\nWait, so 7.\n\n")
     whole = len(trace.prompt_ids) + trace.tokens + 1
     assert not dataset(tmp_path, traces(1), max_length=whole, too_long="truncate").notes
+
+
+def test_the_rows_of_a_token_measure_are_cut_at_the_traces_own_segments(tmp_path):
+    trace = segrl.tokenize(traces(1)[0], TOKENIZER)
+    segments = segrl.segment(trace)
+    scores = token_scores(torch.ones(trace.tokens), segments)
+    row = selection_row(trace, segments, scores, segrl.select(scores, tau=1.0))
+    room = len(trace.prompt_ids) + segments.boundaries[2] + 1
+    cut = dataset(tmp_path, traces(1), [row], max_length=room, too_long="truncate")
+    assert TOKENIZER.decode(cut[0]["input_ids"]).endswith("First, 3 + 4 = 7.\n\nWait, so 7.\n\n")
+
+
+def test_a_trace_whose_attribution_failed_is_dropped_and_counted(tmp_path):
+    given = [segrl.tokenize(trace, TOKENIZER) for trace in traces(2)]
+    failed = failed_selection_row(given[0], segrl.segment(given[0]), "its scores are not finite")
+    for again in ({}, {"tau": 0.5}):  # which would force its first and last thought
+        found = dataset(tmp_path, traces(2), [failed, selected(traces(2)[1], "1111")], **again)
+        assert found.notes == ["1 whose attribution failed, dropped (t0)"]
+        assert len(found) == 1
+
+
+def test_no_more_rows_than_asked_for(tmp_path):
+    config = OmegaConf.create({"max_length": 512, "segrl": {"mode": "full", "template": "chat"}})
+    save_traces(traces(3), tmp_path / "traces.jsonl")
+    assert len(SelectiveDataset(str(tmp_path / "traces.jsonl"), TOKENIZER, config, max_samples=2)) == 2
 
 
 def test_a_row_without_a_kept_token_is_dropped_and_counted(tmp_path):
@@ -209,6 +259,21 @@ def test_another_threshold_selects_anew_from_the_saved_scores(tmp_path):
     again = dataset(tmp_path, traces(1), [row | {"share": [0.0, 0.0, 1.0, 0.0], "strength": [0.0, 0, 1, 0]}], tau=0.1)
     assert fewer.kept == trace.tokens + 1
     assert again.kept == trace.tokens + 1 - int(segments.tokens_S[1])
+
+
+def test_another_threshold_leaves_the_rest_as_the_selections_were_made(tmp_path):
+    """Selected with beta 1 and nothing forced; by select's own 0.8 the second, of consistency 0.9, would go."""
+    trace = segrl.tokenize(traces(1)[0], TOKENIZER)
+    segments = segrl.segment(trace)
+    scores = from_strength(torch.tensor([1.0, 3.0, 2.0, 0.0]), segments, torch.tensor([0.0, 0.9, 0.9, 0.0]).double())
+    row = selection_row(trace, segments, scores, segrl.select(scores))
+    note = {"measure": "ig", "tau": 0.9, "beta": 1.0, "force": [], "match_tokens": 0.45, "attributor": "a"}
+    (tmp_path / "selections.json").write_text(json.dumps(note))
+    found = dataset(tmp_path, traces(1), [row], tau=0.5, end="never", think_end="segment", boxed="segment")
+    assert found.kept == int(segments.tokens_S[1] + segments.tokens_S[3])  # the second alone, and the answer
+    options = reselecting(OmegaConf.create({"selections": str(tmp_path / "selections.parquet"), "beta": 0.5}))
+    kept = {"tau": 0.9, "beta": 0.5, "force": [], "match_tokens": 0.45}
+    assert options == {**kept, "beta_min_tokens": 1, "consistency": "plain"}
 
 
 def test_saved_rows_are_the_rows(tmp_path):

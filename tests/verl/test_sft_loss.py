@@ -105,7 +105,9 @@ def rows_of(keep, tokenizer, n: int = 2) -> list[Example]:
         segments = segrl.segment(trace)
         weights_S = torch.tensor([float(keep(s)) for s in range(len(segments))])
         rules = Rules(end="segment", think_end="segment", boxed="segment")
-        rows.append(example(mask(trace, Choice(weights_S, segments.index_T), rules), tokenizer.eos_token_id))
+        rows.append(
+            example(mask(trace, Choice(weights_S[segments.index_T], segments.index_T), rules), tokenizer.eos_token_id)
+        )
     return rows
 
 

@@ -2,24 +2,29 @@
 
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from composed import changed
 from omegaconf import OmegaConf
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from segrl import toy
 from segrl.data import read_rows, save_traces
-from segrl.masking import Example
+from segrl.masking import Example, Rules
+from segrl.supervision import read_selections, supervise
 from segrl.verl.launch import _end_with_parent
 from segrl.verl.sft import main, select_here, train
-from segrl.verl.sft_export import export, finish_weights, selected
+from segrl.verl.sft_export import card, export, finish_weights, lora_alpha, selected
 from segrl.verl.sft_stages import (
     Stage,
     claim,
@@ -31,7 +36,7 @@ from segrl.verl.sft_stages import (
     torchrun,
 )
 from segrl.verl.sft_summary import lit, summary
-from segrl.verl.space import BYTES, check_space, check_weights, full_disk, parameters
+from segrl.verl.space import check_saved, check_space, check_weights, full_disk, parameters
 
 TWO = "stages=[{mode: full, epochs: 7, lr: 1.5e-5}, {mode: selective, epochs: 4, lr: 8e-6}]"
 
@@ -125,6 +130,48 @@ def test_a_position_saved_at_the_end_of_an_epoch_is_not_gone_on_from(tmp_path, s
     assert (saved / "data_0.pt").exists() == left
 
 
+def test_what_is_trained_but_not_exported_is_exported_without_another_step(tmp_path, monkeypatch):
+    """Three of four steps: verl asks whether it is done only after a step, and would take the fourth."""
+    save_traces(toy.sample_traces(4, seed=0), tmp_path / "traces.jsonl")
+    three = ["data.train_batch_size=2", "trainer.total_epochs=2", "trainer.total_training_steps=3"]
+    config = sft_config(tmp_path, "mode=full", *three)
+    saved = tmp_path / "checkpoints" / "stage-1" / "global_step_3" / "huggingface"
+    shutil.copytree(toy.MODEL_PATH, saved)
+    (saved.parents[1] / "latest_checkpointed_iteration.txt").write_text("3")
+    monkeypatch.setattr("segrl.verl.sft.run_verl", lambda *_: pytest.fail("verl was started"))
+    stages = stages_of(config)
+    assert train(stage_config(config, stages[0], stages), stages[0]) == 0
+    assert (tmp_path / "model" / "model.safetensors").exists()
+    assert "| steps | 3 in 2 epochs" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_a_disk_that_fills_while_exporting_leaves_nothing_half_written(tmp_path):
+    """By the kernel's own limit on the size of a file. Saved in half precision, the weights grow when they are cast."""
+    saved = tmp_path / "checkpoints" / "stage-1" / "global_step_2" / "huggingface"
+    shutil.copytree(toy.MODEL_PATH, saved)
+    config = sft_config(tmp_path, "mode=full")
+    [stage] = stages_of(config)
+    config = stage_config(config, stage, [stage])
+    whole = (saved / "model.safetensors").stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for size in (whole // 4, 3 * whole // 4):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            with pytest.raises(OSError, match=r"model was not written \(.*File too large.*\); its checkpoint stays"):
+                export(config, 2, stage, rows([0.0, 1.0]))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert sorted(one.name for one in tmp_path.iterdir()) == ["checkpoints"]
+        half = {name: one.half() for name, one in load_file(saved / "model.safetensors").items()}
+        save_file(half, saved / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_where_a_training_runs_and_what_it_keeps_may_change(tmp_path):
+    stage = Stage(1, "full", 4, 1e-3)
+    claim(sft_config(tmp_path), stage, "data")
+    claim(sft_config(tmp_path, "trainer.max_ckpt_to_keep=1", "master=other:29500", "data.num_workers=2"), stage, "data")
+
+
 def test_another_training_may_not_go_on_in_the_same_folder(tmp_path):
     stage = Stage(1, "full", 4, 1e-3)
     claim(sft_config(tmp_path), stage, "data")
@@ -171,15 +218,37 @@ def rows(*masks) -> Rows:
     return Rows([Example(torch.arange(len(one)), torch.tensor(one), 1) for one in masks], ["1 too long (t)"])
 
 
-def test_the_summary_counts_and_refuses_an_empty_mask(tmp_path):
+def test_the_summary_counts():
     stage = Stage(1, "selective", 1, 1e-3)
     said = summary(rows([0.0, 1.0, 0.0], [0.0, 1.0]), 6, stage)
     assert said.splitlines() == [
         "stage 1, selective SFT: 2 traces, 3 response tokens, 2 of them kept (66.7%), 6 steps",
         "  1 too long (t)",
     ]
-    with pytest.raises(ValueError, match=r"no token of 1 traces is kept: nothing would be trained; 1 too long"):
-        summary(rows([0.0, 0.0]), 6, stage)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (
+            ["segrl.too_long=drop", "data.max_length=20"],
+            "no token of any trace is kept: nothing .*; 4 too long",
+        ),
+        (
+            ["data.max_token_len_per_gpu=60"],
+            r"the longest row has \d+ tokens, a micro-batch holds 60; raise data",
+        ),
+        (["data.max_token_len_per_gpu=30", "engine.ulysses_sequence_parallel_size=2"], "a micro-batch holds 60"),
+        (["data.val_files=none.jsonl"], "none.jsonl"),
+    ],
+)
+def test_rows_that_verl_would_fail_on_are_refused_before_it_starts(tmp_path, overrides, sentence):
+    save_traces(toy.sample_traces(4, seed=0), tmp_path / "traces.jsonl")
+    config = sft_config(tmp_path, "mode=full", "data.train_batch_size=2", *overrides)
+    stages = stages_of(config)
+    with pytest.raises((ValueError, OSError), match=sentence):
+        train(stage_config(config, stages[0], stages), stages[0])
+    assert not (tmp_path / "stage-1.json").exists()  # corrected, the same folder serves
 
 
 def test_kept_tokens_are_lit():
@@ -215,6 +284,27 @@ def test_without_selections_they_are_made_once_and_again_when_asked_for_others(t
     assert json.loads((tmp_path / "selections.json").read_text())["tau"] == 0.9
 
 
+def test_selections_are_made_again_for_other_traces(tmp_path):
+    traces = toy.sample_traces(3, seed=0)
+    for given in (traces[:2], traces, [*traces[:2], replace(traces[2], response=traces[1].response)]):
+        save_traces(given, tmp_path / "traces.jsonl")
+        config = sft_config(tmp_path, "measure=length")
+        select_here(config, stages_of(config))
+        assert len(read_rows(config.selections)) == len(given)
+        supervise(given, toy.load_model()[1], Rules(), selections=read_selections(config.selections))
+
+
+def test_any_template_and_any_path_reach_the_selection(tmp_path):
+    """Which Hydra would read as its own grammar where they stood in an override."""
+    folder = tmp_path / "a=b, [c]"
+    folder.mkdir()
+    save_traces(toy.sample_traces(2, seed=0), folder / "traces.jsonl")
+    config = sft_config(tmp_path, "measure=length")
+    config.traces, config.out, config.segrl.template = str(folder / "traces.jsonl"), str(folder), "Q: {problem} A:"
+    select_here(config, stages_of(config))
+    assert len(read_rows(folder / "selections.parquet")) == 2
+
+
 def test_where_every_stage_is_full_nothing_is_selected(tmp_path):
     config = sft_config(tmp_path, "mode=full")
     select_here(config, stages_of(config))
@@ -222,15 +312,25 @@ def test_where_every_stage_is_full_nothing_is_selected(tmp_path):
 
 
 def test_the_card_says_how_the_selections_came_about(tmp_path):
-    given = sft_config(tmp_path, f"selections={tmp_path / 'selections.parquet'}", "tau=0.5")
-    assert selected(given) == {
-        "selections": str(tmp_path / "selections.parquet"),
-        "measure": "as in the selections",
-        "tau": 0.5,
-        "beta": "as in the selections",
-    }
-    (tmp_path / "selections.json").write_text(json.dumps({"measure": "ig", "tau": 0.7, "beta": 0.8}))
-    assert [selected(given)[name] for name in ("measure", "tau", "beta")] == ["ig", 0.5, 0.8]
+    path = f"selections={tmp_path / 'selections.parquet'}"
+    as_they_are, anew = sft_config(tmp_path, path), sft_config(tmp_path, path, "tau=0.5")
+
+    def thresholds(config):
+        return [selected(config)[name] for name in ("measure", "tau", "beta")]
+
+    assert thresholds(as_they_are) == ["as in the selections"] * 3
+    assert thresholds(anew) == ["as in the selections", 0.5, 0.8]  # beside the one given, select's own
+    (tmp_path / "selections.json").write_text(json.dumps({"measure": "ig", "tau": 0.7, "beta": 1.0}))
+    assert thresholds(as_they_are) == ["ig", 0.7, 1.0]
+    assert thresholds(anew) == ["ig", 0.5, 1.0]
+
+
+def test_the_card_names_every_stage(tmp_path):
+    config = sft_config(tmp_path, TWO.replace("selective", "soft"), f"selections={tmp_path / 's.parquet'}")
+    stages = stages_of(config)
+    said = card(stage_config(config, stages[1], stages), 6, stages[1], rows([0.0, 1.0]))
+    assert "| stage 1 | mode full, 7 epochs, learning rate 1.5e-05 |" in said
+    assert "| stage 2 | mode soft, weighed by the rule linear |" in said
 
 
 def test_a_killed_command_leaves_no_training_behind():
@@ -272,10 +372,23 @@ def test_a_disk_without_room_for_a_checkpoint_is_refused(tmp_path, monkeypatch):
     model = toy.load_model()[0]
     tied = {id(one): one.numel() for one in model.parameters()}
     assert parameters(toy.MODEL_PATH) == sum(tied.values())
-    usage = type("Usage", (), {"free": BYTES * sum(tied.values()) - 1})
-    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-    with pytest.raises(OSError, match=r"a checkpoint takes about 16 MiB, .* has 16 MiB left; make room"):
-        check_space(str(tmp_path), str(toy.MODEL_PATH))
+    free = {"": 20, "checkpoint.save_contents=[model,extra,hf_model]": 12, "model.lora_rank=4": 12}  # bytes a parameter
+    for override, each in free.items():
+        config = sft_config(tmp_path, *filter(None, [override]))
+        usage = type("Usage", (), {"free": each * sum(tied.values())})
+        monkeypatch.setattr("shutil.disk_usage", lambda _, usage=usage: usage)
+        check_space(config)
+        usage.free -= 1
+        with pytest.raises(OSError, match=r"checkpoint and the exported model take about \d+ MiB, .* left; make room"):
+            check_space(config)
+    (tmp_path / "checkpoints" / "stage-1").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "stage-1" / "model.pt").write_bytes(b"0")
+    check_space(config)  # the byte that is missing is there already
+
+
+def test_checkpoints_without_a_model_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"save_contents=\['model', 'extra'\] has no hf_model"):
+        check_saved(sft_config(tmp_path, "checkpoint.save_contents=[model,extra]"))
 
 
 def test_a_failure_on_a_full_disk_says_so(tmp_path, monkeypatch, capsys):
@@ -293,6 +406,15 @@ def test_without_a_model_there_is_nothing_to_export(tmp_path):
 
 
 # --- adapters --------------------------------------------------------------------------------------------------------
+
+
+def test_given_adapters_keep_their_scale_and_are_applied_once(tmp_path):
+    LoraConfig(r=4, lora_alpha=32).save_pretrained(tmp_path)
+    config = sft_config(tmp_path, TWO, "model.lora_rank=4", f"model.lora_adapter_path={tmp_path}")
+    stages = stages_of(config)
+    one, two = (stage_config(config, stage, stages) for stage in stages)
+    assert (lora_alpha(one), lora_alpha(two)) == (32, 16)
+    assert (one.model.lora_adapter_path, two.model.lora_adapter_path) == (str(tmp_path), None)
 
 
 def test_adapters_are_merged_by_hand(tmp_path):
