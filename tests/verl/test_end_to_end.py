@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("verl")
 
+import torch
 from runs import bounded, dumped, grpo_command, killed_after, metric, steps_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -15,7 +16,7 @@ import segrl
 from segrl import toy
 from segrl.data import save_traces, write_rows
 from segrl.importance import from_strength
-from segrl.records import selection_row
+from segrl.records import segments_of, selection_row
 
 pytestmark = [
     pytest.mark.e2e,
@@ -39,22 +40,45 @@ def oracle_selections(traces):
         yield selection_row(trace, segments, from_strength(keep_S.double(), segments), selection)
 
 
+def mean_over_traces(traces, rows) -> float:
+    """Eq. 9 by the bundled model: the mean over traces of each one's over its kept tokens and its end."""
+    model, tokenizer = toy.load_model()
+    means = []
+    for trace, row in zip(traces, rows, strict=True):
+        trace = segrl.tokenize(trace, tokenizer)
+        ids = torch.cat([trace.prompt_ids, trace.response_ids, torch.tensor([tokenizer.eos_token_id])])
+        with torch.no_grad():
+            logp = torch.log_softmax(model(ids[None]).logits[0, :-1], -1).gather(1, ids[1:, None])[:, 0]
+        kept = torch.tensor(row["keep"])[segments_of(row).index_T].tolist()
+        means.append(-logp[len(trace.prompt_ids) - 1 :][torch.tensor([*kept, True])].mean())
+    return float(torch.stack(means).mean())
+
+
 @pytest.mark.timeout(400)
 def test_selective_sft_trains_and_exports_a_model(tmp_path, environment):
+    """On two ranks, with all rows in one batch, so that the first step's loss can be written out."""
     traces = toy.sample_traces(32, seed=7)
     save_traces(traces, tmp_path / "traces.jsonl")
-    write_rows(tmp_path / "selections.parquet", list(oracle_selections(traces)))
+    selections = list(oracle_selections(traces))
+    write_rows(tmp_path / "selections.parquet", selections)
     command = [sys.executable, "-m", "segrl", "sft", "sft_preset=toy_cpu", f"traces={tmp_path / 'traces.jsonl'}"]
     command += [
         f"model_path={toy.MODEL_PATH}",
         f"selections={tmp_path / 'selections.parquet'}",
         f"out={tmp_path / 'out'}",
-        "trainer.total_epochs=1",
+        "nproc=2",
+        "trainer.total_epochs=2",
+        "data.train_batch_size=32",
+        "segrl.normalise=trace",
+        "segrl.think_end=segment",
+        "segrl.boxed=segment",
     ]
     log = bounded(command, environment, 360, tmp_path / "log")
 
     assert re.search(r"selective SFT: 32 traces, \d+ response tokens, \d+ of them kept \(\d\d\.\d%\), 2 steps", log)
-    assert len(re.findall(r"step:\d+ - .*train/loss:\d", log)) == 2
+    losses = [float(loss) for loss in re.findall(r"step:\d+ - .*?train/loss:([\d.e-]+)", log)]
+    assert len(losses) == 2
+    assert losses[0] == pytest.approx(mean_over_traces(traces, selections), abs=1e-5)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out" / "model")
     card = (tmp_path / "out" / "model" / "README.md").read_text()

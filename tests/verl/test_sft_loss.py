@@ -10,8 +10,8 @@ from verl.utils.dataset.dataset_utils import SFTTensorCollator
 from verl.workers.utils.losses import sft_loss
 
 import segrl
-from segrl import toy
-from segrl.masking import Choice, Example, Rules, example, mask
+from segrl import Trace, toy
+from segrl.masking import Choice, Example, Masked, Rules, example, mask
 
 
 def verl_loss(examples: list[Example], logits: list[torch.Tensor], tokens: float, dp_size: int = 1) -> torch.Tensor:
@@ -42,10 +42,20 @@ def random_rows(normalise: str) -> tuple[list[Example], list[torch.Tensor]]:
     torch.manual_seed(0)
     examples, logits = [], []
     for kept, length in enumerate((3, 5, 9, 7), 1):
-        mask_L = torch.zeros(length)
-        mask_L[2 + torch.randperm(length - 2)[:kept]] = 1
-        mask_L = mask_L / mask_L.sum() if normalise == "trace" else mask_L
-        examples.append(Example(torch.randint(8, (length,)), mask_L, 2))
+        weights_T = torch.zeros(length - 2)
+        weights_T[torch.randperm(length - 2)[:kept]] = 1
+        offsets_T = torch.stack([torch.arange(length - 2), torch.arange(1, length - 1)], dim=1)
+        trace = Trace(
+            id="t",
+            problem="",
+            response="x" * (length - 2),
+            prompt_ids=torch.randint(8, (2,)),
+            response_ids=torch.randint(8, (length - 2,)),
+            offsets_T=offsets_T,
+            trainable_T=torch.ones(length - 2, dtype=torch.bool),
+            prompt_hash="",
+        )
+        examples.append(example(Masked(trace, weights_T, torch.zeros(length - 2), ends=False), 0, normalise))
         logits.append(torch.randn(length, 8))
     return examples, logits
 
