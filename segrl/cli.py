@@ -36,6 +36,8 @@ COMMANDS = {
     "report": ("segrl.commands.looking:report", "traces, scores and selections as one offline page to look at"),
     "show": ("segrl.commands.looking:show", "a trace in the terminal, coloured by importance"),
 }
+INPUTS = ("traces", "data_path", "val_path", "selections", "attributions", "a", "b")
+OUTPUTS = ("out", "pruned")
 USAGE = "usage: segrl <command> [key=value ...]   [--help | --cfg job | --version]"
 
 
@@ -66,6 +68,7 @@ def _run(command: str, arguments: list[str]) -> int:
         if flags and flags[0] not in ("-h", "--help", "--cfg", "-c"):
             raise ValueError(f"unknown flag {flags[0]!r}, expected --help or --cfg job")
         config = compose(command, overrides)
+        _check(config)
         if flags:
             print(_help(command, what, config) if flags[0] in ("-h", "--help") else _yaml(config), end="")
             return 0
@@ -78,6 +81,20 @@ def _run(command: str, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"\nsegrl {command}: interrupted; what was written stays, the same command goes on", file=sys.stderr)
         return 130
+
+
+def _check(config) -> None:
+    """Refuse an output that would take the place of an input, or of another output, and no traces at all."""
+    if config.get("limit") is not None and config.limit < 1:
+        raise ValueError(f"limit={config.limit}, expected 1 or more, or null for all")
+    places: dict[str, str] = {}
+    for key in INPUTS + OUTPUTS:
+        path = config.get(key)
+        if not isinstance(path, str) or (not os.path.isfile(path) and key not in OUTPUTS):
+            continue
+        there = places.setdefault(os.path.realpath(path), key)
+        if key in OUTPUTS and there != key:
+            raise ValueError(f"{key}={path} would take the place of {there}; name another file")
 
 
 def _fail(sentence: str) -> int:

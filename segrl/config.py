@@ -36,6 +36,7 @@ def compose(command: str, overrides: list[str]) -> DictConfig:
     from hydra.errors import HydraException
 
     _store_schemas()
+    _check_preset(command, overrides)
     search = [f"hydra.searchpath=[{_verl_configs()}]"] if command in ON_VERL else []
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
@@ -54,6 +55,16 @@ def _store_schemas() -> None:
 
     for name, schema in SCHEMAS.items():
         ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+
+
+def _check_preset(command: str, overrides: list[str]) -> None:
+    """Hydra leaves out a preset that it does not find, since having none is allowed; then nothing would be as asked."""
+    group = f"{command}_preset"
+    known = {file.stem for file in (CONFIG_DIR / group).glob("*.yaml")}
+    for override in overrides:
+        key, _, name = override.partition("=")
+        if key.lstrip("+") == group and name not in known | {"null"}:
+            raise ConfigError(f"there is no {group}={name}{near(name, known)}")
 
 
 def needed(config: DictConfig, *keys: str) -> list[Any]:

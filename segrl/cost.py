@@ -99,6 +99,8 @@ def estimate(
     for name, value in (("length", length), ("rollouts", rollouts), ("gpus", gpus), ("nodes", nodes)):
         if value < 1:
             raise ValueError(f"{name}={value}, expected 1 or more")
+    if not 0 < utilisation <= 1:
+        raise ValueError(f"utilisation={utilisation}, expected a share of the peak, over 0 and up to 1")
     tokens = length * rollouts
     flops = tokens * shape.forward_flops(length) * FORWARDS_OF_UPDATE[checkpointing]
     update = flops / (gpus * tflops * 1e12 * utilisation)

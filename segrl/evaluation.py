@@ -52,7 +52,9 @@ class Difference:
 def pass_at_k(samples: int, right: int, k: int) -> float:
     """The chance that one of ``k`` samples is right, unbiased from ``samples`` of which ``right`` are."""
     if not 1 <= k <= samples:
-        raise ValueError(f"pass@{k} cannot be had from {samples} samples a problem; sample at least {k}")
+        raise ValueError(
+            f"pass@{k} cannot be had from {samples} samples a problem; give k from 1 to {samples}, or sample more"
+        )
     return 1 - comb(samples - right, k) / comb(samples, k)
 
 
@@ -64,7 +66,9 @@ def maj_at_k(answers: Sequence[Hashable | None], correct: Sequence[bool], k: int
     """
     samples = len(answers)
     if not 1 <= k <= samples:
-        raise ValueError(f"maj@{k} cannot be had from {samples} samples a problem; sample at least {k}")
+        raise ValueError(
+            f"maj@{k} cannot be had from {samples} samples a problem; give k from 1 to {samples}, or sample more"
+        )
     silent = sum(answer is None and not right for answer, right in zip(answers, correct, strict=True))
     wrong = Counter(answer for answer, right in zip(answers, correct, strict=True) if not right and answer is not None)
     right = sum(correct)

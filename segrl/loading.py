@@ -14,8 +14,7 @@ def load_model(path: str, dtype: str = "float32", device: str = "auto") -> tuple
     """The causal language model and tokenizer at ``path`` (a folder or a hub id), in eval mode."""
     from transformers import AutoModelForCausalLM
 
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype!r}, expected one of {DTYPES}")
+    check_model(path, dtype, device)
     tokenizer = load_tokenizer(path)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -27,9 +26,22 @@ def load_tokenizer(path: str) -> Any:
     """The tokenizer at ``path`` (a folder or a hub id)."""
     from transformers import AutoTokenizer
 
+    check_model(path)
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path!r} gives no tokenizer, as a folder or a hub id: {error}") from error
+
+
+def check_model(path: str, dtype: str = "float32", device: str = "auto") -> None:
+    """What can be said of these before anything is loaded, or written into a folder that a job claims."""
     if path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
         raise FileNotFoundError(f"there is no model folder {path!r}; give a folder or a hub id")
-    return AutoTokenizer.from_pretrained(path)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r}, expected one of {DTYPES}")
+    kind = device.partition(":")[0]
+    if kind not in ("auto", "cpu") and not (hasattr(torch, kind) and getattr(torch, kind).is_available()):
+        raise ValueError(f"device={device!r}, but there is none here; expected auto, cpu, or an accelerator like cuda")
 
 
 def tokenizer_of(model):

@@ -23,6 +23,8 @@ _NUMBERS = (
     "copy_share",
     "evaluations",
 )
+# What is read of them.
+SEGMENTS = ("id", "prompt_hash", "response_hash", "boundaries", "kinds")
 _SCORES = ("strength", "share", "consistency", "excess")
 
 
@@ -42,6 +44,10 @@ def check_identity(trace: Trace, row: Row, what: str) -> None:
                 f"the {what} of {row['id']!r} was made for another {name.removesuffix('_hash')} "
                 f"({row[name]}, this trace has {have}); make it again from these traces"
             )
+
+
+SELECTIONS = (*SEGMENTS, "keep", "reason", *_SCORES, "segment", "error")
+ATTRIBUTIONS = (*SEGMENTS[:3], "scores", "target", "input_ids", "answer_span", *_NUMBERS, "flags", "error")
 
 
 def segments_row(trace: Trace, segments: Segments) -> Row:

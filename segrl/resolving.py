@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from importlib import import_module
@@ -27,6 +28,14 @@ def resolve(name: str | Callable, table: Mapping[str, Callable] | None = None, w
     if not callable(found):
         raise ValueError(f"{what} {name!r} is a {type(found).__name__}, expected a function")
     return found
+
+
+def check_options(what: str, function: Callable, *given: object, **options: object) -> None:
+    """Refuse options that ``function`` does not take, or lacks, before it is called."""
+    try:
+        inspect.signature(function).bind(*given, **options)
+    except TypeError as error:
+        raise ValueError(f"{what} with the options {options}: {error}") from error
 
 
 def near(name: str, known: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from segrl.resolving import resolve
+from segrl.resolving import check_options, resolve
 from segrl.tokenization import thinking_tokens
 from segrl.types import Evidence, Segments, Trace
 
@@ -73,10 +73,13 @@ def segment(
         raise ValueError(f"trace {trace.id!r} has an empty response: there is nothing to segment")
     thinking = thinking_tokens(trace)
     cut = _find(segmenter)
+    if not _reads_text(cut):
+        options["evidence"] = evidence
+    check_options(f"segmenter={segmenter!r}", cut, trace, **options)
     if _reads_text(cut):
         starts = _tokens_at(trace, _inside(cut(trace.response, **options), len(trace.response)))
     else:
-        starts = cut(trace, evidence=evidence, **options)
+        starts = cut(trace, **options)
     boundaries = [0, *_inside(starts, thinking), thinking]
     boundaries = _merge_short(boundaries, min_tokens)
     boundaries = _merge_to(boundaries, max_segments)
@@ -113,7 +116,10 @@ def paragraphs(text: str) -> Iterable[int]:
 
 def regex(text: str, pattern: str) -> Iterable[int]:
     """Before each match of ``pattern``."""
-    return [match.start() for match in re.finditer(pattern, text)]
+    try:
+        return [match.start() for match in re.finditer(pattern, text)]
+    except re.error as error:
+        raise ValueError(f"pattern={pattern!r} is no regular expression: {error}") from error
 
 
 # --- segmenters that read tokens: tokens at which a segment starts ---------------------------------------------------

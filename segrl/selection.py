@@ -33,7 +33,7 @@ def select(
     only where the others do not suffice.
     """
     for name, value in (("tau", tau), ("beta", beta), ("match_tokens", match_tokens)):
-        _check_unit(name, value)
+        check_unit(name, value)
     passes_S = _passing(scores, beta, beta_min_tokens, consistency)
     forced = _forced(scores, force)
     reason = ["dropped"] * len(scores)
@@ -108,6 +108,6 @@ def _forced(scores: SegmentScores, force: Sequence[int]) -> list[int]:
     return (torch.isin(segment_S, inside) | ~scores.thought_S).nonzero().flatten().tolist()
 
 
-def _check_unit(name: str, value: float | None) -> None:
+def check_unit(name: str, value: float | None) -> None:
     if value is not None and not 0 <= value <= 1:
         raise ValueError(f"{name}={value}, expected a number from 0 to 1")

@@ -22,6 +22,8 @@ T = TypeVar("T", bound=Trace)
 
 class Shards(Generic[T]):
     def __init__(self, folder: str | Path, settings: Mapping[str, Any], items: Sequence[T], size: int) -> None:
+        if size < 1:
+            raise ValueError(f"shard={size}, expected 1 or more traces in a shard")
         self.folder = Path(folder)
         self.items = len(items)
         self.groups = [items[i : i + size] for i in range(0, len(items), size)]
@@ -31,6 +33,12 @@ class Shards(Generic[T]):
     def todo(self) -> Iterator[tuple[int, Sequence[T]]]:
         """The groups that have no shard yet."""
         return ((i, group) for i, group in enumerate(self.groups) if not self.part(i).exists())
+
+    def clear(self) -> None:
+        """Take back all that lies there, so that another job may begin in the folder."""
+        for i in range(len(self.groups)):
+            self.part(i).unlink(missing_ok=True)
+        (self.folder / "settings.json").unlink()
 
     @property
     def done(self) -> int:
@@ -56,15 +64,23 @@ def claim(file: Path, settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]
     if not file.exists():
         write_text(file, json.dumps(settings, indent=1) + "\n")
         return {}
-    there = json.loads(file.read_text())
+    try:
+        there = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON ({error}); it says what the job is: remove the folder") from error
     pairs = {name: (there.get(name), settings.get(name)) for name in {*there, *settings}}
     return {name: (old, new) for name, (old, new) in pairs.items() if old != new}
 
 
-def read_shards(folder: str | Path) -> list[dict]:
-    """The rows of all shards, in the job's order; also of a single file."""
+def read_shards(folder: str | Path, columns: Sequence[str] | None = None) -> list[dict]:
+    """The rows of all shards, in the job's order, or some columns of them; also of a single file."""
     path = Path(folder)
     parts = sorted(path.glob("part-*.parquet")) if path.is_dir() else [path]
     if not parts:
         raise ValueError(f"{path} holds no part-*.parquet; was the job that writes it started?")
-    return [row for part in parts for row in read_rows(part)]
+    return [row for part in parts for row in read_rows(part, columns)]
+
+
+def by_id(folder: str | Path, columns: Sequence[str]) -> dict[str, dict]:
+    """The rows by their trace's id; each has these columns."""
+    return {row["id"]: row for row in read_shards(folder, columns)}

@@ -15,7 +15,7 @@ from segrl.data import read_rows
 from segrl.data.files import replacing
 from segrl.masking import Choice, Example, Masked, Rules, example, mask, project, truncate
 from segrl.prompting import prompt_hash
-from segrl.records import Row, check_identity, scores_of, segments_of, selection_of
+from segrl.records import SELECTIONS, Row, check_identity, scores_of, segments_of, selection_of
 from segrl.tokenization import decode, tokenize
 from segrl.types import Segments, Selection, Trace
 
@@ -153,7 +153,7 @@ def read_selections(path: str | Path | None) -> dict[str, Row]:
     """The rows ``segrl select`` wrote, by trace id."""
     if path is None:
         raise ValueError("this mode needs selections=<file>; `segrl select traces=... out=...` writes it")
-    return {row["id"]: row for row in read_rows(path)}
+    return {row["id"]: row for row in read_rows(path, SELECTIONS)}
 
 
 def everything(trace: Trace, rules: Rules) -> Choice:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -117,15 +118,81 @@ def test_a_trace_that_is_markup_is_shown_as_text(capsys, tmp_path):
     [
         (["attributor_path=./nowhere"], "there is no model folder './nowhere'"),
         (["dtype=float33"], "dtype='float33', expected one of ('float32'"),
+        (["device=foo"], "device='foo', but there is none here"),
+        (["shard=0"], "shard=0, expected 1 or more"),
+        (["limit=-1"], "limit=-1, expected 1 or more"),
+        (["limit=1", "attribution.target=foo"], "not one of 1 traces could be attributed; the first: target='foo'"),
         (["id=none"], "no trace is called 'none'; the first of 6 is"),
     ],
 )
-def test_bad_input_is_a_sentence(planted, tmp_path, capsys, arguments, sentence):
+def test_bad_input_is_a_sentence_and_leaves_nothing_behind(planted, tmp_path, capsys, arguments, sentence):
     command = ["show"] if arguments[0].startswith("id") else ["attribute", f"out={tmp_path / 'out'}"]
     assert main([*command, f"traces={planted}", *arguments]) == 2
     shown = capsys.readouterr().err
     assert sentence in shown
     assert "Traceback" not in shown
+    assert not list(tmp_path.glob("out/*"))  # so that the corrected command may use the folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["segmenter=regex"], "segmenter='regex' with the options {}: missing a required argument: 'pattern'"),
+        (["segmenter=regex", "segmentation.options.pattern='('"], "pattern='(' is no regular expression"),
+        (["segmentation.options.word=x"], "segmenter='keywords' with the options {'word': 'x'}: got an unexpected"),
+    ],
+)
+def test_options_that_a_segmenter_does_not_take_are_named(planted, tmp_path, capsys, arguments, sentence):
+    assert main(["segment", f"traces={planted}", f"out={tmp_path / 'o.parquet'}", *arguments]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_options_that_a_measure_does_not_take_are_named(planted, tmp_path, capsys):
+    given = [f"traces={planted}", f"out={tmp_path / 'o.parquet'}", "measure=length", "measure_options.foo=1"]
+    assert main(["select", *given]) == 2
+    assert "measure='length' with the options {'foo': 1}: got an unexpected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "output", "of"),
+    [("segment", "out", "traces"), ("select", "pruned", "traces"), ("select", "pruned", "out")],
+)
+def test_an_output_never_takes_the_place_of_another_file_of_the_command(tmp_path, capsys, command, output, of):
+    given = {"traces": tmp_path / "t.parquet", "out": tmp_path / "o.parquet"}
+    save_traces(toy.sample_traces(2, seed=3), given["traces"])
+    before = given["traces"].read_bytes()
+    (tmp_path / "link.parquet").symlink_to(given[of])
+    given[output] = tmp_path / "link.parquet"  # the same file under another name
+    arguments = [f"{key}={path}" for key, path in given.items()] + (["measure=length"] if command == "select" else [])
+    assert main([command, *arguments]) == 2
+    assert f"{output}={given[output]} would take the place of {of}" in capsys.readouterr().err
+    assert (tmp_path / "t.parquet").read_bytes() == before
+    assert not (tmp_path / "o.parquet").exists()
+
+
+def test_a_file_of_another_kind_is_named(planted, tmp_path, capsys):
+    segments = tmp_path / "segments.parquet"
+    run("segment", f"traces={planted}", f"out={segments}")
+    for key in ("attributions", "selections"):
+        assert main(["show", f"traces={planted}", f"{key}={segments}"]) == 2
+        assert f"{segments} has no column" in capsys.readouterr().err
+
+
+def test_a_trace_whose_attribution_failed_is_selected_nothing_of(planted, tmp_path, capsys):
+    """With an answer that is empty there is nothing to explain."""
+    traces = load_traces(planted)[:2]
+    save_traces([replace(traces[0], answer=None, response="no answer here"), traces[1]], tmp_path / "t.parquet")
+    few = ["attribution.nodes=1", "attribution.tolerance=null"]
+    given = f"traces={tmp_path / 't.parquet'}"
+    run("attribute", given, f"out={tmp_path / 'ig'}", *few)
+    run("select", given, f"attributions={tmp_path / 'ig'}", f"out={tmp_path / 'o.parquet'}")
+    assert "nothing of 1 traces whose attribution failed" in capsys.readouterr().out
+    rows = {row["id"]: row for row in read_rows(tmp_path / "o.parquet")}
+    failed, found = (rows[trace.id] for trace in traces)
+    assert "answer" in failed["error"]
+    assert not any(failed["keep"])
+    assert found["error"] is None
+    assert any(found["keep"])
 
 
 def test_an_empty_response_is_a_sentence(tmp_path, capsys):

@@ -144,3 +144,10 @@ def test_the_module_runs_as_the_command():
     run = subprocess.run([sys.executable, "-m", "segrl", "selct"], capture_output=True, text=True, timeout=60)
     assert run.returncode == 2
     assert "did you mean 'select'" in run.stderr
+
+
+@pytest.mark.parametrize("command", ["sft", "grpo"])
+def test_a_misspelt_preset_names_its_neighbour(command):
+    """Hydra leaves it out without a word, and the bundled model would be trained."""
+    with pytest.raises(ConfigError, match=rf"there is no {command}_preset=r1_distil_qwen_7b, did you mean 'r1_distill"):
+        compose(command, [f"{command}_preset=r1_distil_qwen_7b", "out=here"])

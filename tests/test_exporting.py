@@ -80,3 +80,16 @@ def test_where_no_row_is_left_nothing_is_written(given):
     with pytest.raises(ValueError, match="no row is left to write: 3 too long and dropped"):
         export(compose("export", [*settings, "max_length=5", "masking.too_long=drop"]))
     assert not (folder / "out").exists()
+
+
+def test_a_folder_of_other_files_is_left_alone_and_one_of_ours_replaced(given):
+    folder, traces, settings = given
+    (folder / "out" / "tokens").mkdir(parents=True)
+    (folder / "out" / "tokens" / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"tokens holds other files and no dataset_info.json; give another out="):
+        export(compose("export", settings))
+    assert (folder / "out" / "tokens" / "notes.txt").read_text() == "mine"
+    (folder / "out" / "tokens" / "notes.txt").unlink()
+    for limit in (2, 3):
+        export(compose("export", [*settings, f"limit={limit}"]))
+        assert len(load_from_disk(str(folder / "out" / "tokens"))) == limit

@@ -186,8 +186,9 @@ def _filled(
 ) -> list[dict[str, Any]]:
     """A row for each trace; the model is loaded only where some are missing."""
     from segrl.data import write_rows
-    from segrl.loading import load_model
+    from segrl.loading import check_model, load_model
 
+    check_model(**attributor(config))
     shards = Shards(folder, settings, traces, config.shard)
     loaded = None
     with progress(what, shards.items, shards.done) as advance:

@@ -82,5 +82,5 @@ def save(folder: Path, rows: list[dict[str, Any]]) -> None:
     """A `datasets` folder, whole or not at all."""
     from datasets import Dataset
 
-    with replacing_folder(folder) as draft:
+    with replacing_folder(folder, "dataset_info.json") as draft:
         Dataset.from_list(rows).save_to_disk(str(draft))

@@ -33,6 +33,7 @@ def generated(config: DictConfig, out: Path) -> list[Trace]:
     """Every sample of every problem, those that an interrupted run has written included."""
     from segrl.data import load_traces, save_traces
     from segrl.generation import BACKENDS, Sampling, samples, whole_groups
+    from segrl.loading import check_model
 
     options = plain(config.generation)
     own = {name: options.pop(name) for name in BACKENDS}.get(config.backend, {})
@@ -40,6 +41,8 @@ def generated(config: DictConfig, out: Path) -> list[Trace]:
     if batch < 1:
         raise ConfigError(f"generation.batch={batch}, expected 1 or more samples in a shard")
     backend = resolve(config.backend, BACKENDS, "backend")
+    if config.backend != "openai":
+        check_model(model_path(config))
     sampling = Sampling(_answering(config), config.template, **options)
     asked = samples(problems_of(config), n, seed)
     lasting = {name: value for name, value in own.items() if name not in CIRCUMSTANCES}

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from segrl import records
 from segrl.commands.common import plain, tokenised, verdicts
 from segrl.config import ConfigError, needed
-from segrl.shards import read_shards
+from segrl.shards import by_id
 from segrl.types import Attribution, Segments, Trace
 
 if TYPE_CHECKING:
@@ -37,12 +37,15 @@ def show(config: DictConfig) -> None:
 def report(config: DictConfig) -> None:
     """Write all traces and rollouts, their scores and selections as one HTML file that opens anywhere."""
     from segrl.report import load_rollouts, measures_of, page
+    from segrl.selection import check_unit
 
     (out,) = needed(config, "out")
     if not config.traces and not config.rollouts:
         raise ConfigError("traces or rollouts must be given: traces=..., or what segrl.dump_dir holds as rollouts=...")
     given = config.selections
     selections = [given] if isinstance(given, str) else list(given or [])
+    for name in ("tau", "beta"):
+        check_unit(name, config[name])
     entries = _entries(tokenised(config), selections, config.attributions) if config.traces else []
     rollouts = load_rollouts(config.rollouts, limit=config.limit) if config.rollouts else []
     path = config.traces or config.rollouts
@@ -64,11 +67,11 @@ def _entries(traces: Sequence[Trace], selections: Sequence[str], attributions: s
     from segrl.segmentation import segment
 
     names = _names(selections)
-    rows = {name: {row["id"]: row for row in read_shards(path)} for name, path in zip(names, selections, strict=True)}
+    rows = {name: by_id(path, records.SELECTIONS) for name, path in zip(names, selections, strict=True)}
     for name, found in rows.items():
         if not any(trace.id in found for trace in traces):
             raise ValueError(f"{name} has no selection of any of these {len(traces)} traces; select from these traces")
-    scored = {row["id"]: row for row in read_shards(attributions)} if attributions else {}
+    scored = by_id(attributions, records.ATTRIBUTIONS) if attributions else {}
     entries = []
     for trace, verdict in zip(traces, _verdicts(traces), strict=True):
         views = {name: _view(trace, rows[name][trace.id]) for name in names if trace.id in rows[name]}

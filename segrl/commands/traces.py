@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from segrl import records
 from segrl.commands.common import attributor, plain, progress, segments_of, tokenised
 from segrl.config import needed
-from segrl.shards import Shards, read_shards
+from segrl.shards import Shards, by_id, read_shards
 from segrl.types import Evidence, Segments, SegmentScores, Selection, Trace
 
 # What of a path a calibration depends on, beside the model.
@@ -33,14 +33,20 @@ def segment(config: DictConfig) -> None:
 def attribute(config: DictConfig) -> None:
     """Write each trace's token scores, shard by shard; a trace that fails is written with its reason."""
     from segrl.attribution.running import run
+    from segrl.loading import check_model
 
     path, out = needed(config, "traces", "out")
     model, options = attributor(config), plain(config.attribution)
-    shards = Shards(out, {"traces": path, **model, **options}, tokenised(config), config.shard)
+    check_model(**model)
+    settings = {"traces": path, "path": model["path"], "dtype": model["dtype"], **options}
+    shards = Shards(out, settings, tokenised(config), config.shard)
     with progress("attribute", shards.items, shards.done) as advance:
         run(shards, model, options, config.executor, config.workers, advance)
     rows = read_shards(out)
     failed = [row for row in rows if row["error"]]
+    if len(failed) == len(rows):
+        shards.clear()
+        raise ValueError(f"not one of {len(rows)} traces could be attributed; the first: {failed[0]['error']}")
     flags = Counter(flag for row in rows for flag in row["flags"])
     evaluations = sum(row["evaluations"] or 0 for row in rows)
     print(f"{len(rows)} traces, {evaluations} evaluations, {len(failed)} failed, flags {dict(flags)} -> {out}")
@@ -142,13 +148,14 @@ def _reads_saved(config: DictConfig) -> bool:
 
 def _failed(config: DictConfig) -> Iterator[tuple[Trace, Segments, str]]:
     """The traces that `segrl attribute` has given up, with its reason."""
-    errors = {row["id"]: row["error"] for row in read_shards(config.attributions)} if _reads_saved(config) else {}
-    if any(errors.values()):
-        yield from ((one, segments_of(one, config), errors[one.id]) for one in tokenised(config) if errors[one.id])
+    rows = by_id(config.attributions, records.ATTRIBUTIONS) if _reads_saved(config) else {}
+    for trace in tokenised(config) if any(row["error"] for row in rows.values()) else ():
+        if rows[trace.id]["error"]:
+            yield trace, segments_of(trace, config), rows[trace.id]["error"]
 
 
 def _saved_evidence(config: DictConfig) -> Iterator[Evidence]:
-    rows = {row["id"]: row for row in read_shards(config.attributions)}
+    rows = by_id(config.attributions, records.ATTRIBUTIONS)
     for trace in tokenised(config):
         row = rows.get(trace.id)
         if row is None:

@@ -92,9 +92,13 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """An empty folder that takes the place of ``path`` once it is whole; until then ``path`` is untouched."""
+def replacing_folder(path: str | os.PathLike, mark: str) -> Iterator[Path]:
+    """An empty folder that takes the place of ``path`` once it is whole; until then ``path`` is untouched. What stands
+    there must be of the same kind, which the file ``mark`` tells.
+    """
     target = Path(path)
+    if target.exists() and not (target / mark).exists() and any(target.iterdir()):
+        raise FileExistsError(f"{path} holds other files and no {mark}; give another out=, or remove the folder")
     draft = target.with_name(f".{target.name}.partial")
     shutil.rmtree(draft, ignore_errors=True)
     try:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from segrl.importance import measures
 from segrl.importance.aggregation import from_strength, segment_scores, token_scores
 from segrl.importance.measures import first_stating
-from segrl.resolving import resolve
+from segrl.resolving import check_options, resolve
 from segrl.types import Attribution, Evidence, Segments, SegmentScores
 
 __all__ = [
@@ -83,6 +83,7 @@ def score(
             f"trace {evidence.trace.id!r}: the evidence is of {len(evidence.segments)} segments, cut otherwise than "
             f"the {len(segments)} to score; gather it with these"
         )
+    check_options(f"measure={measure!r}", asked.score, evidence, segments, **options)
     try:
         return asked.score(evidence, segments, **options)
     except ValueError as error:

@@ -6,18 +6,20 @@ goes on where it was stopped: a stage that has its model is left out, verl goes 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from segrl.config import compose, needed
-from segrl.records import made_by
+from segrl.records import how_made, made_by
 from segrl.supervision import save_examples
 from segrl.verl.launch import check_device, editable, run_verl
 from segrl.verl.sft_dataset import SelectiveDataset
 from segrl.verl.sft_export import export
 from segrl.verl.sft_stages import (
     Stage,
+    check_unclaimed,
     claim,
     executed_steps,
     mend_position,
@@ -114,6 +116,8 @@ def select_here(config: DictConfig, stages: list[Stage]) -> None:
         if value is not None:
             OmegaConf.update(asked, key, value)
     note = made_by(out)
-    if not (out.exists() and note.exists() and note.read_text() == how_selected(asked)):
+    asks = how_selected(asked)
+    if not (out.exists() and note.exists() and note.read_text() == asks):
+        check_unclaimed(config.out, how_made(out), json.loads(asks))
         select(asked)
     config.selections, config.tau, config.beta = str(out), None, None

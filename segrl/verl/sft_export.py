@@ -30,7 +30,7 @@ def export(config: DictConfig, steps: int, stage: Stage, dataset: SelectiveDatas
         raise FileNotFoundError(f"verl ended well, but there is no model in {saved}; is hf_model saved?")
     model = Path(config.model_out)
     try:
-        with replacing_folder(model) as draft:
+        with replacing_folder(model, "config.json") as draft:
             shutil.copytree(saved, draft, dirs_exist_ok=True)
             finish_weights(draft, base_dtype(config.model.path), lora_alpha(config))
             dataset.tokenizer.save_pretrained(draft)

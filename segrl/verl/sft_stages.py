@@ -100,6 +100,8 @@ def planned_steps(rows: int, config: DictConfig) -> int:
 
 def steps_per_epoch(rows: int, config: DictConfig) -> int:
     batch = config.data.train_batch_size
+    if min(batch, config.nproc) < 1:
+        raise ValueError(f"data.train_batch_size={batch}, nproc={config.nproc}: expected 1 or more of both")
     if batch % ranks(config):
         raise ValueError(f"data.train_batch_size={batch} cannot be shared by {ranks(config)} ranks; give a multiple")
     return rows // ranks(config) // (batch // ranks(config))
@@ -135,6 +137,16 @@ def claim(config: DictConfig, stage: Stage, data: str) -> None:
         raise ValueError(
             f"{config.out} holds another training: {key} was {there!r}, now {now!r}; "
             "choose another out=, or remove the folder"
+        )
+
+
+def check_unclaimed(out: str, there: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to select anew where a training has begun on the selections that lie there."""
+    changed = sorted(name for name in now if there.get(name) != now[name])
+    if there and changed and any(Path(out).glob("stage-*.json")):
+        raise ValueError(
+            f"{out} holds a training on other selections: {changed[0]} was {there.get(changed[0])!r}, now "
+            f"{now[changed[0]]!r}; choose another out=, or remove the folder"
         )
 
 

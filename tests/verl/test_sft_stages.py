@@ -95,6 +95,8 @@ def test_steps_that_cannot_be_made_are_refused(tmp_path):
         planned_steps(1, sft_config(tmp_path, *three))
     with pytest.raises(ValueError, match="make 6 steps in 3 epochs, 9 must be made"):
         planned_steps(4, sft_config(tmp_path, *three, "trainer.total_training_steps=9"))
+    with pytest.raises(ValueError, match="nproc=0: expected 1 or more"):
+        planned_steps(4, sft_config(tmp_path, "nproc=0"))
     with pytest.raises(ValueError, match="train_batch_size=3 cannot be shared by 2 ranks"):
         planned_steps(4, sft_config(tmp_path, "data.train_batch_size=3", "nproc=2"))
 
@@ -303,6 +305,21 @@ def test_any_template_and_any_path_reach_the_selection(tmp_path):
     config.traces, config.out, config.segrl.template = str(folder / "traces.jsonl"), str(folder), "Q: {problem} A:"
     select_here(config, stages_of(config))
     assert len(read_rows(folder / "selections.parquet")) == 2
+
+
+def test_selections_that_a_training_has_begun_on_are_kept(tmp_path):
+    save_traces(toy.sample_traces(2, seed=0), tmp_path / "traces.jsonl")
+
+    def selected(*overrides):
+        config = sft_config(tmp_path, "measure=length", *overrides)
+        select_here(config, stages_of(config))
+
+    selected("tau=0.2")
+    before = (tmp_path / "selections.parquet").read_bytes()
+    claim(sft_config(tmp_path), Stage(1, "selective", 4, 1e-3), "data")
+    with pytest.raises(ValueError, match=r"holds a training on other selections: tau was 0.2, now 0.3; choose another"):
+        selected("tau=0.3")
+    assert (tmp_path / "selections.parquet").read_bytes() == before
 
 
 def test_where_every_stage_is_full_nothing_is_selected(tmp_path):
