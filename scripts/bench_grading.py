@@ -283,6 +283,11 @@ def main() -> None:
     parser.add_argument("--bare-repeats", type=int, default=1, help="hostile, the pool without the guards before it")
     parser.add_argument("--gmpy2", help="hostile: a folder with gmpy2, for a second round with it")
     arguments = parser.parse_args()
+    if not Path(arguments.data).is_dir():
+        parser.error(
+            f"--data {arguments.data}: no such folder; the cases (grader_*_dev.jsonl, traces_*.jsonl, benchmarks/) "
+            "do not come with the repository"
+        )
     for noisy in ("math_verify.grader", "math_verify.parser", "math_verify.utils"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     for part in PARTS if arguments.part == "all" else [arguments.part]:

@@ -44,7 +44,7 @@ HEAD = """# Configs
 
 Written by `python scripts/write_config_docs.py` from the schema ([segrl/schema.py](../segrl/schema.py)) and the values
 in [configs/](../configs/). Every key is given as `key=value`; a typo fails at the start and names its neighbour.
-`segrl <command> --help` prints the same with the values as they are now, `--cfg job` as yaml alone.
+`segrl <command> --help` prints the values as they are now, `--cfg job` as yaml alone.
 
 A key in a section is written with a dot, `selection.tau=0.6`. A section's other file is chosen by its name:
 `selection=authors`. Where a value names a function (`segmenter`, `measure`, `segrl.rule`, `backend`),

@@ -83,7 +83,7 @@ def test_where_no_row_is_left_nothing_is_written(given):
 
 
 def test_a_folder_of_other_files_is_left_alone_and_one_of_ours_replaced(given):
-    folder, traces, settings = given
+    folder, _, settings = given
     (folder / "out" / "tokens").mkdir(parents=True)
     (folder / "out" / "tokens" / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match=r"tokens holds other files and no dataset_info.json; give another out="):
