@@ -16,6 +16,7 @@ from segrl.attribution.target import TEMPLATE
 from segrl.data import read_rows
 from segrl.loading import load_tokenizer
 from segrl.types import Trace
+from segrl.verl.choosing import WITHIN_GROUPS
 from segrl.verl.credit import evidence_of, make_rollout, weigh_rollout
 from segrl.verl.settings import BY_GRADIENT, Credit, credit_from
 
@@ -52,6 +53,11 @@ def check_supported(config: DictConfig) -> Credit:
 def runs_live(config: DictConfig) -> bool:
     """Whether attribution can run on verl's own actor."""
     return not _of_the_engine(config)
+
+
+def compares_within_groups(config: DictConfig) -> bool:
+    """Whether advantages come from the rewards of a group alone: a KL penalty, too, tells its rollouts apart."""
+    return config.algorithm.adv_estimator in WITHIN_GROUPS and not config.algorithm.use_kl_in_reward
 
 
 def _of_the_engine(config: DictConfig) -> list[str]:

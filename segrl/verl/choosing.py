@@ -10,10 +10,13 @@ from segrl.verl.credit import Rollout
 from segrl.verl.settings import Credit
 
 LONGEST_ANSWER = 256  # characters; what stands in a longer box is not an answer, and would have to be attributed whole
+# verl's estimators that compare the rollouts of a prompt alone: equal rewards are then advantages of zero. Others mix
+# in the whole batch, or take no baseline.
+WITHIN_GROUPS = ("grpo", "grpo_vectorized", "rloo", "rloo_vectorized", "opo", "gpg")
 # Why every weight of a response is one, in the order in which it is asked.
 REASONS = (
     "off_step",  # segrl.every leaves this step out
-    "equal_rewards",  # the group's rewards are the same: nothing is learnt from it
+    "equal_rewards",  # the advantage is zero, or would be but for rounding: nothing is learnt from it
     "other_sign",  # segrl.sign weighs the other responses
     "no_answer",
     "one_thought",  # nothing to tell apart
@@ -25,12 +28,17 @@ REASONS = (
 
 
 def reasons(
-    rollouts: Sequence[Rollout], credit: Credit, step: int, too_long: Mapping[str, bool] | None = None
+    rollouts: Sequence[Rollout],
+    credit: Credit,
+    step: int,
+    too_long: Mapping[str, bool] | None = None,
+    within_groups: bool = True,
 ) -> dict[str, str | None]:
-    """By key: the first reason against attributing the rollout, or None."""
+    """By key: the first reason against attributing the rollout, or None. ``within_groups`` says that advantages come
+    from comparing the rewards of a group alone."""
     if (step - 1) % credit.every:
         return {one.key: "off_step" for one in rollouts}
-    equal = equal_groups(rollouts)
+    equal = equal_groups(rollouts) if within_groups else set()
     found = {one.key: _reason(one, credit, equal, (too_long or {}).get(one.key, False)) for one in rollouts}
     worth = [one for one in rollouts if found[one.key] is None]
     sampled = sample(worth, credit.share * sum(len(one.trace.prompt_ids) + one.trace.tokens for one in rollouts), step)
@@ -50,11 +58,13 @@ def _reason(one: Rollout, credit: Credit, equal: set[str], too_long: bool) -> st
 
 
 def equal_groups(rollouts: Sequence[Rollout]) -> set[str]:
-    """The groups whose rewards are all the same; their advantages may still be off zero by rounding."""
-    rewards = defaultdict(set)
+    """The groups whose rewards are all the same; their advantages may still be off zero by rounding. One session, of
+    however many turns, has nothing to be compared with: verl takes its reward as it is."""
+    rewards, sessions = defaultdict(set), defaultdict(set)
     for one in rollouts:
         rewards[one.group].add(one.reward)
-    return {group for group, found in rewards.items() if len(found) == 1}
+        sessions[one.group].add(one.session)
+    return {group for group, found in rewards.items() if len(found) == 1 and len(sessions[group]) > 1}
 
 
 def sample(worth: Sequence[Rollout], tokens: float, step: int) -> set[str]:

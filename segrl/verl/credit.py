@@ -39,6 +39,10 @@ class Rollout:
         return self.key.rsplit("_", 2)[0]
 
     @property
+    def session(self) -> str:
+        return self.key.rsplit("_", 1)[0]
+
+    @property
     def advantage(self) -> float:
         """The mean over the tokens that are trained; GRPO gives them all the same."""
         trained = self.trace.trainable_T

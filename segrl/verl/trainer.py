@@ -23,7 +23,7 @@ from segrl.attribution.calibration import COUNTS, calibration_of
 from segrl.attribution.quadrature import midpoint
 from segrl.attribution.target import TEMPLATE
 from segrl.verl.attributing import Request
-from segrl.verl.checks import check_supported, position_limit, runs_live
+from segrl.verl.checks import check_supported, compares_within_groups, position_limit, runs_live
 from segrl.verl.choosing import reasons
 from segrl.verl.credit import Rollout, Weighed, record, weigh_rollout
 from segrl.verl.deadline import Deadline
@@ -144,7 +144,8 @@ class SegmentCredit:
 
     def _reasons(self, rollouts: Sequence[Rollout]) -> dict[str, str | None]:
         share = self.plan.share if self.plan else self.credit.share
-        return reasons(rollouts, replace(self.credit, share=share), self.global_steps, self._too_long(rollouts))
+        credit, too_long = replace(self.credit, share=share), self._too_long(rollouts)
+        return reasons(rollouts, credit, self.global_steps, too_long, compares_within_groups(self.config))
 
     def _too_long(self, rollouts: Sequence[Rollout]) -> dict[str, bool]:
         """By key, whether prompt, response and appended answer may exceed the model's positions; a token is a byte at

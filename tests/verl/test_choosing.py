@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segrl import Segments, Trace
-from segrl.verl.choosing import LONGEST_ANSWER, equal_groups, reasons, sample
+from segrl.verl.choosing import LONGEST_ANSWER, WITHIN_GROUPS, equal_groups, reasons, sample
 from segrl.verl.credit import Rollout
 from segrl.verl.settings import Credit
 
@@ -59,6 +59,49 @@ def test_a_group_with_equal_rewards_costs_nothing_even_where_rounding_leaves_an_
     group = [rollout(f"b_{i}_0", 0.1, 7e-3) for i in range(3)]
     assert equal_groups(group) == {"b"}
     assert set(reasons(group, Credit(sign="both"), step=1).values()) == {"equal_rewards"}
+
+
+def test_one_session_is_compared_with_nothing():
+    """Of its group the others failed; two turns of one session are one session."""
+    lone = rollout("c_0_0", 1.0, 1.0)
+    assert equal_groups([lone]) == equal_groups([lone, rollout("c_0_1", 1.0, 1.0)]) == set()
+    assert reasons([lone], Credit(), step=1)["c_0_0"] is None
+    assert reasons([rollout("c_0_0", 0.0, 0.0)], Credit(), step=1)["c_0_0"] == "equal_rewards"
+
+
+# Three groups of rewards: equal ones, others, and a single one.
+REWARDS = {"e_0_0": 0.1, "e_1_0": 0.1, "e_2_0": 0.1, "u_0_0": 1.0, "u_1_0": 0.0, "u_2_0": 0.0, "s_0_0": 1.0}
+
+
+def advantages_of_verl(estimator: str) -> dict[str, float]:
+    """By key, what verl's estimator makes of these rewards on responses of ten tokens."""
+    numpy = pytest.importorskip("numpy")
+    pytest.importorskip("verl")
+    from omegaconf import OmegaConf
+    from verl import DataProto
+    from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
+
+    rewards = torch.zeros(len(REWARDS), 10)
+    rewards[:, -1] = torch.tensor(list(REWARDS.values()))
+    uids = numpy.array([key[0] for key in REWARDS], dtype=object)
+    tensors = {"token_level_rewards": rewards, "response_mask": torch.ones(len(REWARDS), 10)}
+    data = DataProto.from_dict(tensors, non_tensors={"uid": uids})
+    config = OmegaConf.create({"gamma": 1.0})
+    found = compute_advantage_for_multi_trajectories(data, list(REWARDS), estimator, config=config)
+    return dict(zip(REWARDS, found.batch["advantages"].mean(-1).tolist(), strict=True))
+
+
+@pytest.mark.parametrize("estimator", [*WITHIN_GROUPS, "reinforce_plus_plus", "reinforce_plus_plus_baseline"])
+def test_equal_rewards_teach_nothing_where_verl_compares_groups_alone(estimator):
+    found = advantages_of_verl(estimator)
+    equal = [abs(found[f"e_{i}_0"]) for i in range(3)]
+    within = estimator in WITHIN_GROUPS
+    assert max(equal) < 1e-2 if within else min(equal) > 0.05
+    batch = [rollout(key, reward, found[key]) for key, reward in REWARDS.items()]
+    why = reasons(batch, Credit(sign="both"), step=1, within_groups=within)
+    assert {why[f"e_{i}_0"] for i in range(3)} == {"equal_rewards" if within else None}
+    assert why["s_0_0"] == (None if found["s_0_0"] else "equal_rewards")
+    assert why["u_0_0"] is None
 
 
 def test_a_response_too_long_for_the_model_weighs_one():

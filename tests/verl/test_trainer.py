@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from composed import changed
+from omegaconf import OmegaConf
 from tiny import byte_level_tokenizer
 
 pytest.importorskip("verl")
@@ -211,6 +212,16 @@ def test_uniform_is_plain_grpo_bit_for_bit(make):
     assert step(trainer, queue) == {}
     assert trainer.actor_rollout_wg.asked == []
     assert all(torch.equal(queue.rows[key]["advantages"], before[key]) for key in before)
+
+
+@pytest.mark.parametrize("override", ["algorithm.adv_estimator=reinforce_plus_plus", "algorithm.use_kl_in_reward=true"])
+def test_equal_rewards_are_no_reason_where_advantages_differ_all_the_same(make, override):
+    trainer, queue = make()
+    name, value = override.split("=")
+    OmegaConf.update(trainer.config, name, {"true": True}.get(value, value))
+    metrics = step(trainer, queue)
+    assert metrics["segrl/uniform/equal_rewards"] == 0.0
+    assert trainer.actor_rollout_wg.asked[0].keys == ["a_0_0", "e_0_0"]
 
 
 def test_a_step_that_is_left_out_reads_nothing(make):
