@@ -71,9 +71,8 @@ def _of_the_engine(config: DictConfig) -> list[str]:
 
 
 def _of_the_source(config: DictConfig, credit: Credit) -> list[str]:
-    bypass = (config.algorithm.get("rollout_correction") or {}).get("bypass_mode", False)
     reasons = []
-    if bypass and credit.need == "entropy_T":
+    if bypasses(config) and credit.need == "entropy_T":
         reasons.append(
             f"segrl.measure={credit.measure} reads the entropy that verl computes with the old log-probs, which "
             "algorithm.rollout_correction.bypass_mode leaves out"
@@ -85,6 +84,16 @@ def _of_the_source(config: DictConfig, credit: Credit) -> list[str]:
     if credit.attributor != "live" and credit.need not in BY_GRADIENT:
         reasons.append(f"segrl.measure={credit.measure} attributes nothing; leave segrl.attributor at live")
     return reasons
+
+
+def bypasses(config: DictConfig) -> bool:
+    """Whether verl takes the rollout servers' log-probs for the old ones, and runs no forward for them."""
+    return bool((config.algorithm.get("rollout_correction") or {}).get("bypass_mode", False))
+
+
+def times_attributed(config: DictConfig, credit: Credit) -> int:
+    """On how many ranks a rollout is attributed: each rank of a Ulysses group attributes the group's rollouts."""
+    return 1 if credit.attributor == "frozen" else config.actor_rollout_ref.actor.ulysses_sequence_parallel_size
 
 
 def has_reference(config: DictConfig) -> bool:

@@ -8,8 +8,8 @@ from omegaconf import DictConfig
 
 from segrl import toy
 from segrl.config import needed
-from segrl.cost import EVALUATION, shape_of, units
 from segrl.cost import memory as activations
+from segrl.cost import shape_of, units
 from segrl.data import load_traces, read_rows, write_verl_parquet
 from segrl.loading import load_tokenizer
 from segrl.prompting import opens_thought
@@ -21,9 +21,10 @@ from segrl.verl.checks import (
     check_sizes,
     check_supported,
     check_vocabularies,
+    times_attributed,
 )
 from segrl.verl.launch import check_device, editable, run_verl
-from segrl.verl.planning import plan
+from segrl.verl.planning import evaluation_cost, plan
 from segrl.verl.settings import Credit
 
 
@@ -111,9 +112,8 @@ def attribution_cost(config: DictConfig, credit: Credit) -> str:
         return "no attribution"
     model, rollout = config.actor_rollout_ref.model, config.actor_rollout_ref.rollout
     asked = model.enable_gradient_checkpointing if credit.checkpointing is None else credit.checkpointing
-    # Every rank of a Ulysses group attributes the group's rollouts.
-    times = 1 if credit.attributor == "frozen" else config.actor_rollout_ref.actor.ulysses_sequence_parallel_size
-    planned = plan(credit.budget, credit.nodes, credit.share, times * EVALUATION[bool(asked)])
+    times = times_attributed(config, credit)
+    planned = plan(credit.budget, credit.nodes, credit.share, evaluation_cost(bool(asked), times=times))
     cost = times * units(planned.nodes, planned.share, bool(asked), credit.certificate_every) / credit.every
     said = (
         f"attribution with {planned.nodes} node(s) costs {cost:.2f} x update_actor at most, less by the share of "

@@ -45,11 +45,15 @@ def plan(budget: float | None, nodes: int, share: float, evaluation: float) -> P
 
 
 def evaluation_cost(
-    checkpointing: bool, seconds_a_token: float | None = None, forward_seconds_a_token: float | None = None
+    checkpointing: bool,
+    seconds_a_token: float | None = None,
+    forward_seconds_a_token: float | None = None,
+    times: int = 1,
 ) -> float:
-    """From config.json's point of view, or from one timed pass held against verl's own forward on the same batch."""
+    """From one timed pass held against verl's own forward on the same batch; where either is unknown, by the count of
+    operations, ``times`` over."""
     if not seconds_a_token or not forward_seconds_a_token:
-        return EVALUATION[checkpointing]
+        return times * EVALUATION[checkpointing]
     return seconds_a_token / (forward_seconds_a_token * FORWARDS_OF_UPDATE[checkpointing])
 
 

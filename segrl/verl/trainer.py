@@ -23,7 +23,14 @@ from segrl.attribution.calibration import COUNTS, calibration_of
 from segrl.attribution.quadrature import midpoint
 from segrl.attribution.target import TEMPLATE
 from segrl.verl.attributing import Request
-from segrl.verl.checks import check_supported, compares_within_groups, position_limit, runs_live
+from segrl.verl.checks import (
+    bypasses,
+    check_supported,
+    compares_within_groups,
+    position_limit,
+    runs_live,
+    times_attributed,
+)
 from segrl.verl.choosing import reasons
 from segrl.verl.credit import Rollout, Weighed, record, weigh_rollout
 from segrl.verl.deadline import Deadline
@@ -242,8 +249,8 @@ class SegmentCredit:
             self.plan = Plan(**kept)
             return
         credit = self.credit
-        seconds, forward = self._timed(batch, chosen) if credit.budget else (None, None)
-        evaluation = evaluation_cost(self._checkpointing, seconds, forward)
+        seconds, forward = self._timed(batch, chosen) if credit.budget and self._times_a_forward else (None, None)
+        evaluation = evaluation_cost(self._checkpointing, seconds, forward, times_attributed(self.config, credit))
         self.plan = plan(credit.budget, credit.nodes, credit.share, evaluation)
         if credit.budget:
             self.memory.keep("plan", asdict(self.plan))
@@ -251,6 +258,12 @@ class SegmentCredit:
                 f"segrl: budget {credit.budget}, one evaluation {evaluation:.2f} x update_actor: {self.plan.nodes} "
                 f"node(s) on {100 * self.plan.share:.0f}% of the tokens, {self.plan.cost:.2f} x update_actor at most"
             )
+
+    @property
+    def _times_a_forward(self) -> bool:
+        """Whether verl's ``old_log_prob`` is one forward over the batch: no copy of what the rollout servers said, and
+        no saving and restoring of weights besides."""
+        return not bypasses(self.config) and self.base_mode != "separate_async"
 
     def _timed(self, batch: KVBatchMeta, chosen: Sequence[Rollout]) -> tuple[float, float | None]:
         """Seconds a token of one evaluation, and of verl's own forward over this batch."""

@@ -40,6 +40,7 @@ def test_a_plan_never_costs_more_than_the_budget_or_takes_more_than_was_asked(bu
 def test_an_evaluation_costs_half_an_update_or_what_was_timed():
     assert evaluation_cost(False) == 0.5
     assert evaluation_cost(True) == 0.75
+    assert evaluation_cost(True, times=2) == 1.5  # by both ranks of a Ulysses group
     # one forward takes 1 ms a token, so an update takes 3, or 4 where activations are computed twice
     assert evaluation_cost(False, 1.8e-3, 1e-3) == pytest.approx(0.6)
     assert evaluation_cost(True, 1.8e-3, 1e-3) == pytest.approx(0.45)

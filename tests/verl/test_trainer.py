@@ -295,6 +295,19 @@ def test_a_budget_is_planned_once_and_kept(make, monkeypatch):
     assert again.plan == trainer.plan
 
 
+@pytest.mark.parametrize(
+    ("bypass", "mode", "evaluation"), [(False, "sync", 0.0), (True, "sync", 0.75), (False, "separate_async", 0.75)]
+)
+def test_without_a_forward_of_verls_to_compare_with_the_budget_counts_operations(make, bypass, mode, evaluation):
+    """verl's timer reads 10,000 s: held against that, any attribution would cost nothing."""
+    trainer, queue = make(right=5, budget=0.25)
+    OmegaConf.update(trainer.config, "algorithm.rollout_correction.bypass_mode", bypass, force_add=True)
+    trainer.base_mode, trainer.timing_raw = mode, {"old_log_prob": 1e4}
+    step(trainer, queue)
+    assert trainer.plan.evaluation == pytest.approx(evaluation, abs=1e-3)
+    assert trainer.plan.share == pytest.approx(min(1, 0.25 / max(evaluation, 1e-9)))
+
+
 def test_the_timed_pass_is_held_against_verls_own_forward(make):
     trainer, queue = make(right=2)
     trainer.timing_raw = {"old_log_prob": 2.0}
