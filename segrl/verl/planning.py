@@ -57,8 +57,21 @@ def evaluation_cost(
     return seconds_a_token / (forward_seconds_a_token * FORWARDS_OF_UPDATE[checkpointing])
 
 
+def calibration_settings(credit: Credit) -> dict[str, Any]:
+    """What a calibration follows from, besides the model."""
+    names = ("target", "interpolate", "attributor", "calibration_rollouts", "calibration_nodes")
+    return {name: getattr(credit, name) for name in names} | {"counts": sorted({*COUNTS, credit.nodes})}
+
+
+def plan_settings(credit: Credit, checkpointing: bool) -> dict[str, Any]:
+    """What a plan follows from, besides the model and the machine."""
+    names = ("budget", "nodes", "share", "measure", "attributor", "attributor_path", "attributor_workers")
+    return {name: getattr(credit, name) for name in names} | {"checkpointing": checkpointing}
+
+
 class Memory:
-    """A json file beside the checkpoints: the calibration and the plan, made once and found again on resuming."""
+    """A json file beside the checkpoints: the calibration and the plan, made once and found again on resuming with the
+    settings that they follow from."""
 
     def __init__(self, folder: str | Path, model_path: str) -> None:
         self.path = Path(folder) / MEMORY
@@ -68,11 +81,13 @@ class Memory:
             if kept.get("model") == str(model_path):  # another model's path is steep elsewhere
                 self.found = kept
 
-    def __getitem__(self, name: str) -> Any:
-        return self.found.get(name)
+    def get(self, name: str, settings: Mapping[str, Any]) -> Any:
+        """What was kept under these settings, or None."""
+        kept = self.found.get(name, {})
+        return kept["found"] if kept.get("settings") == settings else None
 
-    def keep(self, name: str, value: Mapping[str, Any]) -> None:
-        self.found[name] = dict(value)
+    def keep(self, name: str, settings: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+        self.found[name] = {"settings": dict(settings), "found": dict(found)}
         write_text(self.path, json.dumps(self.found, indent=1) + "\n")
 
 

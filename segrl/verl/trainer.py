@@ -19,7 +19,7 @@ from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync, PPOTrainerSync, register_trainer
 from verl.utils.debug import marked_timer
 
-from segrl.attribution.calibration import COUNTS, calibration_of
+from segrl.attribution.calibration import calibration_of
 from segrl.attribution.quadrature import midpoint
 from segrl.attribution.target import TEMPLATE
 from segrl.verl.attributing import Request
@@ -37,7 +37,15 @@ from segrl.verl.deadline import Deadline
 from segrl.verl.drift import warn_of_drift
 from segrl.verl.frozen import FrozenAttributors
 from segrl.verl.metrics import agreement, check_finite, credit_metrics, nearly_plain, time_metrics
-from segrl.verl.planning import Memory, Plan, evaluation_cost, nodes_for, plan
+from segrl.verl.planning import (
+    Memory,
+    Plan,
+    calibration_settings,
+    evaluation_cost,
+    nodes_for,
+    plan,
+    plan_settings,
+)
 from segrl.verl.queue import columns, rollouts_of, write_advantages, write_jsonl
 from segrl.verl.settings import CALIBRATED
 from segrl.verl.sources import Sources
@@ -198,7 +206,7 @@ class SegmentCredit:
     def _request(self, nodes: int | None = None) -> Request:
         credit, config = self.credit, self.config
         nodes = nodes or (self.plan.nodes if self.plan else credit.nodes)
-        alphas_J, weights_J = nodes_for(credit, nodes, self.memory["calibration"])
+        alphas_J, weights_J = nodes_for(credit, nodes, self.memory.get("calibration", calibration_settings(credit)))
         on_cpu = config.trainer.device == "cpu"
         return Request(
             need=credit.need or "ig",
@@ -225,7 +233,8 @@ class SegmentCredit:
         credit = self.credit
         frozen = credit.attributor == "frozen"
         asked = credit.quadrature == CALIBRATED and credit.need == "ig" and not frozen
-        if not asked or self.memory["calibration"] or len(chosen) < LEAST_TO_CALIBRATE:
+        settings = calibration_settings(credit)
+        if not asked or self.memory.get("calibration", settings) or len(chosen) < LEAST_TO_CALIBRATE:
             return
         began = time.perf_counter()
         sample = chosen[: credit.calibration_rollouts]
@@ -233,8 +242,8 @@ class SegmentCredit:
         found = [masses_JL for masses_JL in found if bool(torch.isfinite(masses_JL).all())]
         if not found:
             return
-        calibration = calibration_of(found, sorted({*COUNTS, credit.nodes}))
-        self.memory.keep("calibration", calibration)
+        calibration = calibration_of(found, settings["counts"])
+        self.memory.keep("calibration", settings, calibration)
         alphas = ", ".join(f"{alpha:.2f}" for alpha in calibration["rules"][str(credit.nodes)]["alphas"])
         logger.warning(
             f"segrl: calibrated on {len(found)} rollouts in {time.perf_counter() - began:.1f} s: {credit.nodes} "
@@ -245,15 +254,15 @@ class SegmentCredit:
         """``budget`` becomes nodes and a share, by one timed pass whose result every rank is told."""
         if self.plan:
             return
-        if kept := self.memory["plan"]:
+        credit, settings = self.credit, plan_settings(self.credit, self._checkpointing)
+        if kept := self.memory.get("plan", settings):
             self.plan = Plan(**kept)
             return
-        credit = self.credit
         seconds, forward = self._timed(batch, chosen) if credit.budget and self._times_a_forward else (None, None)
         evaluation = evaluation_cost(self._checkpointing, seconds, forward, times_attributed(self.config, credit))
         self.plan = plan(credit.budget, credit.nodes, credit.share, evaluation)
         if credit.budget:
-            self.memory.keep("plan", asdict(self.plan))
+            self.memory.keep("plan", settings, asdict(self.plan))
             logger.warning(
                 f"segrl: budget {credit.budget}, one evaluation {evaluation:.2f} x update_actor: {self.plan.nodes} "
                 f"node(s) on {100 * self.plan.share:.0f}% of the tokens, {self.plan.cost:.2f} x update_actor at most"

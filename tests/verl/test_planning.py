@@ -47,9 +47,10 @@ def test_an_evaluation_costs_half_an_update_or_what_was_timed():
 
 
 def test_what_a_run_remembers_is_found_again_for_the_same_model(tmp_path):
-    Memory(tmp_path, "model a").keep("plan", {"nodes": 2, "share": 0.5, "evaluation": 0.5})
-    assert Plan(**Memory(tmp_path, "model a")["plan"]) == Plan(2, 0.5, 0.5)
-    assert Memory(tmp_path, "model b")["plan"] is None
+    Memory(tmp_path, "model a").keep("plan", {"budget": 0.5}, {"nodes": 2, "share": 0.5, "evaluation": 0.5})
+    assert Plan(**Memory(tmp_path, "model a").get("plan", {"budget": 0.5})) == Plan(2, 0.5, 0.5)
+    assert Memory(tmp_path, "model a").get("plan", {"budget": 0.25}) is None
+    assert Memory(tmp_path, "model b").get("plan", {"budget": 0.5}) is None
     assert [path.name for path in tmp_path.iterdir()] == ["segrl.json"]
 
 

@@ -91,11 +91,11 @@ class Actor:
             }
 
     def compute_segrl_profile(self, batch):
-        """The second of four nodes has the mean of all."""
+        """Of four nodes the second has the mean of all."""
         self.profiled.append(batch)
         nodes = batch.extra_info["segrl_nodes"]
         for key in batch.keys:
-            masses_JL = torch.tensor([5.0, 3.0, 2.0, 2.0])[:nodes, None].expand(-1, 5)
+            masses_JL = torch.tensor([5.0, 3.0, 2.0, 2.0, 2.0, 2.0])[:nodes, None].expand(-1, 5)
             self.queue.rows[key]["segrl_profile"] = masses_JL.flatten()
 
 
@@ -270,7 +270,7 @@ def test_the_first_rollouts_calibrate_once_and_the_file_is_found_on_resuming(mak
 
     assert trainer.actor_rollout_wg.asked[0].extra_info["segrl"].alphas == (0.375,)
     assert (tmp_path / "checkpoints" / "segrl.json").is_file()
-    again, queue = make(right=5, quadrature="calibrated")
+    again, queue = make(right=5, quadrature="calibrated", calibration_nodes=4, calibration_rollouts=4)
     step(again, queue)
     assert again.actor_rollout_wg.profiled == []
     assert again.actor_rollout_wg.asked[0].extra_info["segrl"].alphas == (0.375,)
@@ -293,6 +293,32 @@ def test_a_budget_is_planned_once_and_kept(make, monkeypatch):
     monkeypatch.setattr(again, "_timed", lambda batch, chosen: pytest.fail("timed twice"))
     step(again, queue)
     assert again.plan == trainer.plan
+
+
+@pytest.mark.parametrize(
+    ("changed", "nodes", "share"),
+    [({}, 1, 0.5), ({"budget": 1.0}, 2, 1.0), ({"budget": None}, 12, 1.0), ({"share": 0.25}, 2, 0.25)],
+)
+def test_a_resumed_run_follows_the_settings_it_is_given(make, monkeypatch, changed, nodes, share):
+    """At half an update a node: 0.25 pays for one on half of the tokens, 1.0 for two, or 0.25 for two on a quarter."""
+    monkeypatch.setattr(Trainer, "_timed", lambda self, batch, chosen: (2e-3, 1e-3))
+    settings = {"budget": 0.25, "nodes": 12}
+    step(*make(right=5, **settings))
+    trainer, queue = make(right=5, **settings | changed)
+    step(trainer, queue)
+    assert (trainer.plan.nodes, trainer.plan.share) == (nodes, share)
+
+
+@pytest.mark.parametrize(
+    ("changed", "times"),
+    [({}, 0), ({"nodes": 2}, 0), ({"nodes": 5}, 1), ({"target": "gold"}, 1), ({"interpolate": "all"}, 1)],
+)
+def test_a_calibration_serves_while_the_settings_it_follows_from_stay(make, changed, times):
+    settings = {"quadrature": "calibrated", "calibration_nodes": 6}
+    step(*make(right=5, **settings))
+    trainer, queue = make(right=5, **settings | changed)
+    step(trainer, queue)
+    assert len(trainer.actor_rollout_wg.profiled) == times
 
 
 @pytest.mark.parametrize(
