@@ -23,6 +23,7 @@ from segrl.verl.settings import BY_GRADIENT, Credit, credit_from
 OURS = "pkg://segrl.verl.reward"
 # Losses that pick tokens by their advantage: there, weighting the advantage is not weighting the loss.
 PICK_BY_ADVANTAGE = ("clip_cov", "kl_cov")
+MEAN_ADVANTAGE = ("geo_mean",)
 
 
 # --- what attribution runs on ----------------------------------------------------------------------------------------
@@ -38,6 +39,11 @@ def check_supported(config: DictConfig) -> Credit:
     if credit.attributes and credit.attributor != "frozen":
         reasons += _of_the_engine(config)
     reasons += _of_the_source(config, credit)
+    if actor.policy_loss.loss_mode in MEAN_ADVANTAGE and credit.rule != "uniform":
+        reasons.append(
+            f"actor.policy_loss.loss_mode={actor.policy_loss.loss_mode} takes each response's mean advantage, which "
+            "weights of mean one leave as it was; take another loss, or segrl.rule=uniform"
+        )
     if reasons:
         raise ValueError(f"segrl grpo cannot run this: {'; '.join(reasons)}")
     if actor.policy_loss.loss_mode in PICK_BY_ADVANTAGE and credit.rule != "uniform":
@@ -81,6 +87,11 @@ def _of_the_source(config: DictConfig, credit: Credit) -> list[str]:
         reasons.append("segrl.attributor=ref without a reference: set actor.use_kl_loss=true, or train with LoRA")
     if credit.sign == "signed" and credit.need != "ig":
         reasons.append("segrl.sign=signed reads the sign of integrated gradients; take segrl.measure=ig with it")
+    if credit.sign == "signed" and credit.target == "gold":
+        reasons.append(
+            "segrl.sign=signed looks for the tokens that support a response's own answer, but segrl.target=gold "
+            "explains the gold one; take segrl.target=own with it"
+        )
     if credit.attributor != "live" and credit.need not in BY_GRADIENT:
         reasons.append(f"segrl.measure={credit.measure} attributes nothing; leave segrl.attributor at live")
     return reasons

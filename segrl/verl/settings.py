@@ -88,6 +88,11 @@ class Credit:
         for name in AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ValueError(f"segrl.{name}={getattr(self, name)}, expected 1 or more")
+        if self.quadrature == CALIBRATED and self.attributor != "frozen" and self.nodes > self.calibration_nodes:
+            raise ValueError(
+                f"segrl.nodes={self.nodes} are to be chosen among segrl.calibration_nodes={self.calibration_nodes}; "
+                "give at least as many to choose from, or segrl.quadrature=midpoint"
+            )
         for name in ("certificate_every", "fidelity_every", "warmup_steps", "attributor_gpus"):
             if getattr(self, name) < 0:
                 raise ValueError(f"segrl.{name}={getattr(self, name)}, expected 0 or more")

@@ -3,12 +3,14 @@
 import re
 
 import pytest
+import torch
 from composed import changed
 from omegaconf import OmegaConf
 
 from segrl import toy
 from segrl.data import write_rows, write_verl_parquet
 from segrl.verl import checks, grpo
+from segrl.verl.settings import Credit
 
 pytestmark = pytest.mark.skipif(not (toy.MODEL_PATH / "model.safetensors").exists(), reason="no model is bundled")
 
@@ -30,6 +32,12 @@ def grpo_config(*overrides):
         (["actor_rollout_ref.actor.strategy=veomni"], "actor.strategy=veomni; attribution runs on fsdp2"),
         (["segrl.attributor=ref"], "segrl.attributor=ref without a reference: set actor.use_kl_loss=true"),
         (["segrl.sign=signed", "segrl.measure=length"], "take segrl.measure=ig with it"),
+        (["segrl.sign=signed", "segrl.target=gold"], "segrl.target=gold explains the gold one; take segrl.target"),
+        (
+            ["actor_rollout_ref.actor.policy_loss.loss_mode=geo_mean"],
+            "loss_mode=geo_mean takes each response's mean advantage, which weights of mean one leave as it was",
+        ),
+        (["segrl.nodes=50"], "segrl.nodes=50 are to be chosen among segrl.calibration_nodes=48"),
         (["segrl.measure=entropy", "algorithm.rollout_correction.bypass_mode=true"], "bypass_mode leaves out"),
         (["+segrl.rule_options.lo=1"], "has an option that its function does not take"),
         (["+segrl.segmentation.min_token=3"], "has an option that its function does not take"),
@@ -51,6 +59,9 @@ def test_what_cannot_be_done_is_refused(overrides, sentence):
         ["segrl.attributor=ref", "actor_rollout_ref.model.lora_rank=8"],
         ["algorithm.adv_estimator=rloo"],
         ["segrl.sign=signed"],
+        ["segrl.nodes=50", "segrl.quadrature=midpoint"],
+        ["segrl.nodes=50", "segrl.attributor=frozen", "segrl.attributor_path=x"],
+        ["segrl.rule=uniform", "actor_rollout_ref.actor.policy_loss.loss_mode=geo_mean"],
         ["segrl.measure=oracle", "+segrl.measure_options.inverted=true"],
         ["segrl.rule=top", "segrl.measure=entropy", "+segrl.measure_options.aggregate=token"],
     ],
@@ -59,9 +70,42 @@ def test_what_can_be_done_is_let_through(overrides):
     checks.check_supported(grpo_config(*overrides))
 
 
-def test_a_loss_that_picks_tokens_by_advantage_is_a_warning():
+@pytest.mark.parametrize("loss", ["clip_cov", "kl_cov"])
+def test_a_loss_that_picks_tokens_by_advantage_is_a_warning(loss):
     with pytest.warns(UserWarning, match="picks tokens by their advantage"):
-        checks.check_supported(grpo_config("actor_rollout_ref.actor.policy_loss.loss_mode=clip_cov"))
+        checks.check_supported(grpo_config(f"actor_rollout_ref.actor.policy_loss.loss_mode={loss}"))
+
+
+def test_the_loss_of_gmpo_is_the_same_with_any_weights_of_mean_one():
+    """(0.5 + 1.5) / 2 = 1, and the mean is all that verl's function reads."""
+    pytest.importorskip("verl")
+    from types import SimpleNamespace
+
+    from verl.trainer.ppo.core_algos import compute_policy_loss_geo_mean
+
+    logp_T, weights_T, ones_T = torch.tensor([[-1.0, -0.1]]), torch.tensor([[0.5, 1.5]]), torch.ones(1, 2)
+    config = SimpleNamespace(clip_ratio=0.2, clip_ratio_low=None, clip_ratio_high=None)
+    gradients = []
+    for advantages_T in (ones_T, weights_T):
+        logp_T = logp_T.detach().requires_grad_()
+        loss, _ = compute_policy_loss_geo_mean(logp_T.detach(), logp_T, advantages_T, ones_T, config=config)
+        gradients.append(torch.autograd.grad(loss, logp_T)[0])
+    assert torch.equal(*gradients)
+
+
+def test_a_frozen_attributor_of_another_vocabulary_is_refused_before_it_is_loaded(monkeypatch):
+    from tiny import byte_level_tokenizer
+
+    read = []
+    found = {"there": byte_level_tokenizer(vocab=400), "alike": byte_level_tokenizer()}
+    monkeypatch.setattr(checks, "load_tokenizer", lambda path: read.append(path) or found.get(path, found["alike"]))
+    config = grpo_config()
+    checks.check_vocabularies(config, Credit())
+    assert read == []
+    checks.check_vocabularies(config, Credit(attributor="frozen", attributor_path="alike"))
+    with pytest.raises(ValueError, match="the attributor there has another vocabulary than the policy"):
+        checks.check_vocabularies(config, Credit(attributor="frozen", attributor_path="there"))
+    assert read == [str(toy.MODEL_PATH), "alike", str(toy.MODEL_PATH), "there"]
 
 
 @pytest.mark.parametrize(
