@@ -188,7 +188,7 @@ class SegmentCredit:
     @property
     def _compares(self) -> bool:
         credit = self.credit
-        wanted = credit.fidelity_every and self.global_steps % credit.fidelity_every == 0
+        wanted = credit.fidelity_every and (self._weighed_before + 1) % credit.fidelity_every == 0
         return bool(wanted) and credit.attributes and credit.need == "ig"
 
     def _agreements(self, batch: KVBatchMeta, few: Sequence[Weighed]) -> dict[str, float]:
@@ -218,8 +218,13 @@ class SegmentCredit:
             tokens=credit.tokens_per_forward
             or (CPU_TOKENS if on_cpu else config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu),
             checkpointing=self._checkpointing,
-            certificate=bool(credit.certificate_every) and (self.global_steps - 1) % credit.certificate_every == 0,
+            certificate=bool(credit.certificate_every) and self._weighed_before % credit.certificate_every == 0,
         )
+
+    @property
+    def _weighed_before(self) -> int:
+        """How many steps were weighed before this one: ``every`` leaves the others out."""
+        return (self.global_steps - 1) // self.credit.every
 
     @property
     def _checkpointing(self) -> bool:

@@ -199,6 +199,17 @@ def test_a_few_rollouts_are_held_against_many_nodes_on_every_so_many_steps(make)
     assert fine.extra_info["segrl"].alphas == pytest.approx((0.1, 0.3, 0.5, 0.7, 0.9))
 
 
+def test_with_steps_left_out_the_weighed_ones_are_counted(make):
+    """Of steps 1 to 10, every third is weighed: 1, 4, 7, 10."""
+    trainer, queue = make(every=3, fidelity_every=2, certificate_every=3)
+    logged = []
+    for trainer.global_steps in range(1, 11):
+        logged += [trainer.global_steps] if "segrl/fidelity" in step(trainer, queue) else []
+    assert logged == [4, 10]
+    plain = [one.extra_info["segrl"] for one in trainer.actor_rollout_wg.asked]
+    assert [one.certificate for one in plain if len(one.alphas) == 1] == [True, False, False, True]
+
+
 def test_a_response_that_leaves_no_room_for_the_answer_weighs_one(make):
     trainer, queue = make()
     trainer.limit = len(queue.rows["a_0_0"]["responses"]) + 10
