@@ -10,7 +10,7 @@ from math import isfinite
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from segrl.attribution.target import TEMPLATE
 from segrl.data import read_rows
@@ -172,7 +172,7 @@ def check_sizes(config: DictConfig) -> None:
             f"rollout.max_model_len={roles.rollout.max_model_len}, but max_prompt_length={data.max_prompt_length} and "
             f"max_response_length={data.max_response_length} come to {length}"
         )
-    limit = position_limit(roles.model.path)
+    limit = position_limit(model_config(roles.model))
     if limit and length > limit:
         raise ValueError(
             f"max_prompt_length={data.max_prompt_length} and max_response_length={data.max_response_length} come to "
@@ -186,12 +186,31 @@ def check_sizes(config: DictConfig) -> None:
         )
 
 
-def position_limit(path: str) -> int | None:
-    """How many positions the model takes, where its config says so."""
+def model_config(model: DictConfig) -> Any:
+    """The model's config as verl's workers have it: from code of its own if allowed, with what is overridden."""
     from transformers import AutoConfig
+    from verl.utils.fs import copy_to_local
+    from verl.utils.model import update_model_config
 
-    found = AutoConfig.from_pretrained(path)
+    path = copy_to_local(model.get("hf_config_path") or model.path)
+    found = AutoConfig.from_pretrained(path, trust_remote_code=model.get("trust_remote_code", False))
+    overrides: Any = OmegaConf.to_container(model.override_config, resolve=True)
+    update_model_config(found, overrides.get("model_config", overrides))
+    return found
+
+
+def position_limit(found) -> int | None:
+    """How many positions the model takes, where its config says so."""
     return getattr(getattr(found, "text_config", found), "max_position_embeddings", None)
+
+
+def check_reads_text(found, credit: Credit) -> None:
+    """Images are not handed on to attribution: scores would be those of another prompt."""
+    if credit.attributes and getattr(found, "vision_config", None) is not None:
+        raise ValueError(
+            f"the model is a {type(found).__name__} with a vision_config, but attribution feeds token ids alone, "
+            "without images; take a segrl.measure that runs no model, like entropy or length"
+        )
 
 
 def check_rows(config: DictConfig) -> None:

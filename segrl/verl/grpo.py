@@ -16,11 +16,13 @@ from segrl.prompting import opens_thought
 from segrl.types import Trace
 from segrl.verl.checks import (
     OURS,
+    check_reads_text,
     check_reward,
     check_rows,
     check_sizes,
     check_supported,
     check_vocabularies,
+    model_config,
     times_attributed,
 )
 from segrl.verl.launch import check_device, editable, run_verl
@@ -35,6 +37,7 @@ def main(config: DictConfig) -> int:
     complete(config)
     check_device(config, "grpo_preset")
     credit = check_supported(config)
+    check_reads_text(model_config(config.actor_rollout_ref.model), credit)
     check_sizes(config)
     check_vocabularies(config, credit)
     for split in ("train", "val"):
@@ -122,11 +125,5 @@ def attribution_cost(config: DictConfig, credit: Credit) -> str:
     if rollout.free_cache_engine or config.trainer.device == "cpu":
         return said
     tokens = credit.tokens_per_forward or config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu
-    needs = activations(shape_of(_config_of(model.path)), tokens, bool(asked)) / 2**30
+    needs = activations(shape_of(model_config(model).to_dict()), tokens, bool(asked)) / 2**30
     return f"{said}, and takes {needs:.1f} GiB a GPU beside vLLM, which stays awake (rollout.free_cache_engine=false)"
-
-
-def _config_of(path: str) -> dict:
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(path).to_dict()

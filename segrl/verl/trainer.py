@@ -25,8 +25,10 @@ from segrl.attribution.target import TEMPLATE
 from segrl.verl.attributing import Request
 from segrl.verl.checks import (
     bypasses,
+    check_reads_text,
     check_supported,
     compares_within_groups,
+    model_config,
     position_limit,
     runs_live,
     times_attributed,
@@ -86,12 +88,14 @@ class SegmentCredit:
 
     def _setup(self) -> None:
         self.deadline.start("the start")
+        model = model_config(self.config.actor_rollout_ref.model)
+        check_reads_text(model, self.credit)
+        self.limit = position_limit(model)
         super()._setup()
         frozen = None
         if self.credit.attributor == "frozen":
             frozen = FrozenAttributors(self.credit, self.tokenizer, on_cpu=self.config.trainer.device == "cpu")
         self.sources = Sources(self.actor_rollout_wg, frozen, self.credit, self.tokenizer)
-        self.limit = position_limit(self.tokenizer.name_or_path)
 
     def fit(self, agent_loop_manager) -> None:
         try:

@@ -137,6 +137,31 @@ def test_sizes_that_fit_pass_and_a_tight_one_is_a_warning():
         checks.check_sizes(grpo_config("data.max_response_length=830", "actor_rollout_ref.rollout.max_model_len=1024"))
 
 
+def test_the_models_config_is_the_one_that_verls_workers_read(tmp_path):
+    """Not the tokenizer's folder, and with what is overridden, as verl's own class has it."""
+    pytest.importorskip("verl")
+    from tiny import byte_level_tokenizer
+    from verl.utils.config import omega_conf_to_dataclass
+
+    byte_level_tokenizer().save_pretrained(tmp_path)
+    model = grpo_config().actor_rollout_ref.model
+    assert checks.position_limit(checks.model_config(model)) == 1024
+    model.tokenizer_path = str(tmp_path)
+    OmegaConf.update(model, "override_config.max_position_embeddings", 300, force_add=True)
+    OmegaConf.update(model, "override_config.attn_implementation", "sdpa", force_add=True)
+    verls = omega_conf_to_dataclass(model)
+    assert checks.position_limit(checks.model_config(model)) == checks.position_limit(verls.hf_config) == 300
+
+
+def test_a_model_that_sees_images_is_refused_where_it_would_be_attributed():
+    from transformers import LlavaConfig
+
+    with pytest.raises(ValueError, match="a LlavaConfig with a vision_config, but attribution feeds token ids alone"):
+        checks.check_reads_text(LlavaConfig(), Credit())
+    checks.check_reads_text(LlavaConfig(), Credit(measure="length"))
+    checks.check_reads_text(LlavaConfig().text_config, Credit())
+
+
 def test_fewer_rows_than_a_batch_are_refused(tmp_path):
     config = grpo_config()
     config.data.train_files = str(tmp_path / "rows.parquet")

@@ -1,6 +1,7 @@
 """Every preset, as verl itself reads it."""
 
 import importlib.metadata
+from types import SimpleNamespace
 
 import pytest
 from composed import changed
@@ -21,7 +22,7 @@ def preset(name, *overrides):
 @pytest.fixture
 def without_download(monkeypatch):
     """The presets name models of the hub; what is asked of their configs is known. And vLLM may be the CPU's."""
-    monkeypatch.setattr(checks, "position_limit", lambda path: 131_072)
+    monkeypatch.setattr(checks, "model_config", lambda model: SimpleNamespace(max_position_embeddings=131_072))
     pytest.importorskip("verl")
     from segrl.verl.platform import find_vllm_by_its_cpu_name
 

@@ -1,6 +1,7 @@
 """The step between verl's advantages and its update, with stand-ins for Ray and the TransferQueue."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -126,7 +127,8 @@ class Trainer(SegmentCredit, Base):
 
 @pytest.fixture
 def make(monkeypatch, tmp_path):
-    monkeypatch.setattr(trainer_module, "position_limit", lambda path: 4096)
+    text_model = SimpleNamespace(max_position_embeddings=4096)
+    monkeypatch.setattr(trainer_module, "model_config", lambda model: text_model)
     monkeypatch.setattr(trainer_module, "warn_of_drift", lambda: None)
 
     def make(ranks=1, right=0, **segrl):
@@ -392,6 +394,15 @@ def test_the_trainer_passes_for_its_base_and_waits_as_it_is_told(make):
     trainer, _ = make(poll_seconds=0.1)
     assert trainer.config.trainer.v1.trainer_mode == "sync"
     assert trainer.replay_buffer.poll_interval == 0.1
+
+
+def test_the_model_is_looked_at_before_any_worker_is_started(make, monkeypatch):
+    trainer, _ = make()
+    monkeypatch.setattr(Base, "_setup", lambda self: pytest.fail("workers were started"))
+    seeing = SimpleNamespace(vision_config={}, text_config=SimpleNamespace(max_position_embeddings=64))
+    monkeypatch.setattr(trainer_module, "model_config", lambda model: seeing)
+    with pytest.raises(ValueError, match="a vision_config, but attribution feeds token ids alone"):
+        trainer._setup()
 
 
 def test_what_cannot_be_attributed_is_refused_under_verls_own_main_too():
