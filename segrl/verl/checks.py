@@ -67,13 +67,16 @@ def compares_within_groups(config: DictConfig) -> bool:
 
 
 def _of_the_engine(config: DictConfig) -> list[str]:
-    strategy = config.actor_rollout_ref.actor.strategy
-    if strategy == "fsdp2":
-        return []
-    return [
-        f"actor.strategy={strategy}; attribution runs on fsdp2; a frozen attributor works there: "
-        "segrl.attributor=frozen segrl.attributor_path=..."
-    ]
+    strategy, model = config.actor_rollout_ref.actor.strategy, config.actor_rollout_ref.model
+    found = []
+    if strategy != "fsdp2":
+        found.append(f"actor.strategy={strategy}; attribution runs on fsdp2")
+    if (model.get("tiled_mlp") or {}).get("enabled"):
+        found.append(
+            "model.tiled_mlp.enabled=true; attribution gives the last layer slices that verl's tiles do not take"
+        )
+    frozen = "; a frozen attributor works there: segrl.attributor=frozen segrl.attributor_path=..."
+    return [reason + frozen for reason in found]
 
 
 def _of_the_source(config: DictConfig, credit: Credit) -> list[str]:

@@ -30,6 +30,10 @@ def grpo_config(*overrides):
         ),
         (["actor_rollout_ref.actor.strategy=megatron"], "actor.strategy=megatron; attribution runs on fsdp2"),
         (["actor_rollout_ref.actor.strategy=veomni"], "actor.strategy=veomni; attribution runs on fsdp2"),
+        (
+            ["actor_rollout_ref.model.tiled_mlp.enabled=true"],
+            "model.tiled_mlp.enabled=true; attribution gives the last layer slices that verl's tiles do not take; a",
+        ),
         (["segrl.attributor=ref"], "segrl.attributor=ref without a reference: set actor.use_kl_loss=true"),
         (["segrl.sign=signed", "segrl.measure=length"], "take segrl.measure=ig with it"),
         (["segrl.sign=signed", "segrl.target=gold"], "segrl.target=gold explains the gold one; take segrl.target"),
