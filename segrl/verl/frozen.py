@@ -28,7 +28,8 @@ class FrozenAttributors:
         check_vocabulary(tokenizer, load_tokenizer(credit.attributor_path), credit.attributor_path)
         where = {"num_cpus": 1, "num_gpus": 0 if on_cpu else credit.attributor_gpus}
         model = (credit.attributor_path, "float32" if on_cpu else credit.attributor_dtype, "cpu" if on_cpu else "auto")
-        remote = ray.remote(**where, max_restarts=1)(FrozenAttributor)
+        # An attribution changes nothing: where the process dies, a new one may be asked the same again, once.
+        remote = ray.remote(**where, max_restarts=1, max_task_retries=1)(FrozenAttributor)
         self.actors = [remote.remote(*model) for _ in range(credit.attributor_workers)]
 
     def attributed(self, traces: Sequence[Trace], request: Request) -> list[Found]:

@@ -1,0 +1,40 @@
+"""Attributors in Ray actors of their own, on a Ray that is started here."""
+
+import tempfile
+
+import pytest
+
+pytest.importorskip("verl")
+
+import psutil
+import ray
+from transformers import AutoTokenizer
+
+import segrl
+from segrl import toy
+from segrl.verl.attributing import Request
+from segrl.verl.frozen import FrozenAttributors
+from segrl.verl.settings import Credit
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(not (toy.MODEL_PATH / "model.safetensors").exists(), reason="no model is bundled"),
+]
+
+
+def test_an_attributor_that_dies_is_started_again_and_asked_again(monkeypatch):
+    tokenizer = AutoTokenizer.from_pretrained(toy.MODEL_PATH)
+    [trace] = [segrl.tokenize(one, tokenizer) for one in toy.sample_traces(1, seed=3)]
+    credit = Credit(attributor="frozen", attributor_path=str(toy.MODEL_PATH))
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        ray.init(num_cpus=2, _temp_dir=folder, include_dashboard=False, log_to_driver=False)
+        try:
+            attributors = FrozenAttributors(credit, tokenizer, on_cpu=True)
+            [before] = attributors.attributed([trace], Request())
+            [process] = [one for one in psutil.Process().children(recursive=True) if "FrozenAttributor" in one.name()]
+            process.kill()
+            [after] = attributors.attributed([trace], Request())
+        finally:
+            ray.shutdown()
+    assert after.scores_T.tolist() == before.scores_T.tolist()
