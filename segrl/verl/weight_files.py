@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
@@ -19,6 +21,29 @@ from safetensors.torch import save_file
 from verl.checkpoint_engine.base import CheckpointEngine, CheckpointEngineRegistry
 
 LOOKS_EVERY = 0.05  # seconds
+
+
+def prefix() -> str:
+    """Of the folders that this machine's processes write; their ids follow."""
+    return f"segrl-weights-{socket.gethostname()}-"
+
+
+def remove_leftovers(folder: Path) -> None:
+    """A run that is killed between two calls leaves a whole model behind."""
+    for left in folder.glob(f"{prefix()}*"):
+        written_by = left.name.removeprefix(prefix()).partition("-")[0]
+        if written_by.isdigit() and not runs(int(written_by)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
 
 
 @CheckpointEngineRegistry.register("file")
@@ -32,7 +57,10 @@ class FileCheckpointEngine(CheckpointEngine):
 
     def prepare(self) -> str:
         """A new name each time: last step's weights must not be taken for this step's."""
-        return tempfile.mkdtemp(prefix="segrl-weights-", dir=self.folder) if self.is_master else ""
+        if not self.is_master:
+            return ""
+        remove_leftovers(Path(self.folder or tempfile.gettempdir()))
+        return tempfile.mkdtemp(prefix=f"{prefix()}{os.getpid()}-", dir=self.folder)
 
     @classmethod
     def build_topology(cls, actor_wg_world_size: int, rollout_world_size: int, metadata: list[str]):

@@ -1,6 +1,10 @@
 """What the trainer's ranks hold arrives at every server, whole, and each step's own."""
 
 import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,6 +46,20 @@ async def sent(trainers, servers, weights: dict[str, torch.Tensor]) -> tuple[lis
     for one in [*trainers, *servers]:
         one.finalize()
     return found, read
+
+
+def test_what_a_killed_trainer_left_is_removed_by_the_next_on_its_machine(tmp_path):
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    names = {"dead": f"{weight_files.prefix()}{killed.pid}-ab_c", "alive": f"{weight_files.prefix()}{os.getpid()}-x"}
+    names |= {"elsewhere": f"segrl-weights-elsewhere-{killed.pid}-x", "other": "segrl-weights"}
+    for name in names.values():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights.safetensors").write_bytes(b"a model")
+    new = FileCheckpointEngine(1 << 20, is_master=True, folder=str(tmp_path)).prepare()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {names["alive"], names["elsewhere"], names["other"], Path(new).name}
+    assert Path(new).name.startswith(f"{weight_files.prefix()}{os.getpid()}-")
 
 
 def test_two_updates_from_two_ranks_to_two_servers(tmp_path):
