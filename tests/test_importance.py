@@ -113,12 +113,6 @@ def test_every_measure_says_what_it_reads_and_reads_no_more():
         assert float(scores.strength_S[~scores.thought_S].abs().sum()) == 0, name
 
 
-def test_what_grpo_can_gather_is_marked():
-    online = {name for name, measure in MEASURES.items() if measure.online}
-    assert online >= {"ig", "grad_input", "oar", "grail", "entropy", "random", "permuted_ig", "length", "position"}
-    assert not online & {"pmi", "confidence_gain", "leave_one_out", "perplexity", "attention", "first_correct"}
-
-
 # --- each measure by hand --------------------------------------------------------------------------------------------
 
 SEGMENTS = Segments((0, 2, 3, 5, 6), ("thought", "thought", "thought", "answer"))

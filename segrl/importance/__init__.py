@@ -27,34 +27,33 @@ __all__ = [
 
 
 class Measure(NamedTuple):
-    """``needs`` names fields of the evidence; ``online`` says that they can be gathered inside GRPO."""
+    """``needs`` names fields of the evidence."""
 
     score: Callable[..., SegmentScores]
     needs: tuple[str, ...] = ()
     level: str = "segment"
-    online: bool = False
 
 
 MEASURES: dict[str, Measure] = {
-    "ig": Measure(measures.ig, ("ig",), online=True),
-    "strength": Measure(measures.strength, ("ig",), online=True),
-    "abs_ig_tokens": Measure(measures.abs_ig_tokens, ("ig",), level="token", online=True),
-    "ig_tokens": Measure(measures.ig_tokens, ("ig",), level="token", online=True),
-    "permuted_ig": Measure(measures.permuted_ig, ("ig",), online=True),
-    "length": Measure(measures.length, online=True),
-    "position": Measure(measures.position, online=True),
-    "random": Measure(measures.random, online=True),
-    "oracle": Measure(measures.oracle, online=True),
+    "ig": Measure(measures.ig, ("ig",)),
+    "strength": Measure(measures.strength, ("ig",)),
+    "abs_ig_tokens": Measure(measures.abs_ig_tokens, ("ig",), level="token"),
+    "ig_tokens": Measure(measures.ig_tokens, ("ig",), level="token"),
+    "permuted_ig": Measure(measures.permuted_ig, ("ig",)),
+    "length": Measure(measures.length),
+    "position": Measure(measures.position),
+    "random": Measure(measures.random),
+    "oracle": Measure(measures.oracle),
     "first_correct": Measure(measures.first_correct),
     "pmi": Measure(measures.pmi, ("prefix_logp_S",)),
     "confidence_gain": Measure(measures.confidence_gain, ("confidence_S",)),
     "confidence_gain_cheap": Measure(measures.confidence_gain_cheap, ("prefix_logp_S",)),
     "leave_one_out": Measure(measures.leave_one_out, ("without_logp_S",)),
-    "grad_input": Measure(measures.grad_input, ("gradient_T",), online=True),
-    "oar": Measure(measures.oar, ("gradient_T",), online=True),
-    "grail": Measure(measures.grail, ("gradnorm_T",), online=True),
+    "grad_input": Measure(measures.grad_input, ("gradient_T",)),
+    "oar": Measure(measures.oar, ("gradient_T",)),
+    "grail": Measure(measures.grail, ("gradnorm_T",)),
     "attention": Measure(measures.attention, ("attention_T",)),
-    "entropy": Measure(measures.entropy, ("entropy_T",), online=True),
+    "entropy": Measure(measures.entropy, ("entropy_T",)),
     "perplexity": Measure(measures.perplexity, ("logp_T", "perplexity_S")),
 }
 

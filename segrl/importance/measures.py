@@ -64,7 +64,7 @@ def position(evidence: Evidence, segments: Segments) -> SegmentScores:
 
 
 def random(evidence: Evidence, segments: Segments, seed: int = 0) -> SegmentScores:
-    """Control: chance, the same for a trace whenever it is asked."""
+    """Control: chance, the same for a trace's id whenever it is asked. verl's ids are new in each run."""
     return from_strength(torch.rand(len(segments), generator=_generator(evidence, seed)), segments)
 
 

@@ -68,7 +68,8 @@ def equal_groups(rollouts: Sequence[Rollout]) -> set[str]:
 
 
 def sample(worth: Sequence[Rollout], tokens: float, step: int) -> set[str]:
-    """Keys of rollouts drawn at random until the next would exceed ``tokens``, one at least; the same for a step."""
+    """Keys of rollouts drawn at random until the next would exceed ``tokens``, one at least; the same in whatever order
+    they come. A run that is started again draws others: verl's keys are new each time."""
     order = sorted(worth, key=lambda one: one.key)
     random.Random(f"segrl share {step}").shuffle(order)
     keys: set[str] = set()

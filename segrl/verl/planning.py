@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from segrl.attribution.calibration import COUNTS, load_nodes
-from segrl.attribution.quadrature import RULES, Nodes
+from segrl.attribution.quadrature import Nodes
 from segrl.cost import EVALUATION, FORWARDS_OF_UPDATE
 from segrl.data.files import write_text
-from segrl.verl.settings import CALIBRATED, Credit
+from segrl.resolving import resolve
+from segrl.verl.settings import CALIBRATED, QUADRATURES, Credit
 
 MEMORY = "segrl.json"
 
@@ -95,10 +96,8 @@ def nodes_for(credit: Credit, nodes: int, calibration: Mapping[str, Any] | None)
     """The alphas and weights to evaluate; midpoint ones until there is a calibration."""
     if credit.quadrature.endswith(".json"):
         return load_nodes(credit.quadrature, nodes)
-    if credit.quadrature != CALIBRATED:
-        return RULES[credit.quadrature](nodes)
-    rules = (calibration or {}).get("rules", {})
+    rules = (calibration or {}).get("rules", {}) if credit.quadrature == CALIBRATED else {}
     if str(nodes) not in rules:
-        return RULES["midpoint"](nodes)
+        return resolve(credit.quadrature, QUADRATURES)(nodes)
     rule = rules[str(nodes)]
     return torch.tensor(rule["alphas"], dtype=torch.float64), torch.tensor(rule["weights"], dtype=torch.float64)

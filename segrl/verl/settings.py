@@ -11,7 +11,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from segrl.attribution.evaluator import INTERPOLATE
-from segrl.attribution.quadrature import RULES
+from segrl.attribution.quadrature import RULES, midpoint
 from segrl.importance import measure_of
 from segrl.resolving import near, resolve
 from segrl.segmentation import SEGMENTERS
@@ -20,6 +20,7 @@ from segrl.weighting import SIGNS, WEIGHTINGS
 TARGETS = ("own", "gold")
 ATTRIBUTORS = ("live", "frozen", "ref")
 CALIBRATED = "calibrated"
+QUADRATURES = RULES | {CALIBRATED: midpoint}  # which serves until there is a calibration
 # What a measure may read inside GRPO: from a backward pass of the attributor, and from what verl has computed anyway.
 BY_GRADIENT = ("ig", "gradient_T")
 AT_LEAST_ONE = (
@@ -83,8 +84,8 @@ class Credit:
         for name, known in choices:
             if getattr(self, name) not in known:
                 raise ValueError(f"segrl.{name}={getattr(self, name)!r}{near(getattr(self, name), known)}")
-        if self.quadrature != CALIBRATED and not self.quadrature.endswith(".json"):
-            resolve(self.quadrature, RULES | {CALIBRATED: midpoint_until}, "quadrature rule")
+        if not self.quadrature.endswith(".json"):
+            resolve(self.quadrature, QUADRATURES, "quadrature rule")
         for name in AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ValueError(f"segrl.{name}={getattr(self, name)}, expected 1 or more")
@@ -118,11 +119,6 @@ class Credit:
     def attributes(self) -> bool:
         """Whether a model has to run for the scores."""
         return self.rule != "uniform" and self.need in BY_GRADIENT
-
-
-def midpoint_until(nodes: int):
-    """What ``calibrated`` is until there are enough rollouts to calibrate on."""
-    return RULES["midpoint"](nodes)
 
 
 def credit_from(config: DictConfig) -> Credit:

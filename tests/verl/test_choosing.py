@@ -124,7 +124,7 @@ def test_a_share_bounds_the_tokens_of_the_step(pairs, share, step):
     assert sum(reason == "not_sampled" for reason in why.values()) == pairs - len(chosen)
 
 
-def test_the_draw_is_the_same_for_a_step_and_another_for_the_next():
+def test_the_draw_is_the_same_in_any_order_and_another_for_the_next_step():
     batch = [replace(RIGHT, key=f"{i}_0_0") for i in range(40)]
     draws = [frozenset(sample(batch, 200, step)) for step in range(1, 9)]
     assert draws[0] == sample(list(reversed(batch)), 200, 1)

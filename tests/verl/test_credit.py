@@ -49,7 +49,7 @@ def test_options_reach_the_rule_and_the_measure():
     expected = torch.tensor([0.5, 0.5, 1, 1, 1, 0, 4 / 6, 4 / 6]) * 6 / 4
     one = weighed(rollout(), rule_options={"low": 0.0, "high": 1.0})
     torch.testing.assert_close(one.weights_T, expected)
-    # means of |s|: 1, 3, 0.5: the order is the same; sums 2, 9, 0.5 too; but top20 of (2, 5, 0.5) ... by the numbers
+    # sums of |s|: 2, 9 and 0.5
     one = weighed(rollout(), rule="linear", measure_options={"aggregate": "sum"})
     share = torch.tensor([2.0, 2, 9, 9, 9, 0.5]) / 11.5
     torch.testing.assert_close(one.weights_T[:6], share / share.mean())
@@ -62,9 +62,13 @@ def test_each_response_keeps_its_mean_advantage():
 
 
 def test_hard_keeps_the_selected_tokens_alone():
-    # shares: 1.41, 5.20, 0.50 of 7.11 -> 0.73 for the second alone reaches 0.7; first and last thought are forced
-    one = weighed(rollout(), rule="hard", tau=0.7)
-    assert one.selection.reason_S == ("forced", "strength", "forced", "forced")
+    # Four thoughts: 1.41, 5.20, 0.50 and 0.50 of 7.61, so the second alone has the 0.6; first and last are forced.
+    four = Segments((0, 2, 5, 6, 7, 8), ("thought", "thought", "thought", "thought", "answer"))
+    scores_T = torch.tensor([1.0, -1.0, 3.0, 3.0, 3.0, 0.5, 0.5, 9.0])
+    one = weighed(replace(rollout(), segments=four), scores_T, rule="hard", tau=0.6)
+    assert one.selection.reason_S == ("forced", "strength", "dropped", "forced", "forced")
+    kept = 7 / 6  # of seven tokens of thinking, six are left
+    torch.testing.assert_close(one.weights_T, torch.tensor([kept, kept, kept, kept, kept, 0, kept, 1]))
 
 
 def test_tokens_of_a_tool_or_beyond_rollout_correction_weigh_one_and_do_not_count():

@@ -60,5 +60,6 @@ def test_nodes_come_from_the_calibration_a_rule_or_a_file(tmp_path):
     assert torch.equal(nodes_for(Credit(), 1, None)[0], midpoint(1)[0])  # not enough rollouts yet
     assert torch.equal(nodes_for(Credit(), 5, calibration)[0], midpoint(5)[0])
     assert nodes_for(Credit(quadrature="right"), 2, calibration)[0].tolist() == [0.5, 1.0]
+    assert nodes_for(Credit(quadrature="segrl.attribution.quadrature:right"), 2, None)[0].tolist() == [0.5, 1.0]
     (tmp_path / "mine.json").write_text(json.dumps(calibration))
     assert nodes_for(Credit(quadrature=str(tmp_path / "mine.json")), 1, None)[0].tolist() == [0.71]
