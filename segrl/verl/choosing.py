@@ -50,7 +50,7 @@ def _reason(one: Rollout, credit: Credit, equal: set[str], too_long: bool) -> st
         return "equal_rewards"
     if (credit.sign == "positive" and one.advantage < 0) or (credit.sign == "negative" and one.advantage > 0):
         return "other_sign"
-    if not one.trace.answer or len(one.trace.answer) > LONGEST_ANSWER:
+    if not one.explained or len(one.explained) > LONGEST_ANSWER:
         return "no_answer"
     if one.thoughts < 2 or not bool(one.weighted_T.any()):
         return "one_thought"

@@ -24,14 +24,20 @@ UNKNOWN = float("nan")
 
 @dataclass(frozen=True, eq=False)
 class Rollout:
-    """One row of verl's batch: its key in the TransferQueue, what was sampled, its reward, and the advantages verl gave
-    it."""
+    """One row of verl's batch: its key in the TransferQueue, what was sampled, its reward, the advantages verl gave it,
+    and the gold answer where that is explained."""
 
     key: str
     trace: Trace
     segments: Segments
     advantages_T: Tensor
     reward: float = 0.0
+    gold: str | None = None
+
+    @property
+    def explained(self) -> str | None:
+        """The answer to explain, if there is one."""
+        return self.trace.answer if self.gold is None else self.gold
 
     @property
     def group(self) -> str:
@@ -94,10 +100,12 @@ def rollout_trace(key: str, prompt_ids: Tensor, response_ids: Tensor, trainable_
     return replace(trace, answer=extract(trace.response, prompt=tail) or None)
 
 
-def make_rollout(key: str, trace: Trace, advantages_T: Tensor, credit: Credit, reward: float = 0.0) -> Rollout:
+def make_rollout(
+    key: str, trace: Trace, advantages_T: Tensor, credit: Credit, reward: float = 0.0, gold: str | None = None
+) -> Rollout:
     options = dict(credit.segmentation)
     segments = segment(trace, credit.segmenter, **options.pop("options", {}), **options)
-    return Rollout(key, trace, segments, advantages_T, reward)
+    return Rollout(key, trace, segments, advantages_T, reward, gold)
 
 
 def evidence_of(

@@ -33,12 +33,15 @@ def plain_column(keys: list[str], partition_id: str, name: str) -> list:
 def rollouts_of(batch: KVBatchMeta, tokenizer, credit: Credit) -> list[Rollout]:
     """The rows of the batch, without those that verl adds to fill it up."""
     keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
+    golds: list[str | None] = [None] * len(keys)
+    if credit.target == "gold":
+        golds = [str(row["ground_truth"]) for row in plain_column(keys, batch.partition_id, "reward_model")]
     rollouts = []
-    for key, prompt, response, mask, advantages_T, scores_T in zip(
-        keys, *columns(keys, batch.partition_id, ROW), strict=True
+    for key, prompt, response, mask, advantages_T, scores_T, gold in zip(
+        keys, *columns(keys, batch.partition_id, ROW), golds, strict=True
     ):
         trace = rollout_trace(key, prompt, response, mask, tokenizer)
-        rollouts.append(make_rollout(key, trace, advantages_T, credit, float(scores_T.sum())))
+        rollouts.append(make_rollout(key, trace, advantages_T, credit, float(scores_T.sum()), gold))
     return rollouts
 
 

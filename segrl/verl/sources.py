@@ -14,7 +14,7 @@ from segrl.types import Evidence
 from segrl.verl.attributing import Request, explained
 from segrl.verl.credit import Rollout, evidence_of
 from segrl.verl.frozen import FrozenAttributors
-from segrl.verl.queue import columns, dispatched, plain_column, write_scores
+from segrl.verl.queue import columns, dispatched, write_scores
 from segrl.verl.settings import BY_GRADIENT, FROM_VERL, Credit
 from segrl.verl.worker import FIELDS, PROFILE, SCORES
 
@@ -60,7 +60,7 @@ class Sources:
         if self.frozen is None or live:
             self.workers.compute_segrl_scores(dispatched(batch, keys, self.ranks, FIELDS, segrl=request))
             return
-        golds = self._golds(batch, keys) if request.target == "gold" else []
+        golds = [one.gold for one in chosen] if request.target == "gold" else []
         traces = explained([one.trace for one in chosen], request.target, golds)
         found = dict(zip(keys, self.frozen.attributed(traces, request), strict=True))
         write_scores(batch, found)
@@ -75,9 +75,6 @@ class Sources:
 
     def _scores(self, batch: KVBatchMeta, keys: list[str]) -> list[list]:
         return columns(keys, batch.partition_id, SCORES)
-
-    def _golds(self, batch: KVBatchMeta, keys: list[str]) -> list[str]:
-        return [str(row["ground_truth"]) for row in plain_column(keys, batch.partition_id, "reward_model")]
 
     def _labelled(self, one: Rollout) -> Rollout:
         """With the toy world's labels, read from what was sampled."""

@@ -170,10 +170,7 @@ class SegmentCredit:
         """By key, whether prompt, response and appended answer may exceed the model's positions; a token is a byte at
         least."""
         return {
-            one.key: len(one.trace.prompt_ids)
-            + one.trace.tokens
-            + len(TEMPLATE)
-            + len((one.trace.answer or "").encode())
+            one.key: len(one.trace.prompt_ids) + one.trace.tokens + len(TEMPLATE) + len((one.explained or "").encode())
             > (self.limit or float("inf"))
             for one in rollouts
         }

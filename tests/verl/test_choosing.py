@@ -46,6 +46,8 @@ RIGHT, WRONG = rollout("a_0_0", 1.0, 0.5), rollout("a_1_0", 0.0, -0.5)
         (replace(RIGHT, advantages_T=torch.zeros(10)), {"sign": "both"}, "equal_rewards"),
         (replace(RIGHT, trace=replace(RIGHT.trace, answer=None)), {}, "no_answer"),
         (replace(RIGHT, trace=replace(RIGHT.trace, answer="1" * (LONGEST_ANSWER + 1))), {}, "no_answer"),
+        (replace(RIGHT, trace=replace(RIGHT.trace, answer=None), gold="7"), {}, None),
+        (replace(RIGHT, gold=""), {}, "no_answer"),
         (replace(RIGHT, segments=Segments((0, 8, 10), ("thought", "answer"))), {}, "one_thought"),
     ],
 )

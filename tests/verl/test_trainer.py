@@ -14,6 +14,7 @@ pytest.importorskip("verl")
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import Role
 
+from segrl.attribution.target import TEMPLATE
 from segrl.types import Trace
 from segrl.verl import frozen as frozen_module
 from segrl.verl import queue as queue_module
@@ -54,6 +55,7 @@ class Queue:
                 "response_mask": torch.ones(len(ids)),
                 "advantages": torch.full((len(ids),), advantage),
                 "rm_scores": scores_T,
+                "reward_model": {"ground_truth": "8" * 40},
                 "entropy": torch.arange(len(ids)).float(),
             }
         for i in range(right):  # a partner each, so that their groups have something to learn from
@@ -71,6 +73,8 @@ class Queue:
 class Column(list):
     def unbind(self):
         return self
+
+    tolist = unbind
 
 
 class Actor:
@@ -242,6 +246,15 @@ def test_a_step_that_is_left_out_reads_nothing(make):
     trainer.global_steps = 2
     assert step(trainer, queue) == {"segrl/attributed_share": 0.0, "segrl/uniform/off_step": 5.0}
     assert trainer.actor_rollout_wg.asked == []
+
+
+def test_towards_the_gold_answer_a_response_without_one_of_its_own_is_attributed(make):
+    trainer, queue = make(target="gold")
+    assert step(trainer, queue)["segrl/uniform/no_answer"] == 0.0
+    assert trainer.actor_rollout_wg.asked[0].keys == ["a_0_0", SILENT]
+    longest = len(queue.rows["a_0_0"]["responses"]) + 1 + len(TEMPLATE)
+    trainer.limit = longest + 39  # the gold answer has 40 characters, its own one
+    assert step(trainer, queue)["segrl/uniform/too_long"] == 1.0
 
 
 def test_every_rank_gets_as_many_rows_and_the_shortest_fill_up(make):
