@@ -44,6 +44,8 @@ USED: dict[str, tuple[str, ...] | None] = {
     "verl.checkpoint_engine.base:CheckpointEngine.receive_weights": ("self", "global_steps"),
     "verl.plugin.platform:PlatformRegistry.register": None,
     "verl.utils.config:validate_config": ("config", "use_reference_policy", "use_critic"),
+    "verl.utils.fs:copy_to_local": ("src",),
+    "verl.utils.model:update_model_config": ("module_config", "override_config_kwargs"),
     "verl.utils.import_utils:load_extern_object": ("module_path", "object_name"),
     "transfer_queue:kv_batch_get": ("keys", "partition_id", "select_fields"),
     "transfer_queue:kv_batch_put": ("keys", "partition_id", "fields", "tags"),
