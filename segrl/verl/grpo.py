@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from segrl import toy
+from segrl import shards, toy
 from segrl.config import needed
 from segrl.cost import memory as activations
 from segrl.cost import shape_of, units
@@ -28,6 +28,10 @@ from segrl.verl.checks import (
 from segrl.verl.launch import check_device, editable, run_verl
 from segrl.verl.planning import evaluation_cost, plan
 from segrl.verl.settings import Credit
+from segrl.verl.sft_stages import TRACKER
+
+# What a run must have in common with the one whose checkpoints it goes on from.
+ARM = ("segrl.rule", "segrl.measure", "segrl.sign", "algorithm.adv_estimator")
 
 
 def main(config: DictConfig) -> int:
@@ -45,8 +49,21 @@ def main(config: DictConfig) -> int:
     check_rows(config)
     config.reward.custom_reward_function = thinking_as_prompted(config)
     check_reward(config)
+    claim(config)
     print(summary(config, credit), flush=True)
     return run_verl(["verl.trainer.main_ppo"], config, "grpo")
+
+
+def claim(config: DictConfig) -> None:
+    """verl goes on from whatever checkpoint lies in the folder; that of another arm would mix two of a comparison."""
+    note, checkpoints = Path(config.out) / "arm.json", Path(config.trainer.default_local_dir)
+    if config.trainer.resume_mode != "auto" or not (checkpoints / TRACKER).exists():
+        note.unlink(missing_ok=True)
+    for key, (there, now) in shards.claim(note, {key: OmegaConf.select(config, key) for key in ARM}).items():
+        raise ValueError(
+            f"{config.out} holds checkpoints of another run: {key} was {there!r}, now {now!r}; choose another out=, or "
+            "go on from them knowingly: trainer.resume_mode=resume_path trainer.resume_from_path=<a global_step folder>"
+        )
 
 
 def complete(config: DictConfig) -> None:

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from composed import changed
 from omegaconf import OmegaConf
 
 from segrl.config import compose
@@ -129,3 +130,19 @@ def test_without_problems_the_toy_world_is_trained(tmp_path):
     rows = {split: grpo.read_rows(grpo.verl_rows(config, split)) for split in ("train", "val")}
     problems = {split: {row["prompt"][0]["content"] for row in rows[split]} for split in rows}
     assert not problems["train"] & problems["val"]
+
+
+def test_another_arms_checkpoints_are_not_gone_on_from(tmp_path):
+    """Until there is one, anything may change; afterwards what makes the arm may not, but on purpose."""
+
+    def asked(*overrides):
+        return changed("grpo", "toy_cpu", f"out={tmp_path}", *overrides)
+
+    grpo.claim(asked("segrl.rule=uniform"))
+    grpo.claim(asked("segrl.measure=length"))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("4")
+    grpo.claim(asked("segrl.measure=length", "trainer.total_training_steps=9"))
+    with pytest.raises(ValueError, match=r"another run: segrl.measure was 'length', now 'ig'; choose another out="):
+        grpo.claim(asked("segrl.measure=ig"))
+    grpo.claim(asked("segrl.measure=ig", "trainer.resume_mode=resume_path"))
