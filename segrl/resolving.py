@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from typing import Any
 
 
 def resolve(name: str | Callable, table: Mapping[str, Callable] | None = None, what: str = "function") -> Callable:
@@ -30,12 +31,12 @@ def resolve(name: str | Callable, table: Mapping[str, Callable] | None = None, w
     return found
 
 
-def check_options(what: str, function: Callable, *given: object, **options: object) -> None:
-    """Refuse options that ``function`` does not take, or lacks, before it is called."""
+def check_options(what: str, function: Callable, given: Sequence[object], options: Mapping[str, Any]) -> None:
+    """Refuse options that ``function``, given so many arguments before them, does not take or lacks."""
     try:
         inspect.signature(function).bind(*given, **options)
     except TypeError as error:
-        raise ValueError(f"{what} with the options {options}: {error}") from error
+        raise ValueError(f"{what} with the options {dict(options)}: {error}") from error
 
 
 def near(name: str, known: Iterable[str]) -> str:

@@ -73,13 +73,11 @@ def segment(
         raise ValueError(f"trace {trace.id!r} has an empty response: there is nothing to segment")
     thinking = thinking_tokens(trace)
     cut = _find(segmenter)
-    if not _reads_text(cut):
-        options["evidence"] = evidence
-    check_options(f"segmenter={segmenter!r}", cut, trace, **options)
+    check_options(f"segmenter={segmenter!r}", cut, [trace], options)
     if _reads_text(cut):
         starts = _tokens_at(trace, _inside(cut(trace.response, **options), len(trace.response)))
     else:
-        starts = cut(trace, **options)
+        starts = cut(trace, evidence=evidence, **options)
     boundaries = [0, *_inside(starts, thinking), thinking]
     boundaries = _merge_short(boundaries, min_tokens)
     boundaries = _merge_to(boundaries, max_segments)

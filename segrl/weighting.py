@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from segrl.resolving import near, resolve
+from segrl.resolving import check_options, near, resolve
 from segrl.types import Segments, SegmentScores, Selection
 
 SIGNS = ("positive", "both", "negative", "inverted", "signed")
@@ -70,7 +70,9 @@ def _rule_weights(
     scores: SegmentScores, segments: Segments, selection: Selection | None, rule: str | Callable, options: dict
 ) -> Tensor:
     """What the rule says of each token, before normalisation."""
-    weights_S = resolve(rule, WEIGHTINGS, "weighting rule")(scores, selection, scores.thought_S, **options).double()
+    function, given = resolve(rule, WEIGHTINGS, "weighting rule"), [scores, selection, scores.thought_S]
+    check_options(f"the weighting rule {rule!r}", function, given, options)
+    weights_S = function(*given, **options).double()
     weights_T = weights_S if scores.segment_T is not None else weights_S[segments.index_T]
     if float(weights_T.min()) < 0:
         raise ValueError(f"the weighting rule {rule!r} gave {float(weights_T.min()):g}; weights must be zero or more")

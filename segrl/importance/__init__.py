@@ -82,7 +82,7 @@ def score(
             f"trace {evidence.trace.id!r}: the evidence is of {len(evidence.segments)} segments, cut otherwise than "
             f"the {len(segments)} to score; gather it with these"
         )
-    check_options(f"measure={measure!r}", asked.score, evidence, segments, **options)
+    check_options(f"measure={measure!r}", asked.score, [evidence, segments], options)
     try:
         return asked.score(evidence, segments, **options)
     except ValueError as error:

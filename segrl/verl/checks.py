@@ -135,15 +135,9 @@ def check_options(credit: Credit) -> None:
         trainable_T=torch.ones(len(text), dtype=torch.bool),
         prompt_hash="",
     )
-    try:
-        rollout = make_rollout("0_0_0", trace, torch.full((len(text),), 0.5), credit)
-        if credit.measure != "oracle":  # which wants the toy world's labels
-            weigh_rollout(rollout, evidence_of(rollout, torch.linspace(-1, 1, len(text)), credit), credit, step=1)
-    except TypeError as error:
-        raise ValueError(
-            f"segrl.rule_options={credit.rule_options}, measure_options={credit.measure_options} or segmentation="
-            f"{credit.segmentation} has an option that its function does not take: {error}"
-        ) from error
+    rollout = make_rollout("0_0_0", trace, torch.full((len(text),), 0.5), credit)
+    if credit.measure != "oracle":  # which wants the toy world's labels
+        weigh_rollout(rollout, evidence_of(rollout, torch.linspace(-1, 1, len(text)), credit), credit, step=1)
 
 
 # --- sizes -----------------------------------------------------------------------------------------------------------

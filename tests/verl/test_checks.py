@@ -43,8 +43,8 @@ def grpo_config(*overrides):
         ),
         (["segrl.nodes=50"], "segrl.nodes=50 are to be chosen among segrl.calibration_nodes=48"),
         (["segrl.measure=entropy", "algorithm.rollout_correction.bypass_mode=true"], "bypass_mode leaves out"),
-        (["+segrl.rule_options.lo=1"], "has an option that its function does not take"),
-        (["+segrl.segmentation.min_token=3"], "has an option that its function does not take"),
+        (["+segrl.rule_options.lo=1"], "the weighting rule 'rank' with the options {'lo': 1}: got an unexpected"),
+        (["+segrl.segmentation.min_token=3"], "segmenter='auto' with the options {'min_token': 3}: got an unexpected"),
         (["+segrl.measure_options.aggregate=men"], "aggregate='men', expected one of"),
     ],
 )
