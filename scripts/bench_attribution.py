@@ -36,6 +36,7 @@ from segrl.selection import select
 
 HELD_OUT, CALIBRATION = 2_000_000, 2_000_001  # seeds of traces that no training has seen
 TAU = 0.7
+CAPTUM = "captum, 50 right Riemann"
 
 # --- the field --------------------------------------------------------------------------------------------------------
 
@@ -87,6 +88,7 @@ def bench_toy(arguments) -> dict:
         for moves, file in files.items():
             save(calibrate(model, others, tokenizer, interpolate=moves), file)
         methods = toy_methods(model, tokenizer, files)
+        methods = {name: one for name, one in methods.items() if arguments.only in name or name == arguments.against}
         found, seconds = take_turns(methods, traces, arguments.turn)
     references = {
         moves: segrl.attribute(model, traces, tokenizer, nodes=300, tolerance=None, interpolate=moves)
@@ -99,7 +101,7 @@ def bench_toy(arguments) -> dict:
             "evaluations": statistics.mean(one.evaluations for one in found[name]),
             "seconds": sum(seconds[name]) / len(traces),
             "ratio": ratio(seconds, arguments.against, name),
-            "of captum": ratio(seconds, "captum, 50 right Riemann", name),
+            **({"of captum": ratio(seconds, CAPTUM, name)} if CAPTUM in seconds else {}),
             **agreement(traces, [one.scores_T for one in found[name]], [one.scores_T for one in reference]),
             **certificate(found[name]),
         }
@@ -133,7 +135,7 @@ def toy_methods(model, tokenizer, calibrations: dict[str, str]) -> dict[str, Cal
         "the paper's loop, 50 in batches of 10": theirs(lambda one: authors_loop(model, one, batch=10)),
         "the paper's loop, 200": theirs(lambda one: authors_loop(model, one, nodes=200), nodes=200),
         "captum, 50 Gauss-Legendre": theirs(lambda one: captum_call(model, one, "gausslegendre")),
-        "captum, 50 right Riemann": theirs(lambda one: captum_call(model, one, "riemann_right")),
+        CAPTUM: theirs(lambda one: captum_call(model, one, "riemann_right")),
         "12 even": ours(tolerance=None),
         "108 even": ours(nodes=108, tolerance=None),
     }
@@ -143,6 +145,7 @@ def toy_methods(model, tokenizer, calibrations: dict[str, str]) -> dict[str, Cal
             f"default, {moves}": ours(interpolate=moves),
             f"default at tolerance 0.3, {moves}": ours(interpolate=moves, tolerance=0.3),
             f"calibrated 6, {moves}": ours(interpolate=moves, rule=file, nodes=6),
+            f"online: midpoint 1, {moves}": ours(nodes=1, **few),
             f"online: midpoint 4, {moves}": ours(nodes=4, **few),
             f"online: calibrated 4, {moves}": ours(rule=file, nodes=4, **few),
             f"online: calibrated 1, {moves}": ours(rule=file, nodes=1, **few),
@@ -357,6 +360,7 @@ def main() -> None:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--traces", type=int, default=100)
     parser.add_argument("--turn", type=int, default=10, help="traces a method takes before the next one's turn")
+    parser.add_argument("--only", default="", help="toy: the methods whose names hold this")
     parser.add_argument("--against", default="the paper's loop, 50")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--lengths", type=int, nargs="*", default=(512, 2048, 4096, 8192))

@@ -1,7 +1,8 @@
 """Nodes fitted once to a model: where on the path its answers change, a few nodes do what many even ones do.
 
 On a handful of traces the masses of every token are known at each node of a fine midpoint grid; their mean is the
-reference. Few of these nodes and weights for them are chosen so that the weighted masses come closest to it.
+reference. Few of these nodes and weights for them are chosen so that the weighted masses come closest to it. A single
+node is read for its ranks, so of it the direction alone counts: where the path is steep all masses are large.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def calibration_of(profiles: Sequence[Tensor], counts=COUNTS) -> dict[str, Any]:
     alphas_J = midpoint(grid)[0]
     rules = {}
     for count in (count for count in counts if count <= grid):
-        chosen, weights = fit_nodes(masses_JX, count)
+        chosen, weights = nearest_node(profiles) if count == 1 else fit_nodes(masses_JX, count)
         rules[str(count)] = {"alphas": alphas_J[chosen].tolist(), "weights": weights.tolist()}
     return {"grid": grid, "traces": len(profiles), "change": change_J.tolist(), "rules": rules}
 
@@ -66,8 +67,16 @@ def masses_on_grid(
     return found
 
 
+def nearest_node(profiles: Sequence[Tensor]) -> tuple[list[int], Tensor]:
+    """The one whose masses have the largest cosine with those of the whole path, on average over traces."""
+    whole = [masses_JL.mean(0, keepdim=True) for masses_JL in profiles]
+    cosines = [torch.cosine_similarity(one, mean, dim=1) for one, mean in zip(profiles, whole, strict=True)]
+    return [int(torch.stack(cosines).mean(0).argmax())], torch.ones(1, dtype=torch.float64)
+
+
 def fit_nodes(masses_JX: Tensor, count: int) -> tuple[list[int], Tensor]:
-    """``count`` rows and weights whose sum is closest to the mean of all rows, by squares, weights summing to one.
+    """``count`` rows and weights whose sum is closest to the mean of all rows, by squares. The weights need not sum to
+    one: between steep nodes the path is flat, and what is evaluated there says nothing.
 
     From each first row in turn: rows enter one by one, each the one that helps most; then each is exchanged while
     another serves better.
@@ -98,14 +107,11 @@ def _with_best(gram: Tensor, chosen: list[int]) -> list[int]:
 
 
 def _solve(gram: Tensor, rows_KN: Tensor) -> tuple[Tensor, Tensor]:
-    """For K choices of N rows: the best weights that sum to one, and the squared misfit up to a constant."""
+    """For K choices of N rows: the best weights, and the squared misfit up to a constant."""
     inner = gram[rows_KN[:, :, None], rows_KN[:, None, :]]
     wanted = gram.mean(1)[rows_KN]
-    choices, n = rows_KN.shape
-    system = torch.ones(choices, n + 1, n + 1, dtype=gram.dtype)  # the normal equations, and a multiplier for the sum
-    system[:, :n, :n] = inner + RIDGE * gram.diagonal().mean() * torch.eye(n, dtype=gram.dtype)
-    system[:, n, n] = 0
-    weights = torch.linalg.solve(system, torch.cat([wanted, torch.ones(choices, 1, dtype=gram.dtype)], 1))[:, :n]
+    ridge = RIDGE * gram.diagonal().mean() * torch.eye(rows_KN.shape[1], dtype=gram.dtype)
+    weights = torch.linalg.solve(inner + ridge, wanted[:, :, None])[:, :, 0]
     misfit = torch.einsum("kn,knm,km->k", weights, inner, weights) - 2 * (weights * wanted).sum(1)
     return weights, misfit
 
