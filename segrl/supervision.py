@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from segrl.data.files import replacing
 from segrl.masking import Choice, Example, Masked, Rules, example, mask, project, truncate
 from segrl.prompting import prompt_hash
 from segrl.records import SELECTIONS, Row, check_identity, scores_of, segments_of, selection_of
-from segrl.tokenization import decode, tokenize
+from segrl.tokenization import decode, tokenize, tokenize_all
 from segrl.types import Segments, Selection, Trace
+
+TOGETHER = 64  # traces that are tokenised together
 
 
 @dataclass
@@ -72,18 +74,19 @@ def supervise(
     """The rows that ``rules`` make of the traces. ``maker`` is the tokenizer that the selections were made with, where
     it is another than ``tokenizer``; with ``select`` they are made anew, with these options, from their saved scores.
     """
-    done = Supervision()
+    done, used = Supervision(), []
     for trace in traces:
         row = None if selections is None else _row_of(trace, selections)
         if row and row["error"]:
             done.failed.append(trace.id)
-            continue
-        own = trace if spelled_by(tokenizer, trace) else respelled(trace, tokenizer, template)
+        else:
+            used.append((trace, row))
+    spelled = in_tokens([trace for trace, _ in used], tokenizer, maker, template)
+    for (trace, row), (own, counted) in zip(used, spelled, strict=True):
         choice: Choice | None = None
         if row is None:
             choice = everything(own, rules)
         else:
-            counted = _counted_by(trace, own, maker, template)
             segments, selection = _selected(counted, row, select)
             if rules.mode != "pruned":
                 piece_T = _onto(own, counted, segments)
@@ -110,21 +113,26 @@ def spelled_by(tokenizer, trace: Trace) -> bool:
     return decode(trace.response_ids, tokenizer)[0] == trace.response and prompt_hash(prompt) == trace.prompt_hash
 
 
-def respelled(trace: Trace, tokenizer, template: str) -> Trace:
-    """The trace in this tokenizer's tokens; what others wrote into it stays theirs, by each token's first character."""
-    own = tokenize(trace, tokenizer, template)
+def in_tokens(traces: Sequence[Trace], tokenizer, maker, template: str) -> Iterator[tuple[Trace, Trace]]:
+    """Each trace in the tokens of the model to train, and in those that its selection counts."""
+    for start in range(0, len(traces), TOGETHER):
+        group = traces[start : start + TOGETHER]
+        own = [spelled_by(tokenizer, trace) for trace in group]
+        foreign = [trace for trace, is_own in zip(group, own, strict=True) if not is_own]
+        text = [] if maker is None else [trace for trace in group if not trace.tokenised]
+        ours, makers = iter(tokenize_all(foreign, tokenizer, template)), iter(tokenize_all(text, maker, template))
+        for trace, is_own in zip(group, own, strict=True):
+            one = trace if is_own else _trained_as(trace, next(ours))
+            yield one, trace if trace.tokenised else next(makers, one)
+
+
+def _trained_as(trace: Trace, own: Trace) -> Trace:
+    """In other tokens what others wrote stays theirs, by each token's first character."""
     if trace.trainable_T is None or bool(trace.trainable_T.all()):
         return own
     each = Segments(tuple(range(trace.tokens + 1)))
     token_T = project(each, trace.offsets_T, own.offsets_T, _shift(own, trace))
     return replace(own, trainable_T=trace.trainable_T[token_T])
-
-
-def _counted_by(trace: Trace, own: Trace, maker, template: str) -> Trace:
-    """The trace in the tokens that its selection counts."""
-    if trace.tokenised:
-        return trace
-    return own if maker is None else tokenize(trace, maker, template)
 
 
 def _fit(masked: Masked, rules: Rules, max_length: int | None, eos_id: int, done: Supervision) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
@@ -18,21 +20,38 @@ from torch import Tensor
 from segrl.prompting import THINK_END, prompt_hash, render, strip_opening
 from segrl.types import Trace
 
+# json.loads joins proper pairs, so whatever is left of this range stands alone and is no character.
+LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
 
 def tokenize(trace: Trace, tokenizer, template: str = "chat") -> Trace:
     """The trace with its prompt rendered and its response tokenised, once and for all."""
-    prompt = render(trace.problem, tokenizer, template)
-    response = strip_opening(trace.response, prompt)
-    ids, offsets_T = encode(response, tokenizer, trace.id)
-    return replace(
-        trace,
-        response=response,
-        prompt_ids=torch.tensor(tokenizer(prompt, add_special_tokens=False)["input_ids"]),
-        response_ids=ids,
-        offsets_T=offsets_T,
-        trainable_T=torch.ones(len(ids), dtype=torch.bool),
-        prompt_hash=prompt_hash(prompt),
-    )
+    [found] = tokenize_all([trace], tokenizer, template)
+    return found
+
+
+def tokenize_all(traces: Sequence[Trace], tokenizer, template: str = "chat") -> list[Trace]:
+    """The same of many, on all cores."""
+    if not traces:
+        return []
+    prompts = [render(trace.problem, tokenizer, template) for trace in traces]
+    responses = [strip_opening(trace.response, prompt) for trace, prompt in zip(traces, prompts, strict=True)]
+    encoded = encode_all(responses, tokenizer, [trace.id for trace in traces])
+    asked = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    return [
+        replace(
+            trace,
+            response=response,
+            prompt_ids=torch.tensor(prompt_ids),
+            response_ids=ids,
+            offsets_T=offsets_T,
+            trainable_T=torch.ones(len(ids), dtype=torch.bool),
+            prompt_hash=prompt_hash(prompt),
+        )
+        for trace, prompt, response, prompt_ids, (ids, offsets_T) in zip(
+            traces, prompts, responses, asked, encoded, strict=True
+        )
+    ]
 
 
 def thinking_tokens(trace: Trace) -> int:
@@ -44,19 +63,27 @@ def thinking_tokens(trace: Trace) -> int:
 
 def encode(text: str, tokenizer, name: str = "text") -> tuple[Tensor, Tensor]:
     """Ids of ``text`` and the ``(start, end)`` characters of each; together the offsets cover the text without gaps."""
+    [found] = encode_all([text], tokenizer, [name])
+    return found
+
+
+def encode_all(texts: Sequence[str], tokenizer, names: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
+    """The same of many."""
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
             f"{type(tokenizer).__name__} gives no character offsets; load a fast tokenizer (use_fast=True)"
         )
-    try:
-        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    except (UnicodeEncodeError, TypeError) as error:
-        raise ValueError(
-            f"trace {name!r}: the text holds a lone surrogate, which no tokenizer can read; "
-            "repair it with text.encode('utf-8', 'replace').decode()"
-        ) from error
-    ids = torch.tensor(encoded["input_ids"], dtype=torch.long)
-    return ids, _without_gaps(encoded["offset_mapping"], len(text))
+    for name, text in zip(names, texts, strict=True):
+        if LONE_SURROGATE.search(text):
+            raise ValueError(
+                f"trace {name!r}: the text holds a lone surrogate, which no tokenizer can read; "
+                "repair it with text.encode('utf-8', 'replace').decode()"
+            )
+    found = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return [
+        (torch.tensor(ids, dtype=torch.long), _without_gaps(offsets, len(text)))
+        for text, ids, offsets in zip(texts, found["input_ids"], found["offset_mapping"], strict=True)
+    ]
 
 
 def _without_gaps(offsets: list[tuple[int, int]], length: int) -> Tensor:

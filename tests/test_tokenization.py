@@ -8,7 +8,7 @@ from oracles import slow_offsets, walked_offsets
 from tiny import byte_level_tokenizer, metaspace_tokenizer
 
 from segrl import Trace, tokenize
-from segrl.tokenization import decode, decode_stepwise, encode
+from segrl.tokenization import decode, decode_stepwise, encode, tokenize_all
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=60)
 
@@ -98,3 +98,16 @@ def test_eight_million_tokens_take_seconds():
     text, offsets_T = decode(ids, tokenizer)
     assert time.perf_counter() - start < 30
     assert int(offsets_T[-1, 1]) == len(text)
+
+
+@pytest.mark.parametrize("tokenizer", [byte_level_tokenizer(), metaspace_tokenizer()], ids=["byte-level", "metaspace"])
+def test_many_at_once_are_what_they_are_one_by_one(tokenizer):
+    texts = ["Wait, 7.", "", "<think>\nnaïve 👩‍🚀", " 東京\n\n  "]
+    traces = [Trace(id=str(i), problem="p" * i, response=text) for i, text in enumerate(texts)]
+    template = "Q: {problem} A:<think>\n"
+    for one, other in zip(
+        tokenize_all(traces, tokenizer, template), (tokenize(t, tokenizer, template) for t in traces), strict=True
+    ):
+        assert (one.response, one.prompt_hash) == (other.response, other.prompt_hash)
+        for name in ("prompt_ids", "response_ids", "offsets_T", "trainable_T"):
+            assert torch.equal(getattr(one, name), getattr(other, name)), name

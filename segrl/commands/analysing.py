@@ -106,12 +106,12 @@ def _cut(config: DictConfig) -> dict[str, Any]:
 def _tokenised(config: DictConfig, sampled: Callable[[int], list[Trace]]) -> list[Trace]:
     """The traces given, else toy ones, with their tokens."""
     from segrl.loading import load_tokenizer
-    from segrl.tokenization import tokenize
+    from segrl.tokenization import tokenize_all
 
     if config.traces:
         return tokenised(config)
     tokenizer = load_tokenizer(attributor(config)["path"])
-    return [tokenize(trace, tokenizer, config.template) for trace in sampled(config.limit)]
+    return tokenize_all(sampled(config.limit), tokenizer, config.template)
 
 
 def _toy_traces(n: int, seed: int) -> list[Trace]:

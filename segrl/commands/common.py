@@ -41,12 +41,13 @@ def tokenised(config: DictConfig) -> list[Trace]:
     """The traces of ``traces``, their tokens counted by the attributor's tokenizer."""
     from segrl.data import load_traces
     from segrl.loading import load_tokenizer
-    from segrl.tokenization import tokenize
+    from segrl.tokenization import tokenize_all
 
     (path,) = needed(config, "traces")
     traces = load_traces(path, limit=config.limit, require_response=True)
     tokenizer = load_tokenizer(attributor(config)["path"])
-    return [trace if trace.tokenised else tokenize(trace, tokenizer, config.template) for trace in traces]
+    made = iter(tokenize_all([trace for trace in traces if not trace.tokenised], tokenizer, config.template))
+    return [trace if trace.tokenised else next(made) for trace in traces]
 
 
 def segments_of(trace: Trace, config: DictConfig) -> Segments:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import codecs
 import json
 import os
-import re
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,11 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
+from segrl.tokenization import LONE_SURROGATE
+
 Row = dict[str, Any]
 ENDINGS = (".jsonl", ".parquet")
 BATCH = 1024
-# json.loads joins proper pairs, so whatever is left of this range stands alone and is no character.
-LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def iter_rows(path: str | os.PathLike, columns: Sequence[str] | None = None) -> Iterator[tuple[int, Row]]:
