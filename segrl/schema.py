@@ -205,6 +205,8 @@ class Grade(Command):
 @dataclass
 class Export(Command):
     selections: str | None = None
+    tau: float | None = None
+    beta: float | None = None
     max_length: int | None = None
     masking: MaskingConfig = field(default_factory=MaskingConfig)
 

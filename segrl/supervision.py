@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from segrl.data import read_rows
 from segrl.data.files import replacing
 from segrl.masking import Choice, Example, Masked, Rules, example, mask, project, truncate
 from segrl.prompting import prompt_hash
-from segrl.records import SELECTIONS, Row, check_identity, scores_of, segments_of, selection_of
+from segrl.records import SELECTIONS, Row, check_identity, how_made, scores_of, segments_of, selection_of
 from segrl.tokenization import decode, tokenize, tokenize_all
 from segrl.types import Segments, Selection, Trace
 
@@ -162,6 +163,21 @@ def read_selections(path: str | Path | None) -> dict[str, Row]:
     if path is None:
         raise ValueError("this mode needs selections=<file>; `segrl select traces=... out=...` writes it")
     return {row["id"]: row for row in read_rows(path, SELECTIONS)}
+
+
+def reselecting(selections: str | None, tau: float | None, beta: float | None) -> dict[str, Any] | None:
+    """What to select anew with, from the saved scores, where a threshold is given: beside it what the selections were
+    made with, as far as it is known, and select's own defaults.
+    """
+    from segrl.selection import select
+
+    given = {name: value for name, value in (("tau", tau), ("beta", beta)) if value is not None}
+    if not given or selections is None:
+        return None
+    options = {name: one.default for name, one in signature(select).parameters.items() if name != "scores"}
+    known = how_made(selections)
+    options |= {name: known[name] for name in options if name in known} | given
+    return options | {"match_tokens": None} if "tau" in given else options
 
 
 def everything(trace: Trace, rules: Rules) -> Choice:

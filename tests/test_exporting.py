@@ -3,6 +3,7 @@
 import pytest
 import torch
 from datasets import load_from_disk
+from omegaconf import OmegaConf
 
 import segrl
 from segrl import toy
@@ -11,6 +12,7 @@ from segrl.config import compose
 from segrl.data import save_traces, write_rows
 from segrl.importance import from_strength
 from segrl.records import selection_row
+from segrl.verl.sft_dataset import SelectiveDataset
 
 
 @pytest.fixture
@@ -93,3 +95,14 @@ def test_a_folder_of_other_files_is_left_alone_and_one_of_ours_replaced(given):
     for limit in (2, 3):
         export(compose("export", [*settings, f"limit={limit}"]))
         assert len(load_from_disk(str(folder / "out" / "tokens"))) == limit
+
+
+def test_another_threshold_selects_anew_as_in_sft(given):
+    folder, _, settings = given
+    own = {"mode": "selective", "selections": str(folder / "selections.parquet"), "template": "chat", "tau": 0.3}
+    config = OmegaConf.create({"max_length": None, "segrl": own})
+    rows = SelectiveDataset(str(folder / "traces.jsonl"), toy.load_model()[1], config)
+    for tau, same in (("0.3", True), ("null", False)):
+        export(compose("export", [*settings, f"tau={tau}"]))
+        masks = load_from_disk(str(folder / "out" / "tokens"))["loss_weights"]
+        assert [mask == row["loss_mask"].tolist() for mask, row in zip(masks, rows, strict=True)] == [same] * len(rows)

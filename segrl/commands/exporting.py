@@ -21,7 +21,7 @@ def export(config: DictConfig) -> None:
     """Write ``out/tokens`` and ``out/messages``; ``datasets.load_from_disk`` reads either."""
     from segrl.data import load_traces
     from segrl.loading import load_tokenizer
-    from segrl.supervision import read_selections, supervise
+    from segrl.supervision import read_selections, reselecting, supervise
 
     path, out = needed(config, "traces", "out")
     rules = Rules(**plain(config.masking))
@@ -33,6 +33,7 @@ def export(config: DictConfig) -> None:
         None if rules.mode == "full" else read_selections(config.selections),
         load_tokenizer(config.attributor_path) if config.attributor_path else None,
         config.template,
+        reselecting(config.selections, config.tau, config.beta),
     )
     if not done.rows:
         raise ValueError(f"no row is left to write: {'; '.join(done.notes())}")

@@ -6,7 +6,6 @@ the file in which ``segrl sft`` leaves those of ``data.train_files``, so that no
 
 from __future__ import annotations
 
-from inspect import signature
 from typing import Any
 
 import torch
@@ -17,9 +16,7 @@ from torch.utils.data import Dataset
 from segrl.data import load_traces
 from segrl.loading import load_tokenizer
 from segrl.masking import Rules
-from segrl.records import how_made
-from segrl.selection import select
-from segrl.supervision import Supervision, fingerprint, load_examples, read_selections, supervise
+from segrl.supervision import Supervision, fingerprint, load_examples, read_selections, reselecting, supervise
 
 RULES = ("mode", "end", "think_end", "boxed", "too_long", "normalise", "weighting", "weighting_options")
 
@@ -49,7 +46,7 @@ class SelectiveDataset(Dataset):
             read_selections(settings.selections) if settings.mode != "full" else None,
             self._maker(settings.get("attributor_path")),
             settings.template,
-            reselecting(settings),
+            reselecting(settings.get("selections"), settings.get("tau"), settings.get("beta")),
         )
 
     def _maker(self, attributor_path: str | None):
@@ -86,16 +83,3 @@ def rules_of(settings: DictConfig) -> Rules:
 def same_tokens(a, b) -> bool:
     """Whether two tokenizers make the same ids of every text and of every conversation, as those of one family do."""
     return a.chat_template == b.chat_template and a.backend_tokenizer.to_str() == b.backend_tokenizer.to_str()
-
-
-def reselecting(settings: DictConfig) -> dict[str, Any] | None:
-    """What to select anew with, from the saved scores, where a threshold is given: beside it what the selections were
-    made with, as far as it is known, and select's own defaults.
-    """
-    given = {name: settings[name] for name in ("tau", "beta") if settings.get(name) is not None}
-    if not given:
-        return None
-    options = {name: one.default for name, one in signature(select).parameters.items() if name != "scores"}
-    known = how_made(settings.selections)
-    options |= {name: known[name] for name in options if name in known} | given
-    return options | {"match_tokens": None} if "tau" in given else options

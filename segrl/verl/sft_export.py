@@ -16,7 +16,8 @@ from torch import Tensor
 import segrl
 from segrl.data.files import replacing_folder
 from segrl.records import how_made
-from segrl.verl.sft_dataset import SelectiveDataset, reselecting
+from segrl.supervision import reselecting
+from segrl.verl.sft_dataset import SelectiveDataset
 from segrl.verl.sft_stages import Stage
 from segrl.verl.space import weight_files
 
@@ -112,5 +113,5 @@ def card(config: DictConfig, steps: int, stage: Stage, dataset: SelectiveDataset
 def selected(config: DictConfig) -> dict[str, object]:
     """How the selections came about, as far as it is known."""
     unknown = dict.fromkeys(("measure", "tau", "beta"), "as in the selections")
-    again = reselecting(config.segrl) or {}
+    again = reselecting(config.selections, config.tau, config.beta) or {}
     return {"selections": config.selections, **unknown, **how_made(config.selections), **again}

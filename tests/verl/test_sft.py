@@ -15,8 +15,8 @@ from segrl.data import save_traces, write_rows
 from segrl.importance import from_strength
 from segrl.importance.aggregation import token_scores
 from segrl.records import failed_selection_row, selection_row
-from segrl.supervision import save_examples
-from segrl.verl.sft_dataset import SelectiveDataset, reselecting
+from segrl.supervision import reselecting, save_examples
+from segrl.verl.sft_dataset import SelectiveDataset
 
 RESPONSE = "First, 3 + 4 = 7.\n\nWait, so 7.\n\nHowever, 7.\n</think>\nthe answer is \\boxed{7}."
 TOKENIZER = byte_level_tokenizer()
@@ -271,7 +271,7 @@ def test_another_threshold_leaves_the_rest_as_the_selections_were_made(tmp_path)
     (tmp_path / "selections.json").write_text(json.dumps(note))
     found = dataset(tmp_path, traces(1), [row], tau=0.5, end="never", think_end="segment", boxed="segment")
     assert found.kept == int(segments.tokens_S[1] + segments.tokens_S[3])  # the second alone, and the answer
-    options = reselecting(OmegaConf.create({"selections": str(tmp_path / "selections.parquet"), "beta": 0.5}))
+    options = reselecting(str(tmp_path / "selections.parquet"), None, 0.5)
     kept = {"tau": 0.9, "beta": 0.5, "force": [], "match_tokens": 0.45}
     assert options == {**kept, "beta_min_tokens": 1, "consistency": "plain"}
 
