@@ -29,6 +29,7 @@ from segrl.verl.launch import check_device, editable, run_verl
 from segrl.verl.planning import evaluation_cost, plan
 from segrl.verl.settings import Credit
 from segrl.verl.sft_stages import TRACKER
+from segrl.verl.space import check_weights
 
 # What a run must have in common with the one whose checkpoints it goes on from.
 ARM = ("segrl.rule", "segrl.measure", "segrl.sign", "algorithm.adv_estimator")
@@ -40,6 +41,7 @@ def main(config: DictConfig) -> int:
     config = editable(config)
     complete(config)
     check_device(config, "grpo_preset")
+    check_weights(config.actor_rollout_ref.model.path)
     credit = check_supported(config)
     check_reads_text(model_config(config.actor_rollout_ref.model), credit)
     check_sizes(config)

@@ -132,6 +132,13 @@ def test_without_problems_the_toy_world_is_trained(tmp_path):
     assert not problems["train"] & problems["val"]
 
 
+def test_a_model_that_is_not_there_is_named_before_anything_starts(tmp_path):
+    config = changed("grpo", "toy_cpu", f"out={tmp_path / 'out'}", f"model_path={tmp_path / 'none'}")
+    with pytest.raises(FileNotFoundError, match=r"there is no model folder '.*none'; give a folder or a hub id"):
+        grpo.main(config)
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_arms_checkpoints_are_not_gone_on_from(tmp_path):
     """Until there is one, anything may change; afterwards what makes the arm may not, but on purpose."""
 
