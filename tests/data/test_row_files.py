@@ -78,9 +78,13 @@ def test_a_missing_file(tmp_path):
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     folder = tmp_path / "model"
     for text in ("first", "second"):
-        with replacing_folder(folder) as draft:
-            (draft / text).write_text(text)
-    assert [one.name for one in folder.iterdir()] == ["second"]
-    with pytest.raises(FileNotFoundError), replacing_folder(folder) as draft:
+        with replacing_folder(folder, "mark") as draft:
+            (draft / "mark").write_text(text)
+    assert [one.read_text() for one in folder.iterdir()] == ["second"]
+    with pytest.raises(FileNotFoundError), replacing_folder(folder, "mark") as draft:
         (draft / "no such folder" / "third").write_text("third")
-    assert [one.name for one in folder.iterdir()] == ["second"]
+    other_kind = pytest.raises(FileExistsError, match=r"holds other files and no config\.json")
+    with other_kind, replacing_folder(folder, "config.json"):
+        pytest.fail("a folder of another kind was to be replaced")
+    assert [one.read_text() for one in folder.iterdir()] == ["second"]
+    assert [one.name for one in tmp_path.iterdir()] == ["model"]  # no draft is left
