@@ -35,13 +35,22 @@ def load_tokenizer(path: str) -> Any:
 
 def check_model(path: str, dtype: str = "float32", device: str = "auto") -> None:
     """What can be said of these before anything is loaded, or written into a folder that a job claims."""
-    if path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
-        raise FileNotFoundError(f"there is no model folder {path!r}; give a folder or a hub id")
+    local_folder(path)
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}, expected one of {DTYPES}")
     kind = device.partition(":")[0]
     if kind not in ("auto", "cpu") and not (hasattr(torch, kind) and getattr(torch, kind).is_available()):
         raise ValueError(f"device={device!r}, but there is none here; expected auto, cpu, or an accelerator like cuda")
+
+
+def local_folder(path: str) -> Path | None:
+    """The folder at ``path``; None for a hub id. What is spelt as a folder must be one."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if path.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"there is no model folder {path!r}; give a folder or a hub id")
+    return None
 
 
 def tokenizer_of(model):

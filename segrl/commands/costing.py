@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -43,17 +42,16 @@ def cost(config: DictConfig) -> None:
 
 def read_config(path: str) -> dict[str, Any]:
     """config.json of a folder, or of a hub id, of which that one small file is fetched."""
-    local = Path(path).expanduser()
-    if local.is_dir():
-        file = local / "config.json"
-        if not file.is_file():
-            raise FileNotFoundError(f"{local} holds no config.json")
-    elif path.startswith((".", "/", "~")):
-        raise FileNotFoundError(f"there is no model folder {path!r}; give a folder or a hub id")
-    else:
+    from segrl.loading import local_folder
+
+    local = local_folder(path)
+    if local is None:
         from transformers import AutoConfig
 
         return AutoConfig.from_pretrained(path).to_dict()
+    file = local / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{local} holds no config.json")
     return json.loads(file.read_text(encoding="utf-8"))
 
 

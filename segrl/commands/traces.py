@@ -148,7 +148,7 @@ def _reads_saved(config: DictConfig) -> bool:
 
 def _failed(config: DictConfig) -> Iterator[tuple[Trace, Segments, str]]:
     """The traces that `segrl attribute` has given up, with its reason."""
-    rows = by_id(config.attributions, records.ATTRIBUTIONS) if _reads_saved(config) else {}
+    rows = by_id(config.attributions, ("id", "error")) if _reads_saved(config) else {}
     for trace in tokenised(config) if any(row["error"] for row in rows.values()) else ():
         if rows[trace.id]["error"]:
             yield trace, segments_of(trace, config), rows[trace.id]["error"]

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from segrl.loading import local_folder
+
 # Of one parameter in a checkpoint: float32, Adam's two moments, and once more for Hugging Face.
 BYTES = {"model": 4, "optimizer": 8, "hf_model": 4}
 EXPORTED = 4  # of one parameter in the exported model, at most
@@ -16,10 +18,8 @@ FULL = 64 * 2**20  # bytes left on a disk that is as good as full
 
 def check_weights(model_path: str) -> None:
     """Refuse a local folder that holds no model."""
-    folder = Path(model_path).expanduser()
-    if not folder.is_dir():
-        if model_path.startswith((".", "/", "~")):
-            raise FileNotFoundError(f"there is no model folder {model_path!r}; give a folder or a hub id")
+    folder = local_folder(model_path)
+    if folder is None:
         return
     if not (folder / "config.json").exists():
         raise FileNotFoundError(f"{model_path} has no config.json; a Hugging Face model folder was expected")
