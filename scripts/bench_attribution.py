@@ -27,9 +27,9 @@ from torch import Tensor
 
 import segrl
 from segrl import Trace, toy
-from segrl.attribution.baseline import resolve_baseline
 from segrl.attribution.calibration import calibrate, save
 from segrl.attribution.evaluator import Batching, Evaluator, Row
+from segrl.attribution.path import resolve_baseline
 from segrl.attribution.target import Explained, explain
 from segrl.importance import segment_scores
 from segrl.selection import select

@@ -26,8 +26,8 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 import segrl
 from segrl import Segments, Trace, toy
-from segrl.evidence import NEEDS
 from segrl.importance import MEASURES
+from segrl.importance.gathering import NEEDS
 
 PATH = {"nodes": 12, "tolerance": None}  # a random model's path says nothing of where more nodes would be needed
 KINDS = ("needed", "repeat")

@@ -57,7 +57,20 @@ def entries(count: int, tokens: int) -> list[Entry]:
         segments = segrl.segment(trace)
         scores_T = torch.randn(trace.tokens, generator=generator)
         ids = torch.arange(3)
-        attribution = Attribution(trace.id, scores_T, "gold", ids, (1, 2), -0.1, -5.0, 0.0, 0.0, 0.01, 0.1, 14)
+        attribution = Attribution(
+            scores_T,
+            gap=0.01,
+            copy_share=0.1,
+            trace_id=trace.id,
+            target="gold",
+            input_ids=ids,
+            answer_span=(1, 2),
+            logp_input=-0.1,
+            logp_baseline=-5.0,
+            mass_prompt=0.0,
+            mass_suffix=0.0,
+            evaluations=14,
+        )
         scores = segrl.score(attribution, segments)
         verdict = segrl.grade("7", trace.response)
         found.append(Entry(trace, segments, verdict, attribution, {"ig": View(segments, scores, segrl.select(scores))}))

@@ -25,11 +25,11 @@ from omegaconf import OmegaConf
 import segrl
 from segrl import toy
 from segrl.data import save_traces, write_rows
+from segrl.data.records import selection_row
 from segrl.importance import from_strength
-from segrl.prompting import user_message
-from segrl.records import selection_row
+from segrl.sft.dataset import SelectiveDataset
+from segrl.text.prompting import user_message
 from segrl.types import Trace
-from segrl.verl.sft_dataset import SelectiveDataset
 
 
 def long_traces(count: int, tokens: int) -> list[Trace]:

@@ -27,9 +27,9 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from segrl import shards
+from segrl.data import shards
 from segrl.data.files import write_text
-from segrl.verl.launch import environment
+from segrl.launch import environment
 
 KEPT = 0.45  # of the thinking's tokens, as the paper's selections
 TAUS, BETAS = (0.5, 0.6, 0.7, 0.8, 0.9), (0.6, 0.7, 0.8, 0.9, 1.0)
@@ -71,7 +71,7 @@ def arms_of(name: str) -> dict[str, Arm]:
 
 
 def segrl_command(*arguments) -> None:
-    from segrl.cli import main
+    from segrl.commands.cli import main
 
     if main([str(argument) for argument in arguments]):
         raise RuntimeError(f"segrl {' '.join(map(str, arguments))} failed")
@@ -105,11 +105,11 @@ def train(folder: Path, cell: Path, arm: Arm, asked) -> dict:
     from transformers import AutoTokenizer
     from verl.trainer.sft_trainer import SFTTrainer  # noqa: TID251
 
-    from segrl.config import compose
-    from segrl.verl.launch import editable
-    from segrl.verl.sft_dataset import SelectiveDataset
-    from segrl.verl.sft_export import export
-    from segrl.verl.sft_stages import executed_steps, planned_steps, stage_config, stages_of
+    from segrl.commands.config import compose
+    from segrl.launch import editable
+    from segrl.sft.dataset import SelectiveDataset
+    from segrl.sft.export import export
+    from segrl.sft.stages import executed_steps, planned_steps, stage_config, stages_of
 
     given = [f"traces={folder / 'traces.jsonl'}", f"out={cell}", f"mode={arm.mode}", *asked.sft]
     given += [f"optim.lr={asked.lr}", f"trainer.total_epochs={asked.epochs}", "trainer.save_freq=-1"]
@@ -132,7 +132,7 @@ def train(folder: Path, cell: Path, arm: Arm, asked) -> dict:
 
 def evaluate(model: Path, out: Path, asked) -> dict:
     """Every verdict on the problems that all cells answer, by the grader that rewards."""
-    from segrl.results import read_samples
+    from segrl.evaluation.results import read_samples
 
     given = [f"model_path={model}", f"data_path={asked.out / 'problems.jsonl'}", f"out={out}"]
     segrl_command("evaluate", *given, "greedy=false", "generation.n=1", "generation.seed=0")

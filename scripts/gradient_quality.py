@@ -27,15 +27,15 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.nn.utils.rnn import pad_sequence
 
 import segrl
-from segrl import shards, toy
-from segrl.cli import main as run_segrl
-from segrl.data import load_traces, save_traces
+from segrl import toy
+from segrl.commands.cli import main as run_segrl
+from segrl.credit.choosing import reasons
+from segrl.credit.rollout import Rollout, make_rollout, rollout_trace, weigh_rollout
+from segrl.credit.settings import Credit
+from segrl.data import load_traces, save_traces, shards
 from segrl.data.files import write_text
-from segrl.toy.reading import kinds_of
+from segrl.toy.kinds import kinds_of
 from segrl.types import Evidence, Trace
-from segrl.verl.choosing import reasons
-from segrl.verl.credit import Rollout, make_rollout, rollout_trace, weigh_rollout
-from segrl.verl.settings import Credit
 
 STEPPED = 16  # batches whose step is taken
 KL = 1e-3  # nat a token, of the step whose reward is measured

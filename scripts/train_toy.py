@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from segrl.prompting import render
+from segrl.text.prompting import render
 from segrl.toy.tokenizer import build_tokenizer
 from segrl.toy.world import modulo_ten, sample_problems, sample_traces
 from segrl.types import Trace

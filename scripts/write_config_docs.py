@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 import yaml
 
-from segrl.cli import COMMANDS
-from segrl.config import CONFIG_DIR, ON_VERL
-from segrl.schema import SCHEMAS, Command
-from segrl.verl.settings import Credit
+from segrl.commands.cli import COMMANDS
+from segrl.commands.config import CONFIG_DIR, ON_VERL
+from segrl.commands.schema import SCHEMAS, Command
+from segrl.credit.settings import Credit
 
 OUT = Path(__file__).parent.parent / "docs" / "configs.md"
 KEY = re.compile(r"^(?P<indent> *)(?P<key>[\w.]+):(?P<value>(?: [^#]*)?)(?:# ?(?P<comment>.*))?$")
@@ -42,8 +42,9 @@ COMMON = {
 }
 HEAD = """# Configs
 
-Written by `python scripts/write_config_docs.py` from the schema ([segrl/schema.py](../segrl/schema.py)) and the values
-in [configs/](../configs/). Every key is given as `key=value`; a typo fails at the start and names its neighbour.
+Written by `python scripts/write_config_docs.py` from the schema
+([segrl/commands/schema.py](../segrl/commands/schema.py)) and the values in [configs/](../configs/).
+Every key is given as `key=value`; a typo fails at the start and names its neighbour.
 `segrl <command> --help` prints the values as they are now, `--cfg job` as yaml alone.
 
 A key in a section is written with a dot, `selection.tau=0.6`. A section's other file is chosen by its name:

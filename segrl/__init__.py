@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 # Public name -> where it lives. Loaded on first use, so that `import segrl` and the command line stay fast.
 _PUBLIC = {
     "Trace": "segrl.types",
+    "TokenisedTrace": "segrl.types",
     "Segments": "segrl.types",
     "Attribution": "segrl.types",
     "Evidence": "segrl.types",
@@ -21,7 +22,7 @@ _PUBLIC = {
     "split": "segrl.segmentation",
     "segment": "segrl.segmentation",
     "attribute": "segrl.attribution",
-    "gather": "segrl.evidence",
+    "gather": "segrl.importance.gathering",
     "score": "segrl.importance",
     "select": "segrl.selection",
     "weigh": "segrl.weighting",

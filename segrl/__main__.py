@@ -1,5 +1,5 @@
 import sys
 
-from segrl.cli import main
+from segrl.commands.cli import main
 
 sys.exit(main())

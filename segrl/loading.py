@@ -53,6 +53,23 @@ def local_folder(path: str) -> Path | None:
     return None
 
 
+def check_weights(model_path: str) -> None:
+    """Refuse a local folder that holds no model."""
+    folder = local_folder(model_path)
+    if folder is None:
+        return
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(f"{model_path} has no config.json; a Hugging Face model folder was expected")
+    if not weight_files(folder):
+        raise FileNotFoundError(
+            f"{model_path} has a config.json and no weights (*.safetensors); was the model downloaded or saved whole?"
+        )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    return [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
+
+
 def tokenizer_of(model):
     """The tokenizer that lies beside the model it was loaded from."""
     name = getattr(model.config, "_name_or_path", "")

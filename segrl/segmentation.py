@@ -16,7 +16,7 @@ from torch import Tensor
 
 from segrl.resolving import check_options, resolve
 from segrl.tokenization import thinking_tokens
-from segrl.types import Evidence, Segments, Trace
+from segrl.types import Evidence, Segments, TokenisedTrace
 
 KEYWORDS = (
     "Wait",
@@ -57,7 +57,7 @@ def split(text: str, segmenter: str | Callable = "keywords", **options) -> list[
 
 
 def segment(
-    trace: Trace,
+    trace: TokenisedTrace,
     segmenter: str | Callable = "keywords",
     evidence: Evidence | None = None,
     *,
@@ -123,14 +123,16 @@ def regex(text: str, pattern: str) -> Iterable[int]:
 # --- segmenters that read tokens: tokens at which a segment starts ---------------------------------------------------
 
 
-def fixed(trace: Trace, evidence: Evidence | None = None, tokens: int = 64) -> Iterable[int]:
+def fixed(trace: TokenisedTrace, evidence: Evidence | None = None, tokens: int = 64) -> Iterable[int]:
     """Every ``tokens`` tokens."""
     if tokens < 1:
         raise ValueError(f"segmenter 'fixed': tokens={tokens}, expected 1 or more")
     return range(0, trace.tokens, tokens)
 
 
-def entropy(trace: Trace, evidence: Evidence | None = None, window: int = 16, threshold: float = 1.0) -> Iterable[int]:
+def entropy(
+    trace: TokenisedTrace, evidence: Evidence | None = None, window: int = 16, threshold: float = 1.0
+) -> Iterable[int]:
     """Where the mean entropy of the next ``window`` tokens rises over that of the last ones, after a sentence's end.
 
     The rise is z-scored over the response; ``threshold`` is in standard deviations ([ACPO], as far as it is public).
@@ -145,7 +147,7 @@ def entropy(trace: Trace, evidence: Evidence | None = None, window: int = 16, th
 
 
 def probability(
-    trace: Trace, evidence: Evidence | None = None, below: float = 0.9, cutpoints: int = 5
+    trace: TokenisedTrace, evidence: Evidence | None = None, below: float = 0.9, cutpoints: int = 5
 ) -> Iterable[int]:
     """After every ``cutpoints`` tokens that the model gave less than ``below`` (SPO's adaptive partition)."""
     logp_T = _asked_for(evidence, "logp_T", "probability")
@@ -153,7 +155,9 @@ def probability(
     return uncertain[cutpoints::cutpoints]
 
 
-def auto(trace: Trace, evidence: Evidence | None = None, longest: int = 512, shortest: int = 32) -> Iterable[int]:
+def auto(
+    trace: TokenisedTrace, evidence: Evidence | None = None, longest: int = 512, shortest: int = 32
+) -> Iterable[int]:
     """For rollouts: keywords, and inside any piece over ``longest`` tokens also paragraphs of ``shortest`` or more."""
     pieces = [0, *_inside(_tokens_at(trace, keywords(trace.response)), trace.tokens), trace.tokens]
     paragraph_starts = torch.tensor(_tokens_at(trace, paragraphs(trace.response)), dtype=torch.long)
@@ -179,9 +183,8 @@ SEGMENTERS: dict[str, Callable] = {
 # --- from characters to tokens, and merging --------------------------------------------------------------------------
 
 
-def _tokens_at(trace: Trace, chars: Iterable[int]) -> list[int]:
+def _tokens_at(trace: TokenisedTrace, chars: Iterable[int]) -> list[int]:
     """The first token that starts at or behind each character."""
-    assert trace.offsets_T is not None
     starts = trace.offsets_T[:, 0].contiguous()
     return torch.searchsorted(starts, torch.tensor(list(chars), dtype=torch.long)).tolist()
 
@@ -218,8 +221,7 @@ def _merge_to(boundaries: list[int], max_segments: int | None) -> list[int]:
     return boundaries
 
 
-def _ends_sentence(trace: Trace, t: int) -> bool:
-    assert trace.offsets_T is not None
+def _ends_sentence(trace: TokenisedTrace, t: int) -> bool:
     start, end = trace.offsets_T[t - 1].tolist()
     return bool(SENTENCE_END.search(trace.response[start:end]))
 

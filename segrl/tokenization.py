@@ -1,47 +1,39 @@
-"""The one tokenisation of a trace: ids, and the characters each id stands for.
-
-Byte-level tokenizers (Qwen, Llama 3, GPT-NeoX) spell every token as bytes, so a table of those bytes gives the text and
-all offsets of millions of rollout tokens at once. Other tokenizers are decoded piece by piece.
-"""
+"""The one tokenisation of a trace: ids, and the characters each id stands for."""
 
 from __future__ import annotations
 
-import codecs
-import json
-import re
 from collections.abc import Sequence
-from dataclasses import replace
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from segrl.prompting import THINK_END, prompt_hash, render, strip_opening
-from segrl.types import Trace
-
-# json.loads joins proper pairs, so whatever is left of this range stands alone and is no character.
-LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
+from segrl.text.decoding import LONE_SURROGATE
+from segrl.text.prompting import THINK_END, prompt_hash, render, strip_opening
+from segrl.types import TokenisedTrace, Trace
 
 
-def tokenize(trace: Trace, tokenizer, template: str = "chat") -> Trace:
+def tokenize(trace: Trace, tokenizer, template: str = "chat") -> TokenisedTrace:
     """The trace with its prompt rendered and its response tokenised, once and for all."""
-    [found] = tokenize_all([trace], tokenizer, template)
-    return found
+    [tokenised] = tokenize_all([trace], tokenizer, template)
+    return tokenised
 
 
-def tokenize_all(traces: Sequence[Trace], tokenizer, template: str = "chat") -> list[Trace]:
+def tokenize_all(traces: Sequence[Trace], tokenizer, template: str = "chat") -> list[TokenisedTrace]:
     """The same of many, on all cores."""
     if not traces:
         return []
     prompts = [render(trace.problem, tokenizer, template) for trace in traces]
     responses = [strip_opening(trace.response, prompt) for trace, prompt in zip(traces, prompts, strict=True)]
     encoded = encode_all(responses, tokenizer, [trace.id for trace in traces])
-    asked = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    prompt_ids_of = tokenizer(prompts, add_special_tokens=False)["input_ids"]
     return [
-        replace(
-            trace,
+        TokenisedTrace(
+            id=trace.id,
+            problem=trace.problem,
             response=response,
+            answer=trace.answer,
+            meta=trace.meta,
             prompt_ids=torch.tensor(prompt_ids),
             response_ids=ids,
             offsets_T=offsets_T,
@@ -49,22 +41,21 @@ def tokenize_all(traces: Sequence[Trace], tokenizer, template: str = "chat") -> 
             prompt_hash=prompt_hash(prompt),
         )
         for trace, prompt, response, prompt_ids, (ids, offsets_T) in zip(
-            traces, prompts, responses, asked, encoded, strict=True
+            traces, prompts, responses, prompt_ids_of, encoded, strict=True
         )
     ]
 
 
-def thinking_tokens(trace: Trace) -> int:
+def thinking_tokens(trace: TokenisedTrace) -> int:
     """How many response tokens start before the first ``</think>``; all of them where there is none."""
-    assert trace.offsets_T is not None
-    end = trace.response.find(THINK_END)
-    return trace.tokens if end < 0 else int((trace.offsets_T[:, 0] < end).sum())
+    tokens, end = trace.tokens, trace.response.find(THINK_END)
+    return tokens if end < 0 else int((trace.offsets_T[:, 0] < end).sum())
 
 
 def encode(text: str, tokenizer, name: str = "text") -> tuple[Tensor, Tensor]:
     """Ids of ``text`` and the ``(start, end)`` characters of each; together the offsets cover the text without gaps."""
-    [found] = encode_all([text], tokenizer, [name])
-    return found
+    [encoded] = encode_all([text], tokenizer, [name])
+    return encoded
 
 
 def encode_all(texts: Sequence[str], tokenizer, names: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
@@ -79,10 +70,10 @@ def encode_all(texts: Sequence[str], tokenizer, names: Sequence[str]) -> list[tu
                 f"trace {name!r}: the text holds a lone surrogate, which no tokenizer can read; "
                 "repair it with text.encode('utf-8', 'replace').decode()"
             )
-    found = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    encoding = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     return [
         (torch.tensor(ids, dtype=torch.long), _without_gaps(offsets, len(text)))
-        for text, ids, offsets in zip(texts, found["input_ids"], found["offset_mapping"], strict=True)
+        for text, ids, offsets in zip(texts, encoding["input_ids"], encoding["offset_mapping"], strict=True)
     ]
 
 
@@ -93,125 +84,3 @@ def _without_gaps(offsets: list[tuple[int, int]], length: int) -> Tensor:
     starts = np.minimum(covered[:, 0], np.concatenate([[0], ends[:-1]]))
     ends[-1:] = length
     return torch.from_numpy(np.stack([starts, ends], axis=1))
-
-
-def trace_from_ids(
-    id, problem, prompt_ids, response_ids, tokenizer, answer=None, *, trainable_T=None, meta=None
-) -> Trace:
-    """A trace from the ids of a rollout. Special tokens such as the end of text stand for no characters."""
-    ids = torch.as_tensor(response_ids, dtype=torch.long)
-    prompt = torch.as_tensor(prompt_ids, dtype=torch.long)
-    text, offsets_T = decode(ids, tokenizer)
-    return Trace(
-        id=id,
-        problem=problem,
-        response=text,
-        answer=answer,
-        prompt_ids=prompt,
-        response_ids=ids,
-        offsets_T=offsets_T,
-        trainable_T=torch.ones(len(ids), dtype=torch.bool) if trainable_T is None else trainable_T,
-        prompt_hash=prompt_hash(tokenizer.decode(prompt.tolist())),
-        meta=meta or {},
-    )
-
-
-def decode(ids: Tensor, tokenizer) -> tuple[str, Tensor]:
-    """The text of ``ids`` without special tokens, and the ``(start, end)`` characters of each id."""
-    table = _byte_table(tokenizer)
-    return _decode_bytes(ids, *table) if table else decode_stepwise(ids, tokenizer)
-
-
-# --- byte-level tokenizers -------------------------------------------------------------------------------------------
-
-_tables: WeakKeyDictionary = WeakKeyDictionary()
-
-
-def _byte_table(tokenizer) -> tuple[list[bytes], np.ndarray] | None:
-    """The bytes of every id and their lengths, or None when the tokenizer is not byte-level."""
-    if tokenizer not in _tables:
-        _tables[tokenizer] = _build_byte_table(tokenizer) if _is_byte_level(tokenizer) else None
-    return _tables[tokenizer]
-
-
-def _is_byte_level(tokenizer) -> bool:
-    decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
-    return decoder is not None and json.loads(decoder.__getstate__()).get("type") == "ByteLevel"
-
-
-def _build_byte_table(tokenizer) -> tuple[list[bytes], np.ndarray]:
-    byte_of = {char: byte for byte, char in enumerate(_byte_alphabet())}
-    special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
-    table = []
-    for id, token in enumerate(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))):
-        if id in special or token is None:
-            table.append(b"")
-        elif all(char in byte_of for char in token):
-            table.append(bytes(byte_of[char] for char in token))
-        else:  # an added token is spelled as plain text
-            table.append(token.encode())
-    table.append(b"")  # for ids of a padded vocabulary that stand for nothing
-    return table, np.array([len(spelling) for spelling in table])
-
-
-def _byte_alphabet() -> list[str]:
-    """GPT-2's printable stand-in for each byte: itself where it is printable, else the next free character from 256."""
-    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
-    free = iter(range(256, 512))
-    return [chr(byte) if byte in printable else chr(next(free)) for byte in range(256)]
-
-
-def _decode_bytes(ids: Tensor, table: list[bytes], lengths: np.ndarray) -> tuple[str, Tensor]:
-    known = ids.clamp_max(len(table) - 1)
-    data = b"".join([table[id] for id in known.tolist()])
-    text, starts_char = _decode_utf8(data)
-    chars_before = np.concatenate([[0], np.cumsum(starts_char)])  # characters that start before each byte
-    ends = np.cumsum(lengths[known.numpy()])
-    starts = ends - lengths[known.numpy()]
-    # A token that begins inside a character carries that character: count the character as not yet begun.
-    inside = np.concatenate([~starts_char, [False]])[starts]
-    offsets = np.stack([chars_before[starts] - inside, chars_before[ends]], axis=1)
-    return text, torch.from_numpy(offsets)
-
-
-def _decode_utf8(data: bytes) -> tuple[str, np.ndarray]:
-    """The text, and for each byte whether a character starts there. Broken bytes become one U+FFFD a broken run."""
-    starts_char = (np.frombuffer(data, np.uint8) & 0xC0) != 0x80
-    broken: list[tuple[int, int]] = []
-
-    def note(error: UnicodeError) -> tuple[str, int]:
-        assert isinstance(error, UnicodeDecodeError)
-        broken.append((error.start, error.end))
-        return "\ufffd", error.end
-
-    codecs.register_error("segrl-note-broken", note)
-    text = data.decode("utf-8", "segrl-note-broken")
-    for start, end in broken:
-        starts_char[start] = True
-        starts_char[start + 1 : end] = False
-    return text, starts_char
-
-
-# --- every other tokenizer -------------------------------------------------------------------------------------------
-
-
-def decode_stepwise(ids: Tensor, tokenizer, window: int = 8) -> tuple[str, Tensor]:
-    """Decode token by token, each behind the few before it, and hold back pieces of a character until it is whole."""
-    text, spans = "", []
-    tokens = ids.tolist()
-    anchor = pending = 0  # tokens before `pending` have their text; decoding starts at `anchor`
-    for i in range(len(tokens)):
-        known = _decode(tokenizer, tokens[anchor:pending])
-        whole = _decode(tokenizer, tokens[anchor : i + 1])
-        if whole.endswith("\ufffd") and i + 1 < len(tokens) and i - pending < window:
-            continue
-        piece = whole[len(known) :]
-        spans += [(len(text), len(text) + len(piece))] * (i + 1 - pending)
-        text += piece
-        pending = i + 1
-        anchor = max(0, pending - window)
-    return text, torch.tensor(spans, dtype=torch.long).reshape(-1, 2)
-
-
-def _decode(tokenizer, ids: list[int]) -> str:
-    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from segrl.boxed import last_boxed
 from segrl.grading import grade
+from segrl.text.boxed import last_boxed
 
 
 def accuracy_reward(

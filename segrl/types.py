@@ -1,4 +1,4 @@
-"""The six types that flow through the pipeline, and the axis legend.
+"""The types that flow through the pipeline, and the axis legend.
 
 Axis letters, used as suffixes everywhere: ``_T`` response token, ``_S`` segment, ``_B`` rollout in a batch,
 ``_J`` integration node, ``_A`` answer token, ``_P`` prompt token.
@@ -8,12 +8,17 @@ Each type checks its invariants when it is made, so a stage that receives one ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from segrl.text.decoding import decode
+from segrl.text.prompting import prompt_hash
+
+T = TypeVar("T")
 
 KEEP_REASONS = ("strength", "forced")
 DROP_REASONS = ("dropped", "consistency")
@@ -21,34 +26,94 @@ DROP_REASONS = ("dropped", "consistency")
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """One problem and one response to it; once tokenised, the one tokenisation that every stage uses.
+    """One problem and one response to it, as text.
 
-    ``offsets_T[t] = (start, end)`` are the characters of ``response`` that token t stands for. Pieces of a character
-    that is split over several tokens all carry that character's offsets; a special token stands for no character.
-    ``meta`` carries whatever came along with the trace (planted kinds, a recorded verdict, the source).
+    ``meta`` carries whatever came along with the trace; what segrl itself reads of it has a property here.
     """
 
     id: str
     problem: str
     response: str = ""
     answer: str | None = None
-    prompt_ids: Tensor | None = None
-    response_ids: Tensor | None = None
-    offsets_T: Tensor | None = None
-    trainable_T: Tensor | None = None
-    prompt_hash: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def problem_id(self) -> str:
+        """Which problem this is, the same for all responses to it; a trace that came without one is its own problem."""
+        return str(self.meta.get("problem_id") or self.id)
+
+    @property
+    def finish(self) -> str | None:
+        """``stop``, or ``length`` where the generator cut the response off."""
+        return self.meta.get("finish")
+
+    @property
+    def prompt(self) -> str | None:
+        """The rendered prompt, whose end may have opened the thought."""
+        return self.meta.get("prompt")
+
+    @property
+    def kinds(self) -> Sequence[str] | None:
+        """The planted kind of each segment, in the toy world."""
+        return self.meta.get("kinds")
+
+    @property
+    def tokenised(self) -> bool:
+        return False
+
+    @property
+    def tokens(self) -> int:
+        """T, the number of response tokens."""
+        raise ValueError(f"trace {self.id!r} is not tokenised; call segrl.tokenize(trace, tokenizer) first")
+
+    @staticmethod
+    def from_ids(
+        *,
+        id: str,
+        problem: str,
+        prompt_ids,
+        response_ids,
+        tokenizer,
+        answer: str | None = None,
+        trainable_T: Tensor | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> TokenisedTrace:
+        """A trace from rollout ids, which are kept and never tokenised again. Special tokens such as the end of text
+        stand for no characters.
+        """
+        ids = torch.as_tensor(response_ids, dtype=torch.long)
+        prompt = torch.as_tensor(prompt_ids, dtype=torch.long)
+        text, offsets_T = decode(ids, tokenizer)
+        return TokenisedTrace(
+            id=id,
+            problem=problem,
+            response=text,
+            answer=answer,
+            prompt_ids=prompt,
+            response_ids=ids,
+            offsets_T=offsets_T,
+            trainable_T=torch.ones(len(ids), dtype=torch.bool) if trainable_T is None else trainable_T,
+            prompt_hash=prompt_hash(tokenizer.decode(prompt.tolist())),
+            meta=meta or {},
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TokenisedTrace(Trace):
+    """A trace with the one tokenisation that every stage uses.
+
+    ``offsets_T[t] = (start, end)`` are the characters of ``response`` that token t stands for. Pieces of a character
+    that is split over several tokens all carry that character's offsets; a special token stands for no character.
+    ``trainable_T`` is False for tokens that a tool or an environment wrote.
+    """
+
+    prompt_ids: Tensor
+    response_ids: Tensor
+    offsets_T: Tensor
+    trainable_T: Tensor
+    prompt_hash: str
+
     def __post_init__(self) -> None:
-        parts = (self.prompt_ids, self.response_ids, self.offsets_T, self.trainable_T, self.prompt_hash)
-        present = [part is not None for part in parts]
-        if not any(present):
-            return
-        if not all(present):
-            raise ValueError(
-                f"trace {self.id!r} is half tokenised: {sum(present)} of 5 token fields are set; "
-                "use segrl.tokenize(trace, tokenizer) or Trace.from_ids(...)"
-            )
         tokens = len(self.response_ids)
         for name, have in (("offsets_T", len(self.offsets_T)), ("trainable_T", len(self.trainable_T))):
             _same_count(f"trace {self.id!r}: {name}", have, tokens)
@@ -60,21 +125,11 @@ class Trace:
 
     @property
     def tokenised(self) -> bool:
-        return self.response_ids is not None
+        return True
 
     @property
     def tokens(self) -> int:
-        """T, the number of response tokens."""
-        if self.response_ids is None:
-            raise ValueError(f"trace {self.id!r} is not tokenised; call segrl.tokenize(trace, tokenizer) first")
         return len(self.response_ids)
-
-    @classmethod
-    def from_ids(cls, *, id: str, problem: str, prompt_ids, response_ids, tokenizer, answer=None, **fields) -> Trace:
-        """A trace from rollout ids, which are kept and never tokenised again."""
-        from segrl.tokenization import trace_from_ids
-
-        return trace_from_ids(id, problem, prompt_ids, response_ids, tokenizer, answer, **fields)
 
 
 @dataclass(frozen=True)
@@ -128,20 +183,29 @@ class Segments:
 
 
 @dataclass(frozen=True, eq=False)
-class Attribution:
-    """Integrated gradients of the answer's log-probability for each response token of one trace."""
+class Stream:
+    """One number for each response token, and what is known of how far to trust them."""
+
+    scores_T: Tensor
+    gap: float | None = None  # the completeness gap, where the scores are held against it
+    copy_share: float | None = None  # of all mass, the part on tokens that restate the answer
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Attribution(Stream):
+    """Integrated gradients of the answer's log-probability for each response token of one trace, with a certificate.
+
+    The values at both ends of the path, and the gap that follows from them, are None where they were not computed.
+    """
 
     trace_id: str
-    scores_T: Tensor
     target: str
     input_ids: Tensor
     answer_span: tuple[int, int]
-    logp_input: float
-    logp_baseline: float
+    logp_input: float | None
+    logp_baseline: float | None
     mass_prompt: float
     mass_suffix: float
-    gap: float
-    copy_share: float
     evaluations: int
     flags: tuple[str, ...] = ()
     unevenness: float = float("nan")  # the error that a midpoint grid estimates of itself, as a share of all mass
@@ -164,8 +228,8 @@ class Evidence:
     a forward over the trace (with its backward, where there is one); shorter forwards count by their tokens.
     """
 
-    trace: Trace
-    ig: Attribution | None = None
+    trace: TokenisedTrace
+    ig: Stream | None = None  # an Attribution where `segrl.attribute` made it
     logp_T: Tensor | None = None
     entropy_T: Tensor | None = None
     gradient_T: Tensor | None = None  # gradient of the answer's log-probability . the input's embedding
@@ -214,8 +278,8 @@ class SegmentScores:
     share_S: Tensor
     consistency_S: Tensor
     tokens_S: Tensor
-    thought_S: Tensor | None = None
-    excess_S: Tensor | None = None
+    thought_S: Tensor = None  # type: ignore[assignment]  # a tensor once it is made
+    excess_S: Tensor = None  # type: ignore[assignment]
     segment_T: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -259,6 +323,12 @@ class Selection:
 
     def __len__(self) -> int:
         return len(self.keep_S)
+
+
+def given(value: T | None) -> T:
+    """The value, where whoever calls has promised that it is there."""
+    assert value is not None
+    return value
 
 
 def _check_values(what: str, values: Tensor, want: int) -> None:

@@ -8,12 +8,12 @@ from importlib.util import find_spec
 
 import pytest
 from omegaconf import OmegaConf
-from readme import BLOCK, ROOT, own_measure
-from script_files import loaded
+from testkit.readme import BLOCK, ROOT, own_measure
+from testkit.script_files import loaded
 
-from segrl.cli import COMMANDS, main
-from segrl.config import ON_VERL, compose
-from segrl.schema import SCHEMAS
+from segrl.commands.cli import COMMANDS, main
+from segrl.commands.config import ON_VERL, compose
+from segrl.commands.schema import SCHEMAS
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 INLINE = re.compile(r"`([^`\n]+)`")
@@ -69,15 +69,15 @@ RUN = (
     "truth out=runs/truth measures=[ig,random,my_measures:surprise]",
 )
 ELSEWHERE = {
-    "cost model_path=... length=... rollouts=... gpus=...": "tests/test_cost.py",
+    "cost model_path=... length=... rollouts=... gpus=...": "tests/credit/test_cost.py",
     "report rollouts=x out=rollouts.html": "tests/report/test_rollouts.py",
-    "truth out=runs/truth limit=64": "tests/analysis/test_analysing_commands.py",
+    "truth out=runs/truth limit=64": "tests/commands/test_analysing.py",
     "grpo grpo_preset=toy_cpu": "tests/verl/test_end_to_end.py",
     "grpo grpo_preset=toy_cpu out=runs/toy": "tests/verl/test_end_to_end.py",
     "grpo grpo_preset=toy_cpu out=runs/mine segrl.measure=my_measures:surprise": "tests/verl/test_grpo_runs.py",
     "grpo segrl.dump_dir=...": "tests/verl/test_end_to_end.py",
-    "generate data_path=...": "tests/test_quickstart.py",
-    "quickstart model_path=... data_path=...": "tests/test_quickstart.py",
+    "generate data_path=...": "tests/commands/test_quickstart.py",
+    "quickstart model_path=... data_path=...": "tests/commands/test_quickstart.py",
 }
 # The hub's models, vLLM on a GPU, verl with flash attention.
 NEEDS_GPU = re.compile(r"preset=(r1_|one_gpu|two_nodes)|evaluation=paper|deepseek-ai/|Qwen/")
@@ -192,12 +192,13 @@ def test_scripts_and_examples_that_are_named_are_there():
 def test_the_readmes_own_measure_weighs_grpo_and_selects(tmp_path, monkeypatch, capsys):
     """The fifteen lines, run where they are meant to run: in the arithmetic of a GRPO step, and in `segrl select`."""
     import torch
-    from pages import trace_of
+    from testkit.pages import trace_of
 
     from segrl import toy
+    from segrl.credit.rollout import Rollout, evidence_of, weigh_rollout
+    from segrl.credit.settings import Credit
     from segrl.data import save_traces
-    from segrl.verl.credit import Rollout, evidence_of, weigh_rollout
-    from segrl.verl.settings import Credit
+    from segrl.types import Stream
 
     body = own_measure()
     assert len(body.splitlines()) <= 15
@@ -208,7 +209,7 @@ def test_the_readmes_own_measure_weighs_grpo_and_selects(tmp_path, monkeypatch, 
     rollout = Rollout("a_0_0", trace, segments, torch.full((8,), 0.5), 1.0)
     credit = Credit(measure="my_measures:surprise")
     logp_T = -torch.tensor([1.0, 2.0, 4.0, 5.0, 0.1, 0.1, 9.0, 9.0])  # means 1.5, 4.5 and 0.1: ranks 1, 2 and 0
-    weighed = weigh_rollout(rollout, evidence_of(rollout, logp_T, credit), credit, step=1)
+    weighed = weigh_rollout(rollout, evidence_of(rollout, Stream(logp_T), credit), credit, step=1)
     assert weighed.weights_T.tolist() == pytest.approx([1.0, 1.0, 1.2, 1.2, 0.8, 0.8, 1.0, 1.0])
     save_traces(toy.sample_traces(2, seed=1), tmp_path / "t.jsonl")
     given = [f"traces={tmp_path / 't.jsonl'}", f"out={tmp_path / 'o.parquet'}", "measure=my_measures:surprise"]

@@ -15,7 +15,7 @@ import segrl
 PACKAGE = Path(segrl.__file__).parent
 WALLED = ("verl", "ray", "vllm")
 # As in DESIGN.md, and in pyproject.toml's per-file-ignores.
-ALLOWED = ("segrl.verl", "segrl.generation.vllm", "segrl.attribution.distributed")
+ALLOWED = ("segrl.verl", "segrl.generation.vllm", "segrl.attribution.cluster")
 
 IMPORT_BLOCKED = """
 import importlib, json, sys

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import slow_offsets
-from real import real_traces
-from tiny import byte_level_tokenizer
+from testkit.oracles import slow_offsets
+from testkit.real import real_traces
+from testkit.tiny import byte_level_tokenizer
 
 import segrl
 from segrl import Evidence, Trace

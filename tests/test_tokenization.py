@@ -4,11 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import slow_offsets, walked_offsets
-from tiny import byte_level_tokenizer, metaspace_tokenizer
+from testkit.oracles import slow_offsets, walked_offsets
+from testkit.tiny import byte_level_tokenizer, metaspace_tokenizer
 
 from segrl import Trace, tokenize
-from segrl.tokenization import decode, decode_stepwise, encode, tokenize_all
+from segrl.text.decoding import decode, decode_stepwise
+from segrl.tokenization import encode, tokenize_all
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=60)
 

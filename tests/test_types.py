@@ -1,9 +1,9 @@
 import pytest
 import torch
-from tiny import byte_level_tokenizer
+from testkit.tiny import byte_level_tokenizer
 
 import segrl
-from segrl import Attribution, Evidence, Segments, SegmentScores, Selection, Trace
+from segrl import Attribution, Evidence, Segments, SegmentScores, Selection, TokenisedTrace, Trace
 
 
 def tokenised(response="Okay.\n\nWait, 7."):
@@ -11,22 +11,24 @@ def tokenised(response="Okay.\n\nWait, 7."):
 
 
 def test_a_trace_is_tokenised_whole_or_not_at_all():
-    with pytest.raises(ValueError, match="half tokenised: 1 of 5"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'response_ids'"):
         Trace(id="t", problem="p", response="r", response_ids=torch.tensor([1]))
+    with pytest.raises(TypeError, match=r"missing 4 required keyword-only arguments: 'prompt_ids', 'offsets_T'"):
+        TokenisedTrace(id="t", problem="p", response="r", response_ids=torch.tensor([1]))
 
 
 def test_a_trace_says_both_counts_when_offsets_and_ids_disagree():
     trace = tokenised()
     fields = {"prompt_ids": trace.prompt_ids, "response_ids": trace.response_ids, "prompt_hash": "x"}
     with pytest.raises(ValueError, match=rf"got {trace.tokens - 1} for {trace.tokens}"):
-        Trace("t", "p", trace.response, offsets_T=trace.offsets_T[1:], trainable_T=trace.trainable_T, **fields)
+        TokenisedTrace("t", "p", trace.response, offsets_T=trace.offsets_T[1:], trainable_T=trace.trainable_T, **fields)
 
 
 def test_a_trace_whose_tokens_end_before_its_text_is_refused():
     trace = tokenised()
     fields = {name: getattr(trace, name) for name in ("prompt_ids", "response_ids", "offsets_T", "trainable_T")}
     with pytest.raises(ValueError, match="end at character 15, the response has 16"):
-        Trace("t", "p", trace.response + "!", prompt_hash="x", **fields)
+        TokenisedTrace("t", "p", trace.response + "!", prompt_hash="x", **fields)
 
 
 def test_an_untokenised_trace_has_no_token_count():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import byte_level_tokenizer
+from testkit.tiny import byte_level_tokenizer
 
 import segrl
 from segrl import Evidence, Segments, Trace

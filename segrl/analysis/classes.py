@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segrl.evaluation import Estimate
+from segrl.evaluation.statistics import Estimate
 from segrl.selection import select
 from segrl.types import SegmentScores
 

@@ -8,7 +8,7 @@ from textwrap import shorten, wrap
 from typing import Any
 
 from segrl.analysis.classes import Found, reasons
-from segrl.evaluation import Estimate
+from segrl.evaluation.statistics import Estimate
 
 # Told apart by all eyes.
 GREEN, GREY, ORANGE, BLUE, RED, PALE = "#009e73", "#8c8c8c", "#e69f00", "#0072b2", "#d55e00", "#dddddd"

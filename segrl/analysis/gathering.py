@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segrl.analysis.repetition import bleu_before
-from segrl.evidence import gather
 from segrl.grading import grade
 from segrl.importance import measure_of, score
-from segrl.types import Evidence, Segments, Trace
+from segrl.importance.gathering import gather
+from segrl.types import Attribution, Evidence, Segments, TokenisedTrace, given
 
 Row = dict[str, Any]
 NEEDS = ("logp_T", "entropy_T", "prefix_logp_S")
@@ -23,7 +23,7 @@ COLUMNS = (
 def gathered(
     model,
     tokenizer,
-    trace: Trace,
+    trace: TokenisedTrace,
     segments: Segments,
     *,
     measure: str = "ig",
@@ -37,12 +37,12 @@ def gathered(
 
     ``sampled`` also draws answers after each thought, as the paper does for its confidence.
     """
-    own = {"id": trace.id, "problem_id": problem_of(trace)}
+    own = {"id": trace.id, "problem_id": trace.problem_id}
     needs = tuple(dict.fromkeys((*measure_of(measure).needs, *NEEDS, *(["confidence_S"] if sampled else []))))
     try:
         [evidence] = gather(model, [trace], tokenizer, needs, segments=[segments], **gather_options or {})
         scores = score(evidence, segments, measure, **measure_options or {})
-        verdict = grade(trace.answer, trace.response, thinking=thinking, prompt=trace.meta.get("prompt") or "")
+        verdict = grade(given(trace.answer), trace.response, thinking=thinking, prompt=trace.prompt or "")
     except ValueError as error:
         return {**dict.fromkeys(COLUMNS), **own, "error": str(error)}
     texts, thought_S = thought_texts(trace, segments), segments.thought_S
@@ -51,7 +51,7 @@ def gathered(
         **own,
         "correct": verdict.correct,
         "status": verdict.status,
-        "flags": list(evidence.ig.flags) if evidence.ig else [],
+        "flags": list(evidence.ig.flags) if isinstance(evidence.ig, Attribution) else [],
         "kinds": kinds_of(trace, segments),
         "texts": texts,
         "answer_text": _after_thinking(trace, segments),
@@ -67,8 +67,8 @@ def _confidences(evidence: Evidence, segments: Segments) -> dict[str, list[float
     count = int(segments.thought_S.sum())
     sampled_S = evidence.confidence_S
     return {
-        "answer_logp": [evidence.empty_logp, *evidence.prefix_logp_S[:count].tolist()],
-        "confidence": None if sampled_S is None else [evidence.empty_confidence, *sampled_S[:count].tolist()],
+        "answer_logp": [given(evidence.empty_logp), *given(evidence.prefix_logp_S)[:count].tolist()],
+        "confidence": None if sampled_S is None else [given(evidence.empty_confidence), *sampled_S[:count].tolist()],
     }
 
 
@@ -76,36 +76,30 @@ def _by_thought(evidence: Evidence, segments: Segments) -> dict[str, list[float]
     """The mean of each token stream over each thought; log-perplexity is the mean surprise of its tokens."""
     pieces = [piece for piece, thought in zip(segments.slices, segments.thought_S.tolist(), strict=True) if thought]
     return {
-        "log_perplexity": [-float(evidence.logp_T[piece].mean()) for piece in pieces],
-        "entropy": [float(evidence.entropy_T[piece].mean()) for piece in pieces],
+        "log_perplexity": [-float(given(evidence.logp_T)[piece].mean()) for piece in pieces],
+        "entropy": [float(given(evidence.entropy_T)[piece].mean()) for piece in pieces],
     }
 
 
 # --- of the trace itself ---------------------------------------------------------------------------------------------
 
 
-def problem_of(trace: Trace) -> str:
-    """Samples of one problem share its id where segrl generated them, its text elsewhere."""
-    return str(trace.meta.get("problem_id") or trace.problem)
-
-
-def thought_texts(trace: Trace, segments: Segments) -> list[str]:
+def thought_texts(trace: TokenisedTrace, segments: Segments) -> list[str]:
     pieces = zip(segments.slices, segments.thought_S.tolist(), strict=True)
     return [_text(trace, piece) for piece, thought in pieces if thought]
 
 
-def kinds_of(trace: Trace, segments: Segments) -> list[str] | None:
+def kinds_of(trace: TokenisedTrace, segments: Segments) -> list[str] | None:
     """The planted kind of each thought; None where the trace has none, or is cut otherwise than planted."""
-    kinds: Sequence[str] | None = trace.meta.get("kinds")
+    kinds: Sequence[str] | None = trace.kinds
     if kinds is None or len(kinds) != len(segments):
         return None
     return [kind for kind, thought in zip(kinds, segments.thought_S.tolist(), strict=True) if thought]
 
 
-def _after_thinking(trace: Trace, segments: Segments) -> str:
+def _after_thinking(trace: TokenisedTrace, segments: Segments) -> str:
     return "" if bool(segments.thought_S[-1]) else _text(trace, segments.slices[-1])
 
 
-def _text(trace: Trace, piece: slice) -> str:
-    assert trace.offsets_T is not None
+def _text(trace: TokenisedTrace, piece: slice) -> str:
     return trace.response[int(trace.offsets_T[piece.start, 0]) : int(trace.offsets_T[piece.stop - 1, 1])].strip()

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segrl.boxed import last_boxed
-from segrl.prompting import THINK_END
+from segrl.text.boxed import last_boxed
+from segrl.text.prompting import THINK_END
 from segrl.types import Trace
 
 QUESTION = r"""A model solved a problem by reasoning aloud. Below are three steps of its reasoning, A, B and C, which
@@ -80,12 +80,12 @@ def hurried(response: Trace) -> Trace | None:
 
     None where the prompt did not travel with the response, as from a chat endpoint, whose turn cannot be gone on with.
     """
-    prompt = response.meta.get("prompt")
+    prompt = response.prompt
     if not prompt:
         return None
     end = "" if THINK_END in response.response else f"\n{THINK_END}"
     said = response.response.rstrip() + TIME_IS_UP
-    return Trace(id=response.meta.get("problem_id", response.id), problem=f"{prompt}{said}{end}{ANSWER}")
+    return Trace(id=response.problem_id, problem=f"{prompt}{said}{end}{ANSWER}")
 
 
 def hurried_verdict(response: str) -> bool | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from segrl.results import markdown
+from segrl.evaluation.results import markdown
 
 NONE = "–"
 COLUMNS = {

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from segrl.evidence.answers import kept_answer_logprob
-from segrl.evidence.reading import Reading
-from segrl.types import Segments, Trace
+from segrl.importance.answers import kept_answer_logprob
+from segrl.importance.reading import Reading
+from segrl.types import Segments, TokenisedTrace
 
 MOST = 10  # segments: 1,024 subsets
 
@@ -43,7 +43,7 @@ def shapley(values_K: ArrayLike) -> NDArray:
     return phi
 
 
-def dependence(model, tokenizer, trace: Trace, segments: Segments, reading: Reading) -> dict[str, Any]:
+def dependence(model, tokenizer, trace: TokenisedTrace, segments: Segments, reading: Reading) -> dict[str, Any]:
     """The value of each thought, those of no and of all thoughts together, and the evaluations that it took."""
     [one] = reading.explained(model, [trace], tokenizer)
     thoughts = int(segments.thought_S.sum())

@@ -9,9 +9,9 @@ import numpy as np
 
 from segrl.analysis import classes, redundancy, search
 from segrl.analysis.classes import Found, Values
-from segrl.analysis.ranking import spearman
 from segrl.analysis.repetition import REPETITIVE
-from segrl.evaluation import bootstrap
+from segrl.evaluation.statistics import bootstrap
+from segrl.importance.ranking import spearman
 
 # The paper's own figures, on R1-Distill-Qwen-7B's traces of LIMO problems.
 PAPER_POSITIONS = {"important": 0.40, "unimportant": 0.57, "low strength": 0.64, "high consistency": 0.72}

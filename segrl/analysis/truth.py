@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from segrl.analysis.gathering import kinds_of, problem_of, thought_texts
-from segrl.analysis.ranking import auroc, average_precision, outranked, spearman
+from segrl.analysis.gathering import kinds_of, thought_texts
 from segrl.analysis.shapley import MOST, dependence
-from segrl.evaluation import Estimate, bootstrap
-from segrl.evidence import gather
-from segrl.evidence.reading import Reading
+from segrl.evaluation.statistics import Estimate, bootstrap
 from segrl.importance import MEASURES, measure_of, score
+from segrl.importance.gathering import gather
+from segrl.importance.ranking import auroc, average_precision, outranked, spearman
+from segrl.importance.reading import Reading
 from segrl.selection import select
 from segrl.toy import CLASSES
-from segrl.types import Evidence, Segments, SegmentScores, Trace
+from segrl.types import Evidence, Segments, SegmentScores, TokenisedTrace
 
 Row = dict[str, Any]
 Scored = tuple[list[float], float]  # a number for each thought, and what it took in evaluations
@@ -39,10 +39,10 @@ TOP_TOKENS = 0.45  # what a measure of tokens keeps, as the paper lets it ([IG] 
 LEFT_OUT = ("restated",)  # copies of the answer: neither truth counts them, the table by kind has them
 
 
-def check_planted(trace: Trace, segments: Segments) -> None:
+def check_planted(trace: TokenisedTrace, segments: Segments) -> None:
     """Refuse a trace whose truth is not known, or takes more than 2**MOST evaluations."""
     if kinds_of(trace, segments) is None:
-        planted = trace.meta.get("kinds")
+        planted = trace.kinds
         how = "has no planted kinds" if planted is None else f"has {len(planted)} kinds for {len(segments)} segments"
         raise ValueError(
             f"trace {trace.id!r} {how}: its truth is not known. Give traces of segrl.toy.sample_traces, "
@@ -59,7 +59,7 @@ def check_planted(trace: Trace, segments: Segments) -> None:
 def judged(
     model,
     tokenizer,
-    trace: Trace,
+    trace: TokenisedTrace,
     segments: Segments,
     *,
     measures: Sequence[str],
@@ -87,7 +87,7 @@ def judged(
     found["shapley"] = own["shapley"], own["evaluations"]
     return {
         "id": trace.id,
-        "problem_id": problem_of(trace),
+        "problem_id": trace.problem_id,
         "kinds": kinds_of(trace, segments),
         "keywords": [text.partition(",")[0] for text in texts],
         "answer_logp": [own["without"], own["with"]],

@@ -18,7 +18,7 @@ from torch import Tensor
 from segrl.attribution.evaluator import Batching, Row, evaluator
 from segrl.attribution.quadrature import Nodes, midpoint
 from segrl.data.files import write_text
-from segrl.types import Trace
+from segrl.types import TokenisedTrace
 
 COUNTS = (1, 2, 3, 4, 6, 8, 12)
 EXCHANGES = 10  # rounds; it settles after two or three
@@ -26,7 +26,7 @@ RIDGE = 1e-9  # of the mean square mass: neighbouring nodes can be all but equal
 
 
 def calibrate(
-    model, traces: Sequence[Trace], tokenizer=None, *, grid: int = 48, counts=COUNTS, **options
+    model, traces: Sequence[TokenisedTrace], tokenizer=None, *, grid: int = 48, counts=COUNTS, **options
 ) -> dict[str, Any]:
     """``{"grid", "traces", "change", "rules": {count: {"alphas", "weights"}}}``: what :func:`save` writes."""
     return calibration_of(masses_on_grid(model, traces, tokenizer, midpoint(grid)[0].tolist(), **options), counts)
@@ -48,7 +48,7 @@ def calibration_of(profiles: Sequence[Tensor], counts=COUNTS) -> dict[str, Any]:
 
 def masses_on_grid(
     model,
-    traces: Sequence[Trace],
+    traces: Sequence[TokenisedTrace],
     tokenizer=None,
     alphas: Sequence[float] = (),
     batch_tokens: int | None = None,

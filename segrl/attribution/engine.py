@@ -14,10 +14,9 @@ from torch import Tensor
 
 from segrl.attribution.calibration import load_nodes
 from segrl.attribution.evaluator import Batching, Evaluator, Row, evaluator
-from segrl.attribution.quadrature import RULES, Nodes
-from segrl.attribution.refinement import thirds, unevenness, worst
+from segrl.attribution.quadrature import RULES, Nodes, thirds, unevenness, worst
 from segrl.attribution.target import TEMPLATE, Explained
-from segrl.types import Attribution, Trace
+from segrl.types import Attribution, TokenisedTrace
 
 FLAT = 0.1  # nat: below this change from baseline to input there is little to attribute
 ENGINES = ("segrl", "captum")
@@ -30,7 +29,9 @@ class _Found:
         self.masses_L = torch.zeros(tokens, dtype=torch.float64)
         self.midpoints = midpoints  # does every node stand in the middle of a cell as wide as its weight?
         self.nodes: dict[float, tuple[float, Tensor]] = {}  # alpha -> weight, masses_L
-        self.logp_input = self.logp_baseline = self.unevenness = float("nan")
+        self.logp_input: float | None = None
+        self.logp_baseline: float | None = None
+        self.unevenness = float("nan")
         self.evaluations = 0
 
     def add(self, row: Row, logp: float, masses_L: Tensor) -> None:
@@ -53,17 +54,27 @@ class _Found:
         return uneven_J
 
     @property
-    def change(self) -> float:
+    def change(self) -> float | None:
+        """How far the answer's log-probability moves along the path; None without a certificate."""
+        if self.logp_input is None or self.logp_baseline is None:
+            return None
         return self.logp_input - self.logp_baseline
 
     @property
-    def gap(self) -> float:
+    def gap(self) -> float | None:
+        if self.change is None:
+            return None
         return abs(float(self.masses_L.sum()) - self.change) / max(abs(self.change), 1e-12)
+
+    @property
+    def flat(self) -> bool:
+        return self.change is not None and abs(self.change) < FLAT
 
     def misses(self, tolerance: float | None) -> bool:
         """Whether the grid is too coarse, by the completeness gap or by its own unevenness."""
-        wide = max(self.gap, self.unevenness if self.midpoints else 0.0)
-        return tolerance is not None and wide > tolerance and abs(self.change) >= FLAT
+        if tolerance is None or self.gap is None or self.flat:
+            return False
+        return max(self.gap, self.unevenness if self.midpoints else 0.0) > tolerance
 
     def finer(self, uneven_J: Tensor, nodes: int, max_nodes: int) -> dict[float, float]:
         """New nodes and their weights: the worst cells in three, or a midpoint grid where another rule has missed."""
@@ -81,7 +92,7 @@ class _Found:
 
 def attribute(
     model,
-    traces: Sequence[Trace],
+    traces: Sequence[TokenisedTrace],
     tokenizer=None,
     *,
     rule: str | Nodes = "midpoint",
@@ -203,7 +214,7 @@ def _finish(
     scores_T[: len(inside)] = inside
     total = float(done.masses_L[one.thinking].abs().sum())
     copied = float(done.masses_L[one.restates].abs().sum())
-    flags = ["flat"] if abs(done.change) < FLAT else []
+    flags = ["flat"] if done.flat else []
     if done.misses(tolerance):
         flags.append("coarse")
     if not finite and not bool(torch.isfinite(scores_T).all()):

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from segrl.attribution.baseline import Baseline, resolve_baseline, warn_of_baseline
-from segrl.attribution.path import Path, evaluating, feeding_forward_last
+from segrl.attribution.path import Baseline, Path, evaluating, feeding_forward_last, resolve_baseline, warn_of_baseline
 from segrl.attribution.target import TEMPLATE, Explained, explain
 from segrl.loading import tokenizer_of
-from segrl.types import Trace
+from segrl.types import TokenisedTrace
 
 INTERPOLATE = ("all", "response")
 TOKENS, CPU_TOKENS = 16_384, 2_048  # held by one forward unless told otherwise
@@ -95,7 +94,7 @@ class Evaluator:
 
 def evaluator(
     model,
-    traces: Sequence[Trace],
+    traces: Sequence[TokenisedTrace],
     tokenizer=None,
     *,
     target: str = "gold",

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from segrl.boxed import last_boxed
-from segrl.prompting import THINK_END
+from segrl.text.boxed import last_boxed
+from segrl.text.prompting import THINK_END
 from segrl.tokenization import encode, thinking_tokens
-from segrl.types import Trace
+from segrl.types import TokenisedTrace
 
 TEMPLATE = "</think> So, the final answer is \\boxed{{answer}}"
 TARGETS = ("gold", "own")
@@ -21,7 +21,7 @@ CONTEXTS = ("think", "full")
 class Explained:
     """One sequence ``prompt + thinking + suffix`` and where in it the explained answer stands."""
 
-    trace: Trace
+    trace: TokenisedTrace
     answer: str
     input_ids: Tensor
     thinking: slice
@@ -33,11 +33,9 @@ class Explained:
 
 
 def explain(
-    trace: Trace, tokenizer, target: str = "gold", template: str = TEMPLATE, context: str = "think"
+    trace: TokenisedTrace, tokenizer, target: str = "gold", template: str = TEMPLATE, context: str = "think"
 ) -> Explained:
     """Append the answer to the thinking and find its tokens by their characters."""
-    assert trace.prompt_ids is not None
-    assert trace.response_ids is not None
     if context not in CONTEXTS:
         raise ValueError(f"context={context!r}, expected one of {CONTEXTS}")
     answer = answer_of(trace, target)
@@ -56,7 +54,7 @@ def explain(
     )
 
 
-def answer_of(trace: Trace, target: str) -> str:
+def answer_of(trace: TokenisedTrace, target: str) -> str:
     """The gold answer, or the one that the response itself gives."""
     if target not in TARGETS:
         raise ValueError(f"target={target!r}, expected one of {TARGETS}")
@@ -78,9 +76,8 @@ def answer_suffix(answer: str, tokenizer, template: str = TEMPLATE) -> tuple[Ten
     return ids, int(positions[0]), int(positions[-1]) + 1
 
 
-def restating_tokens(trace: Trace, answer: str) -> Tensor:
+def restating_tokens(trace: TokenisedTrace, answer: str) -> Tensor:
     """The response tokens that hold a character of any place where the answer already stands."""
-    assert trace.offsets_T is not None
     restating_T = torch.zeros(trace.tokens, dtype=torch.bool)
     at = trace.response.find(answer)
     while at >= 0:

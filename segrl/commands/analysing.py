@@ -11,9 +11,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from segrl.commands.common import attributor, plain, progress, segments_of, tokenised
-from segrl.config import ConfigError, needed
-from segrl.shards import Shards, read_shards
-from segrl.types import Trace
+from segrl.commands.config import ConfigError, needed
+from segrl.data.shards import Shards, read_shards
+from segrl.types import TokenisedTrace, Trace
 
 GAINS = ("sampled", "probability", "nats")
 TRUNCATIONS = ("auto", "planted", "judge", "none")
@@ -24,7 +24,7 @@ def analyze(config: DictConfig) -> None:
     from segrl.analysis import figures, summary
     from segrl.analysis.page import sentences
     from segrl.commands.judging import truncated
-    from segrl.results import write_json
+    from segrl.evaluation.results import write_json
 
     (out,) = needed(config, "out")
     own = _checked(config)
@@ -47,8 +47,8 @@ def truth(config: DictConfig) -> None:
     from segrl.analysis.page import truth_page
     from segrl.analysis.truth_figure import draw_table
     from segrl.data.files import write_text
+    from segrl.evaluation.results import write_json
     from segrl.importance import measure_of
-    from segrl.results import write_json
 
     (out,) = needed(config, "out")
     search.check([config.tau], [config.beta])
@@ -64,7 +64,7 @@ def truth(config: DictConfig) -> None:
         "beta": config.beta,
     }
 
-    def judged(model, tokenizer, trace: Trace) -> dict[str, Any]:
+    def judged(model, tokenizer, trace: TokenisedTrace) -> dict[str, Any]:
         row = judging.judged(model, tokenizer, trace, segments_of(trace, config), **settings)
         return {"id": trace.id, "found": json.dumps(row)}
 
@@ -103,13 +103,14 @@ def _cut(config: DictConfig) -> dict[str, Any]:
     return {"segmenter": config.segmenter, "segmentation": plain(config.segmentation), **attributor(config)}
 
 
-def _tokenised(config: DictConfig, sampled: Callable[[int], list[Trace]]) -> list[Trace]:
+def _tokenised(config: DictConfig, sampled: Callable[[int], list[Trace]]) -> list[TokenisedTrace]:
     """The traces given, else toy ones, with their tokens."""
+    from segrl.data.traces import with_problem_ids
     from segrl.loading import load_tokenizer
     from segrl.tokenization import tokenize_all
 
     if config.traces:
-        return tokenised(config)
+        return with_problem_ids(tokenised(config))
     tokenizer = load_tokenizer(attributor(config)["path"])
     return tokenize_all(sampled(config.limit), tokenizer, config.template)
 
@@ -134,7 +135,7 @@ def _mistaken(op: str, left: int, right: int) -> int:
     return modulo_ten(op, left, 3 if (op, right) == ("*", 7) else right)
 
 
-def _planted(config: DictConfig) -> list[Trace]:
+def _planted(config: DictConfig) -> list[TokenisedTrace]:
     """Traces whose truth is known; sampled ones are those few enough thoughts long."""
     from segrl import toy
     from segrl.analysis.shapley import MOST
@@ -167,7 +168,7 @@ def _gathered(config: DictConfig, folder: Path) -> list[dict[str, Any]]:
         "thinking": config.thinking,
     }
 
-    def row_of(model, tokenizer, trace: Trace) -> dict[str, Any]:
+    def row_of(model, tokenizer, trace: TokenisedTrace) -> dict[str, Any]:
         row = gathered(model, tokenizer, trace, segments_of(trace, config), **settings)
         return {"id": trace.id, "found": json.dumps(row)}
 
@@ -181,8 +182,8 @@ def _filled(
     folder: Path,
     what: str,
     settings: Mapping[str, Any],
-    traces: Sequence[Trace],
-    row_of: Callable[[Any, Any, Trace], dict[str, Any]],
+    traces: Sequence[TokenisedTrace],
+    row_of: Callable[[Any, Any, TokenisedTrace], dict[str, Any]],
 ) -> list[dict[str, Any]]:
     """A row for each trace; the model is loaded only where some are missing."""
     from segrl.data import write_rows

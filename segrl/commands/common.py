@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from segrl.config import needed
-from segrl.types import Segments, Trace
+from segrl.commands.config import needed
+from segrl.types import Segments, TokenisedTrace, Trace, given
 
 if TYPE_CHECKING:
     from segrl.grading import Verdict
@@ -37,7 +37,7 @@ def attributor(config: DictConfig) -> dict[str, Any]:
     return {"path": config.attributor_path or model_path(config), "dtype": config.dtype, "device": config.device}
 
 
-def tokenised(config: DictConfig) -> list[Trace]:
+def tokenised(config: DictConfig) -> list[TokenisedTrace]:
     """The traces of ``traces``, their tokens counted by the attributor's tokenizer."""
     from segrl.data import load_traces
     from segrl.loading import load_tokenizer
@@ -46,11 +46,12 @@ def tokenised(config: DictConfig) -> list[Trace]:
     (path,) = needed(config, "traces")
     traces = load_traces(path, limit=config.limit, require_response=True)
     tokenizer = load_tokenizer(attributor(config)["path"])
-    made = iter(tokenize_all([trace for trace in traces if not trace.tokenised], tokenizer, config.template))
-    return [trace if trace.tokenised else next(made) for trace in traces]
+    texts = [trace for trace in traces if not isinstance(trace, TokenisedTrace)]
+    made = iter(tokenize_all(texts, tokenizer, config.template))
+    return [trace if isinstance(trace, TokenisedTrace) else next(made) for trace in traces]
 
 
-def segments_of(trace: Trace, config: DictConfig) -> Segments:
+def segments_of(trace: TokenisedTrace, config: DictConfig) -> Segments:
     from segrl.segmentation import segment
 
     options = plain(config.segmentation)
@@ -63,9 +64,8 @@ def verdicts(traces: Sequence[Trace], thinking: str = "auto") -> Iterator[Verdic
 
     def verdict(trace: Trace) -> Verdict:
         # Where the prompt opened the thought, a response that was cut before its end has no answer.
-        asked = {"prompt": trace.meta.get("prompt") or "", "finish": trace.meta.get("finish")}
-        assert trace.answer is not None
-        return grade(trace.answer, trace.response, thinking=thinking, **asked)
+        prompt = trace.prompt or ""
+        return grade(given(trace.answer), trace.response, thinking=thinking, prompt=prompt, finish=trace.finish)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         yield from threads.map(verdict, traces)

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from segrl.cost import TFLOPS, estimate, shape_of
+from segrl.credit.cost import TFLOPS, estimate, shape_of
 from segrl.resolving import near
 
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from segrl.commands.common import progress, verdicts
+from segrl.commands.config import ConfigError, needed
 from segrl.commands.generating import generated, problems_of
-from segrl.config import ConfigError, needed
-from segrl.evaluation import GREEDY
+from segrl.evaluation.statistics import GREEDY
 from segrl.types import Trace
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ def evaluate(config: DictConfig) -> None:
 
 def compare(config: DictConfig) -> None:
     """Print and, with ``out``, write how far two evaluations are apart on the problems that both were asked."""
-    from segrl.evaluation import paired
-    from segrl.results import read_samples, write_json
+    from segrl.evaluation.results import read_samples, write_json
+    from segrl.evaluation.statistics import paired
 
     places = needed(config, "a", "b")
     a, b = map(read_samples, places)
@@ -117,14 +117,14 @@ def _audit(traces: Sequence[Trace], name: str) -> list[str]:
     """The problems whose gold fails when it is the answer: nobody can be right there, and the results say so."""
     from segrl.grading import grade as judge
 
-    golds = {_problem_id(trace): trace.answer for trace in traces}
+    golds = {trace.problem_id: trace.answer for trace in traces}
     lacking = [problem for problem, gold in golds.items() if gold is None]
     if lacking:
         raise ValueError(
             f"{len(lacking)} of {len(golds)} problems of {name} have no gold answer to grade against, the first is "
             f"{lacking[0]!r}; fill in a column 'answer', or remove them"
         )
-    failing = [id for id, gold in golds.items() if not judge(gold, f"\\boxed{{{gold}}}", thinking="none").correct]
+    failing = [id for id, gold in golds.items() if not judge(gold or "", f"\\boxed{{{gold}}}", thinking="none").correct]
     if failing:
         shown = ", ".join(failing[:5]) + (", ..." if len(failing) > 5 else "")
         what = f"{len(failing)} of {len(golds)} golds of {name} fail against themselves"
@@ -145,11 +145,11 @@ def _sample(trace: Trace, verdict: Verdict) -> dict[str, Any]:
     found, level = asdict(verdict), trace.meta.get("level")
     return {
         "id": trace.id,
-        "problem_id": _problem_id(trace),
+        "problem_id": trace.problem_id,
         "sample": trace.meta.get("sample", 0),
         **{name: found[name] for name in ("correct", "status", "pred", "gold")},
         "tokens": trace.meta.get("tokens", trace.tokens if trace.tokenised else None),
-        "finish": trace.meta.get("finish"),
+        "finish": trace.finish,
         "level": None if level is None else str(level),
     }
 
@@ -159,10 +159,6 @@ def _canonical(pred: str) -> str:
     from segrl.grading import guards, latex
 
     return pred if guards.too_long(pred) else latex.key(latex.tidy(pred))
-
-
-def _problem_id(trace: Trace) -> str:
-    return trace.meta.get("problem_id", trace.id)
 
 
 def _warn_if_silent(traces: Sequence[Trace], name: str) -> None:
@@ -175,8 +171,8 @@ def _warn_if_silent(traces: Sequence[Trace], name: str) -> None:
 
 
 def _written(folder: Path, name: str, samples: list[dict], ks: Sequence[int] | None, notes: Mapping[str, Any]) -> Found:
-    from segrl.evaluation import by_problem, per_problem, summary
-    from segrl.results import write_result
+    from segrl.evaluation.results import write_result
+    from segrl.evaluation.statistics import by_problem, per_problem, summary
 
     fewest = min(map(len, by_problem(samples).values()))
     values = per_problem(samples, ks or (1, fewest), _canonical)
@@ -188,8 +184,8 @@ def _written(folder: Path, name: str, samples: list[dict], ks: Sequence[int] | N
 def _report(folder: Path, found: Mapping[str, Found]) -> None:
     """The averages, the tables and the figure; the first table is printed too."""
     from segrl.data.files import write_text
-    from segrl.evaluation import average
-    from segrl.results import draw, page, table, write_json
+    from segrl.evaluation.results import draw, page, table, write_json
+    from segrl.evaluation.statistics import average
 
     summaries = {name: one for name, (one, _) in found.items()}
     for name in AVERAGES:
@@ -207,7 +203,7 @@ def _report(folder: Path, found: Mapping[str, Found]) -> None:
 
 def _differences(name: str, a: Sequence[dict], b: Sequence[dict]) -> list[float]:
     """a - b on each problem that both have: the share of its samples that are right."""
-    from segrl.evaluation import by_problem
+    from segrl.evaluation.statistics import by_problem
 
     ours, theirs = by_problem(a), by_problem(b)
     shared = [problem for problem in ours if problem in theirs]

@@ -9,10 +9,10 @@ from typing import Any
 from omegaconf import DictConfig
 
 from segrl.commands.common import model_path, plain
-from segrl.config import needed
+from segrl.commands.config import needed
 from segrl.data.files import replacing_folder
-from segrl.masking import Example, Masked, Rules
-from segrl.prompting import user_message
+from segrl.sft.masking import Example, Masked, Rules
+from segrl.text.prompting import user_message
 
 IGNORED = -100  # a label that PyTorch's cross entropy, Transformers and TRL leave out
 
@@ -21,7 +21,7 @@ def export(config: DictConfig) -> None:
     """Write ``out/tokens`` and ``out/messages``; ``datasets.load_from_disk`` reads either."""
     from segrl.data import load_traces
     from segrl.loading import load_tokenizer
-    from segrl.supervision import read_selections, reselecting, supervise
+    from segrl.sft.rows import read_selections, reselecting, supervise
 
     path, out = needed(config, "traces", "out")
     rules = Rules(**plain(config.masking))
@@ -69,7 +69,6 @@ def spans(masked: Masked) -> list[dict[str, Any]]:
     """Runs of tokens of one segment and weight as ``start``, ``end`` in characters; a character that several tokens
     share goes to the first of them.
     """
-    assert masked.trace.offsets_T is not None
     found: list[dict[str, Any]] = []
     rows = zip(masked.trace.offsets_T[:, 1].tolist(), masked.weights_T.tolist(), masked.segment_T.tolist(), strict=True)
     for (weight, _), run in groupby(rows, key=lambda row: row[1:]):

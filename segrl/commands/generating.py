@@ -10,9 +10,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from segrl.commands.common import model_path, plain, progress, verdicts
-from segrl.config import ConfigError, needed
+from segrl.commands.config import ConfigError, needed
+from segrl.data.shards import Shards
 from segrl.resolving import resolve
-from segrl.shards import Shards
 from segrl.types import Trace
 
 HELD_OUT = 900_000  # a seed of toy problems; those that training has seen begin at a million
@@ -60,8 +60,8 @@ def generated(config: DictConfig, out: Path) -> list[Trace]:
 def harvest(config: DictConfig) -> None:
     """Write the shortest correct and incorrect response of each problem, and how many problems lack either."""
     from segrl.data import save_traces
+    from segrl.evaluation.results import write_json
     from segrl.generation import harvest as pick
-    from segrl.results import write_json
 
     out = Path(*needed(config, "out"))
     kept, rows = pick(_judged(_candidates(config, out), config), config.keep, config.unanswered)

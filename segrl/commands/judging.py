@@ -32,13 +32,13 @@ def truncated(config: DictConfig, found: Sequence[Mapping[str, Any]], folder: Pa
 def _judged(config: DictConfig, found: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, bool | None]:
     """Two rounds: thoughts that got no verdict in the first are asked to answer at once."""
     first = _asked(config, [one for each in found for one in judge.questions(each)], folder, "first", {})
-    verdicts = {one.meta["problem_id"]: judge.verdict(one.response) for one in first}
-    again = [judge.hurried(one) for one in first if verdicts[one.meta["problem_id"]] is None]
-    again = [one for one in again if one]
+    verdicts = {one.problem_id: judge.verdict(one.response) for one in first}
+    hurried = [judge.hurried(response) for response in first if verdicts[response.problem_id] is None]
+    again = [question for question in hurried if question]
     if again:
         short = {"template": "{problem}", "generation": {"max_tokens": 4}}
         second = _asked(config, again, folder, "second", short)
-        verdicts |= {one.meta["problem_id"]: judge.hurried_verdict(one.response) for one in second}
+        verdicts |= {one.problem_id: judge.hurried_verdict(one.response) for one in second}
     silent = sum(one is None for one in verdicts.values())
     print(f"judged: {len(verdicts)} thoughts, {len(again)} in a second round, {silent} without a verdict")
     return verdicts

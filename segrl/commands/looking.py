@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from segrl import records
 from segrl.commands.common import plain, tokenised, verdicts
-from segrl.config import ConfigError, needed
-from segrl.shards import by_id
-from segrl.types import Attribution, Segments, Trace
+from segrl.commands.config import ConfigError, needed
+from segrl.data import records
+from segrl.data.shards import by_id
+from segrl.types import Attribution, Segments, TokenisedTrace
 
 if TYPE_CHECKING:
     from segrl.grading import Verdict
@@ -61,7 +61,7 @@ def report(config: DictConfig) -> None:
     print(f"{counts}, measures: {measures}, {Path(out).stat().st_size / 1e6:.1f} MB -> {out}")
 
 
-def _entries(traces: Sequence[Trace], selections: Sequence[str], attributions: str | None) -> list[Entry]:
+def _entries(traces: Sequence[TokenisedTrace], selections: Sequence[str], attributions: str | None) -> list[Entry]:
     """Each trace with what was made from it; its attribution scored here where there is no selection."""
     from segrl.report import Entry
     from segrl.segmentation import segment
@@ -90,14 +90,14 @@ def _names(paths: Sequence[str]) -> list[str]:
     return [path if stems.count(stem) > 1 else stem for path, stem in zip(paths, stems, strict=True)]
 
 
-def _view(trace: Trace, row: records.Row) -> View:
+def _view(trace: TokenisedTrace, row: records.Row) -> View:
     from segrl.report import View
 
     records.check_identity(trace, row, "selection")
     return View(records.segments_of(row), records.scores_of(row), records.selection_of(row))
 
 
-def _attribution(trace: Trace, rows: Mapping[str, records.Row]) -> Attribution | None:
+def _attribution(trace: TokenisedTrace, rows: Mapping[str, records.Row]) -> Attribution | None:
     """None where it failed: `segrl attribute` has named the reason."""
     row = rows.get(trace.id)
     if row is None or row["error"]:
@@ -115,7 +115,7 @@ def _scored(segments: Segments, attribution: Attribution) -> View:
     return View(segments, scores, select(scores))
 
 
-def _verdicts(traces: Sequence[Trace]) -> list[Verdict | None]:
+def _verdicts(traces: Sequence[TokenisedTrace]) -> list[Verdict | None]:
     """Of those that have a gold answer."""
     asked = [trace for trace in traces if trace.answer is not None]
     found = dict(zip((trace.id for trace in asked), verdicts(asked), strict=True))

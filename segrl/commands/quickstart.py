@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig
 
-from segrl import doctor
+from segrl.commands import doctor
 
 TABLE = r"^\| (?!-)"  # a row of one
 ON_VERL, NUMA = ("verl", "ray", "vllm"), "libnuma.so.1"
@@ -206,7 +206,7 @@ def logged(stage: Stage, file: Path) -> int:
         ) as process,
     ):
         try:
-            for line in process.stdout:
+            for line in process.stdout or ():
                 log.write(line)
                 if words := shown(stage, line):
                     print(f"    {words}", flush=True)

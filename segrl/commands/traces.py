@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig
 
-from segrl import records
 from segrl.commands.common import attributor, plain, progress, segments_of, tokenised
-from segrl.config import needed
-from segrl.shards import Shards, by_id, read_shards
-from segrl.types import Evidence, Segments, SegmentScores, Selection, Trace
+from segrl.commands.config import needed
+from segrl.data import records
+from segrl.data.shards import Shards, by_id, read_shards
+from segrl.types import Evidence, Segments, SegmentScores, Selection, TokenisedTrace
 
 # What of a path a calibration depends on, beside the model.
 CALIBRATED = ("target", "template", "context", "interpolate", "hide_answer", "baseline", "batch_tokens")
@@ -32,7 +32,7 @@ def segment(config: DictConfig) -> None:
 
 def attribute(config: DictConfig) -> None:
     """Write each trace's token scores, shard by shard; a trace that fails is written with its reason."""
-    from segrl.attribution.running import run
+    from segrl.commands.attributing import run
     from segrl.loading import check_model
 
     path, out = needed(config, "traces", "out")
@@ -75,8 +75,8 @@ def select(config: DictConfig) -> None:
     """Write each trace's segments, scores and which of them to keep; for a token measure each token's."""
     from segrl.data import save_traces, write_rows
     from segrl.data.files import write_text
-    from segrl.pruning import prune
     from segrl.selection import kept_tokens
+    from segrl.sft.pruning import prune
 
     _, out = needed(config, "traces", "out")
     found = [_selected(evidence, segments, config) for evidence, segments in _evidence(config)]
@@ -111,7 +111,7 @@ def how_selected(config: DictConfig) -> str:
 
 
 class Selected(NamedTuple):
-    trace: Trace
+    trace: TokenisedTrace
     segments: Segments
     scores: SegmentScores
     selection: Selection
@@ -146,7 +146,7 @@ def _reads_saved(config: DictConfig) -> bool:
     return bool(config.attributions) and measure_of(config.measure).needs == ("ig",)
 
 
-def _failed(config: DictConfig) -> Iterator[tuple[Trace, Segments, str]]:
+def _failed(config: DictConfig) -> Iterator[tuple[TokenisedTrace, Segments, str]]:
     """The traces that `segrl attribute` has given up, with its reason."""
     rows = by_id(config.attributions, ("id", "error")) if _reads_saved(config) else {}
     for trace in tokenised(config) if any(row["error"] for row in rows.values()) else ():
@@ -166,7 +166,7 @@ def _saved_evidence(config: DictConfig) -> Iterator[Evidence]:
 
 
 def _computed_evidence(config: DictConfig, needs: tuple[str, ...]) -> Iterator[Evidence]:
-    from segrl.evidence import gather
+    from segrl.importance.gathering import gather
     from segrl.loading import load_model
 
     traces = tokenised(config)

@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterable
 from decimal import Decimal
 
-from segrl.boxed import last_boxed
 from segrl.data.files import Row
 from segrl.data.saved import is_saved, trace_from_saved
-from segrl.prompting import USER_TEXT
+from segrl.text.boxed import last_boxed
+from segrl.text.prompting import USER_TEXT
 from segrl.types import Trace
 
 ID = ("id", "unique_id", "index", "idx")

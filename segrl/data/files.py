@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from segrl.tokenization import LONE_SURROGATE
+from segrl.text.decoding import LONE_SURROGATE
 
 Row = dict[str, Any]
 ENDINGS = (".jsonl", ".parquet")

@@ -17,7 +17,7 @@ from typing import Any
 from segrl.data.files import Row
 from segrl.data.saved import SCHEMA
 from segrl.data.sources import Located, located_rows
-from segrl.data.traces import collect
+from segrl.data.traces import collect, with_problem_ids
 from segrl.types import Trace
 
 
@@ -26,7 +26,7 @@ def load_outputs(path: str | os.PathLike, limit: int | None = None) -> tuple[str
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; give a number of rows from 1 up, or leave it out for all")
     formats: Counter[str] = Counter()
-    traces = collect(_responses(islice(located_rows(path), limit), formats))
+    traces = with_problem_ids(collect(_responses(islice(located_rows(path), limit), formats)))
     return " and ".join(formats), traces
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 
 from segrl.data.files import Row
-from segrl.types import Trace
+from segrl.types import TokenisedTrace, Trace
 
 TEXT, INTEGERS, FLAGS = pa.string(), pa.list_(pa.int64()), pa.list_(pa.bool_())
 SCHEMA = pa.schema(
@@ -27,6 +27,7 @@ SCHEMA = pa.schema(
         "meta": TEXT,
     }
 )
+TOKEN_COLUMNS = ("prompt_ids", "response_ids", "starts", "ends", "trainable", "prompt_hash")
 
 
 def is_saved(row: Row) -> bool:
@@ -44,40 +45,42 @@ def saved_row(trace: Trace, meta_as_text: bool) -> Row:
             f"the meta of trace {trace.id!r} cannot be written as JSON ({error}); "
             "keep to plain numbers, strings, lists and dicts"
         ) from error
-    starts, ends = trace.offsets_T.unbind(1) if trace.tokenised else (None, None)
     return {
         "id": trace.id,
         "problem": trace.problem,
         "response": trace.response,
         "answer": trace.answer,
-        "prompt_ids": trace.prompt_ids,
-        "response_ids": trace.response_ids,
-        "starts": starts,
-        "ends": ends,
-        "trainable": trace.trainable_T,
-        "prompt_hash": trace.prompt_hash,
+        **(_token_columns(trace) if isinstance(trace, TokenisedTrace) else dict.fromkeys(TOKEN_COLUMNS)),
         "meta": text if meta_as_text else meta,
     }
 
 
 def trace_from_saved(row: Row, where: str) -> Trace:
     """The trace that was saved; columns added since land in its meta."""
-    texts = {name: row[name] for name in ("id", "problem", "response", "answer", "prompt_hash")}
+    texts = {name: row[name] for name in ("id", "problem", "response", "answer")}
     added = {name: value for name, value in row.items() if name not in SCHEMA.names}
     try:
         meta = json.loads(row["meta"]) if isinstance(row["meta"], str) else row["meta"]
-        return Trace(**texts, **_tokens(row), meta={**meta, **added})
+        meta = {**meta, **added}
+        if row["response_ids"] is None:
+            return Trace(**texts, meta=meta)
+        return TokenisedTrace(**texts, **_tokens(row), meta=meta)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{where} is not the trace that was saved ({error}); write the file again") from error
 
 
+def _token_columns(trace: TokenisedTrace) -> Row:
+    starts, ends = trace.offsets_T.unbind(1)
+    columns = (trace.prompt_ids, trace.response_ids, starts, ends, trace.trainable_T, trace.prompt_hash)
+    return dict(zip(TOKEN_COLUMNS, columns, strict=True))
+
+
 def _tokens(row: Row) -> dict[str, Any]:
-    if row["response_ids"] is None:
-        return {}
     starts_T, ends_T = (torch.tensor(row[name], dtype=torch.int64) for name in ("starts", "ends"))
     return {
         "prompt_ids": torch.tensor(row["prompt_ids"], dtype=torch.int64),
         "response_ids": torch.tensor(row["response_ids"], dtype=torch.int64),
         "offsets_T": torch.stack([starts_T, ends_T], dim=1),
         "trainable_T": torch.tensor(row["trainable"], dtype=torch.bool),
+        "prompt_hash": row["prompt_hash"],
     }

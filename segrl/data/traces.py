@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import islice
+from typing import TypeVar
 
 from segrl.data.columns import trace_from_row
 from segrl.data.files import ending, write_rows
 from segrl.data.saved import SCHEMA, saved_row
 from segrl.data.sources import Located, located_rows
 from segrl.types import Trace
+
+AnyTrace = TypeVar("AnyTrace", bound=Trace)
 
 
 def load_traces(
@@ -57,6 +61,16 @@ def collect(
         places.append((trace.id, where))
     _refuse_duplicates(places)
     return traces
+
+
+def with_problem_ids(traces: Iterable[AnyTrace]) -> list[AnyTrace]:
+    """The traces, with one ``problem_id`` for all that share problem and answer: that of the first."""
+    first: dict[tuple[str, str | None], str] = {}
+    named = []
+    for trace in traces:
+        id = first.setdefault((trace.problem, trace.answer), trace.problem_id)
+        named.append(trace if id == trace.problem_id else replace(trace, meta={**trace.meta, "problem_id": id}))
+    return named
 
 
 def _refuse_duplicates(places: Iterable[tuple[str, str]]) -> None:

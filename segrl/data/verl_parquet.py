@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 
 from segrl.data.files import Row, ending, write_rows
-from segrl.prompting import user_message
+from segrl.text.prompting import user_message
 from segrl.types import Trace
 
 

@@ -45,7 +45,7 @@ def by_problem(traces: Iterable[Trace]) -> dict[str, list[Trace]]:
     """Candidates of one problem share its id where segrl generated them, its text where another tool did."""
     groups: dict[str, list[Trace]] = defaultdict(list)
     for trace in traces:
-        groups[trace.meta.get("problem_id", trace.problem)].append(trace)
+        groups[trace.problem_id].append(trace)
     return groups
 
 

@@ -9,7 +9,7 @@ import torch
 
 from segrl.generation.sampling import Sampling, answered
 from segrl.loading import load_model
-from segrl.prompting import render
+from segrl.text.prompting import render
 from segrl.types import Trace
 
 

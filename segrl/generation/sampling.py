@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from segrl.prompting import prompt_hash
+from segrl.text.prompting import prompt_hash
 from segrl.types import Trace
 
 FINISHES = ("stop", "length")

@@ -15,7 +15,7 @@ from segrl.generation.http import Server, ServerError
 from segrl.generation.parallel import in_parallel
 from segrl.generation.sampling import Sampling, answered
 from segrl.loading import load_tokenizer
-from segrl.prompting import render, user_message
+from segrl.text.prompting import render, user_message
 from segrl.types import Trace
 
 ENDPOINTS = ("completions", "chat")

@@ -10,8 +10,8 @@ from typing import Any
 
 from segrl.generation.sampling import Sampling, answered
 from segrl.loading import DTYPES, load_tokenizer
-from segrl.prompting import render
 from segrl.resolving import near
+from segrl.text.prompting import render
 from segrl.types import Trace
 
 # A value that is already set stays.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from segrl.boxed import boxed_spans
-from segrl.prompting import THINK_END, opens_thought
+from segrl.text.boxed import boxed_spans
+from segrl.text.prompting import THINK_END, opens_thought
 
 THINKING = ("auto", "required", "none")
 _BOX = re.compile(r"\\f?boxed\s*\{$")

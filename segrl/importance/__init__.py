@@ -12,7 +12,7 @@ from segrl.importance import measures
 from segrl.importance.aggregation import from_strength, segment_scores, token_scores
 from segrl.importance.measures import first_stating
 from segrl.resolving import check_options, resolve
-from segrl.types import Attribution, Evidence, Segments, SegmentScores
+from segrl.types import Attribution, Evidence, Segments, SegmentScores, given
 
 __all__ = [
     "MEASURES",
@@ -77,11 +77,13 @@ def score(
         raise ValueError(
             f"trace {evidence.trace.id!r} has {evidence.trace.tokens} tokens, its segments cover {segments.tokens}"
         )
-    if any(need.endswith("_S") for need in asked.needs) and evidence.segments.boundaries != segments.boundaries:
-        raise ValueError(
-            f"trace {evidence.trace.id!r}: the evidence is of {len(evidence.segments)} segments, cut otherwise than "
-            f"the {len(segments)} to score; gather it with these"
-        )
+    if any(need.endswith("_S") for need in asked.needs):
+        gathered = given(evidence.segments)
+        if gathered.boundaries != segments.boundaries:
+            raise ValueError(
+                f"trace {evidence.trace.id!r}: the evidence is of {len(gathered)} segments, cut otherwise than "
+                f"the {len(segments)} to score; gather it with these"
+            )
     check_options(f"measure={measure!r}", asked.score, [evidence, segments], options)
     try:
         return asked.score(evidence, segments, **options)

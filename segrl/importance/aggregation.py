@@ -73,15 +73,16 @@ def from_strength(
     Strengths keep their sign, which ranks them; shares are those of the positive parts (Eq. 4 where none is negative).
     """
     strength_S = torch.where(segments.thought_S, strength_S.double(), 0.0)
+    nothing_S = torch.zeros_like(strength_S)
     positive_S = strength_S.clamp_min(0)
     total = positive_S.sum()
     return SegmentScores(
         strength_S=strength_S,
-        share_S=positive_S / total if total > 0 else torch.zeros_like(strength_S),
-        consistency_S=torch.zeros_like(strength_S) if consistency_S is None else consistency_S,
+        share_S=positive_S / total if total > 0 else nothing_S,
+        consistency_S=nothing_S if consistency_S is None else consistency_S,
         tokens_S=segments.tokens_S,
         thought_S=segments.thought_S,
-        excess_S=excess_S,
+        excess_S=nothing_S if excess_S is None else excess_S,
         segment_T=segment_T,
     )
 

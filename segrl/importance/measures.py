@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from segrl.importance.aggregation import from_strength, segment_scores, stream_scores, token_scores
-from segrl.types import Evidence, Segments, SegmentScores, Trace
+from segrl.types import Evidence, Segments, SegmentScores, TokenisedTrace, given
 
 LEAST_GRADIENT = 1e-30  # a gradient of zero has no logarithm
 ORACLE = {"needed": 1.0, "other": 0.5, "redundant": 0.0}
@@ -23,22 +23,22 @@ ORACLE = {"needed": 1.0, "other": 0.5, "redundant": 0.0}
 
 def ig(evidence: Evidence, segments: Segments, aggregate: str = "sqrt") -> SegmentScores:
     """[IG] Eq. 3, 4."""
-    return segment_scores(evidence.ig.scores_T, segments, aggregate)
+    return segment_scores(given(evidence.ig).scores_T, segments, aggregate)
 
 
 def strength(evidence: Evidence, segments: Segments, aggregate: str = "sqrt") -> SegmentScores:
     """The same without consistency: whatever beta says, no segment is too consistent ([IG] table 2)."""
-    return stream_scores(evidence.ig.scores_T.abs(), segments, aggregate)
+    return stream_scores(given(evidence.ig).scores_T.abs(), segments, aggregate)
 
 
 def abs_ig_tokens(evidence: Evidence, segments: Segments) -> SegmentScores:
     """Each token by its \\|IG\\| ([IG] table 2)."""
-    return token_scores(evidence.ig.scores_T.abs(), segments)
+    return token_scores(given(evidence.ig).scores_T.abs(), segments)
 
 
 def ig_tokens(evidence: Evidence, segments: Segments) -> SegmentScores:
     """Each token by its signed IG ([IG] table 2)."""
-    return token_scores(evidence.ig.scores_T, segments)
+    return token_scores(given(evidence.ig).scores_T, segments)
 
 
 def permuted_ig(evidence: Evidence, segments: Segments, aggregate: str = "sqrt", seed: int = 0) -> SegmentScores:
@@ -72,7 +72,7 @@ def oracle(evidence: Evidence, segments: Segments, inverted: bool = False) -> Se
     """Control: the planted truth of the toy world. Needed thoughts score 1, redundant ones 0, the third class 0.5."""
     from segrl.toy.world import CLASSES
 
-    kinds = evidence.trace.meta.get("kinds")
+    kinds = evidence.trace.kinds
     if kinds is None:
         raise ValueError(
             f"trace {evidence.trace.id!r} has no planted kinds (meta['kinds']); the measure 'oracle' is for traces of "
@@ -92,23 +92,23 @@ def oracle(evidence: Evidence, segments: Segments, inverted: bool = False) -> Se
 
 def pmi(evidence: Evidence, segments: Segments) -> SegmentScores:
     """log p(answer | prefix with the segment) - log p(answer | prefix without it)."""
-    return from_strength(_gains(evidence.prefix_logp_S, evidence.empty_logp), segments)
+    return from_strength(_gains(given(evidence.prefix_logp_S), given(evidence.empty_logp)), segments)
 
 
 def confidence_gain(evidence: Evidence, segments: Segments) -> SegmentScores:
     """The gain of the share of sampled answers that are right ([IG] section 3.1)."""
-    return from_strength(_gains(evidence.confidence_S, evidence.empty_confidence), segments)
+    return from_strength(_gains(given(evidence.confidence_S), given(evidence.empty_confidence)), segments)
 
 
 def confidence_gain_cheap(evidence: Evidence, segments: Segments) -> SegmentScores:
     """The same by the answer's own probability, which needs no sampling: pmi before the logarithm."""
-    empty = torch.tensor(evidence.empty_logp, dtype=torch.float64).exp()
-    return from_strength(_gains(evidence.prefix_logp_S.double().exp(), float(empty)), segments)
+    empty = torch.tensor(given(evidence.empty_logp), dtype=torch.float64).exp()
+    return from_strength(_gains(given(evidence.prefix_logp_S).double().exp(), float(empty)), segments)
 
 
 def leave_one_out(evidence: Evidence, segments: Segments) -> SegmentScores:
     """The loss: log p(answer | trace) - log p(answer | trace without the segment)."""
-    return from_strength(evidence.answer_logp - evidence.without_logp_S.double(), segments)
+    return from_strength(given(evidence.answer_logp) - given(evidence.without_logp_S).double(), segments)
 
 
 def _gains(after_S: Tensor, empty: float) -> Tensor:
@@ -120,13 +120,13 @@ def _gains(after_S: Tensor, empty: float) -> Tensor:
 
 def grad_input(evidence: Evidence, segments: Segments, aggregate: str = "sqrt") -> SegmentScores:
     """Eq. 3 on gradient . input: integrated gradients with one node at the input and a baseline of zero."""
-    return segment_scores(evidence.gradient_T, segments, aggregate)
+    return segment_scores(given(evidence.gradient_T), segments, aggregate)
 
 
 def oar(evidence: Evidence, segments: Segments, aggregate: str = "mean") -> SegmentScores:
     """OAR's: log1p of \\|gradient . embedding\\|, min-max over the thinking."""
     thought_T = segments.thought_S[segments.index_T]
-    values_T = evidence.gradient_T.double().abs().log1p()
+    values_T = given(evidence.gradient_T).double().abs().log1p()
     low, high = _range(values_T[thought_T])
     return stream_scores((values_T - low) / (high - low if high > low else 1.0), segments, aggregate)
 
@@ -134,7 +134,7 @@ def oar(evidence: Evidence, segments: Segments, aggregate: str = "mean") -> Segm
 def grail(evidence: Evidence, segments: Segments, aggregate: str = "mean") -> SegmentScores:
     """GRAIL's: the norm of gradient x embedding, z-score of its logarithm over the thinking."""
     thought_T = segments.thought_S[segments.index_T]
-    log_T = evidence.gradnorm_T.double().clamp_min(LEAST_GRADIENT).log()
+    log_T = given(evidence.gradnorm_T).double().clamp_min(LEAST_GRADIENT).log()
     inside_T = log_T[thought_T]
     spread = float(inside_T.std(unbiased=False)) if len(inside_T) else 0.0
     z_T = (log_T - inside_T.mean()) / spread if spread > 0 else torch.zeros_like(log_T)
@@ -143,7 +143,7 @@ def grail(evidence: Evidence, segments: Segments, aggregate: str = "mean") -> Se
 
 def attention(evidence: Evidence, segments: Segments, aggregate: str = "sum") -> SegmentScores:
     """How much the answer attends to the segment."""
-    return stream_scores(evidence.attention_T, segments, aggregate)
+    return stream_scores(given(evidence.attention_T), segments, aggregate)
 
 
 def _range(values_T: Tensor) -> tuple[float, float]:
@@ -155,13 +155,13 @@ def _range(values_T: Tensor) -> tuple[float, float]:
 
 def entropy(evidence: Evidence, segments: Segments, aggregate: str = "sum") -> SegmentScores:
     """How uncertain the model was: entropy summed over the segment (Li et al. 2025)."""
-    return stream_scores(evidence.entropy_T, segments, aggregate)
+    return stream_scores(given(evidence.entropy_T), segments, aggregate)
 
 
 def perplexity(evidence: Evidence, segments: Segments) -> SegmentScores:
     """By how much the response's perplexity rises when the segment is taken out (Cui et al. 2025)."""
-    whole = float(torch.exp(-evidence.logp_T.double().mean()))
-    return from_strength(evidence.perplexity_S.double() - whole, segments)
+    whole = float(torch.exp(-given(evidence.logp_T).double().mean()))
+    return from_strength(given(evidence.perplexity_S).double() - whole, segments)
 
 
 def first_correct(evidence: Evidence, segments: Segments) -> SegmentScores:
@@ -170,7 +170,7 @@ def first_correct(evidence: Evidence, segments: Segments) -> SegmentScores:
     return from_strength((torch.arange(len(segments)) <= stating).double(), segments)
 
 
-def first_stating(trace: Trace, segments: Segments) -> int:
+def first_stating(trace: TokenisedTrace, segments: Segments) -> int:
     """The first segment in which the answer stands by itself, not inside a longer number or word; else the last.
 
     Read as text: an early mention counts, and another spelling of the same value does not.

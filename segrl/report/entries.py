@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from segrl.grading import Verdict
-from segrl.types import Attribution, Segments, SegmentScores, Selection, Trace
+from segrl.types import Attribution, Segments, SegmentScores, Selection, TokenisedTrace, Trace, given
 
 
 class View(NamedTuple):
@@ -44,6 +44,13 @@ class Entry(NamedTuple):
     attribution: Attribution | None = None
     views: Mapping[str, View] = {}
     credit: Credit | None = None
+    offsets_T: Tensor | None = None  # of a trace that came without its ids
+
+    @property
+    def ends_T(self) -> list[int]:
+        """The character of the response at which each token ends."""
+        offsets_T = self.trace.offsets_T if isinstance(self.trace, TokenisedTrace) else given(self.offsets_T)
+        return offsets_T[:, 1].cummax(0).values.tolist()
 
 
 def measures_of(entries: Sequence[Entry]) -> list[str]:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, groupby, pairwise
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from segrl.report.entries import Entry, View, measures_of
-from segrl.types import SegmentScores, Trace
+from segrl.types import SegmentScores
 
 FOLDER = Path(__file__).parent
 STYLE, SCRIPTS = "page.css", ("selection.js", "reading.js", "list.js", "trace.js", "page.js")
@@ -62,7 +63,7 @@ def _block(name: str, value: Any) -> str:
 def _head(entry: Entry, prompts: Mapping[str, int]) -> dict[str, Any]:
     """What the list of traces and the head of one need."""
     trace, verdict, attribution, credit = entry.trace, entry.verdict, entry.attribution, entry.credit
-    head: dict[str, Any] = {"id": trace.id, "tokens": trace.tokens, "gold": trace.answer}
+    head: dict[str, Any] = {"id": trace.id, "tokens": entry.segments.tokens, "gold": trace.answer}
     if verdict is not None:
         head |= {"correct": verdict.correct, "status": verdict.status, "answered": verdict.pred}
     if attribution is not None:
@@ -80,7 +81,7 @@ def _head(entry: Entry, prompts: Mapping[str, int]) -> dict[str, Any]:
 
 def _body(entry: Entry, measures: Sequence[str]) -> dict[str, Any]:
     trace = entry.trace
-    cuts = _cuts(trace)
+    cuts = _cuts(entry)
     body: dict[str, Any] = {
         "problem": trace.problem,
         "text": trace.response,
@@ -88,7 +89,7 @@ def _body(entry: Entry, measures: Sequence[str]) -> dict[str, Any]:
         "blocks": list(entry.segments.boundaries),
         "views": [_view(entry.views[name]) if name in entry.views else None for name in measures],
     }
-    kinds = trace.meta.get("kinds")
+    kinds = trace.kinds
     if kinds is not None and len(kinds) == len(entry.segments):
         body["planted"] = list(kinds)
     body["tints"] = _tints(entry)
@@ -149,16 +150,14 @@ def _rounded(values_T: Tensor) -> list[tuple[float, int]]:
     return _runs([float(f"{value:.5g}") for value in values_T.tolist()])
 
 
-def _cuts(trace: Trace) -> list[int]:
+def _cuts(entry: Entry) -> list[int]:
     """Where each token starts and the last one ends, in JavaScript's UTF-16 units.
 
     Of a character that is spread over several tokens the first one shows it, the others show nothing.
     """
-    assert trace.offsets_T is not None
-    ends = accumulate(trace.offsets_T[:, 1].tolist(), max)
-    units = [0, *accumulate(2 if ord(character) > 0xFFFF else 1 for character in trace.response)]
-    return [0, *(units[end] for end in ends)]
+    units = [0, *accumulate(2 if ord(character) > 0xFFFF else 1 for character in entry.trace.response)]
+    return [0, *(units[end] for end in entry.ends_T)]
 
 
-def _finite(value: float) -> float | None:
-    return value if value == value and abs(value) != float("inf") else None
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and isfinite(value) else None

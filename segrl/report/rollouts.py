@@ -62,22 +62,17 @@ def _entry(line: Line, step: int, measure: str) -> Entry:
         advantages_T=torch.tensor(line["advantages"]),
     )
     views = {measure: _view(line, segments)} if line["strength"] else {}
-    return Entry(_trace(line, step), segments, views=views, credit=credit)
+    offsets_T = torch.tensor(line["offsets"])
+    return Entry(_trace(line, step), segments, views=views, credit=credit, offsets_T=offsets_T)
 
 
 def _trace(line: Line, step: int) -> Trace:
-    """Its ids are not in the dump and nobody looks at them."""
-    ids = torch.arange(len(line["offsets"]))
+    """As text: its ids are not in the dump."""
     return Trace(
         id=f"step {step}, {line['key'].removeprefix(line['group'] + '_')} of {UUID.sub('', line['group'])}",
         problem=line.get("prompt", ""),
         response=line["response"],
         answer=line["answer"],
-        prompt_ids=ids[:0],
-        response_ids=ids,
-        offsets_T=torch.tensor(line["offsets"]),
-        trainable_T=torch.tensor(line["trainable"], dtype=torch.bool),
-        prompt_hash="",
     )
 
 

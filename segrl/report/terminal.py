@@ -22,7 +22,7 @@ def terminal(entry: Entry) -> RenderableType:
     lines = Table.grid(Column(no_wrap=True), Column(), padding=(0, 1))
     for s in range(len(segments)):
         lines.add_row(*_segment(entry, view, s))
-    title = f"{trace.id}   {trace.tokens} tokens, {len(segments)} segments"
+    title = f"{trace.id}   {segments.tokens} tokens, {len(segments)} segments"
     return Panel(Group(_head(entry, measure), Text(""), lines), title=Text(title), title_align="left")
 
 
@@ -76,7 +76,7 @@ def _by_token(entry: Entry, view: View, start: int, end: int) -> tuple[Text, Tex
 
 def _text(entry: Entry, start: int, end: int, style: str, strip: bool = True) -> Text:
     """The tokens; what raised the answer's probability on blue, what lowered it on orange and underlined."""
-    cuts = entry.trace.offsets_T[:, 1].cummax(0).values.tolist()
+    cuts = entry.ends_T
     first = cuts[start - 1] if start else 0
     text = Text(entry.trace.response[first : cuts[end - 1]], style)
     if entry.attribution is not None:

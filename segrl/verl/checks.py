@@ -13,12 +13,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from segrl.attribution.target import TEMPLATE
+from segrl.credit.choosing import WITHIN_GROUPS
+from segrl.credit.rollout import evidence_of, make_rollout, weigh_rollout
+from segrl.credit.settings import BY_GRADIENT, Credit, credit_from
 from segrl.data import read_rows
 from segrl.loading import load_tokenizer
-from segrl.types import Trace
-from segrl.verl.choosing import WITHIN_GROUPS
-from segrl.verl.credit import evidence_of, make_rollout, weigh_rollout
-from segrl.verl.settings import BY_GRADIENT, Credit, credit_from
+from segrl.types import Stream, TokenisedTrace
 
 OURS = "pkg://segrl.verl.reward"
 # Losses that pick tokens by their advantage: there, weighting the advantage is not weighting the loss.
@@ -124,7 +124,7 @@ def check_options(credit: Credit) -> None:
     """Segment, score and weigh a made-up response, so that a wrong option is found before Ray starts."""
     text = "one\n\nWait, two\n\nAlternatively, three</think> 4"
     ends = torch.arange(1, len(text) + 1)
-    trace = Trace(
+    trace = TokenisedTrace(
         id="a made-up response",
         problem="",
         response=text,
@@ -137,7 +137,7 @@ def check_options(credit: Credit) -> None:
     )
     rollout = make_rollout("0_0_0", trace, torch.full((len(text),), 0.5), credit)
     if credit.measure != "oracle":  # which wants the toy world's labels
-        weigh_rollout(rollout, evidence_of(rollout, torch.linspace(-1, 1, len(text)), credit), credit, step=1)
+        weigh_rollout(rollout, evidence_of(rollout, Stream(torch.linspace(-1, 1, len(text))), credit), credit, step=1)
 
 
 # --- sizes -----------------------------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ def check_rows(config: DictConfig) -> None:
 
 
 def check_vocabularies(config: DictConfig, credit: Credit) -> None:
-    if credit.attributor == "frozen":
+    if credit.attributor_path:
         from segrl.verl.frozen import check_vocabulary
 
         policy = load_tokenizer(config.actor_rollout_ref.model.path)

@@ -7,17 +7,17 @@ from dataclasses import replace
 
 import ray
 
+from segrl.attribution.lockstep import Request, attributed, split_until, together
+from segrl.credit.settings import Credit
 from segrl.loading import load_model, load_tokenizer
-from segrl.types import Trace
-from segrl.verl.attributing import Found, Request, attributed, split_until, together
-from segrl.verl.settings import Credit
+from segrl.types import Stream, TokenisedTrace, given
 
 
 class FrozenAttributor:
     def __init__(self, path: str, dtype: str, device: str) -> None:
         self.model, self.tokenizer = load_model(path, dtype, device)
 
-    def attributed(self, traces: Sequence[Trace], request: Request) -> list[Found]:
+    def attributed(self, traces: Sequence[TokenisedTrace], request: Request) -> list[Stream]:
         return attributed(self.model, traces, self.tokenizer, request)
 
 
@@ -25,14 +25,15 @@ class FrozenAttributors:
     """``attributor_workers`` of them, each on ``attributor_gpus``; on the CPU on one core each."""
 
     def __init__(self, credit: Credit, tokenizer, on_cpu: bool) -> None:
-        check_vocabulary(tokenizer, load_tokenizer(credit.attributor_path), credit.attributor_path)
+        path = given(credit.attributor_path)
+        check_vocabulary(tokenizer, load_tokenizer(path), path)
         where = {"num_cpus": 1, "num_gpus": 0 if on_cpu else credit.attributor_gpus}
-        model = (credit.attributor_path, "float32" if on_cpu else credit.attributor_dtype, "cpu" if on_cpu else "auto")
+        model = (path, "float32" if on_cpu else credit.attributor_dtype, "cpu" if on_cpu else "auto")
         # An attribution changes nothing: where the process dies, a new one may be asked the same again, once.
         remote = ray.remote(**where, max_restarts=1, max_task_retries=1)(FrozenAttributor)
         self.actors = [remote.remote(*model) for _ in range(credit.attributor_workers)]
 
-    def attributed(self, traces: Sequence[Trace], request: Request) -> list[Found]:
+    def attributed(self, traces: Sequence[TokenisedTrace], request: Request) -> list[Stream]:
         """Groups of like length go to the actors in turn."""
         lengths = [len(trace.prompt_ids) + trace.tokens for trace in traces]
         groups = together(lengths, request.tokens)
@@ -42,7 +43,7 @@ class FrozenAttributors:
             self.actors[g % len(self.actors)].attributed.remote([traces[i] for i in group], request)
             for g, group in enumerate(groups)
         ]
-        found: dict[int, Found] = {}
+        found: dict[int, Stream] = {}
         for group, ones in zip(groups, ray.get(pending), strict=True):
             found.update(zip(group, ones, strict=True))
         return [found[i] for i in range(len(traces))]

@@ -16,7 +16,7 @@ import torch
 import torch.distributed.fsdp
 from verl.plugin.platform import PlatformBase, PlatformRegistry, get_platform
 
-from segrl.verl.launch import CPU_ENVIRONMENT
+from segrl.launch import CPU_ENVIRONMENT
 
 
 class _DeviceModule:

@@ -13,9 +13,9 @@ from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.utils.seqlen_balancing import get_seqlen_balanced_partitions
 
-from segrl.verl.attributing import Found
-from segrl.verl.credit import Rollout, make_rollout, rollout_trace
-from segrl.verl.settings import Credit
+from segrl.credit.rollout import Rollout, make_rollout, rollout_trace
+from segrl.credit.settings import Credit
+from segrl.types import Stream
 
 ROW = ["prompts", "responses", "response_mask", "advantages", "rm_scores"]
 
@@ -68,15 +68,20 @@ def write_advantages(batch: KVBatchMeta, rows: Mapping[str, torch.Tensor]) -> No
     tq.kv_batch_put(keys=keys, partition_id=batch.partition_id, fields=fields)
 
 
-def write_scores(batch: KVBatchMeta, rows: Mapping[str, Found]) -> None:
+def write_scores(batch: KVBatchMeta, rows: Mapping[str, Stream]) -> None:
     """The fields that whoever attributes leaves behind."""
     keys = list(rows)
     fields = {
         "segrl_scores": torch.nested.as_nested_tensor([rows[key].scores_T for key in keys], layout=torch.jagged),
-        "segrl_gap": torch.tensor([rows[key].gap for key in keys]),
-        "segrl_copy_share": torch.tensor([rows[key].copy_share for key in keys]),
+        "segrl_gap": known([rows[key].gap for key in keys]),
+        "segrl_copy_share": known([rows[key].copy_share for key in keys]),
     }
     tq.kv_batch_put(keys=keys, partition_id=batch.partition_id, fields=TensorDict(fields, batch_size=len(keys)))
+
+
+def known(values: Sequence[float | None]) -> torch.Tensor:
+    """NaN for what is not known: a column of the TransferQueue holds numbers."""
+    return torch.tensor([float("nan") if value is None else value for value in values])
 
 
 def write_jsonl(folder: str, step: int, lines: Iterable[Mapping], more: bool = False) -> None:

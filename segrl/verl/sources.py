@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 from transfer_queue import KVBatchMeta
 
-from segrl.types import Evidence
-from segrl.verl.attributing import Request, explained
-from segrl.verl.credit import Rollout, evidence_of
+from segrl.attribution.lockstep import Request, explained
+from segrl.credit.rollout import Rollout, evidence_of
+from segrl.credit.settings import BY_GRADIENT, FROM_VERL, Credit
+from segrl.types import Evidence, Stream
 from segrl.verl.frozen import FrozenAttributors
 from segrl.verl.queue import columns, dispatched, write_scores
-from segrl.verl.settings import BY_GRADIENT, FROM_VERL, Credit
 from segrl.verl.worker import FIELDS, PROFILE, SCORES
 
 COLUMN = dict(zip(FROM_VERL, ("entropy", "old_log_probs"), strict=True))
@@ -39,18 +38,22 @@ class Sources:
         if self.credit.measure == "oracle":
             chosen = [self._labelled(one) for one in chosen]
         if self.credit.need not in BY_GRADIENT:
-            column = COLUMN.get(self.credit.need)
-            streams = columns(keys, batch.partition_id, [column])[0] if column else [None] * len(keys)
-            return [self._evidence(one, stream_T) for one, stream_T in zip(chosen, streams, strict=True)]
-        self.attribute(batch, chosen, request, live)
-        return [
-            self._evidence(one, scores_T, float(gap), float(copied))
-            for one, scores_T, gap, copied in zip(chosen, *self._scores(batch, keys), strict=True)
-        ]
+            column = COLUMN.get(self.credit.need or "")
+            if column is None:
+                return [evidence_of(rollout, None, self.credit) for rollout in chosen]
+            (values,) = columns(keys, batch.partition_id, [column])
+            streams = [Stream(values_T) for values_T in values]
+        else:
+            self.attribute(batch, chosen, request, live)
+            streams = [
+                Stream(scores_T, float(gap), float(copied))
+                for scores_T, gap, copied in zip(*self._scores(batch, keys), strict=True)
+            ]
+        return [self._evidence(rollout, stream) for rollout, stream in zip(chosen, streams, strict=True)]
 
-    def _evidence(self, one: Rollout, stream_T: Tensor | None, *about: float) -> Evidence | None:
-        finite = stream_T is None or bool(torch.isfinite(stream_T).all())
-        return evidence_of(one, stream_T, self.credit, *about) if finite else None
+    def _evidence(self, rollout: Rollout, stream: Stream) -> Evidence | None:
+        finite = bool(torch.isfinite(stream.scores_T).all())
+        return evidence_of(rollout, stream, self.credit) if finite else None
 
     def attribute(self, batch: KVBatchMeta, chosen: Sequence[Rollout], request: Request, live: bool = False) -> None:
         """Leaves the fields ``SCORES`` of the chosen rollouts in the TransferQueue; ``live`` asks the actor even where
@@ -60,7 +63,7 @@ class Sources:
         if self.frozen is None or live:
             self.workers.compute_segrl_scores(dispatched(batch, keys, self.ranks, FIELDS, segrl=request))
             return
-        golds = [one.gold for one in chosen] if request.target == "gold" else []
+        golds = [one.gold or "" for one in chosen] if request.target == "gold" else []
         traces = explained([one.trace for one in chosen], request.target, golds)
         found = dict(zip(keys, self.frozen.attributed(traces, request), strict=True))
         write_scores(batch, found)
@@ -78,7 +81,7 @@ class Sources:
 
     def _labelled(self, one: Rollout) -> Rollout:
         """With the toy world's labels, read from what was sampled."""
-        from segrl.toy.reading import kinds_of
+        from segrl.toy.kinds import kinds_of
 
         problem = self.tokenizer.decode(one.trace.prompt_ids.tolist())
         return replace(one, trace=replace(one.trace, meta={"kinds": kinds_of(problem, one.trace, one.segments)}))

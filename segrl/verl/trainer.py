@@ -20,9 +20,22 @@ from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync
 from verl.utils.debug import marked_timer
 
 from segrl.attribution.calibration import calibration_of
+from segrl.attribution.lockstep import Request
 from segrl.attribution.quadrature import midpoint
 from segrl.attribution.target import TEMPLATE
-from segrl.verl.attributing import Request
+from segrl.credit.choosing import reasons
+from segrl.credit.metrics import agreement, check_finite, credit_metrics, nearly_plain, time_metrics
+from segrl.credit.planning import (
+    Memory,
+    Plan,
+    calibration_settings,
+    evaluation_cost,
+    nodes_for,
+    plan,
+    plan_settings,
+)
+from segrl.credit.rollout import Rollout, Weighed, record, weigh_rollout
+from segrl.credit.settings import CALIBRATED
 from segrl.verl.checks import (
     bypasses,
     check_reads_text,
@@ -33,23 +46,10 @@ from segrl.verl.checks import (
     runs_live,
     times_attributed,
 )
-from segrl.verl.choosing import reasons
-from segrl.verl.credit import Rollout, Weighed, record, weigh_rollout
-from segrl.verl.deadline import Deadline
 from segrl.verl.drift import warn_of_drift
 from segrl.verl.frozen import FrozenAttributors
-from segrl.verl.metrics import agreement, check_finite, credit_metrics, nearly_plain, time_metrics
-from segrl.verl.planning import (
-    Memory,
-    Plan,
-    calibration_settings,
-    evaluation_cost,
-    nodes_for,
-    plan,
-    plan_settings,
-)
+from segrl.verl.health import Deadline, check_servers
 from segrl.verl.queue import columns, rollouts_of, write_advantages, write_jsonl
-from segrl.verl.settings import CALIBRATED
 from segrl.verl.sources import Sources
 from segrl.verl.worker import attributing
 
@@ -57,7 +57,6 @@ ACTOR_ROLES = (Role.Actor, Role.ActorRollout, Role.ActorRolloutRef)
 LEAST_TO_CALIBRATE = 4  # rollouts; with fewer, midpoint nodes serve until a later step has more
 CPU_TOKENS = 2048  # held by one forward on a CPU, where more only leave its cache
 OVER_BUDGET = 1.5
-ANSWERS_IN = 300  # seconds, of a rollout server that is alive
 
 logger = logging.getLogger("verl.segrl")  # under verl's own, which alone reaches the console in its task runner
 
@@ -159,7 +158,7 @@ class SegmentCredit:
         if self._compares and weighed:
             metrics.update(self._agreements(batch, weighed[: self.credit.fidelity_rollouts]))
         if self.credit.dump_dir:
-            self._dump(batch, rollouts, why, weighed)
+            self._dump(self.credit.dump_dir, batch, rollouts, why, weighed)
 
     def _reasons(self, rollouts: Sequence[Rollout]) -> dict[str, str | None]:
         share = self.plan.share if self.plan else self.credit.share
@@ -298,7 +297,7 @@ class SegmentCredit:
             self.warned.add(once)
             logger.warning(f"segrl: {sentence}")
 
-    def _dump(self, batch: KVBatchMeta, rollouts, why, weighed: Sequence[Weighed]) -> None:
+    def _dump(self, folder: str, batch: KVBatchMeta, rollouts, why, weighed: Sequence[Weighed]) -> None:
         by_key = {one.rollout.key: one for one in weighed}
         keys = [one.key for one in rollouts]
         (written,) = columns(keys, batch.partition_id, ["advantages"])
@@ -306,16 +305,7 @@ class SegmentCredit:
             record(one, _why(why[one.key], by_key.get(one.key)), by_key.get(one.key), advantages_T)
             for one, advantages_T in zip(rollouts, written, strict=True)
         )
-        write_jsonl(self.credit.dump_dir, self.global_steps, lines, more=self.local_trigger_step > 0)
-
-
-def check_servers(replicas) -> None:
-    """Raises where an engine has died: verl would send it new weights next, and wait for ever for it to take them."""
-    asked = [replica.servers[0].collective_rpc.remote("check_health") for replica in replicas]
-    try:
-        ray.get(asked, timeout=ANSWERS_IN)
-    except ray.exceptions.GetTimeoutError as error:
-        raise TimeoutError(f"a rollout server has not said within {ANSWERS_IN} s whether its engine lives") from error
+        write_jsonl(folder, self.global_steps, lines, more=self.local_trigger_step > 0)
 
 
 def _why(reason: str | None, weighed: Weighed | None) -> str | None:

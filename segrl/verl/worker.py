@@ -13,9 +13,10 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.profiler import DistProfiler
 from verl.utils.ulysses import get_ulysses_sequence_parallel_group, set_ulysses_sequence_parallel_group
 
-from segrl.types import Trace
-from segrl.verl.attributing import Request, attributed, explained, profiles
-from segrl.verl.credit import rollout_trace
+from segrl.attribution.lockstep import Request, attributed, explained, profiles
+from segrl.credit.rollout import rollout_trace
+from segrl.types import TokenisedTrace
+from segrl.verl.queue import known
 
 FIELDS = ("prompts", "responses", "response_mask", "reward_model")
 SCORES = ("segrl_scores", "segrl_gap", "segrl_copy_share")
@@ -35,8 +36,8 @@ class Attributing:
             found = attributed(model, explained_traces(data, tokenizer, request.target), tokenizer, request)
         return _columns(
             segrl_scores=_jagged([one.scores_T for one in found]),
-            segrl_gap=torch.tensor([one.gap for one in found]),
-            segrl_copy_share=torch.tensor([one.copy_share for one in found]),
+            segrl_gap=known([one.gap for one in found]),
+            segrl_copy_share=known([one.copy_share for one in found]),
         )
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
@@ -74,7 +75,7 @@ def unsplit() -> Iterator[None]:
         set_ulysses_sequence_parallel_group(group)
 
 
-def explained_traces(data: TensorDict, tokenizer, target: str) -> list[Trace]:
+def explained_traces(data: TensorDict, tokenizer, target: str) -> list[TokenisedTrace]:
     """The traces of a batch, each with the answer to explain."""
     columns = [data[name].unbind() for name in ("prompts", "responses", "response_mask")]
     traces = [rollout_trace(str(i), *row, tokenizer) for i, row in enumerate(zip(*columns, strict=True))]

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from analysed import row
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from testkit.analysed import row
 
 from segrl.analysis.classes import (
     above,

@@ -1,5 +1,5 @@
 import pytest
-from analysed import row
+from testkit.analysed import row
 
 from segrl import Trace
 from segrl.analysis.judge import BEGINNING, END, by_trace, hurried, hurried_verdict, planted, questions, verdict

@@ -1,8 +1,8 @@
 import pytest
-from analysed import row
+from testkit.analysed import row
 
 from segrl.analysis.search import best_tau, check, grid, kept, point
-from segrl.evaluation import Estimate
+from segrl.evaluation.statistics import Estimate
 
 
 def at(tau, important, unimportant, high=None):

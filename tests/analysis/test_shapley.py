@@ -10,7 +10,7 @@ import segrl
 from segrl import toy
 from segrl.analysis.shapley import dependence, shapley, subsets
 from segrl.attribution.target import TEMPLATE
-from segrl.evidence.reading import Reading
+from segrl.importance.reading import Reading
 
 
 def game(n, value):

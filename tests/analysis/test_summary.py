@@ -3,7 +3,7 @@ import math
 from dataclasses import asdict
 
 import pytest
-from analysed import row
+from testkit.analysed import row
 
 from segrl.analysis.figures import draw_all, example
 from segrl.analysis.page import sentences

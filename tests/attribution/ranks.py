@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-from tiny import byte_level_tokenizer, tiny_model
+from testkit.tiny import byte_level_tokenizer, tiny_model
 
 import segrl
 from segrl import Trace

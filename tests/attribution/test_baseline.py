@@ -2,11 +2,11 @@ import warnings
 
 import pytest
 import torch
-from tiny import byte_level_tokenizer, tiny_model
+from testkit.tiny import byte_level_tokenizer, tiny_model
 
 import segrl
 from segrl import Trace
-from segrl.attribution.baseline import resolve_baseline
+from segrl.attribution.path import resolve_baseline
 
 
 def trace():

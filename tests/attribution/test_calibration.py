@@ -2,7 +2,7 @@ from itertools import combinations
 
 import pytest
 import torch
-from tiny import byte_level_tokenizer, tiny_model
+from testkit.tiny import byte_level_tokenizer, tiny_model
 
 import segrl
 from segrl import Trace

@@ -4,7 +4,7 @@ from functools import cache
 import pytest
 import torch
 from captum.attr import LayerIntegratedGradients
-from tiny import CONFIGS, byte_level_tokenizer, tiny_model
+from testkit.tiny import CONFIGS, byte_level_tokenizer, tiny_model
 
 import segrl
 from segrl import Trace

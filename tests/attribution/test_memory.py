@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import CONFIGS, byte_level_tokenizer, tiny_model
+from testkit.tiny import CONFIGS, byte_level_tokenizer, tiny_model
 
 import segrl
 from segrl import Trace

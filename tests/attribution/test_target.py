@@ -1,5 +1,5 @@
 import pytest
-from tiny import byte_level_tokenizer
+from testkit.tiny import byte_level_tokenizer
 
 from segrl import Trace, tokenize
 from segrl.attribution.target import answer_suffix, explain, restating_tokens

@@ -3,7 +3,7 @@
 import pytest
 
 from segrl.data import load_traces, verl_rows, write_verl_parquet
-from segrl.prompting import render
+from segrl.text.prompting import render
 from segrl.types import Trace
 
 TRACES = [

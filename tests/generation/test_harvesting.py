@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segrl import Trace, toy
-from segrl.cli import main
+from segrl.commands.cli import main
 from segrl.data import load_traces, read_rows, save_traces
 from segrl.generation import harvest
 

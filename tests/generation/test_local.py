@@ -2,11 +2,11 @@ import copy
 
 import pytest
 import torch
-from tiny import byte_level_tokenizer, tiny_model
+from testkit.tiny import byte_level_tokenizer, tiny_model
 
 from segrl import Trace
 from segrl.generation import sample
-from segrl.prompting import render
+from segrl.text.prompting import render
 
 PROBLEMS = [Trace(id=str(i), problem=f"What is {i}+{'1' * i}?", answer="1", meta={"source": "x"}) for i in range(4)]
 

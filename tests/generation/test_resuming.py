@@ -8,10 +8,10 @@ import time
 
 import pytest
 import torch
-from tiny import byte_level_tokenizer, tiny_model
+from testkit.tiny import byte_level_tokenizer, tiny_model
 
 from segrl import toy
-from segrl.cli import main
+from segrl.commands.cli import main
 from segrl.data import load_traces
 from segrl.generation import vllm
 

@@ -4,13 +4,13 @@ import socket
 import time
 
 import pytest
-from completions import serving
+from testkit.completions import serving
 
 from segrl import toy
-from segrl.cli import main
+from segrl.commands.cli import main
 from segrl.data import load_traces
 from segrl.generation import Sampling, sample, samples, server
-from segrl.prompting import prompt_hash, render
+from segrl.text.prompting import prompt_hash, render
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*max_new_tokens.*")
 

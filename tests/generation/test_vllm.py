@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import pytest
 
 from segrl import toy
-from segrl.cli import main
+from segrl.commands.cli import main
 from segrl.data import load_traces
 
 pytestmark = [

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from real import real_file
+from testkit.real import real_file
 
 import segrl
 from segrl.grading.pool import Pool, shared

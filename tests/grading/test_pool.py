@@ -16,7 +16,7 @@ import pytest
 from segrl.grading import pool as pool_module
 from segrl.grading.pool import Pool, shared
 
-EQUAL = "comparing:equal"
+EQUAL = "testkit.comparing:equal"
 SECONDS = 0.6
 GOOD = (True, "symbolic")
 MARK = "SEGRL_TEST_POOL"
@@ -205,7 +205,7 @@ PARENT = """
 import ctypes, os, sys, threading, time
 open(sys.argv[1], "a").write("once ")
 from segrl.grading.pool import Pool
-pool = Pool(workers=3, timeout_s=100, equal="comparing:equal")
+pool = Pool(workers=3, timeout_s=100, equal="testkit.comparing:equal")
 for pred in ("spin", "spin", "sleep 100"):
     threading.Thread(target=pool.call, args=("1", pred), daemon=True).start()
 while pool._template is None:

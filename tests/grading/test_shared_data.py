@@ -5,7 +5,7 @@ import random
 import re
 
 import pytest
-from real import real_file
+from testkit.real import real_file
 
 from segrl.grading import grade, grade_answer
 from segrl.grading.verdict import cheap

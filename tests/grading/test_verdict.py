@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from real import real_traces
+from testkit.real import real_traces
 
 import segrl
 from segrl.grading.verdict import cheap

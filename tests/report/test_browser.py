@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from pages import dumped, entry_of, many_kinds
+from testkit.pages import dumped, entry_of, many_kinds
 
 import segrl
 from segrl.report import load_rollouts, page

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from pages import ARABIC, CHINESE, HOSTILE, entry_of, many_kinds, read, trace_of
+from testkit.pages import ARABIC, CHINESE, HOSTILE, entry_of, many_kinds, read, trace_of
 
-from segrl import Trace
-from segrl.cli import main
+from segrl import TokenisedTrace
+from segrl.commands.cli import main
 from segrl.data import save_traces
 from segrl.report import Entry, page
 from segrl.report.page import LEVELS
@@ -42,7 +42,8 @@ def test_tokens_are_counted_as_javascript_counts(pieces):
 def test_a_character_of_several_tokens_is_shown_once():
     spans = torch.tensor([[0, 1], [1, 2], [1, 2], [1, 2], [2, 3]])
     ids = torch.arange(5)
-    trace = Trace("t", "p", "a😀b", "1", ids, ids, spans, ids >= 0, "h")
+    tokens = {"prompt_ids": ids, "response_ids": ids, "offsets_T": spans, "trainable_T": ids >= 0, "prompt_hash": "h"}
+    trace = TokenisedTrace("t", "p", "a😀b", "1", **tokens)
     _, data = read(page([Entry(trace, trace_of(["a", "b"])[1])]))
     assert data["trace-0"]["lengths"] == [1, 2, 0, 0, 1]
 

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from pages import dumped, read, rollout_of
+from testkit.pages import dumped, read, rollout_of
 
-from segrl.cli import main
+from segrl.commands.cli import main
 from segrl.report import load_rollouts, page
 
 
@@ -24,7 +24,7 @@ def test_a_dump_comes_back_with_its_weights_and_advantages(tmp_path):
     assert first.views["grpo"].scores.share_S.tolist() == pytest.approx([2 / 9, 6 / 9, 1 / 9, 0])
     assert first.views["grpo"].selection.reason_S == ("strength", "strength", "forced", "forced")
     assert (second.credit.uniform, second.views, second.credit.reward) == ("other_sign", {}, 0.0)
-    assert second.credit.advantages_T.tolist() == [-0.5] * second.trace.tokens
+    assert second.credit.advantages_T.tolist() == [-0.5] * second.segments.tokens
 
 
 def test_steps_are_read_in_their_order_and_as_many_as_asked(tmp_path):

@@ -2,8 +2,8 @@ import re
 from io import StringIO
 
 import pytest
-from pages import ARABIC, CHINESE, HOSTILE, entry_of, many_kinds
 from rich.console import Console
+from testkit.pages import ARABIC, CHINESE, HOSTILE, entry_of, many_kinds
 
 from segrl.report import Entry, draw, ranks_of, terminal
 

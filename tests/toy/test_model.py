@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segrl.prompting import render
 from segrl.segmentation import split
+from segrl.text.prompting import render
 from segrl.toy import CLASSES, MODEL_PATH, load_model, sample_problems, sample_traces
 
 SUFFIX = "</think> So, the final answer is \\boxed{"

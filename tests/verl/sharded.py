@@ -3,14 +3,14 @@
 import os
 
 import torch.distributed as dist
-from tiny import byte_level_tokenizer, tiny_model
+from testkit.tiny import byte_level_tokenizer, tiny_model
 from torch.distributed.device_mesh import init_device_mesh
 from verl.utils.distributed import initialize_global_process_group
 from verl.utils.fsdp_utils import apply_fsdp2
 
 import segrl
 from segrl import Trace
-from segrl.verl.attributing import Request, attributed, parts, profiles
+from segrl.attribution.lockstep import Request, attributed, parts, profiles
 
 rank, _, world = initialize_global_process_group()
 tokenizer = byte_level_tokenizer()

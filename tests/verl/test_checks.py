@@ -4,13 +4,14 @@ import re
 
 import pytest
 import torch
-from composed import changed
 from omegaconf import OmegaConf
+from testkit.composed import changed
 
 from segrl import toy
+from segrl.commands import grpo
+from segrl.credit.settings import Credit
 from segrl.data import write_rows, write_verl_parquet
-from segrl.verl import checks, grpo
-from segrl.verl.settings import Credit
+from segrl.verl import checks
 
 pytestmark = pytest.mark.skipif(not (toy.MODEL_PATH / "model.safetensors").exists(), reason="no model is bundled")
 
@@ -98,7 +99,7 @@ def test_the_loss_of_gmpo_is_the_same_with_any_weights_of_mean_one():
 
 
 def test_a_frozen_attributor_of_another_vocabulary_is_refused_before_it_is_loaded(monkeypatch):
-    from tiny import byte_level_tokenizer
+    from testkit.tiny import byte_level_tokenizer
 
     read = []
     found = {"there": byte_level_tokenizer(vocab=400), "alike": byte_level_tokenizer()}
@@ -144,7 +145,7 @@ def test_sizes_that_fit_pass_and_a_tight_one_is_a_warning():
 def test_the_models_config_is_the_one_that_verls_workers_read(tmp_path):
     """Not the tokenizer's folder, and with what is overridden, as verl's own class has it."""
     pytest.importorskip("verl")
-    from tiny import byte_level_tokenizer
+    from testkit.tiny import byte_level_tokenizer
     from verl.utils.config import omega_conf_to_dataclass
 
     byte_level_tokenizer().save_pretrained(tmp_path)
@@ -237,7 +238,7 @@ def test_a_gold_answer_that_cannot_be_right_is_found_before_training(tmp_path):
 
 
 def test_a_template_that_opens_the_thought_makes_thinking_required(tmp_path, monkeypatch):
-    from tiny import OPENS_THINK, byte_level_tokenizer
+    from testkit.tiny import OPENS_THINK, byte_level_tokenizer
 
     config = grpo_config()
     config.data.train_files = str(tmp_path / "rows.parquet")

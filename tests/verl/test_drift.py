@@ -18,8 +18,8 @@ def test_each_change_is_named_with_its_place():
         "verl.nowhere:thing": None,
         "segrl.verl.drift:nothing": None,
         "segrl.verl.drift:drift": ("used", "strictness"),
-        "segrl.verl.choosing:sample": ("worth", "tokens"),
-        "segrl.verl.credit:Rollout.__eq__": ("self", "value"),
+        "segrl.credit.choosing:sample": ("worth", "tokens"),
+        "segrl.credit.rollout:Rollout.__eq__": ("self", "value"),
     }
     found = drift(used, expected="0.0.1")
     assert found[0].startswith("verl is ")

@@ -9,14 +9,14 @@ import pytest
 pytest.importorskip("verl")
 
 import torch
-from runs import bounded, dumped, grpo_command, killed_after, metric, steps_of
+from testkit.runs import bounded, dumped, grpo_command, killed_after, metric, steps_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import segrl
 from segrl import toy
 from segrl.data import save_traces, write_rows
+from segrl.data.records import segments_of, selection_row
 from segrl.importance import from_strength
-from segrl.records import segments_of, selection_row
 
 pytestmark = [
     pytest.mark.e2e,

@@ -12,9 +12,9 @@ from transformers import AutoTokenizer
 
 import segrl
 from segrl import toy
-from segrl.verl.attributing import Request
+from segrl.attribution.lockstep import Request
+from segrl.credit.settings import Credit
 from segrl.verl.frozen import FrozenAttributors
-from segrl.verl.settings import Credit
 
 pytestmark = [
     pytest.mark.e2e,

@@ -8,14 +8,14 @@ import torch
 
 pytest.importorskip("verl")
 
-from runs import bounded, dumped, metric
-from tiny import byte_level_tokenizer
+from testkit.runs import bounded, dumped, metric
+from testkit.tiny import byte_level_tokenizer
 
 import segrl
 from segrl import Trace, toy
-from segrl.analysis.ranking import spearman
+from segrl.attribution.lockstep import Request, attributed
 from segrl.importance import segment_scores
-from segrl.verl.attributing import Request, attributed
+from segrl.importance.ranking import spearman
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(1200)]
 

@@ -13,14 +13,14 @@ import torch
 
 pytest.importorskip("verl")
 
-from readme import own_measure
-from runs import bounded, dumped, ended, grpo_command, marked, metric, name_of, send, started, steps_of
+from testkit.readme import own_measure
+from testkit.runs import bounded, dumped, ended, grpo_command, marked, metric, name_of, send, started, steps_of
 
 import segrl
 from segrl import toy
+from segrl.credit.rollout import rollout_trace
 from segrl.importance import segment_scores
 from segrl.types import Trace
-from segrl.verl.credit import rollout_trace
 
 pytestmark = [
     pytest.mark.slow,
@@ -42,7 +42,7 @@ def test_the_separate_asynchronous_mode(tmp_path, environment, ray_dir, hybrid):
     rollout = "actor_rollout_ref.rollout"
     options = [f"actor_rollout_ref.hybrid_engine={str(hybrid).lower()}", "ray_kwargs.ray_init.num_gpus=2"]
     options += [f"{rollout}.nnodes=1", f"{rollout}.n_gpus_per_node=1", f"{rollout}.checkpoint_engine.backend=file"]
-    options += [f"{rollout}.checkpoint_engine.custom_backend_module=segrl.verl.weight_files"]
+    options += [f"{rollout}.checkpoint_engine.custom_backend_module=testkit.weight_files"]
     options += ["trainer.v1.separate_async.parameter_sync_step=1", "trainer.v1.separate_async.num_warmup_batches=0"]
     options += [f"{rollout}.calculate_log_probs=true", "actor_rollout_ref.actor.optim.lr=1e-3"]
     entry = grpo_command(tmp_path, ray_dir, 3, *options, mode="segrl_separate_async")

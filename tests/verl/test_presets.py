@@ -4,13 +4,14 @@ import importlib.metadata
 from types import SimpleNamespace
 
 import pytest
-from composed import changed
 from omegaconf import OmegaConf
+from testkit.composed import changed
 
 from segrl import toy
-from segrl.config import CONFIG_DIR, compose
-from segrl.verl import checks, grpo
-from segrl.verl.settings import Credit, credit_from
+from segrl.commands import grpo
+from segrl.commands.config import CONFIG_DIR, compose
+from segrl.credit.settings import Credit, credit_from
+from segrl.verl import checks
 
 PRESETS = sorted(path.stem for path in (CONFIG_DIR / "grpo_preset").glob("*.yaml"))
 

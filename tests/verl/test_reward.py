@@ -6,7 +6,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from runs import bounded
+from testkit.runs import bounded
 
 from segrl.verl.reward import compute_score, compute_score_async, length_term, score
 

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from composed import changed
 from omegaconf import OmegaConf
-from tiny import byte_level_tokenizer
+from testkit.composed import changed
+from testkit.tiny import byte_level_tokenizer
 
 pytest.importorskip("verl")
 
@@ -15,11 +15,10 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import Role
 
 from segrl.attribution.target import TEMPLATE
-from segrl.types import Trace
+from segrl.types import Stream, Trace
 from segrl.verl import frozen as frozen_module
 from segrl.verl import queue as queue_module
 from segrl.verl import trainer as trainer_module
-from segrl.verl.attributing import Found
 from segrl.verl.queue import fill_up
 from segrl.verl.trainer import SegmentCredit
 from segrl.verl.worker import Attributing, explained_traces
@@ -454,12 +453,12 @@ class FrozenOnes:
 
     def attributed(self, traces: list[Trace], request):
         self.asked.append(traces)
-        return [Found(torch.arange(trace.tokens).float(), 0.3, 0.4) for trace in traces]
+        return [Stream(torch.arange(trace.tokens).float(), 0.3, 0.4) for trace in traces]
 
 
 class FallingOnes(FrozenOnes):
     def attributed(self, traces: list[Trace], request):
-        return [Found(0.5 ** torch.arange(trace.tokens), 0.3, 0.4) for trace in traces]
+        return [Stream(0.5 ** torch.arange(trace.tokens), 0.3, 0.4) for trace in traces]
 
 
 def test_a_frozen_attributor_leaves_the_same_field_behind(make, monkeypatch):

@@ -11,8 +11,8 @@ import torch
 
 pytest.importorskip("verl")
 
-from segrl.verl import weight_files
-from segrl.verl.weight_files import FileCheckpointEngine
+from testkit import weight_files
+from testkit.weight_files import FileCheckpointEngine
 
 
 def engines(folder, ranks: int, servers: int):

@@ -5,10 +5,10 @@ import pytest
 
 pytest.importorskip("verl")
 
-from runs import bounded
+from testkit.runs import bounded
 
 import segrl
-from segrl.verl.launch import CPU_ENVIRONMENT
+from segrl.launch import CPU_ENVIRONMENT
 
 
 @pytest.mark.e2e

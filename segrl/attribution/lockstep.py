@@ -1,0 +1,134 @@
+"""Attribution of many rollouts on one model, in a number of forwards that is known beforehand.
+
+Every rank of a process group must run the same number of forwards, or FSDP's collectives wait for each other for ever:
+so there is no refinement and no second try, and ranks agree on the number of parts before the first forward.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segrl.attribution import attribute
+from segrl.attribution.evaluator import Batching, Row, evaluator
+from segrl.attribution.quadrature import midpoint
+from segrl.types import Stream, TokenisedTrace
+
+UNKNOWN = float("nan")
+FILLER_ANSWER = "0"  # explained in rows that only fill up the ranks; nobody reads their scores
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the driver asks of every rank."""
+
+    need: str = "ig"  # or gradient_T: gradient . embedding, which is one node at the input and a baseline of zero
+    model: str = "live"  # or ref
+    alphas: tuple[float, ...] = (0.5,)
+    weights: tuple[float, ...] = (1.0,)
+    target: str = "own"
+    interpolate: str = "response"
+    tokens: int = 16_384  # held by one forward
+    checkpointing: bool = False
+    certificate: bool = False
+    agree: bool = True  # with the other ranks, on the number of parts
+
+
+def explained(traces: Sequence[TokenisedTrace], target: str, golds: Sequence[str]) -> list[TokenisedTrace]:
+    """The traces, each with the answer to explain: the response's own, or the gold one."""
+    answers = list(golds) if target == "gold" else [trace.answer or FILLER_ANSWER for trace in traces]
+    return [replace(trace, answer=answer) for trace, answer in zip(traces, answers, strict=True)]
+
+
+def attributed(model, traces: Sequence[TokenisedTrace], tokenizer, request: Request) -> list[Stream]:
+    """One a trace; NaN scores where those of the model were not finite."""
+    found: list[Any] = [None] * len(traces)
+    nodes = tuple(torch.tensor(values, dtype=torch.float64) for values in (request.alphas, request.weights))
+    options: dict[str, Any] = {"rule": nodes, "interpolate": request.interpolate, "certificate": request.certificate}
+    if request.need == "gradient_T":
+        ends = torch.ones(1, dtype=torch.float64)
+        options = {"rule": (ends, ends), "interpolate": "response", "baseline": "zero", "certificate": False}
+    for part in parts(traces, request.tokens, request.agree):
+        with warnings.catch_warnings():
+            if request.need == "gradient_T":
+                warnings.filterwarnings("ignore", message="the baseline is all zero")
+            attributions = attribute(
+                model,
+                [traces[i] for i in part],
+                tokenizer,
+                tolerance=None,
+                batch_rows=len(part),
+                checkpointing=request.checkpointing,
+                finite=False,  # one overflow must not end the run, nor cost the other rollouts their scores
+                **options,
+            )
+        for i, one in zip(part, attributions, strict=True):
+            scores_T = one.scores_T + UNKNOWN if "not_finite" in one.flags else one.scores_T
+            found[i] = Stream(scores_T, one.gap, one.copy_share)
+    return found
+
+
+def profiles(model, traces: Sequence[TokenisedTrace], tokenizer, nodes: int, request: Request) -> list[Tensor]:
+    """The masses of every token at every node of a midpoint grid, ``(nodes, tokens)`` a trace."""
+    found: list[Any] = [None] * len(traces)
+    alphas = midpoint(nodes)[0].tolist()
+    for part in parts(traces, request.tokens, request.agree):
+        evaluate = evaluator(model, [traces[i] for i in part], tokenizer, interpolate=request.interpolate)
+        masses = [torch.zeros(nodes, len(one), dtype=torch.float64) for one in evaluate.explained]
+        for alpha, row, masses_L in _by_node(evaluate, len(part), alphas, request.checkpointing):
+            masses[row][alphas.index(alpha)] = masses_L
+        for i, one in zip(part, masses, strict=True):
+            found[i] = one
+    return found
+
+
+def _by_node(evaluate, rows: int, alphas: list[float], checkpointing: bool) -> Iterator[tuple[float, int, Tensor]]:
+    for alpha in alphas:
+        at_alpha = [Row(index, alpha, 1.0) for index in range(rows)]
+        for row, _, masses_L in Batching(None, rows, checkpointing).run(evaluate, at_alpha):
+            yield alpha, row.index, masses_L
+
+
+# --- how rollouts are put together -----------------------------------------------------------------------------------
+
+
+def parts(traces: Sequence[TokenisedTrace], tokens: int, agree: bool) -> list[list[int]]:
+    """Indices of rollouts that share a forward; as many parts on every rank."""
+    lengths = [len(trace.prompt_ids) + trace.tokens for trace in traces]
+    count = together(lengths, tokens)
+    return split_until(count, _most_on_any_rank(len(count)) if agree else len(count))
+
+
+def together(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Indices, longest first, cut so that a part padded to its longest holds at most ``tokens``, or is one rollout."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    found: list[list[int]] = []
+    while order:
+        fit = max(1, tokens // lengths[order[0]])
+        found.append(order[:fit])
+        order = order[fit:]
+    return found
+
+
+def split_until(groups: list[list[int]], count: int) -> list[list[int]]:
+    """Halve the largest group until there are ``count``."""
+    groups = list(groups)
+    while len(groups) < count:
+        largest = max(range(len(groups)), key=lambda g: len(groups[g]))
+        group = groups.pop(largest)
+        assert len(group) > 1, f"{count} parts asked of fewer rollouts"
+        groups += [group[: len(group) // 2], group[len(group) // 2 :]]
+    return groups
+
+
+def _most_on_any_rank(count: int) -> int:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return count
+    most = torch.tensor([count])
+    torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
+    return int(most)

@@ -1,0 +1,118 @@
+"""``segrl <command> key=value``: the commands, and how their errors reach a user. Starts without torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+import segrl
+
+# command -> (where it lives, what it does)
+COMMANDS = {
+    "doctor": ("segrl.commands.doctor:main", "what is installed, what is missing, and the command that brings it"),
+    "quickstart": (
+        "segrl.commands.quickstart:quickstart",
+        "the whole path, on the bundled model or yours",
+    ),
+    "generate": ("segrl.commands.generating:generate", "problems -> traces, sampled from a model"),
+    "harvest": ("segrl.commands.generating:harvest", "of many samples, each problem's shortest right and wrong one"),
+    "segment": ("segrl.commands.traces:segment", "traces -> segments"),
+    "attribute": ("segrl.commands.traces:attribute", "traces -> integrated gradients of their answers"),
+    "calibrate": ("segrl.commands.traces:calibrate", "few nodes that do what many do, fitted once to a model"),
+    "select": ("segrl.commands.traces:select", "traces -> scored segments and which of them to keep"),
+    "sft": ("segrl.commands.sft:main", "selective SFT on verl: traces and selections -> a trained model"),
+    "export": ("segrl.commands.exporting:export", "the same masks as `datasets` folders, for other trainers"),
+    "grpo": ("segrl.commands.grpo:main", "GRPO on verl with segment-weighted advantages"),
+    "evaluate": ("segrl.commands.evaluating:evaluate", "accuracy, pass@k and maj@k of a model on benchmarks"),
+    "grade": ("segrl.commands.evaluating:grade", "verdicts on saved responses, whichever tool saved them"),
+    "compare": (
+        "segrl.commands.evaluating:compare",
+        "two evaluations, problem by problem: how far apart, and by chance?",
+    ),
+    "analyze": ("segrl.commands.analysing:analyze", "the paper's analysis of a set of traces: numbers and figures"),
+    "truth": ("segrl.commands.analysing:truth", "every measure against planted kinds and exact Shapley values"),
+    "cost": ("segrl.commands.costing:cost", "what attribution adds to a step, in seconds and memory, from config.json"),
+    "report": ("segrl.commands.looking:report", "traces, scores and selections as one offline page to look at"),
+    "show": ("segrl.commands.looking:show", "a trace in the terminal, coloured by importance"),
+}
+INPUTS = ("traces", "data_path", "val_path", "selections", "attributions", "a", "b")
+OUTPUTS = ("out", "pruned")
+USAGE = "usage: segrl <command> [key=value ...]   [--help | --cfg job | --version]"
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if argv[0] == "--version":
+        print(f"segrl {segrl.__version__}")
+        return 0
+    if argv[:2] in (["attribute", "calibrate"], ["analyze", "truth"]):
+        argv = argv[1:]
+    if argv[0] not in COMMANDS:
+        from segrl.resolving import near
+
+        return _fail(f"segrl: no command is called {argv[0]!r}{near(argv[0], COMMANDS)}")
+    return _run(argv[0], argv[1:])
+
+
+def _run(command: str, arguments: list[str]) -> int:
+    where, what = COMMANDS[command]
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    overrides = [argument for argument in arguments if argument not in flags and argument != "job"]
+    try:
+        from segrl.commands.config import compose
+
+        if flags and flags[0] not in ("-h", "--help", "--cfg", "-c"):
+            raise ValueError(f"unknown flag {flags[0]!r}, expected --help or --cfg job")
+        config = compose(command, overrides)
+        _check(config)
+        if flags:
+            print(_help(command, what, config) if flags[0] in ("-h", "--help") else _yaml(config), end="")
+            return 0
+        module, _, function = where.partition(":")
+        return getattr(import_module(module), function)(config) or 0
+    except (ValueError, OSError, ImportError) as error:
+        if os.environ.get("SEGRL_TRACEBACK"):
+            raise
+        return _fail(f"segrl {command}: {error}")
+    except KeyboardInterrupt:
+        print(f"\nsegrl {command}: interrupted; what was written stays, the same command goes on", file=sys.stderr)
+        return 130
+
+
+def _check(config) -> None:
+    """Refuse an output that would take the place of an input, or of another output, and no traces at all."""
+    if config.get("limit") is not None and config.limit < 1:
+        raise ValueError(f"limit={config.limit}, expected 1 or more, or null for all")
+    places: dict[str, str] = {}
+    for key in INPUTS + OUTPUTS:
+        path = config.get(key)
+        if not isinstance(path, str) or (not os.path.isfile(path) and key not in OUTPUTS):
+            continue
+        there = places.setdefault(os.path.realpath(path), key)
+        if key in OUTPUTS and there != key:
+            raise ValueError(f"{key}={path} would take the place of {there}; name another file")
+
+
+def _fail(sentence: str) -> int:
+    print(sentence, file=sys.stderr)
+    return 2
+
+
+def _overview() -> str:
+    rows = "\n".join(f"  {name:<12}{what}" for name, (_, what) in COMMANDS.items())
+    promise = "find the parts of a long reasoning trace that matter, and train on them"
+    return f"segrl {segrl.__version__}: {promise}\n\n{USAGE}\n\n{rows}"
+
+
+def _help(command: str, what: str, config) -> str:
+    return f"segrl {command}: {what}\n\nKeys and their values now; change them with key=value:\n\n{_yaml(config)}"
+
+
+def _yaml(config) -> str:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(config)

@@ -1,0 +1,135 @@
+"""A command's config: the values in ``configs/`` over its schema, then what was typed, and a sentence where that fails.
+
+One yaml per command, one group per section; Hydra composes them.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from segrl.commands.schema import SCHEMAS
+from segrl.resolving import near
+
+__all__ = ["CONFIG_DIR", "ON_VERL", "ConfigError", "compose", "needed"]
+
+_PACKAGED = Path(__file__).parent.parent / "configs"
+CONFIG_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "configs"
+ON_VERL = ("sft", "grpo")  # composed over verl's own config, which is their schema
+
+
+class ConfigError(ValueError):
+    """What was typed does not fit the command's schema."""
+
+
+def compose(command: str, overrides: list[str]) -> DictConfig:
+    """The config of ``command``: its yaml over its schema, then the overrides. Frozen."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+
+    _store_schemas()
+    _check_preset(command, overrides)
+    search = [f"hydra.searchpath=[{_verl_configs()}]"] if command in ON_VERL else []
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        try:
+            config = hydra_compose(command, overrides=[*search, *_opened(command, overrides)])
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(_sentence(command, error)) from error
+    OmegaConf.set_readonly(config, True)
+    return config
+
+
+@cache
+def _store_schemas() -> None:
+    """Once a process: each is half as dear as a command's yaml."""
+    from hydra.core.config_store import ConfigStore
+
+    for name, schema in SCHEMAS.items():
+        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+
+
+def _check_preset(command: str, overrides: list[str]) -> None:
+    """Hydra leaves out a preset that it does not find, since having none is allowed; then nothing would be as asked."""
+    group = f"{command}_preset"
+    known = {file.stem for file in (CONFIG_DIR / group).glob("*.yaml")}
+    for override in overrides:
+        key, _, name = override.partition("=")
+        if key.lstrip("+") == group and name not in known | {"null"}:
+            raise ConfigError(f"there is no {group}={name}{near(name, known)}")
+
+
+def needed(config: DictConfig, *keys: str) -> list[Any]:
+    """The values of keys that a command cannot do without."""
+    missing = [key for key in keys if config.get(key) is None]
+    if missing:
+        raise ConfigError(f"{' and '.join(missing)} must be given, like {missing[0]}=...")
+    return [config[key] for key in keys]
+
+
+def _verl_configs() -> str:
+    """verl's own yaml files, found without importing verl."""
+    spec = find_spec("verl")
+    folders = [Path(place) / "trainer" / "config" for place in (spec and spec.submodule_search_locations) or ()]
+    if not any(folder.is_dir() for folder in folders):
+        raise ConfigError("this command runs on verl, which is not installed; see `segrl doctor`")
+    return f"file://{next(folder for folder in folders if folder.is_dir())}"
+
+
+def _opened(command: str, overrides: list[str]) -> list[str]:
+    """A free mapping such as ``measure_options`` takes any key; Hydra wants a ``++`` before such a one."""
+    schema = SCHEMAS.get(command)
+    return [f"++{one}" if schema and _is_free(schema, one.partition("=")[0]) else one for one in overrides]
+
+
+def _is_free(schema: type, key: str) -> bool:
+    """Whether the key is, or lies in, a mapping whose keys the schema does not name."""
+    node = OmegaConf.structured(schema)
+    for part in key.split("."):
+        if not isinstance(node, DictConfig) or part not in node:
+            return False
+        node = node._get_node(part)
+        if isinstance(node, DictConfig) and OmegaConf.get_type(node) is dict:
+            return True
+    return False
+
+
+def _sentence(command: str, error: Exception) -> str:
+    """What was typed, what was expected: out of the chain of exceptions that Hydra raises."""
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    for cause in chain:
+        if isinstance(cause, ValidationError) and getattr(cause, "full_key", None):
+            return f"{cause.full_key}: {str(cause).splitlines()[0]}"
+        if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
+            return _unknown_key(command, str(getattr(cause, "full_key", "")) or str(cause))
+    unknown = re.search(r"Could not override '([^']+)'", str(error))
+    if unknown:
+        return _unknown_key(command, unknown[1])
+    return " ".join(str(error).split())
+
+
+def _unknown_key(command: str, key: str) -> str:
+    parent, _, last = key.rpartition(".")
+    return f"there is no key {key!r}{near(last, _keys(SCHEMAS.get(command), parent))}"
+
+
+def _keys(schema: type | None, parent: str) -> list[str]:
+    """The keys under ``parent`` in the schema."""
+    if schema is None:
+        return []
+    node = OmegaConf.structured(schema)
+    for part in filter(None, parent.split(".")):
+        if not isinstance(node, DictConfig) or part not in node:
+            return []
+        node = node._get_node(part)
+    return [str(key) for key in node] if isinstance(node, DictConfig) else []

@@ -1,0 +1,147 @@
+"""``segrl grpo``: what can be checked before Ray starts is checked, then verl's own ``main_ppo`` runs on the config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from segrl import toy
+from segrl.commands.config import needed
+from segrl.credit.cost import memory as activations
+from segrl.credit.cost import shape_of, units
+from segrl.credit.planning import evaluation_cost, plan
+from segrl.credit.settings import Credit
+from segrl.data import load_traces, read_rows, shards, write_verl_parquet
+from segrl.launch import check_device, editable, run_verl
+from segrl.loading import check_weights, load_tokenizer
+from segrl.sft.stages import TRACKER
+from segrl.text.prompting import opens_thought
+from segrl.types import Trace
+from segrl.verl.checks import (
+    OURS,
+    check_reads_text,
+    check_reward,
+    check_rows,
+    check_sizes,
+    check_supported,
+    check_vocabularies,
+    model_config,
+    times_attributed,
+)
+
+# What a run must have in common with the one whose checkpoints it goes on from.
+ARM = ("segrl.rule", "segrl.measure", "segrl.sign", "algorithm.adv_estimator")
+
+
+def main(config: DictConfig) -> int:
+    """Check, say what will be trained, train. The exit code."""
+    needed(config, "out")
+    config = editable(config)
+    complete(config)
+    check_device(config, "grpo_preset")
+    check_weights(config.actor_rollout_ref.model.path)
+    credit = check_supported(config)
+    check_reads_text(model_config(config.actor_rollout_ref.model), credit)
+    check_sizes(config)
+    check_vocabularies(config, credit)
+    for split in ("train", "val"):
+        config.data[f"{split}_files"] = verl_rows(config, split)
+    check_rows(config)
+    config.reward.custom_reward_function = thinking_as_prompted(config)
+    check_reward(config)
+    claim(config)
+    print(summary(config, credit), flush=True)
+    return run_verl(["verl.trainer.main_ppo"], config, "grpo")
+
+
+def claim(config: DictConfig) -> None:
+    """verl goes on from whatever checkpoint lies in the folder; that of another arm would mix two of a comparison."""
+    note, checkpoints = Path(config.out) / "arm.json", Path(config.trainer.default_local_dir)
+    if config.trainer.resume_mode != "auto" or not (checkpoints / TRACKER).exists():
+        note.unlink(missing_ok=True)
+    for key, (there, now) in shards.claim(note, {key: OmegaConf.select(config, key) for key in ARM}).items():
+        raise ValueError(
+            f"{config.out} holds checkpoints of another run: {key} was {there!r}, now {now!r}; choose another out=, or "
+            "go on from them knowingly: trainer.resume_mode=resume_path trainer.resume_from_path=<a global_step folder>"
+        )
+
+
+def complete(config: DictConfig) -> None:
+    """``attributor_path`` is short for a frozen attributor."""
+    if config.attributor_path and not config.segrl.attributor_path:
+        config.segrl.attributor, config.segrl.attributor_path = "frozen", config.attributor_path
+
+
+def verl_rows(config: DictConfig, split: str) -> str:
+    """The file of rows that verl trains on: the one given, or one written from the problems given."""
+    given = {"train": config.data_path, "val": config.val_path}[split]
+    if given and _is_verl_parquet(given):
+        return given
+    path = Path(config.out) / "data" / f"{split}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    problems = load_traces(given) if given else toy_problems(split)
+    write_verl_parquet(problems, path, data_source=Path(given or "toy").stem, split=split)
+    return str(path)
+
+
+def toy_problems(split: str) -> list[Trace]:
+    """Problems of the toy world; none stands in both splits. From those of more than six steps, which the bundled model
+    hardly ever solves, nothing would be learnt: all rewards of a group are zero.
+    """
+    if split == "val":
+        return toy.sample_problems(128, seed=900_000)
+    return [one for one in toy.sample_problems(3072, seed=0) if one.meta["n_steps"] <= 6][:2048]
+
+
+def _is_verl_parquet(path: str) -> bool:
+    from pyarrow.parquet import read_schema
+
+    return Path(path).suffix == ".parquet" and {"prompt", "reward_model"} <= set(read_schema(path).names)
+
+
+def thinking_as_prompted(config: DictConfig) -> DictConfig:
+    """verl does not tell the reward what the prompt was; where it opens the thought, an answer stands after it."""
+    reward = config.reward.custom_reward_function
+    if reward.path != OURS or reward.reward_kwargs.thinking != "auto":
+        return reward
+    tokenizer = load_tokenizer(config.actor_rollout_ref.model.path)
+    if tokenizer.chat_template:
+        messages = list(read_rows(config.data.train_files, ["prompt"])[0]["prompt"])
+        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        reward.reward_kwargs.thinking = "required" if opens_thought(prompt) else "auto"
+    return reward
+
+
+# --- what is said before it starts -----------------------------------------------------------------------------------
+
+
+def summary(config: DictConfig, credit: Credit) -> str:
+    prompts, n, actor = config.data.train_batch_size, config.actor_rollout_ref.rollout.n, config.actor_rollout_ref.actor
+    steps = config.trainer.total_training_steps or f"{config.trainer.total_epochs} epochs of"
+    batches = prompts // actor.ppo_mini_batch_size
+    return (
+        f"GRPO, rule {credit.rule}, measure {credit.measure}: {steps} steps, each {prompts} prompts x {n} = "
+        f"{prompts * n} rollouts, {batches} mini-batches of {actor.ppo_mini_batch_size * n} and "
+        f"{batches * actor.ppo_epochs} optimiser steps; {attribution_cost(config, credit)}"
+    )
+
+
+def attribution_cost(config: DictConfig, credit: Credit) -> str:
+    """In units of verl's own update on the same rollouts, and what it holds in memory while vLLM may not be asleep."""
+    if not credit.attributes:
+        return "no attribution"
+    model, rollout = config.actor_rollout_ref.model, config.actor_rollout_ref.rollout
+    asked = model.enable_gradient_checkpointing if credit.checkpointing is None else credit.checkpointing
+    times = times_attributed(config, credit)
+    planned = plan(credit.budget, credit.nodes, credit.share, evaluation_cost(bool(asked), times=times))
+    cost = times * units(planned.nodes, planned.share, bool(asked), credit.certificate_every) / credit.every
+    said = (
+        f"attribution with {planned.nodes} node(s) costs {cost:.2f} x update_actor at most, less by the share of "
+        "rollouts that have nothing to learn from"
+    )
+    if rollout.free_cache_engine or config.trainer.device == "cpu":
+        return said
+    tokens = credit.tokens_per_forward or config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu
+    needs = activations(shape_of(model_config(model).to_dict()), tokens, bool(asked)) / 2**30
+    return f"{said}, and takes {needs:.1f} GiB a GPU beside vLLM, which stays awake (rollout.free_cache_engine=false)"

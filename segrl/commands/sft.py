@@ -1,0 +1,171 @@
+"""``segrl sft``: from traces to a trained model, stage by stage, on verl's own SFT trainer.
+
+Each stage is one run of ``verl.trainer.sft_trainer`` on ``segrl.sft.dataset.SelectiveDataset``. The same command
+goes on where it was stopped: a stage that has its model is left out, verl goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import groupby
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from rich.text import Text
+
+from segrl.commands.config import compose, needed
+from segrl.data.records import how_made, made_by
+from segrl.launch import check_device, editable, run_verl
+from segrl.loading import check_weights
+from segrl.report import draw
+from segrl.sft.dataset import SelectiveDataset
+from segrl.sft.export import export
+from segrl.sft.rows import save_examples
+from segrl.sft.space import check_saved, check_space, full_disk
+from segrl.sft.stages import (
+    Stage,
+    check_unclaimed,
+    claim,
+    executed_steps,
+    mend_position,
+    model_folder,
+    planned_steps,
+    stage_config,
+    stages_of,
+    torchrun,
+)
+
+SHOWN = 1500  # tokens of a row
+
+
+def main(config: DictConfig) -> int:
+    """Check, say what will be trained, train, export. The exit code."""
+    needed(config, "traces", "out")
+    config = editable(config)
+    check_device(config, "sft_preset")
+    check_weights(config.model.path)
+    check_saved(config)
+    stages = stages_of(config)
+    select_here(config, stages)
+    for stage in stages:
+        code = train(stage_config(config, stage, stages), stage)
+        if code:
+            return code
+        config.model.path = str(model_folder(config, stage, stages))
+    if config.node_rank == 0:
+        print(f"trained model: {config.model.path}")
+    return 0
+
+
+def train(config: DictConfig, stage: Stage) -> int:
+    """One stage; its model stands in ``config.model_out`` afterwards."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(config.model.path)
+    dataset = rows_of(config, "train", tokenizer)
+    check_rows(dataset, config)
+    if config.data.val_files:
+        check_rows(rows_of(config, "val", tokenizer), config)
+    steps = planned_steps(len(dataset), config)
+    print(summary(dataset, steps, stage), flush=True)
+    trained = (Path(config.model_out) / "config.json").exists()
+    if not trained:
+        check_space(config)
+    claim(config, stage, dataset.fingerprint)
+    if trained:
+        print(f"stage {stage.number} is trained already: {config.model_out}")
+        return 0
+    if executed_steps(config) < steps:
+        first_row(dataset)
+        code = run(config, stage, dataset)
+        if code:
+            full_disk(config.out)
+            return code
+    done = executed_steps(config)
+    if done != steps:
+        print(f"segrl sft: {steps} steps were planned and {done} executed; nothing was exported")
+        return 1
+    if config.node_rank == 0:
+        export(config, steps, stage, dataset)
+    return 0
+
+
+def rows_of(config: DictConfig, part: str, tokenizer) -> SelectiveDataset:
+    """The rows that verl's trainer will read of ``data.train_files`` or ``data.val_files``."""
+    most = config.data.get(f"{part}_max_samples", -1)
+    return SelectiveDataset(config.data[f"{part}_files"], tokenizer, config.data, max_samples=most)
+
+
+def run(config: DictConfig, stage: Stage, dataset: SelectiveDataset) -> int:
+    """verl's trainer, from its last checkpoint where it has one; its exit code."""
+    name = f"stage-{stage.number}"
+    config.segrl.rows = str(Path(config.out).absolute() / f"{name}.safetensors")
+    save_examples(config.segrl.rows, dataset.examples)
+    mend_position(config, len(dataset))
+    return run_verl([*torchrun(config), "-m", "verl.trainer.sft_trainer"], config, name)
+
+
+def select_here(config: DictConfig, stages: list[Stage]) -> None:
+    """Where none are given, the selections that ``segrl select`` makes; ``selections.json`` beside them says how."""
+    if config.selections or all(stage.mode == "full" for stage in stages):
+        return
+    from segrl.commands.traces import how_selected, select
+
+    out = Path(config.out) / "selections.parquet"
+    given = {"traces": config.traces, "out": out, "model_path": config.model.path, "template": config.segrl.template}
+    given |= {"attributor_path": config.attributor_path, "attributions": config.attributions}
+    given |= {"selection.tau": config.tau, "selection.beta": config.beta, "measure": config.measure}
+    asked = compose("select", []).copy()
+    OmegaConf.set_readonly(asked, False)
+    for key, value in given.items():
+        if value is not None:
+            OmegaConf.update(asked, key, value)
+    note = made_by(out)
+    asks = how_selected(asked)
+    if not (out.exists() and note.exists() and note.read_text() == asks):
+        check_unclaimed(config.out, how_made(out), json.loads(asks))
+        select(asked)
+    config.selections, config.tau, config.beta = str(out), None, None
+
+
+# --- what is said before it starts -----------------------------------------------------------------------------------
+
+
+def check_rows(dataset: SelectiveDataset, config: DictConfig) -> None:
+    """Refuse rows of which nothing would be trained, and one that verl's micro-batches could not hold."""
+    notes = "".join(f"; {note}" for note in dataset.notes)
+    if not len(dataset):
+        raise ValueError(f"no token of any trace is kept: nothing would be trained{notes}")
+    longest = max(len(one.ids_L) for one in dataset.examples)
+    room = config.data.max_token_len_per_gpu * config.engine.get("ulysses_sequence_parallel_size", 1)
+    if config.data.use_dynamic_bsz and longest > room:
+        raise ValueError(
+            f"the longest row has {longest} tokens, a micro-batch holds {room}; raise data.max_token_len_per_gpu, "
+            "or lower data.max_length with segrl.too_long=drop or truncate"
+        )
+
+
+def summary(dataset: SelectiveDataset, steps: int, stage: Stage) -> str:
+    head = (
+        f"stage {stage.number}, {stage.mode} SFT: {len(dataset)} traces, {dataset.tokens} response tokens, "
+        f"{dataset.kept} of them kept ({dataset.kept / dataset.tokens:.1%}), {steps} steps"
+    )
+    return "\n".join([head, *(f"  {note}" for note in dataset.notes)])
+
+
+def first_row(dataset: SelectiveDataset) -> None:
+    draw(lit(dataset.examples[0], dataset.tokenizer))
+
+
+def lit(example, tokenizer) -> Text:
+    """The row as text; in bold green what counts, soft weights under one in plain green, the rest dimmed."""
+    top = float(example.mask_L.max())
+    kinds = ["bold green" if weight >= top else "green" if weight > 0 else "dim" for weight in example.mask_L.tolist()]
+    text, at = Text(), 0
+    for style, run in groupby(kinds[:SHOWN]):
+        end = at + len(list(run))
+        text.append(tokenizer.decode(example.ids_L[at:end].tolist()), style)
+        at = end
+    if len(kinds) > SHOWN:
+        text.append(f"\n... {len(kinds) - SHOWN} more tokens", "italic")
+    return text

@@ -1,0 +1,118 @@
+"""What verl logs of a step; docs/metrics.md explains each. Nothing here knows of verl, Ray or a model.
+
+verl combines the values of several updates by name: one that holds "min", "max", "sum" or "total" is not averaged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
+from statistics import fmean, median
+
+from torch import Tensor
+
+from segrl.credit.choosing import REASONS
+from segrl.credit.rollout import Rollout, Weighed
+from segrl.credit.settings import Credit
+from segrl.importance import score
+from segrl.importance.ranking import spearman
+from segrl.segmentation import KEYWORDS
+from segrl.types import Evidence
+
+FEW_SEGMENTS = 3
+LOSSES = ("actor/loss", "actor/pg_loss", "actor/kl_loss", "actor/entropy")
+_KEYWORD = re.compile("|".join(rf"\b{re.escape(word)}\b" for word in sorted(KEYWORDS, key=len, reverse=True)))
+
+
+def credit_metrics(
+    rollouts: Sequence[Rollout], why: Mapping[str, str | None], weighed: Sequence[Weighed]
+) -> dict[str, float]:
+    """``why`` says of each rollout's key why it was not attributed, or None."""
+    counts = Counter(why.values()) + Counter(no_scores=sum(one.uniform for one in weighed))
+    tokens = sum(one.trace.tokens for one in rollouts)
+    thoughts = sum(one.thoughts for one in rollouts)
+    thinking = sum(int(one.segments.tokens_S[one.segments.thought_S].sum()) for one in rollouts)
+    metrics = {
+        "segrl/attributed_share": len(weighed) / max(len(rollouts), 1),
+        "segrl/attributed_token_share": sum(one.rollout.trace.tokens for one in weighed) / max(tokens, 1),
+        "segrl/segments_per_response": thoughts / max(len(rollouts), 1),
+        "segrl/segment_length": thinking / max(thoughts, 1),
+        "segrl/keywords_per_1000": 1000 * sum(keywords(one.trace.response) for one in rollouts) / max(tokens, 1),
+        **{f"segrl/uniform/{reason}": float(counts[reason]) for reason in REASONS},
+    }
+    if weighed:
+        metrics["segrl/weight_ess"] = fmean(effective_share(one.weights_T[one.rollout.weighted_T]) for one in weighed)
+        metrics["segrl/selected_ratio"] = fmean(selected_ratio(one) for one in weighed)
+    streams = [one.stream for one in weighed if one.stream]
+    gaps, copied = _known(stream.gap for stream in streams), _known(stream.copy_share for stream in streams)
+    metrics |= {"segrl/gap": median(gaps)} if gaps else {}
+    return metrics | ({"segrl/copy_share": fmean(copied)} if copied else {})
+
+
+def agreement(weighed: Sequence[Weighed], others: Sequence[Evidence | None], credit: Credit) -> float | None:
+    """Spearman's correlation of the thoughts' strengths with those that other evidence gives, mean over rollouts."""
+    found = []
+    for one, evidence in zip(weighed, others, strict=True):
+        if evidence is not None:
+            other = score(evidence, one.rollout.segments, credit.measure, **credit.measure_options)
+            thought_S = other.thought_S
+            found.append(spearman(one.scores.strength_S[thought_S], other.strength_S[thought_S]))
+    known = [value for value in found if value is not None]
+    return fmean(known) if known else None
+
+
+def time_metrics(timing: Mapping[str, float]) -> dict[str, float]:
+    """What attribution took of the step, and in units of ``update_actor``."""
+    seconds = timing.get("attribution", 0.0)
+    found = {"segrl/seconds": seconds}
+    if timing.get("step"):
+        found["segrl/time_share"] = seconds / timing["step"]
+    if timing.get("update_actor"):
+        found["segrl/cost"] = seconds / timing["update_actor"]
+    return found
+
+
+def check_finite(metrics: Mapping[str, float], step: int) -> None:
+    """verl skips an update whose gradient is not finite and goes on; from a loss that is not, nothing recovers."""
+    for name in LOSSES:
+        if not isfinite(metrics.get(name, 0.0)):
+            raise FloatingPointError(
+                f"step {step}: {name} is {metrics[name]}; take the last checkpoint and a smaller learning rate, or "
+                "look for rewards and log-probabilities that are not finite"
+            )
+
+
+def keywords(text: str) -> int:
+    """How often a transition keyword stands in the text, wherever: a policy can learn to say "Wait"."""
+    return sum(1 for _ in _KEYWORD.finditer(text))
+
+
+def nearly_plain(rollouts: Sequence[Rollout]) -> str | None:
+    """A warning where most responses have too few segments for their weights to differ much."""
+    few = sum(one.thoughts < FEW_SEGMENTS for one in rollouts)
+    if 2 * few <= len(rollouts):
+        return None
+    return (
+        f"{few} of the first {len(rollouts)} responses have fewer than {FEW_SEGMENTS} segments: this run is nearly "
+        "plain GRPO. Cut finer (segrl.segmenter=paragraphs, or fixed), or take a model that thinks longer"
+    )
+
+
+def effective_share(weights_T: Tensor) -> float:
+    """Effective sample size of the weights over their number: one where all are equal."""
+    squares = float(weights_T.square().sum()) * len(weights_T)
+    return float(weights_T.sum()) ** 2 / squares if squares else 1.0
+
+
+def selected_ratio(one: Weighed) -> float:
+    """The share of thinking tokens that Eq. 7 keeps."""
+    weighted_T = one.rollout.weighted_T
+    keep_S = one.selection.keep_S
+    keep_T = keep_S if one.scores.segment_T is not None else keep_S[one.rollout.segments.index_T]
+    return float((keep_T & weighted_T).sum()) / max(int(weighted_T.sum()), 1)
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None and value == value]

@@ -1,0 +1,169 @@
+"""One rollout: its trace and segments, and how its advantage is spread over its tokens.
+
+Nothing here knows of verl, Ray or a model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import Any
+
+from torch import Tensor
+
+from segrl.credit.settings import Credit
+from segrl.grading.answer import extract
+from segrl.importance import score
+from segrl.segmentation import segment
+from segrl.selection import select
+from segrl.types import Evidence, Segments, SegmentScores, Selection, Stream, TokenisedTrace, Trace, given
+from segrl.weighting import weigh
+
+
+@dataclass(frozen=True, eq=False)
+class Rollout:
+    """One row of verl's batch: its key in the TransferQueue, what was sampled, its reward, the advantages verl gave it,
+    and the gold answer where that is explained."""
+
+    key: str
+    trace: TokenisedTrace
+    segments: Segments
+    advantages_T: Tensor
+    reward: float = 0.0
+    gold: str | None = None
+
+    @property
+    def explained(self) -> str | None:
+        """The answer to explain, if there is one."""
+        return self.trace.answer if self.gold is None else self.gold
+
+    @property
+    def group(self) -> str:
+        """The rollouts of one prompt: verl's keys are ``{prompt}_{session}_{turn}``."""
+        return self.key.rsplit("_", 2)[0]
+
+    @property
+    def session(self) -> str:
+        return self.key.rsplit("_", 1)[0]
+
+    @property
+    def advantage(self) -> float:
+        """The mean over the tokens that are trained; GRPO gives them all the same."""
+        trained = self.trace.trainable_T
+        return float(self.advantages_T[trained].mean()) if bool(trained.any()) else 0.0
+
+    @property
+    def thoughts(self) -> int:
+        return int(self.segments.thought_S.sum())
+
+    @property
+    def weighted_T(self) -> Tensor:
+        """The tokens whose weights have mean one: trained, and part of the thinking."""
+        return self.trace.trainable_T & self.segments.thought_S[self.segments.index_T]
+
+
+@dataclass(frozen=True, eq=False)
+class Weighed:
+    """A rollout with what was read of it and what follows from that."""
+
+    rollout: Rollout
+    scores: SegmentScores
+    selection: Selection
+    weights_T: Tensor
+    stream: Stream | None = None
+
+    @property
+    def advantages_T(self) -> Tensor:
+        return self.rollout.advantages_T * self.weights_T
+
+    @property
+    def uniform(self) -> bool:
+        """Whether the scores told no token from another."""
+        inside = self.weights_T[self.rollout.weighted_T]
+        return not len(inside) or bool((inside == inside[0]).all())
+
+
+def rollout_trace(key: str, prompt_ids: Tensor, response_ids: Tensor, trainable_T: Tensor, tokenizer) -> TokenisedTrace:
+    """The trace of a rollout, with the answer it gives itself; None where it gives none."""
+    trace = Trace.from_ids(
+        id=key,
+        problem=tokenizer.decode(prompt_ids.tolist()),
+        prompt_ids=prompt_ids,
+        response_ids=response_ids,
+        tokenizer=tokenizer,
+        trainable_T=trainable_T.bool(),
+    )
+    tail = tokenizer.decode(prompt_ids[-16:].tolist())  # says whether the prompt has opened the thought
+    return replace(trace, answer=extract(trace.response, prompt=tail) or None)
+
+
+def make_rollout(
+    key: str, trace: TokenisedTrace, advantages_T: Tensor, credit: Credit, reward: float = 0.0, gold: str | None = None
+) -> Rollout:
+    options = dict(credit.segmentation)
+    segments = segment(trace, credit.segmenter, **options.pop("options", {}), **options)
+    return Rollout(key, trace, segments, advantages_T, reward, gold)
+
+
+def evidence_of(rollout: Rollout, stream: Stream | None, credit: Credit) -> Evidence:
+    """What the measure reads, made from the one number a token that was found for it."""
+    if credit.need is None:
+        return Evidence(rollout.trace)
+    fields: dict[str, Any] = {credit.need: stream if credit.need == "ig" else given(stream).scores_T}
+    return Evidence(rollout.trace, **fields)
+
+
+def weigh_rollout(rollout: Rollout, evidence: Evidence, credit: Credit, step: int) -> Weighed:
+    scores = score(evidence, rollout.segments, credit.measure, **credit.measure_options)
+    selection = select(scores, credit.tau, credit.beta)
+    weights_T = weigh(
+        scores,
+        rollout.segments,
+        selection,
+        credit.rule,
+        rollout.advantage,
+        step,
+        weighted_T=rollout.trace.trainable_T,
+        sign=credit.sign,
+        signed_T=evidence.ig.scores_T if evidence.ig else None,
+        warmup_steps=credit.warmup_steps,
+        **credit.rule_options,
+    )
+    return Weighed(rollout, scores, selection, weights_T, evidence.ig)
+
+
+def record(rollout: Rollout, why: str | None, weighed: Weighed | None, advantages_T: Tensor) -> dict[str, Any]:
+    """One line of the rollout dump. ``advantages_T`` is what the TransferQueue holds after the weights were applied.
+
+    ``uniform`` says why every weight is one, or is null; without scores the fields that hold them are empty.
+    """
+    segments, scores = rollout.segments, weighed.scores if weighed else None
+    stream = weighed.stream if weighed else None
+    return {
+        "key": rollout.key,
+        "group": rollout.group,
+        "reward": rollout.reward,
+        "prompt": rollout.trace.problem,
+        "response": rollout.trace.response,
+        "answer": rollout.trace.answer,
+        "offsets": rollout.trace.offsets_T.tolist(),
+        "boundaries": list(segments.boundaries),
+        "kinds": list(segments.kinds_S),
+        "uniform": why,
+        "strength": scores.strength_S.tolist() if scores else [],
+        "share": scores.share_S.tolist() if scores else [],
+        "consistency": scores.consistency_S.tolist() if scores else [],
+        "keep": weighed.selection.keep_S.tolist() if weighed else [],
+        "reason": list(weighed.selection.reason_S) if weighed else [],
+        "gap": _number(stream.gap) if stream else None,
+        "copy_share": _number(stream.copy_share) if stream else None,
+        "advantage": rollout.advantage,
+        "trainable": rollout.trace.trainable_T.tolist(),
+        "weights": weighed.weights_T.tolist() if weighed else [1.0] * segments.tokens,
+        "advantages": advantages_T.tolist(),
+    }
+
+
+def _number(value: float | None) -> float | None:
+    """JSON knows neither NaN nor infinity."""
+    return value if value is not None and isfinite(value) else None

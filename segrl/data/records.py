@@ -1,0 +1,139 @@
+"""How segments, attributions and selections lie in parquet: one row a trace, bound to it by two hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segrl.types import Attribution, Segments, SegmentScores, Selection, TokenisedTrace, Trace
+
+Row = dict[str, Any]
+_NUMBERS = (
+    "logp_input",
+    "logp_baseline",
+    "mass_prompt",
+    "mass_suffix",
+    "gap",
+    "unevenness",
+    "copy_share",
+    "evaluations",
+)
+# What is read of them.
+SEGMENTS = ("id", "prompt_hash", "response_hash", "boundaries", "kinds")
+_SCORES = ("strength", "share", "consistency", "excess")
+
+
+def response_hash(trace: TokenisedTrace) -> str:
+    return hashlib.sha256(trace.response.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def identity(trace: TokenisedTrace) -> Row:
+    return {"id": trace.id, "prompt_hash": trace.prompt_hash, "response_hash": response_hash(trace)}
+
+
+def check_identity(trace: TokenisedTrace, row: Row, what: str) -> None:
+    """Refuse a row that was made from another prompt or response."""
+    for name, have in identity(trace).items():
+        if row[name] != have:
+            raise ValueError(
+                f"the {what} of {row['id']!r} was made for another {name.removesuffix('_hash')} "
+                f"({row[name]}, this trace has {have}); make it again from these traces"
+            )
+
+
+SELECTIONS = (*SEGMENTS, "keep", "reason", *_SCORES, "segment", "error")
+ATTRIBUTIONS = (*SEGMENTS[:3], "scores", "target", "input_ids", "answer_span", *_NUMBERS, "flags", "error")
+
+
+def segments_row(trace: TokenisedTrace, segments: Segments) -> Row:
+    return {**identity(trace), "boundaries": list(segments.boundaries), "kinds": list(segments.kinds_S)}
+
+
+def segments_of(row: Row) -> Segments:
+    return Segments(tuple(row["boundaries"]), tuple(row["kinds"]))
+
+
+def attribution_row(trace: TokenisedTrace, attribution: Attribution) -> Row:
+    return {
+        **identity(trace),
+        "scores": attribution.scores_T.tolist(),
+        "target": attribution.target,
+        "input_ids": attribution.input_ids.tolist(),
+        "answer_span": list(attribution.answer_span),
+        **{name: getattr(attribution, name) for name in _NUMBERS},
+        "flags": list(attribution.flags),
+        "error": None,
+    }
+
+
+def failed_attribution_row(trace: TokenisedTrace, error: str) -> Row:
+    """The same columns, empty, with the reason."""
+    columns: Row = {"scores": [], "target": None, "input_ids": [], "answer_span": [], "flags": []}
+    return {**identity(trace), **dict.fromkeys(_NUMBERS), **columns, "error": error}
+
+
+def attribution_of(row: Row) -> Attribution:
+    return Attribution(
+        trace_id=row["id"],
+        scores_T=torch.tensor(row["scores"]),
+        target=row["target"],
+        input_ids=torch.tensor(row["input_ids"]),
+        answer_span=tuple(row["answer_span"]),
+        flags=tuple(row["flags"]),
+        **{name: row[name] for name in _NUMBERS},
+    )
+
+
+def selection_row(trace: TokenisedTrace, segments: Segments, scores: SegmentScores, selection: Selection) -> Row:
+    """Of a token measure every token is a segment, and ``segment`` the one of the trace's that it lies in."""
+    pieces = segments if scores.segment_T is None else segments.by_token
+    return {
+        **segments_row(trace, pieces),
+        "keep": selection.keep_S.tolist(),
+        "reason": list(selection.reason_S),
+        **{name: getattr(scores, f"{name}_S").tolist() for name in _SCORES},
+        "segment": [] if scores.segment_T is None else scores.segment_T.tolist(),
+        "error": None,
+    }
+
+
+def failed_selection_row(trace: TokenisedTrace, segments: Segments, error: str) -> Row:
+    """A trace without scores: nothing is kept of it, for the reason given."""
+    none = {name: [0.0] * len(segments) for name in _SCORES}
+    keep: Row = {"keep": [False] * len(segments), "reason": ["dropped"] * len(segments)}
+    return {**segments_row(trace, segments), **keep, **none, "segment": [], "error": error}
+
+
+def scores_of(row: Row) -> SegmentScores:
+    pieces = segments_of(row)
+    columns = {f"{name}_S": torch.tensor(row[name], dtype=torch.float64) for name in _SCORES}
+    segment_T = torch.tensor(row["segment"]) if len(row["segment"]) else None
+    return SegmentScores(**columns, tokens_S=pieces.tokens_S, thought_S=pieces.thought_S, segment_T=segment_T)
+
+
+def selection_of(row: Row) -> Selection:
+    return Selection(torch.tensor(row["keep"], dtype=torch.bool), tuple(row["reason"]))
+
+
+def made_by(selections: str | Path) -> Path:
+    """Where the note stands that says by which measure and thresholds they were made."""
+    return Path(selections).with_suffix(".json")
+
+
+def how_made(selections: str | Path) -> Row:
+    """What that note says; nothing where there is none."""
+    note = made_by(selections)
+    return json.loads(note.read_text()) if note.exists() else {}
+
+
+def traces_hash(traces: Iterable[Trace]) -> str:
+    """A hash of what is asked and answered, in order."""
+    digest = hashlib.sha256()
+    for trace in traces:
+        digest.update(json.dumps([trace.id, trace.problem, trace.response, trace.answer]).encode())
+    return digest.hexdigest()[:16]

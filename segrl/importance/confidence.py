@@ -1,0 +1,134 @@
+"""Confidence: the answer forced after each prefix of the thinking and sampled, the share that is right ([IG] 3.1)."""
+
+from __future__ import annotations
+
+import copy
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segrl.attribution.evaluator import CPU_TOKENS, TOKENS, unwrapped
+from segrl.attribution.target import Explained
+from segrl.grading import grade_answer
+from segrl.importance.reading import Reading, read_on
+from segrl.loading import tokenizer_of
+from segrl.tokenization import encode
+from segrl.types import Segments, TokenisedTrace
+
+SAMPLED = 16  # times the tokens of a forward: a step of sampling reads one token a row and keeps the others' keys
+Draw = tuple[list[int], int]  # the tokens of an answer so far, and how many of the samples begin so
+
+
+def confidences(
+    model, traces: Sequence[TokenisedTrace], tokenizer, segments: Sequence[Segments], reading: Reading
+) -> list[dict[str, Any]]:
+    """``samples`` answers of at most ``answer_tokens`` tokens after each prefix, drawn at ``temperature``."""
+    tokenizer = tokenizer or tokenizer_of(model)
+    explained = reading.explained(model, traces, tokenizer)
+    return [
+        _confidence(Drawer(model, tokenizer, reading, one.trace.id), one, own, reading)
+        for one, own in zip(explained, segments, strict=True)
+    ]
+
+
+def _confidence(drawer: Drawer, one: Explained, segments: Segments, reading: Reading) -> dict[str, Any]:
+    """One pass over the trace, stopping after each segment: what was read stays in the cache."""
+    held = reading.batch_tokens or (CPU_TOKENS if drawer.model.device.type == "cpu" else TOKENS)
+    shares: dict[int, float] = {}
+    start, stop = one.thinking.start, one.thinking.stop
+    for boundary in segments.boundaries:
+        end = min(start + boundary, stop)
+        if end not in shares:
+            drawer.read(one.input_ids[drawer.tokens_read : end])
+            answers = drawer.draw(reading.samples, max(1, SAMPLED * held // len(one)))
+            right = sum(times for answer, times in answers.items() if grade_answer(one.answer, answer).correct)
+            shares[end] = right / reading.samples
+    after = [shares[min(start + boundary, stop)] for boundary in segments.boundaries]
+    return {
+        "confidence_S": torch.tensor(after[1:], dtype=torch.float64),
+        "empty_confidence": after[0],
+        "cost": {"confidence_S": drawer.tokens / len(one)},
+    }
+
+
+class Drawer:
+    """Reads a trace bit by bit, and draws answers after what it has read."""
+
+    def __init__(self, model, tokenizer, reading: Reading, name: str) -> None:
+        self.model, self.tokenizer = unwrapped(model), tokenizer
+        opening, self.closing = reading.template.split("{answer}")
+        self.opening_ids, _ = encode(opening, tokenizer, "answer template")
+        self.temperature, self.longest = reading.temperature, reading.answer_tokens
+        seed = zlib.crc32(f"{reading.seed} {name}".encode("utf-8", "surrogatepass"))
+        self.generator = torch.Generator(self.model.device).manual_seed(seed)
+        self.cache = None
+        self.tokens_read = self.tokens = 0
+
+    @torch.no_grad()
+    def read(self, ids: Tensor) -> None:
+        self.tokens_read += len(ids)
+        self.tokens += len(ids)
+        self.cache = read_on(self.model, ids, self.cache)
+
+    @torch.no_grad()
+    def draw(self, samples: int, rows: int) -> Counter[str]:
+        """So many answers, and how often each came. What begins alike is read once, ``rows`` at once at most."""
+        ids = self.opening_ids[None].to(self.model.device)
+        opened = self.model(input_ids=ids, past_key_values=copy.deepcopy(self.cache), use_cache=True)
+        self.tokens += ids.shape[1]
+        answers: Counter[str] = Counter()
+        self._grow(opened.past_key_values, opened.logits[:, -1], [([], samples)], rows, answers)
+        return answers
+
+    def _grow(self, cache, logits_BV: Tensor, drawn: Sequence[Draw], rows: int, answers: Counter[str]) -> None:
+        """One more token of each draw; those that it does not close go on."""
+        going: list[tuple[int, Draw]] = []
+        for row, (ids, times) in enumerate(drawn):
+            for id, often in self._next(logits_BV[row], times):
+                longer = [*ids, id]
+                answer = self._closed(longer)
+                if answer is None and len(longer) < self.longest:
+                    going.append((row, (longer, often)))
+                else:
+                    answers[answer or ""] += often
+        for at in range(0, len(going), rows):
+            part = going[at : at + rows]
+            branch = cache if at + rows >= len(going) else copy.deepcopy(cache)
+            chosen = [row for row, _ in part]
+            if chosen != list(range(len(drawn))):
+                branch.batch_select_indices(torch.tensor(chosen, device=logits_BV.device))
+            newest = torch.tensor([[ids[-1]] for _, (ids, _) in part], device=logits_BV.device)
+            self.tokens += len(part)
+            output = self.model(input_ids=newest, past_key_values=branch, use_cache=True)
+            self._grow(branch, output.logits[:, -1], [draw for _, draw in part], rows, answers)
+
+    def _next(self, logits_V: Tensor, times: int) -> Iterator[tuple[int, int]]:
+        """So many tokens drawn: each that came, and how often."""
+        chances_V = torch.softmax(logits_V.float() / self.temperature, -1)
+        ids = torch.multinomial(chances_V, times, replacement=True, generator=self.generator)
+        return zip(*(column.tolist() for column in ids.unique(return_counts=True)), strict=True)
+
+    def _closed(self, ids: list[int]) -> str | None:
+        """The answer, once the sampled tokens close it; an end of text closes it too."""
+        text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        end = closing_at(text, self.closing)
+        if end is not None:
+            return text[:end]
+        return text if ids[-1] == self.tokenizer.eos_token_id else None
+
+
+def closing_at(text: str, closing: str) -> int | None:
+    """Where the template goes on after the answer: at a brace that the answer has not opened itself, or at its text."""
+    if not closing.startswith("}"):
+        at = text.find(closing or "\n")
+        return at if at >= 0 else None
+    depth = 0
+    for at, char in enumerate(text):
+        depth += (char == "{") - (char == "}")
+        if depth < 0:
+            return at
+    return None

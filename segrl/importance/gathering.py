@@ -1,0 +1,91 @@
+"""(model, traces, needs) -> evidence: everything measures read, computed once.
+
+A gatherer is a function ``(model, traces, tokenizer, segments, reading) -> fields of each trace's evidence``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import fields
+from typing import Any
+
+from segrl.attribution import attribute
+from segrl.attribution.path import evaluating
+from segrl.importance.answers import gradients, prefix_answer_logprob, prefixes, without
+from segrl.importance.confidence import confidences
+from segrl.importance.reading import Reading
+from segrl.importance.streams import attentions, likelihoods, perplexities, token_streams
+from segrl.resolving import near
+from segrl.types import Evidence, Segments, TokenisedTrace
+
+__all__ = ["NEEDS", "gather", "prefix_answer_logprob", "token_streams"]
+
+Fields = dict[str, Any]
+
+
+def attributions(model, traces: Sequence[TokenisedTrace], tokenizer, segments, options: Fields) -> list[Fields]:
+    found = attribute(model, traces, tokenizer, **options)
+    return [{"ig": one, "cost": {"ig": one.evaluations}} for one in found]
+
+
+NEEDS: dict[str, Callable[..., list[Fields]]] = {
+    "ig": attributions,
+    "logp_T": likelihoods,
+    "entropy_T": likelihoods,
+    "gradient_T": gradients,
+    "gradnorm_T": gradients,
+    "attention_T": attentions,
+    "prefix_logp_S": prefixes,
+    "without_logp_S": without,
+    "perplexity_S": perplexities,
+    "confidence_S": confidences,
+}
+
+READING = tuple(field.name for field in fields(Reading))
+PATH = tuple(one.name for one in inspect.signature(attribute).parameters.values() if one.kind is one.KEYWORD_ONLY)
+
+
+def gather(
+    model,
+    traces: Sequence[TokenisedTrace],
+    tokenizer=None,
+    needs: Sequence[str] = ("ig",),
+    *,
+    segments: Sequence[Segments] | None = None,
+    **options,
+) -> list[Evidence]:
+    """What ``needs`` asks for, of each trace: names of evidence fields, with or without their axis letter.
+
+    ``segments`` (one a trace) are for the needs that end in ``_S``. ``options`` are those of :func:`segrl.attribute`
+    for ``ig``, and of :class:`segrl.importance.reading.Reading` for all else.
+    """
+    needs = [_field(need) for need in needs]
+    for name in options:
+        if name not in (*PATH, *READING):
+            raise ValueError(f"gather has no option {name!r}{near(name, (*PATH, *READING))}")
+    if segments is None and any(need.endswith("_S") for need in needs):
+        raise ValueError(f"needs={tuple(needs)} are of segments; pass segments=, one Segments a trace")
+    if segments is not None and len(segments) != len(traces):
+        raise ValueError(f"got {len(segments)} segments for {len(traces)} traces")
+    path, reading = _those(options, PATH), Reading(**_those(options, READING))
+    gathered: list[Fields] = [{"cost": {}} for _ in traces]
+    for gatherer in dict.fromkeys(NEEDS[need] for need in needs):
+        with evaluating(model):
+            found = gatherer(model, traces, tokenizer, segments, path if gatherer is attributions else reading)
+        for have, new in zip(gathered, found, strict=True):
+            have.update(new, cost={**have["cost"], **new["cost"]})
+    for have, pieces in zip(gathered, segments or (), strict=bool(segments)):
+        have["segments"] = pieces
+    return [Evidence(trace, **have) for trace, have in zip(traces, gathered, strict=True)]
+
+
+def _field(need: str) -> str:
+    for name in (need, f"{need}_T", f"{need}_S"):
+        if name in NEEDS:
+            return name
+    raise ValueError(f"nothing is gathered as {need!r}{near(need, NEEDS)}")
+
+
+def _those(options: Fields, known: Collection[str]) -> Fields:
+    return {name: value for name, value in options.items() if name in known}

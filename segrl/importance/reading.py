@@ -1,0 +1,54 @@
+"""How gatherers read a trace: what of it is explained, how much goes into one forward, how answers are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from segrl.attribution.evaluator import Batching, evaluator
+from segrl.attribution.target import TEMPLATE, Explained
+from segrl.types import TokenisedTrace
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The options of all gatherers but that of integrated gradients, which are those of :func:`segrl.attribute`."""
+
+    target: str = "gold"
+    template: str = TEMPLATE
+    context: str = "think"
+    batch_tokens: int | None = None
+    batch_rows: int | None = None  # so many a forward, whatever their lengths: a process group needs a fixed number
+    checkpointing: bool | None = None
+    shared_prefixes: bool = False  # read a trace once, stopping after each segment, not once for each of its prefixes
+    samples: int = 32  # answers drawn after each prefix
+    temperature: float = 0.6
+    answer_tokens: int = 32  # an answer that is not closed by then is wrong
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.temperature <= 0 or self.answer_tokens < 1:
+            raise ValueError(
+                f"samples={self.samples}, temperature={self.temperature}, answer_tokens={self.answer_tokens}: expected "
+                "one or more samples and tokens, and a temperature above 0"
+            )
+
+    @property
+    def batching(self) -> Batching:
+        return Batching(self.batch_tokens, self.batch_rows, self.checkpointing)
+
+    def explained(self, model, traces: Sequence[TokenisedTrace], tokenizer) -> list[Explained]:
+        """What is explained of each trace, checked; nothing moves, so the baseline is any."""
+        asked: dict[str, Any] = {"target": self.target, "template": self.template, "context": self.context}
+        return evaluator(model, traces, tokenizer, baseline="mean", **asked).explained
+
+
+def read_on(model, ids_L: Tensor, cache=None):
+    """The keys and values of these tokens, behind those in the cache; no logits."""
+    if not len(ids_L):
+        return cache
+    ids_BL = ids_L[None].to(model.device)
+    return model.base_model(input_ids=ids_BL, past_key_values=cache, use_cache=True).past_key_values

@@ -1,0 +1,127 @@
+"""One number a token from the model's own forward: its likelihood, the entropy it was drawn from, its attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segrl.attribution.evaluator import unwrapped
+from segrl.attribution.target import Explained
+from segrl.importance.reading import Reading, read_on
+from segrl.types import Segments, TokenisedTrace
+
+LOGITS = 2**26  # held at once, in float32: 256 MiB
+
+
+def likelihoods(model, traces: Sequence[TokenisedTrace], tokenizer, segments, reading: Reading) -> list[dict[str, Any]]:
+    """Log-probability and entropy of each token, from one forward."""
+    found = [token_streams(model, trace) for trace in traces]
+    cost = {"logp_T": 1.0, "entropy_T": 1.0}
+    return [{"logp_T": logp_T, "entropy_T": entropy_T, "cost": cost} for logp_T, entropy_T in found]
+
+
+def perplexities(
+    model, traces: Sequence[TokenisedTrace], tokenizer, segments: Sequence[Segments], reading: Reading
+) -> list[dict[str, Any]]:
+    """The response's perplexity without each of its thoughts, one forward each."""
+    return [_perplexities(model, trace, own) for trace, own in zip(traces, segments, strict=True)]
+
+
+def _perplexities(model, trace: TokenisedTrace, segments: Segments) -> dict[str, Any]:
+    whole = torch.exp(-token_streams(model, trace)[0].double().mean())
+    values, read = [], len(trace.prompt_ids) + trace.tokens
+    for s, thought in enumerate(segments.thought_S.tolist()):
+        rest = trace.response_ids[segments.index_T != s]
+        if thought and len(rest):
+            values.append(torch.exp(-_streams(model, trace.prompt_ids, rest)[0].double().mean()))
+            read += len(trace.prompt_ids) + len(rest)
+        else:  # what is never taken out, or leaves nothing to read, changes nothing
+            values.append(whole)
+    cost = read / (len(trace.prompt_ids) + trace.tokens)
+    return {"perplexity_S": torch.stack(values), "cost": {"perplexity_S": cost}}
+
+
+def token_streams(model, trace: TokenisedTrace) -> tuple[Tensor, Tensor]:
+    """The log-probability of each response token and the entropy of the distribution it was drawn from."""
+    if not len(trace.prompt_ids):
+        raise ValueError(f"trace {trace.id!r} renders to an empty prompt, so nothing predicts its first token")
+    return _streams(model, trace.prompt_ids, trace.response_ids)
+
+
+@torch.no_grad()
+def _streams(model, prompt_ids: Tensor, response_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """In pieces, each reading the cache of those before it, so that no more than ``LOGITS`` logits are held."""
+    ids_L = torch.cat([prompt_ids, response_ids]).to(next(model.parameters()).device)
+    pieces = ids_L[:-1].split(max(1, LOGITS // unwrapped(model).config.get_text_config().vocab_size))
+    found, cache, at = [], None, 1
+    for piece in pieces:
+        output = model(input_ids=piece[None], past_key_values=cache, use_cache=len(pieces) > 1)
+        cache = output.past_key_values
+        found.append(_of_logits(output.logits[0], ids_L[at : at + len(piece)]))
+        at += len(piece)
+        del output  # before the next piece's logits are made
+    logp_L, entropy_L = (torch.cat(each).cpu() for each in zip(*found, strict=True))
+    return logp_L[-len(response_ids) :], entropy_L[-len(response_ids) :]
+
+
+def _of_logits(logits_TV: Tensor, ids_T: Tensor) -> tuple[Tensor, Tensor]:
+    """A quarter of what may be held at a time: two copies are made of it."""
+    found = []
+    rows = max(1, LOGITS // 4 // logits_TV.shape[-1])
+    for part_TV, part_T in zip(logits_TV.split(rows), ids_T.split(rows), strict=True):
+        logp_TV = torch.log_softmax(part_TV.float(), -1)
+        logp_T = logp_TV.gather(-1, part_T[:, None]).squeeze(-1)
+        found.append((logp_T, torch.special.entr(logp_TV.exp_()).sum(-1)))
+    logp_T, entropy_T = (torch.cat(each) for each in zip(*found, strict=True))
+    return logp_T, entropy_T
+
+
+# --- how much the answer attends to each token of the thinking -------------------------------------------------------
+
+
+def attentions(model, traces: Sequence[TokenisedTrace], tokenizer, segments, reading: Reading) -> list[dict[str, Any]]:
+    explained = reading.explained(model, traces, tokenizer)
+    return [
+        {"attention_T": _within(one, answer_attention(model, one)), "cost": {"attention_T": 1.0}} for one in explained
+    ]
+
+
+@torch.no_grad()
+def answer_attention(model, one: Explained) -> Tensor:
+    """The attention of the positions that predict the answer's tokens to each position, mean over them, over layers
+    and over heads. Only their rows are made: what comes before is read by the model's own fast attention.
+    """
+    first, last = one.answer_span
+    inner = unwrapped(model)
+    ids_L = one.input_ids.to(inner.device)
+    before, asking = ids_L[: first - 1], ids_L[first - 1 : last - 1]
+    cache = read_on(inner, before)
+    with eager(inner):
+        output = inner.base_model(input_ids=asking[None], past_key_values=cache, use_cache=True, output_attentions=True)
+    layers = [layer.float().mean((0, 1, 2)).cpu() for layer in output.attentions if layer is not None]
+    total_L = torch.zeros(len(one))
+    for attention_L in layers:  # a layer with a sliding window has only the last positions
+        total_L[last - 1 - len(attention_L) : last - 1] += attention_L / len(layers)
+    return total_L
+
+
+@contextmanager
+def eager(model) -> Iterator[None]:
+    """The attention implementation that returns its weights; put back as it was."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _within(one: Explained, values_L: Tensor) -> Tensor:
+    """Of the response's tokens; zero behind the thinking."""
+    values_T = torch.zeros(one.trace.tokens)
+    values_T[: one.thinking.stop - one.thinking.start] = values_L[one.thinking]
+    return values_T

@@ -1,0 +1,317 @@
+"""The traces and selections of files -> the rows to train on, and the count of what was dropped, cut or projected."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+
+from segrl.data import read_rows
+from segrl.data.files import replacing
+from segrl.data.records import SELECTIONS, Row, check_identity, how_made, scores_of, segments_of, selection_of
+from segrl.segmentation import segment
+from segrl.selection import select
+from segrl.sft.masking import Choice, Example, Masked, Rules, example, mask, project, truncate
+from segrl.sft.pruning import prune
+from segrl.text.decoding import decode
+from segrl.text.prompting import prompt_hash
+from segrl.tokenization import tokenize, tokenize_all
+from segrl.types import Segments, Selection, TokenisedTrace, Trace
+from segrl.weighting import weigh
+
+TOGETHER = 64  # traces that are tokenised together
+
+
+@dataclass
+class Kept:
+    """How many of how many tokens a selection keeps."""
+
+    kept: int = 0
+    tokens: int = 0
+
+    def count(self, keep_T: torch.Tensor) -> None:
+        self.kept += int(keep_T.sum())
+        self.tokens += len(keep_T)
+
+    @property
+    def percent(self) -> float:
+        return 100 * self.kept / self.tokens
+
+
+@dataclass
+class Supervision:
+    """What is trained on, row by row, and what became of the rest. Of projected selections ``selected`` counts the
+    tokens of the tokenizer that made them, ``projected`` those of the one that trains.
+    """
+
+    rows: list[Masked] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
+    too_long: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    truncated: list[str] = field(default_factory=list)
+    selected: Kept = field(default_factory=Kept)
+    projected: Kept = field(default_factory=Kept)
+
+    def notes(self) -> list[str]:
+        """A sentence for each thing that was done to the rows."""
+        notes = []
+        if self.too_long:
+            notes.append(f"{len(self.too_long)} too long and dropped ({_some(self.too_long)})")
+        if self.truncated:
+            notes.append(f"{len(self.truncated)} too long and cut at a segment boundary ({_some(self.truncated)})")
+        if self.failed:
+            notes.append(f"{len(self.failed)} whose attribution failed, dropped ({_some(self.failed)})")
+        if self.empty:
+            notes.append(f"{len(self.empty)} without a kept token and dropped ({_some(self.empty)})")
+        if self.selected.tokens:
+            before, after = self.selected.percent, self.projected.percent
+            notes.append(
+                f"selections projected from another tokenizer: {before:.2f}% of its tokens kept, {after:.2f}% of the "
+                f"model's ({after - before:+.2f} points)"
+            )
+        return notes
+
+
+def _some(ids: list[str]) -> str:
+    return ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
+
+
+def supervise(
+    traces: Iterable[Trace],
+    tokenizer,
+    rules: Rules,
+    max_length: int | None = None,
+    selections: Mapping[str, Row] | None = None,
+    selecting_tokenizer=None,
+    template: str = "chat",
+    reselect: Mapping[str, Any] | None = None,
+) -> Supervision:
+    """The rows that ``rules`` make of the traces.
+
+    ``selecting_tokenizer`` made the selections, where it is another than ``tokenizer``. With ``reselect`` they are made
+    anew, with these options, from their saved scores.
+    """
+    supervision, chosen = Supervision(), []
+    for trace in traces:
+        row = None if selections is None else _row_of(trace, selections)
+        if row and row["error"]:
+            supervision.failed.append(trace.id)
+        else:
+            chosen.append((trace, row))
+    spelled = in_tokens([trace for trace, _ in chosen], tokenizer, selecting_tokenizer, template)
+    for (_, row), (trained, selected) in zip(chosen, spelled, strict=True):
+        if row is None:
+            masked = mask(trained, everything(trained, rules), rules)
+        elif rules.mode == "pruned":
+            masked = _masked_pruned(trained, selected, row, reselect, rules, tokenizer, template)
+        else:
+            masked = mask(trained, _choice(trained, selected, row, reselect, rules, supervision), rules)
+        if masked is None:
+            supervision.empty.append(trained.id)
+        else:
+            _fit(masked, rules, max_length, tokenizer.eos_token_id, supervision)
+    return supervision
+
+
+def spelled_by(tokenizer, trace: TokenisedTrace) -> bool:
+    """Whether the trace's ids are this tokenizer's, so that they are kept and not made again."""
+    if int(trace.response_ids.max()) >= len(tokenizer):
+        return False
+    # Models of one family share their words but not their special tokens, so the prompt is compared too.
+    prompt = tokenizer.decode(trace.prompt_ids.tolist())
+    return decode(trace.response_ids, tokenizer)[0] == trace.response and prompt_hash(prompt) == trace.prompt_hash
+
+
+def in_tokens(
+    traces: Sequence[Trace], tokenizer, selecting_tokenizer, template: str
+) -> Iterator[tuple[TokenisedTrace, TokenisedTrace]]:
+    """Each trace in the tokens of the model to train, and in those that its selection counts."""
+    for start in range(0, len(traces), TOGETHER):
+        group = traces[start : start + TOGETHER]
+        kept = [isinstance(trace, TokenisedTrace) and spelled_by(tokenizer, trace) for trace in group]
+        foreign = [trace for trace, is_kept in zip(group, kept, strict=True) if not is_kept]
+        texts = [] if selecting_tokenizer is None else [trace for trace in group if not trace.tokenised]
+        respelled = iter(tokenize_all(foreign, tokenizer, template))
+        selected = iter(tokenize_all(texts, selecting_tokenizer, template))
+        for trace, is_kept in zip(group, kept, strict=True):
+            if not isinstance(trace, TokenisedTrace):
+                trained = next(respelled)
+                yield trained, next(selected, trained)
+            else:
+                yield trace if is_kept else _trained_as(trace, next(respelled)), trace
+
+
+def _trained_as(trace: TokenisedTrace, respelled: TokenisedTrace) -> TokenisedTrace:
+    """In other tokens what others wrote stays theirs, by each token's first character."""
+    if bool(trace.trainable_T.all()):
+        return respelled
+    each = Segments(tuple(range(trace.tokens + 1)))
+    token_T = project(each, trace.offsets_T, respelled.offsets_T, _shift(respelled, trace))
+    return replace(respelled, trainable_T=trace.trainable_T[token_T])
+
+
+def _fit(masked: Masked, rules: Rules, max_length: int | None, eos_id: int, supervision: Supervision) -> None:
+    """Keep the row, or drop or cut one over ``max_length``."""
+    id, sequence = masked.trace.id, example(masked, eos_id, rules.normalise)
+    if max_length is not None and len(sequence.ids_L) > max_length:
+        if rules.too_long == "error":
+            raise ValueError(
+                f"trace {id!r} has {len(sequence.ids_L)} tokens with its prompt, data.max_length is {max_length}; "
+                "raise it, or set segrl.too_long to drop or truncate"
+            )
+        short = truncate(masked, max_length - sequence.prompt_tokens) if rules.too_long == "truncate" else None
+        if short is None:
+            supervision.too_long.append(id)
+            return
+        masked, sequence = short, example(short, eos_id, rules.normalise)
+        supervision.truncated.append(id)
+    supervision.rows.append(masked)
+    supervision.examples.append(sequence)
+
+
+# --- selections ------------------------------------------------------------------------------------------------------
+
+
+def read_selections(path: str | Path | None) -> dict[str, Row]:
+    """The rows ``segrl select`` wrote, by trace id."""
+    if path is None:
+        raise ValueError("this mode needs selections=<file>; `segrl select traces=... out=...` writes it")
+    return {row["id"]: row for row in read_rows(path, SELECTIONS)}
+
+
+def reselecting(selections: str | None, tau: float | None, beta: float | None) -> dict[str, Any] | None:
+    """What to select anew with, from the saved scores, where a threshold is given: beside it what the selections were
+    made with, as far as it is known, and select's own defaults.
+    """
+    given = {name: value for name, value in (("tau", tau), ("beta", beta)) if value is not None}
+    if not given or selections is None:
+        return None
+    options = {name: option.default for name, option in signature(select).parameters.items() if name != "scores"}
+    known = how_made(selections)
+    options |= {name: known[name] for name in options if name in known} | given
+    return options | {"match_tokens": None} if "tau" in given else options
+
+
+def everything(trace: TokenisedTrace, rules: Rules) -> Choice:
+    """Every token counts; where the response may be cut, its segments say where."""
+    segments = segment(trace) if rules.too_long == "truncate" else Segments((0, trace.tokens))
+    return Choice(torch.ones(trace.tokens), segments.index_T)
+
+
+def _choice(
+    trained: TokenisedTrace,
+    selected: TokenisedTrace,
+    row: Row,
+    reselect: Mapping[str, Any] | None,
+    rules: Rules,
+    supervision: Supervision,
+) -> Choice:
+    """What the row's selection says of the tokens to train."""
+    segments, selection = _selected(selected, row, reselect)
+    if selected is trained:
+        segment_T = segments.index_T
+    else:
+        segment_T = project(segments, selected.offsets_T, trained.offsets_T, _shift(trained, selected))
+        supervision.selected.count(selection.keep_S[segments.index_T])
+        supervision.projected.count(selection.keep_S[segment_T])
+    return Choice(_weights(row, segments, selection, rules)[segment_T], _within(row, segments)[segment_T])
+
+
+def _selected(trace: TokenisedTrace, row: Row, reselect: Mapping[str, Any] | None) -> tuple[Segments, Selection]:
+    """The row's segments and which of them to keep; of a token measure each token is one."""
+    check_identity(trace, row, "selection")
+    segments = segments_of(row)
+    if segments.tokens != trace.tokens:
+        raise ValueError(
+            f"trace {row['id']!r}: the selection covers {segments.tokens} tokens, this tokenizer makes "
+            f"{trace.tokens}; name the model it was made with in attributor_path=, or select with the tokenizer of "
+            "the model to train"
+        )
+    return segments, select(scores_of(row), **reselect) if reselect else selection_of(row)
+
+
+def _weights(row: Row, segments: Segments, selection: Selection, rules: Rules) -> torch.Tensor:
+    """Of each segment: Eq. 7's 0/1, or what a rule makes of the scores."""
+    if rules.mode != "soft":
+        return selection.keep_S.float()
+    weights_T = weigh(scores_of(row), segments, selection, rules.weighting, **rules.weighting_options)
+    return weights_T[torch.tensor(segments.boundaries[:-1])]
+
+
+def _within(row: Row, segments: Segments) -> torch.Tensor:
+    """Where each may be cut: by the segments themselves, or those that a token measure's tokens lie in."""
+    return torch.tensor(row["segment"]) if len(row["segment"]) else torch.arange(len(segments))
+
+
+def _masked_pruned(
+    trained: TokenisedTrace,
+    selected: TokenisedTrace,
+    row: Row,
+    reselect: Mapping[str, Any] | None,
+    rules: Rules,
+    tokenizer,
+    template: str,
+) -> Masked | None:
+    """The text of the kept segments, behind what the trained trace says before the text that they were made for."""
+    segments, selection = _selected(selected, row, reselect)
+    if not bool(selection.keep_S.any()):
+        return None
+    if not bool(selected.trainable_T.all()):
+        raise ValueError(f"trace {trained.id!r} holds tokens that others wrote; mode=pruned cannot cut around them")
+    shorter = prune(selected, segments, selection)
+    head = trained.response[: max(0, _shift(trained, selected))]
+    pruned = tokenize(replace(shorter, response=head + shorter.response), tokenizer, template)
+    return mask(pruned, everything(pruned, rules), rules)
+
+
+def _shift(trained: Trace, selected: Trace) -> int:
+    """The characters that one response has before the text of the other: one prompt opens the thought, another not."""
+    if trained.response.endswith(selected.response) or selected.response.endswith(trained.response):
+        return len(trained.response) - len(selected.response)
+    raise ValueError(f"trace {trained.id!r}: its response and the one the selection was made for are different texts")
+
+
+def _row_of(trace: Trace, selections: Mapping[str, Row]) -> Row:
+    if trace.id not in selections:
+        raise ValueError(f"trace {trace.id!r} has none of the {len(selections)} selections; are they of other traces?")
+    return selections[trace.id]
+
+
+# --- examples at rest ------------------------------------------------------------------------------------------------
+
+
+def fingerprint(examples: Iterable[Example]) -> str:
+    """A hash of every id and every weight: the same data, whatever file it came from."""
+    digest = hashlib.sha256()
+    for sequence in examples:
+        digest.update(sequence.ids_L.numpy().tobytes())
+        digest.update(sequence.mask_L.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_examples(path: Path, examples: list[Example]) -> None:
+    """All rows in one file, for processes that need not make them again."""
+    columns = {
+        "ids": torch.cat([sequence.ids_L for sequence in examples]),
+        "mask": torch.cat([sequence.mask_L for sequence in examples]),
+        "lengths": torch.tensor([len(sequence.ids_L) for sequence in examples]),
+        "prompts": torch.tensor([sequence.prompt_tokens for sequence in examples]),
+    }
+    with replacing(path) as file:
+        file.write(save(columns))
+
+
+def load_examples(path: Path) -> list[Example]:
+    columns = load_file(path)
+    lengths = columns["lengths"].tolist()
+    pieces = zip(
+        columns["ids"].split(lengths), columns["mask"].split(lengths), columns["prompts"].tolist(), strict=True
+    )
+    return [Example(*piece) for piece in pieces]

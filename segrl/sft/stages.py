@@ -1,0 +1,169 @@
+"""The stages of a training, how many steps each takes, and what must hold for one to be gone on with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from segrl.data import shards
+from segrl.resolving import near
+from segrl.sft.masking import MODES
+
+KEYS = ("mode", "epochs", "lr", "steps")
+TRACKER = "latest_checkpointed_iteration.txt"  # verl's, written last
+# What may differ between a start and its resumption: where it runs and what it keeps, but not what is trained.
+PLACES = ("out", "model_out", "node_rank", "master", "trainer.default_local_dir", "trainer.logger")
+KEPT = ("trainer.resume_mode", "trainer.save_freq", "trainer.test_freq", "trainer.max_ckpt_to_keep")
+SIZES = ("data.num_workers", "data.max_token_len_per_gpu", "model.enable_gradient_checkpointing")
+FREE = (*PLACES, *KEPT, *SIZES, "trainer.project_name", "trainer.experiment_name")
+
+
+@dataclass(frozen=True)
+class Stage:
+    number: int
+    mode: str
+    epochs: int
+    lr: float
+    steps: int | None = None
+
+
+def stages_of(config: DictConfig) -> list[Stage]:
+    """The stages asked for; without ``stages`` one, of the config's own mode, epochs and learning rate."""
+    own = {
+        "mode": config.mode,
+        "epochs": config.trainer.total_epochs,
+        "lr": config.optim.lr,
+        "steps": config.trainer.total_training_steps,
+    }
+    if config.stages is None:
+        return [Stage(1, **own)]
+    if config.trainer.total_training_steps is not None:
+        raise ValueError("trainer.total_training_steps is one number for all stages; give each stage its own steps=")
+    stages = []
+    for number, given in enumerate(config.stages, 1):
+        unknown = [key for key in given if key not in KEYS]
+        if unknown:
+            raise ValueError(f"stage {number} has a key {unknown[0]!r}{near(unknown[0], KEYS)}")
+        stages.append(Stage(number, **{**own, **given}))
+        if stages[-1].mode not in MODES:
+            raise ValueError(f"stage {number}: mode={stages[-1].mode!r}{near(stages[-1].mode, MODES)}")
+    if not stages:
+        raise ValueError("stages=[] has no stage; leave it out for one, or give [{mode: full, epochs: 7, lr: 1e-5}]")
+    if len(stages) > 1 and config.trainer.nnodes > 1:
+        raise ValueError(
+            f"{len(stages)} stages on {config.trainer.nnodes} machines: the others cannot know when the first has "
+            "exported a stage's model; run the stages one by one, each from the model of the last"
+        )
+    return stages
+
+
+def stage_config(config: DictConfig, stage: Stage, stages: list[Stage]) -> DictConfig:
+    """verl's config of one stage; the model of the last stage lies in ``out/model``."""
+    one = config.copy()
+    OmegaConf.set_struct(one, False)
+    one.mode, one.trainer.total_epochs, one.optim.lr = stage.mode, stage.epochs, stage.lr
+    one.trainer.total_training_steps = stage.steps
+    one.trainer.default_local_dir = str(Path(config.trainer.default_local_dir).absolute() / f"stage-{stage.number}")
+    one.model_out = str(model_folder(config, stage, stages))
+    one.base_model = config.model_path
+    one.stages = [asdict(each) for each in stages]
+    if stage.number > 1:
+        one.model.lora_adapter_path = None  # merged into the model that the last stage exported
+    return one
+
+
+def model_folder(config: DictConfig, stage: Stage, stages: list[Stage]) -> Path:
+    return Path(config.out).absolute() / ("model" if stage == stages[-1] else f"model-{stage.number}")
+
+
+def ranks(config: DictConfig) -> int:
+    """How many share the data: all processes, those of one sequence counted once."""
+    return config.nproc * config.trainer.nnodes // config.engine.get("ulysses_sequence_parallel_size", 1)
+
+
+def planned_steps(rows: int, config: DictConfig) -> int:
+    """As verl counts: every rank takes equally many rows, and a batch that is not full is left out."""
+    epochs, batch = config.trainer.total_epochs, config.data.train_batch_size
+    steps = steps_per_epoch(rows, config) * epochs
+    asked = config.trainer.total_training_steps or steps
+    if not 0 < asked <= steps:
+        raise ValueError(
+            f"{rows} traces in batches of data.train_batch_size={batch} on {ranks(config)} ranks make {steps} steps in "
+            f"{epochs} epochs, {asked or 'at least one'} must be made: give more epochs or smaller batches"
+        )
+    return asked
+
+
+def steps_per_epoch(rows: int, config: DictConfig) -> int:
+    batch = config.data.train_batch_size
+    if min(batch, config.nproc) < 1:
+        raise ValueError(f"data.train_batch_size={batch}, nproc={config.nproc}: expected 1 or more of both")
+    if batch % ranks(config):
+        raise ValueError(f"data.train_batch_size={batch} cannot be shared by {ranks(config)} ranks; give a multiple")
+    return rows // ranks(config) // (batch // ranks(config))
+
+
+def executed_steps(config: DictConfig) -> int:
+    """The step of the last whole checkpoint; verl saves one at its last step."""
+    tracker = Path(config.trainer.default_local_dir) / TRACKER
+    return int(tracker.read_text()) if tracker.exists() else 0
+
+
+def mend_position(config: DictConfig, rows: int) -> None:
+    """At the end of an epoch verl's data loader is saved as one that has nothing left to give, and a resumption would
+    lose the next epoch. Without its file verl starts that epoch at its beginning.
+    """
+    step = executed_steps(config)
+    if step and config.trainer.resume_mode == "auto" and step % steps_per_epoch(rows, config) == 0:
+        for file in Path(config.trainer.default_local_dir, f"global_step_{step}").glob("data_*.pt"):
+            file.unlink(missing_ok=True)
+    if step:
+        print(f"going on after step {step}", flush=True)
+
+
+def claim(config: DictConfig, stage: Stage, data: str) -> None:
+    """Note what this stage trains, with what; another training may not go on from its checkpoints."""
+    file = Path(config.out) / f"stage-{stage.number}.json"
+    asked = {"data": data, **_flat(OmegaConf.to_container(config, resolve=True))}
+    asked = json.loads(json.dumps({key: value for key, value in asked.items() if key not in FREE}))
+    changed = shards.claim(file, asked)
+    if changed:
+        key = "data" if "data" in changed else min(changed)
+        there, now = changed[key]
+        raise ValueError(
+            f"{config.out} holds another training: {key} was {there!r}, now {now!r}; "
+            "choose another out=, or remove the folder"
+        )
+
+
+def check_unclaimed(out: str, there: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to select anew where a training has begun on the selections that lie there."""
+    changed = sorted(name for name in now if there.get(name) != now[name])
+    if there and changed and any(Path(out).glob("stage-*.json")):
+        raise ValueError(
+            f"{out} holds a training on other selections: {changed[0]} was {there.get(changed[0])!r}, now "
+            f"{now[changed[0]]!r}; choose another out=, or remove the folder"
+        )
+
+
+def _flat(node: Any, name: str = "") -> dict[str, Any]:
+    """A nested mapping as one of dotted keys."""
+    if not isinstance(node, dict):
+        return {name: node}
+    return {key: value for k, v in node.items() for key, value in _flat(v, f"{name}.{k}".lstrip(".")).items()}
+
+
+def torchrun(config: DictConfig) -> list[str]:
+    """torchrun on this machine alone, or as the one of ``trainer.nnodes`` that ``node_rank`` says."""
+    command = ["torch.distributed.run", f"--nproc-per-node={config.nproc}"]
+    if config.trainer.nnodes == 1:
+        return [*command, "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
+    host, _, port = (config.master or "").partition(":")
+    if not port:
+        raise ValueError(f"trainer.nnodes={config.trainer.nnodes} needs master=host:port of the first machine")
+    nodes = [f"--nnodes={config.trainer.nnodes}", f"--node-rank={config.node_rank}"]
+    return [*command, *nodes, f"--master-addr={host}", f"--master-port={port}"]

@@ -1,0 +1,153 @@
+import subprocess
+import sys
+from functools import cache
+
+import pytest
+import yaml
+from omegaconf import OmegaConf, ReadonlyConfigError
+
+from segrl.commands.cli import COMMANDS, main
+from segrl.commands.config import CONFIG_DIR, ConfigError, compose
+from segrl.commands.schema import SCHEMAS
+
+OWN = sorted(SCHEMAS)  # sft and grpo compose verl's config and are tested with it
+PUBLIC = ("model_path", "attributor_path", "data_path", "traces", "out")
+
+
+@cache
+def bare(command):
+    return compose(command, [])
+
+
+@pytest.mark.parametrize("command", OWN)
+def test_every_command_composes_with_all_public_keys(command):
+    config = compose(command, [f"{key}=/some/{key}" for key in PUBLIC])
+    assert [config[key] for key in PUBLIC] == [f"/some/{key}" for key in PUBLIC]
+
+
+@pytest.mark.parametrize("command", OWN)
+def test_no_value_is_left_missing(command):
+    def missing(node, path=""):
+        for key in node:
+            if OmegaConf.is_missing(node, key):
+                yield f"{path}{key}"
+            elif OmegaConf.is_config(node[key]) and OmegaConf.is_dict(node[key]):
+                yield from missing(node[key], f"{path}{key}.")
+
+    assert list(missing(bare(command))) == []
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG_DIR.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIG_DIR)))
+def test_every_yaml_is_loaded(path):
+    """A command's yaml composes by itself, a group's yaml in a command that has the group."""
+    assert isinstance(yaml.safe_load(path.read_text()), dict)
+    group, name = path.parent.name, path.stem
+    if path.parent == CONFIG_DIR:
+        assert bare(name)
+    else:
+        homes = [command for command in COMMANDS if group in yaml_defaults(command)]
+        assert homes, f"no command uses the group {group}"
+        for command in homes if name != "default" else homes[:1]:  # each composes with its defaults above
+            assert compose(command, [f"{group}={name}"])
+
+
+def yaml_defaults(command):
+    """The groups in a command's defaults list."""
+    path = CONFIG_DIR / f"{command}.yaml"
+    defaults = yaml.safe_load(path.read_text()).get("defaults", []) if path.exists() else []
+    return {key.removeprefix("optional ") for entry in defaults if isinstance(entry, dict) for key in entry}
+
+
+def test_every_command_has_its_yaml_and_every_yaml_its_command():
+    assert {path.stem for path in CONFIG_DIR.glob("*.yaml")} == set(COMMANDS)
+
+
+def test_group_names_are_not_verls():
+    verls = {"actor", "algorithm", "critic", "data", "distillation", "engine", "model", "model_engine", "optim"}
+    verls |= {"profiler", "ref", "reward", "rollout", "transfer_queue"}
+    assert not verls & {path.name for path in CONFIG_DIR.iterdir() if path.is_dir()}
+
+
+def test_a_typo_names_its_neighbour_and_a_wrong_type_the_key():
+    with pytest.raises(ConfigError, match=r"no key 'selection.tua', did you mean 'tau'\?"):
+        compose("select", ["selection.tua=1"])
+    with pytest.raises(ConfigError, match=r"selection.tau: Value 'high' of type 'str' could not be converted to Float"):
+        compose("select", ["selection.tau=high"])
+    with pytest.raises(ConfigError, match=r"no key 'modelpath', did you mean 'model_path'\?"):
+        compose("select", ["modelpath=x"])
+    with pytest.raises(ConfigError, match="Could not find 'selection/nothing'"):
+        compose("select", ["selection=nothing"])
+
+
+def test_presets_and_values_reach_the_config():
+    config = compose("select", ["selection=authors", "attribution=authors", "selection.tau=0.5"])
+    assert list(config.selection.force) == [0, -2, -1]
+    assert config.selection.tau == 0.5
+    assert config.attribution.compat == "authors"
+
+
+def test_a_free_mapping_takes_any_key_and_no_other_does():
+    more = ["measure_options={a: 1}", "segmentation.options.pattern=x", "+segmentation.options.crlf=true"]
+    config = compose("select", more)
+    assert (config.measure_options, config.segmentation.options) == ({"a": 1}, {"pattern": "x", "crlf": True})
+    with pytest.raises(ConfigError, match=r"there is no key 'selection.options'"):
+        compose("select", ["selection.options={a: 1}"])
+
+
+def test_a_composed_config_is_frozen():
+    with pytest.raises(ReadonlyConfigError):
+        compose("select", []).limit = 3
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+
+
+def test_help_lists_every_command(capsys):
+    assert main([]) == main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {command} " in shown for command in COMMANDS)
+
+
+def test_a_commands_help_and_config(capsys):
+    assert main(["select", "--help"]) == 0
+    assert "which of them to keep" in capsys.readouterr().out
+    assert main(["select", "selection.tau=0.6", "--cfg", "job"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["selection"]["tau"] == 0.6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["selct"], "no command is called 'selct', did you mean 'select'?"),
+        (["select", "selection.tua=1"], "no key 'selection.tua', did you mean 'tau'?"),
+        (["select", "--verbose"], "unknown flag '--verbose'"),
+        (["select"], "traces and out must be given, like traces=..."),
+        (["select", "out=x"], "traces must be given, like traces=..."),
+        (["select", "out=x", "traces=nowhere.jsonl", "measure=length"], "nowhere.jsonl"),
+    ],
+)
+def test_bad_input_is_a_sentence_and_exit_code_2(arguments, sentence, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    shown = capsys.readouterr()
+    assert sentence in shown.err
+    assert "Traceback" not in shown.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_overview_starts_without_torch():
+    code = "import sys; from segrl.commands.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
+
+
+def test_the_module_runs_as_the_command():
+    run = subprocess.run([sys.executable, "-m", "segrl", "selct"], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 2
+    assert "did you mean 'select'" in run.stderr
+
+
+@pytest.mark.parametrize("command", ["sft", "grpo"])
+def test_a_misspelt_preset_names_its_neighbour(command):
+    """Hydra leaves it out without a word, and the bundled model would be trained."""
+    with pytest.raises(ConfigError, match=rf"there is no {command}_preset=r1_distil_qwen_7b, did you mean 'r1_distill"):
+        compose(command, [f"{command}_preset=r1_distil_qwen_7b", "out=here"])

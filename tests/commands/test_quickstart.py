@@ -1,0 +1,148 @@
+"""`segrl quickstart`: its stages are commands, it goes on where it stopped, and it runs to its page."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+from testkit.pages import read
+
+import segrl
+from segrl import toy
+from segrl.commands import quickstart
+from segrl.commands.config import ON_VERL, compose
+from segrl.data import load_traces, save_traces, write_rows
+from segrl.types import Trace
+
+WHOLE = ["before", "generate", "harvest", "attribute", "select", "sft", "grpo", "after", "compare", "report"]
+
+
+def stages(*overrides, backend="vllm", trained=True):
+    return quickstart.stages_of(compose("quickstart", list(overrides)), backend, trained)
+
+
+USERS = ["model_path=m", "data_path=p.jsonl", "max_tokens=1024"]
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(("given", "on_cpu"), [(["size=short"], True), (USERS, True), (USERS, False)])
+def test_every_stage_is_a_command_that_composes(given, on_cpu, monkeypatch):
+    monkeypatch.setattr(quickstart, "on_cpu", lambda: on_cpu)
+    found = stages(*given)
+    assert [stage.name for stage in found] == WHOLE
+    for stage in found:
+        if stage.command not in ON_VERL or find_spec("verl"):
+            assert compose(stage.command, list(stage.arguments))
+
+
+def test_without_verl_nothing_is_trained_and_the_page_has_no_rollouts():
+    found = stages(trained=False, backend="transformers")
+    assert [stage.name for stage in found] == ["before", "generate", "harvest", "attribute", "select", "report"]
+    assert not any("rollouts" in argument for argument in found[-1].arguments)
+    assert "backend=transformers" in found[0].arguments
+
+
+def test_what_is_missing_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(quickstart, "find_spec", lambda name: None)
+    without, config = quickstart.missing(), compose("quickstart", [])
+    assert without[:3] == ["verl", "ray", "vllm"]
+    assert quickstart.sampler(config, without) == "transformers"
+    assert not quickstart.trains(without[:3])
+    said = capsys.readouterr().out
+    assert "vLLM cannot be imported here" in said
+    assert "SFT and GRPO are left out: they need verl, ray, vllm" in said
+    assert quickstart.sampler(compose("quickstart", ["backend=openai"]), without) == "openai"
+    assert quickstart.sampler(config, ["verl"]) == "vllm"
+
+
+def test_problems_to_learn_from_are_not_those_to_be_tested_on(tmp_path):
+    quickstart.write_problems(compose("quickstart", ["problems=5", "test_problems=3"]), tmp_path)
+    learnt, tested = (load_traces(tmp_path / f"{name}.jsonl") for name in ("problems", "test"))
+    assert (len(learnt), len(tested)) == (5, 3)
+    assert not {one.problem for one in learnt} & {one.problem for one in tested}
+    save_traces([Trace(f"mine-{i}", f"{i} + 1?", "", str(i + 1)) for i in range(10)], tmp_path / "mine.jsonl")
+    mine = [f"data_path={tmp_path / 'mine.jsonl'}", "problems=6"]
+    quickstart.write_problems(compose("quickstart", [*mine, "test_problems=4"]), tmp_path)
+    learnt, tested = (load_traces(tmp_path / f"{name}.jsonl") for name in ("problems", "test"))
+    assert [one.id for one in learnt + tested] == [f"mine-{i}" for i in range(10)]
+    with pytest.raises(ValueError, match=r"holds 10 problems; 6 to learn from and 5 to be evaluated on are 11"):
+        quickstart.write_problems(compose("quickstart", [*mine, "test_problems=5"]), tmp_path)
+
+
+def test_a_reader_sees_the_lines_that_matter():
+    shown = {stage.name: lambda line, stage=stage: quickstart.shown(stage, line) for stage in stages()}
+    line = "(TaskRunner pid=1) step:3 - actor/loss:0.1 - critic/score/mean:0.25 - segrl/gap:0.9"
+    assert shown["grpo"](line) == "step:3 critic/score/mean:0.25"
+    assert shown["grpo"]("GRPO, rule rank, measure ig: 4 steps\n") == "GRPO, rule rank, measure ig: 4 steps"
+    assert shown["grpo"]("INFO something") == ""
+    assert shown["before"]("| --- | ---: |") == ""
+    assert shown["before"]("| problems | 8 |") == "| problems | 8 |"
+
+
+def test_a_stage_that_fails_ends_it_with_its_own_words(tmp_path, capsys):
+    stage = quickstart.Stage("broken", "selct", [], ".")
+    assert quickstart.run(stage, tmp_path / "logs") == 2
+    said = capsys.readouterr().err
+    assert "no command is called 'selct'" in said
+    assert f"the stage 'broken' failed; all it said: {tmp_path / 'logs' / 'broken.log'}" in said
+    assert not quickstart.ended_well(stage, tmp_path / "logs")
+
+
+def test_a_stage_is_done_until_it_is_another(tmp_path):
+    stage = quickstart.Stage("version", "--version", [], r"segrl \d")
+    assert not quickstart.ended_well(stage, tmp_path)
+    assert quickstart.run(stage, tmp_path) == 0
+    assert quickstart.ended_well(stage, tmp_path)
+    assert quickstart.said(stage, tmp_path) == [f"segrl {segrl.__version__}"]
+    assert not quickstart.ended_well(stage._replace(arguments=["limit=1"]), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.skipif(not find_spec("verl"), reason="verl is not installed")
+def test_a_model_and_problems_of_ones_own(tmp_path):
+    """They happen to be the bundled ones, from another place: nothing of the toy world is filled in."""
+    shutil.copytree(toy.MODEL_PATH, tmp_path / "model")
+    problems = [{"question": one.problem, "answer": one.answer} for one in toy.sample_problems(16, seed=4)]
+    write_rows(tmp_path / "problems.jsonl", problems)
+    given = [f"model_path={tmp_path / 'model'}", f"data_path={tmp_path / 'problems.jsonl'}", f"out={tmp_path / 'out'}"]
+    command = [sys.executable, "-m", "segrl", "quickstart", "size=short", "problems=8", "test_problems=8", *given]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=1400, check=True).stdout
+    assert "SFT: " in shown
+    assert "step:1 critic/score/mean:" in shown
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not find_spec("verl"), reason="verl is not installed")
+def test_interrupted_it_goes_on_and_runs_to_its_page(tmp_path):
+    command = [sys.executable, "-m", "segrl", "quickstart", "size=short", f"out={tmp_path}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout:
+            if "3 of 10: segrl harvest" in line:
+                process.send_signal(signal.SIGTERM)
+                break
+        rest = process.stdout.read()
+    assert process.returncode == 130, rest
+    assert "the same command goes on" in rest
+
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=500, check=True).stdout
+    assert shown.count("done already") == 2
+    dump = (tmp_path / "grpo" / "rollouts" / "1.jsonl").read_text(encoding="utf-8").splitlines()
+    weighed = any(json.loads(line)["uniform"] is None for line in dump)  # else no reward of a group differed
+    measures = "selections, grpo" if weighed else "selections"
+    for words in ("vllm", "SFT: ", "step:1 critic/score/mean:", "points [", f"rollouts, measures: {measures}, "):
+        assert words in shown
+    _, data = read((tmp_path / "report.html").read_text(encoding="utf-8"))
+    heads = data["index"]["traces"]
+    kept = len(load_traces(tmp_path / "harvest" / "traces.parquet"))
+    assert sum("step" not in head for head in heads) == kept
+    assert sum("step" in head for head in heads) == 4 * 4  # one step of four prompts, four rollouts each
+
+    again = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert again.count("done already") == 10
+    assert "points [" in again

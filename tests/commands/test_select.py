@@ -1,0 +1,127 @@
+"""``segrl select`` with every measure, on the bundled model, files in and files out."""
+
+import json
+
+import pytest
+import torch
+
+import segrl
+from segrl import Trace, toy
+from segrl.commands.cli import main
+from segrl.data import load_traces, read_rows, records, save_traces
+from segrl.importance import MEASURES
+from segrl.selection import kept_tokens
+
+FEW = ["attribution.nodes=2", "attribution.tolerance=null", "evidence.samples=2", "evidence.answer_tokens=12"]
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    path = tmp_path_factory.mktemp("planted") / "traces.parquet"
+    save_traces(toy.sample_traces(2, seed=3), path)
+    return path
+
+
+def run(*arguments):
+    assert main([str(argument) for argument in arguments]) == 0
+
+
+def selections(path):
+    return [(records.segments_of(row), records.scores_of(row), records.selection_of(row)) for row in read_rows(path)]
+
+
+def thinking_kept(segments, selection):
+    thought_T = segments.thought_S[segments.index_T]
+    return float(kept_tokens(selection, segments)[thought_T].double().mean())
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("measure", MEASURES)
+def test_every_measure_selects_by_one_command_and_as_much_as_the_others(planted, tmp_path, measure):
+    out = tmp_path / "out.parquet"
+    run("select", f"traces={planted}", f"out={out}", f"measure={measure}", "selection=matched", *FEW)
+    found = selections(out)
+    assert len(found) == 2
+    for (segments, scores, selection), trace in zip(found, load_traces(planted), strict=True):
+        pieces = segments.tokens if MEASURES[measure].level == "token" else len(trace.meta["kinds"])
+        assert len(segments) == len(scores) == len(selection) == pieces
+        assert thinking_kept(segments, selection) == pytest.approx(0.45, abs=0.12)
+        assert set(selection.reason_S) <= {"strength", "forced", "dropped", "consistency"}
+
+
+def test_a_token_measures_rows_are_those_of_single_tokens(planted, tmp_path):
+    """So that whoever masks by a row's segments, such as SFT, masks single tokens."""
+    run(
+        "select",
+        f"traces={planted}",
+        f"out={tmp_path / 'o.parquet'}",
+        "measure=abs_ig_tokens",
+        "selection.tau=0.3",
+        *FEW,
+    )
+    model, tokenizer = toy.load_model()
+    for (segments, _, selection), trace in zip(selections(tmp_path / "o.parquet"), load_traces(planted), strict=True):
+        trace = segrl.tokenize(trace, tokenizer)
+        own = segrl.segment(trace)
+        [evidence] = segrl.gather(model, [trace], tokenizer, nodes=2, tolerance=None)
+        expected = segrl.select(segrl.score(evidence, own, "abs_ig_tokens"), tau=0.3)
+        assert segments == own.by_token
+        assert torch.equal(selection.keep_S[segments.index_T], kept_tokens(expected, own))
+
+
+def test_pruned_traces_are_written_beside_the_selection(planted, tmp_path):
+    out, pruned = tmp_path / "out.parquet", tmp_path / "pruned.jsonl"
+    run("select", f"traces={planted}", f"out={out}", f"pruned={pruned}", "measure=length", "selection.tau=0.5")
+    whole, shorter = load_traces(planted), load_traces(pruned)
+    for one, other, (_, _, selection) in zip(whole, shorter, selections(out), strict=True):
+        assert (one.id, one.answer) == (other.id, other.answer)
+        assert other.meta["kept_segments"] == selection.keep_S.nonzero().flatten().tolist()
+        assert len(other.response) < len(one.response)
+        assert other.response.endswith(f"</think> So, the final answer is \\boxed{{{one.answer}}}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["measure=entrpy"], "no measure is called 'entrpy', did you mean 'entropy'?"),
+        (["measure=length", "selection.tau=1.5"], "tau=1.5, expected a number from 0 to 1"),
+        (["measure=length", "selection.beta=-1"], "beta=-1.0, expected a number from 0 to 1"),
+        (["measure=length", "selection.match_tokens=45"], "match_tokens=45.0, expected a number from 0 to 1"),
+        (["measure=length", "selection.consistency=exces"], "consistency='exces', expected one of"),
+        (["measure=first_correct"], "trace 'none' has no answer"),
+        (["measure=pmi"], "trace 'none' has no gold answer"),
+        (["measure=confidence_gain"], "trace 'none' has no gold answer"),
+        (["measure=oracle"], "trace 'none' has no planted kinds"),
+        (["measure=abs_ig_tokens", "attribution.target=own"], "trace 'none' boxes no answer of its own"),
+        (["measure=attention", "attribution.context=some"], "context='some', expected one of"),
+        (["measure=confidence_gain", "evidence.temperature=0"], "temperature=0.0"),
+    ],
+)
+def test_bad_input_is_a_sentence(tmp_path, capsys, arguments, sentence):
+    save_traces([Trace("none", "p", "Okay, 3.\n\nWait, 4.\n\nWait, 5.", None)], tmp_path / "t.jsonl")
+    assert main(["select", f"traces={tmp_path / 't.jsonl'}", f"out={tmp_path / 'o.parquet'}", *arguments]) == 2
+    shown = capsys.readouterr().err
+    assert sentence in shown
+    assert "Traceback" not in shown
+    assert not (tmp_path / "o.parquet").exists()
+
+
+def test_a_model_that_never_gets_it_right_is_a_sentence(planted, tmp_path, capsys):
+    wrong = [Trace(t.id, t.problem, t.response, "31415") for t in load_traces(planted)]
+    save_traces(wrong, tmp_path / "wrong.jsonl")
+    command = ["select", f"traces={tmp_path / 'wrong.jsonl'}", f"out={tmp_path / 'o.parquet'}"]
+    assert main([*command, "measure=confidence_gain", *FEW]) == 2
+    assert "finds no segment above zero in any of 2 traces" in capsys.readouterr().err
+
+
+def test_tokens_cannot_be_pruned_by_command(planted, tmp_path, capsys):
+    command = ["select", f"traces={planted}", f"out={tmp_path / 'o.parquet'}", f"pruned={tmp_path / 'p.jsonl'}"]
+    assert main([*command, "measure=ig_tokens", *FEW]) == 2
+    assert "masks, it does not prune" in capsys.readouterr().err
+    assert not (tmp_path / "p.jsonl").exists()
+
+
+def test_a_note_beside_the_selections_says_how_they_were_made(planted, tmp_path):
+    run("select", f"traces={planted}", f"out={tmp_path / 'o.parquet'}", "measure=length", "selection.tau=0.6")
+    note = json.loads((tmp_path / "o.json").read_text())
+    assert (note["measure"], note["tau"], note["beta"]) == ("length", 0.6, 0.8)

@@ -1,0 +1,131 @@
+"""How one rollout's advantage is spread over its tokens, without verl, Ray or a model."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from testkit.tiny import byte_level_tokenizer
+
+from segrl import Evidence, Segments
+from segrl.credit.rollout import Rollout, evidence_of, record, rollout_trace, weigh_rollout
+from segrl.credit.settings import Credit
+from segrl.types import Stream, TokenisedTrace
+
+# Three thoughts of 2, 3 and 1 tokens, and the answer of 2.
+SEGMENTS = Segments((0, 2, 5, 6, 8), ("thought", "thought", "thought", "answer"))
+SCORES_T = torch.tensor([1.0, -1.0, 3.0, 3.0, 3.0, 0.5, 9.0, 9.0])
+
+
+def rollout(advantage: float = 0.5, answer: str | None = "7", trainable_T=None) -> Rollout:
+    trace = TokenisedTrace(
+        id="r",
+        problem="",
+        response="abcdefgh",
+        answer=answer,
+        prompt_ids=torch.tensor([1]),
+        response_ids=torch.arange(8),
+        offsets_T=torch.stack([torch.arange(8), torch.arange(1, 9)], 1),
+        trainable_T=torch.ones(8, dtype=torch.bool) if trainable_T is None else trainable_T,
+        prompt_hash="p",
+    )
+    return Rollout("p_0_0", trace, SEGMENTS, torch.full((8,), advantage))
+
+
+def weighed(one: Rollout, scores_T=SCORES_T, **settings):
+    credit = Credit(**settings)
+    return weigh_rollout(one, evidence_of(one, Stream(scores_T, gap=0.1, copy_share=0.2), credit), credit, step=1)
+
+
+def test_rank_weights_times_advantage_by_hand():
+    # strength = sum|s| / sqrt(n): 2/1.41, 9/1.73, 0.5/1 -> ranks 2, 3, 1 -> 1.0, 1.2, 0.8
+    # mean over the 6 thinking tokens: (2 * 1.0 + 3 * 1.2 + 1 * 0.8) / 6 = 6.4 / 6
+    mean = 6.4 / 6
+    expected = torch.tensor([1.0, 1.0, 1.2, 1.2, 1.2, 0.8, mean, mean]) / mean
+    torch.testing.assert_close(weighed(rollout()).advantages_T, 0.5 * expected)
+
+
+def test_options_reach_the_rule_and_the_measure():
+    # ranks 2, 3, 1 over [0, 1] -> 0.5, 1, 0: (2 * 0.5 + 3 * 1) / 6 = 4 / 6
+    expected = torch.tensor([0.5, 0.5, 1, 1, 1, 0, 4 / 6, 4 / 6]) * 6 / 4
+    one = weighed(rollout(), rule_options={"low": 0.0, "high": 1.0})
+    torch.testing.assert_close(one.weights_T, expected)
+    # sums of |s|: 2, 9 and 0.5
+    one = weighed(rollout(), rule="linear", measure_options={"aggregate": "sum"})
+    share = torch.tensor([2.0, 2, 9, 9, 9, 0.5]) / 11.5
+    torch.testing.assert_close(one.weights_T[:6], share / share.mean())
+
+
+def test_each_response_keeps_its_mean_advantage():
+    one = weighed(rollout(0.5))
+    assert one.weights_T[one.rollout.weighted_T].mean() == pytest.approx(1.0)
+    assert one.advantages_T.mean() == pytest.approx(0.5)
+
+
+def test_hard_keeps_the_selected_tokens_alone():
+    # Four thoughts: 1.41, 5.20, 0.50 and 0.50 of 7.61, so the second alone has the 0.6; first and last are forced.
+    four = Segments((0, 2, 5, 6, 7, 8), ("thought", "thought", "thought", "thought", "answer"))
+    scores_T = torch.tensor([1.0, -1.0, 3.0, 3.0, 3.0, 0.5, 0.5, 9.0])
+    one = weighed(replace(rollout(), segments=four), scores_T, rule="hard", tau=0.6)
+    assert one.selection.reason_S == ("forced", "strength", "dropped", "forced", "forced")
+    kept = 7 / 6  # of seven tokens of thinking, six are left
+    torch.testing.assert_close(one.weights_T, torch.tensor([kept, kept, kept, kept, kept, 0, kept, 1]))
+
+
+def test_tokens_of_a_tool_or_beyond_rollout_correction_weigh_one_and_do_not_count():
+    trainable_T = torch.tensor([1, 1, 0, 0, 0, 1, 1, 1], dtype=torch.bool)
+    one = weighed(rollout(trainable_T=trainable_T))
+    # left in the thinking: two tokens of rank weight 1.0 and one of 0.8, mean 2.8 / 3
+    torch.testing.assert_close(one.weights_T, torch.tensor([3 / 2.8, 3 / 2.8, 1, 1, 1, 2.4 / 2.8, 1, 1]))
+
+
+def test_signed_weighs_what_supports_the_wrong_answer_alone():
+    one = weighed(rollout(-0.5), sign="signed", rule="linear", measure_options={"aggregate": "sum"})
+    assert one.weights_T[1] == 0  # the one token whose attribution is negative
+    assert bool((one.weights_T[[0, 2, 3, 4, 5]] > 0).all())
+    assert one.advantages_T[:6].mean() == pytest.approx(-0.5)
+
+
+def test_scores_that_say_nothing_leave_the_advantages_as_they_were():
+    one = weighed(rollout(), torch.zeros(8))
+    assert one.uniform
+    assert torch.equal(one.advantages_T, one.rollout.advantages_T)
+    assert not weighed(rollout()).uniform
+
+
+def test_the_evidence_holds_what_the_measure_reads_and_nothing_else():
+    one = rollout()
+    assert evidence_of(one, None, Credit(measure="length")).ig is None
+    entropy = evidence_of(one, Stream(SCORES_T.abs()), Credit(measure="entropy"))
+    assert torch.equal(entropy.entropy_T, SCORES_T.abs())
+    assert entropy.ig is None
+    assert evidence_of(one, Stream(SCORES_T, gap=0.3), Credit()).ig.gap == 0.3
+    assert isinstance(entropy, Evidence)
+
+
+def test_the_answer_of_a_rollout_is_read_after_its_thinking():
+    tokenizer = byte_level_tokenizer()
+
+    def answer(prompt: str, response: str):
+        ids = [torch.tensor(tokenizer(text)["input_ids"]) for text in (prompt, response)]
+        return rollout_trace("r", *ids, torch.ones(len(ids[1])), tokenizer).answer
+
+    assert answer("Q", "so \\boxed{7}") == "7"
+    assert answer("Q", "try \\boxed{7}</think> so \\boxed{8}") == "8"
+    assert answer("Q<think>\n", "try \\boxed{7} and") is None  # cut off while thinking: a draft is no answer
+    assert answer("Q", "so \\boxed{ }") is None  # nothing to explain
+
+
+def test_a_record_holds_what_a_report_draws():
+    one = weighed(rollout())
+    line = json.loads(json.dumps(record(one.rollout, None, one, one.advantages_T), allow_nan=False))
+    assert line["boundaries"] == [0, 2, 5, 6, 8]
+    assert line["group"] == "p"
+    assert line["advantages"] == [a * w for a, w in zip([0.5] * 8, line["weights"], strict=True)]
+
+
+def test_a_record_of_a_rollout_that_was_not_attributed_says_why():
+    one = replace(rollout(), reward=1.0)
+    line = json.loads(json.dumps(record(one, "equal_rewards", None, one.advantages_T), allow_nan=False))
+    assert (line["uniform"], line["strength"], line["gap"], line["reward"]) == ("equal_rewards", [], None, 1.0)
+    assert line["weights"] == [1.0] * 8

@@ -1,0 +1,52 @@
+"""The segrl section of verl's config."""
+
+import re
+
+import pytest
+from omegaconf import OmegaConf
+
+from segrl.credit.settings import Credit, credit_from
+
+
+@pytest.mark.parametrize(
+    ("section", "sentence"),
+    [
+        ({"rul": "rank"}, "segrl.rul is not a setting, did you mean 'rule'?"),
+        ({"rule": "rnk"}, "no weighting rule is called 'rnk', did you mean 'rank'?"),
+        ({"segmenter": "keyword"}, "no segmenter is called 'keyword', did you mean 'keywords'?"),
+        ({"sign": "plus"}, "segrl.sign='plus', expected one of"),
+        ({"nodes": 0}, "segrl.nodes=0, expected 1 or more"),
+        ({"every": 0}, "segrl.every=0, expected 1 or more"),
+        ({"step_timeout": 0}, "segrl.step_timeout=0.0, expected seconds, or null"),
+        ({"share": 0.0}, "segrl.share=0.0, expected a part of one"),
+        ({"share": 1.5}, "segrl.share=1.5, expected a part of one"),
+        ({"measure": "attention"}, "segrl.measure=attention reads attention_T, which is not gathered while training"),
+        ({"quadrature": "calibratd"}, "no quadrature rule is called 'calibratd', did you mean 'calibrated'?"),
+        ({"attributor": "frozen"}, "a frozen attributor needs a path"),
+        ({"attributor_path": "here"}, "segrl.attributor=live with attributor_path=here"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_neighbour(section, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        credit_from(OmegaConf.create({"segrl": section}))
+
+
+def test_settings_that_are_not_given_keep_their_defaults():
+    assert credit_from(OmegaConf.create({"segrl": {"rule": "hard"}})) == Credit(rule="hard")
+    assert credit_from(OmegaConf.create({})) == Credit()
+
+
+@pytest.mark.parametrize(
+    ("settings", "need", "attributes"),
+    [
+        ({}, "ig", True),
+        ({"rule": "uniform"}, "ig", False),
+        ({"measure": "permuted_ig"}, "ig", True),
+        ({"measure": "oar"}, "gradient_T", True),
+        ({"measure": "entropy"}, "entropy_T", False),
+        ({"measure": "length"}, None, False),
+    ],
+)
+def test_a_model_runs_only_for_measures_that_read_gradients(settings, need, attributes):
+    credit = Credit(**settings)
+    assert (credit.need, credit.attributes) == (need, attributes)

@@ -1,0 +1,326 @@
+"""Everything gathered against the plain model, run slowly and one sequence at a time."""
+
+import pytest
+import torch
+from testkit.tiny import byte_level_tokenizer, tiny_model
+
+import segrl
+from segrl import Segments, Trace, toy
+from segrl.attribution.target import TEMPLATE
+from segrl.importance import confidence, streams
+from segrl.importance.gathering import NEEDS, prefix_answer_logprob, token_streams
+from segrl.importance.reading import Reading
+from segrl.types import Evidence
+
+TEXT = "Okay, 12 and 3.\n\nWait, 3 + 4 = 7.\n\nHowever, x is 7.\n</think> So, \\boxed{7}"
+OPENING = "</think> So, the final answer is \\boxed{"
+
+
+def made(text=TEXT, answer="7", id="t"):
+    trace = segrl.tokenize(Trace(id, "What is 3+4?", text, answer), byte_level_tokenizer())
+    return trace, segrl.segment(trace)
+
+
+def gathered(*needs, text=TEXT, model=None, **options):
+    trace, segments = made(text)
+    [evidence] = segrl.gather(
+        model or tiny_model(), [trace], byte_level_tokenizer(), needs, segments=[segments], **options
+    )
+    return trace, segments, evidence
+
+
+def ids_of(text):
+    return torch.tensor(byte_level_tokenizer()(text, add_special_tokens=False)["input_ids"])
+
+
+@torch.no_grad()
+def slow_logp(model, context_ids, ids):
+    """The summed log-probability of ``ids`` behind ``context_ids``, one token after the other."""
+    total = 0.0
+    for id in ids.tolist():
+        total += float(torch.log_softmax(model(input_ids=context_ids[None]).logits[0, -1].double(), -1)[id])
+        context_ids = torch.cat([context_ids, torch.tensor([id])])
+    return total
+
+
+def slow_answer_logp(model, trace, kept_ids):
+    """The answer is one token here, and the template's pieces are those of its parts: see the test below."""
+    return slow_logp(model, torch.cat([trace.prompt_ids, kept_ids, ids_of(OPENING)]), ids_of("7"))
+
+
+def test_the_template_is_cut_where_the_slow_oracle_cuts_it():
+    assert torch.equal(torch.cat([ids_of(OPENING), ids_of("7"), ids_of("}")]), ids_of(OPENING + "7}"))
+    assert made()[1].kinds_S == ("thought", "thought", "thought", "answer")
+
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+
+def test_streams_are_those_of_the_plain_model():
+    trace, _, evidence = gathered("logp", "entropy")
+    model = tiny_model()
+    ids = torch.cat([trace.prompt_ids, trace.response_ids])
+    with torch.no_grad():
+        logp_TV = torch.log_softmax(model(input_ids=ids[None]).logits[0, -trace.tokens - 1 : -1].double(), -1)
+    expected = logp_TV[range(trace.tokens), trace.response_ids]
+    assert evidence.logp_T.tolist() == pytest.approx(expected.tolist(), abs=1e-4)
+    assert evidence.entropy_T.tolist() == pytest.approx((-logp_TV.exp() * logp_TV).sum(-1).tolist(), abs=1e-4)
+    assert evidence.cost == {"logp_T": 1.0, "entropy_T": 1.0}
+
+
+def test_no_more_logits_are_held_than_allowed_and_nothing_changes(monkeypatch):
+    trace, _ = made()
+    model = tiny_model()
+    whole = token_streams(model, trace)
+    vocab, held = model.config.vocab_size, []
+    model.get_output_embeddings().register_forward_hook(lambda module, args, output: held.append(output.shape[1]))
+    monkeypatch.setattr(streams, "LOGITS", 7 * vocab)
+    for have, want in zip(token_streams(model, trace), whole, strict=True):
+        assert have.tolist() == pytest.approx(want.tolist(), abs=1e-4)
+    assert max(held) == 7
+    assert sum(held) == len(trace.prompt_ids) + trace.tokens - 1
+
+
+def test_impossible_tokens_have_no_part_in_the_entropy():
+    """A padded vocabulary's logits are minus infinity: 0 * log 0 is 0."""
+    trace, _ = made()
+    model = tiny_model()
+    before = token_streams(model, trace)[1]
+
+    def forbid(module, args, output):
+        return torch.cat([output, torch.full_like(output[..., :3], -torch.inf)], -1)
+
+    model.get_output_embeddings().register_forward_hook(forbid)
+    assert token_streams(model, trace)[1].tolist() == pytest.approx(before.tolist(), abs=1e-5)
+
+
+def test_perplexity_without_each_segment():
+    trace, segments, evidence = gathered("perplexity")
+    for s, piece in enumerate(segments.slices[:-1]):
+        rest = torch.cat([trace.response_ids[: piece.start], trace.response_ids[piece.stop :]])
+        slow = slow_logp(tiny_model(), trace.prompt_ids, rest)
+        assert float(evidence.perplexity_S[s]) == pytest.approx(torch.tensor(-slow / len(rest)).exp().item(), rel=1e-3)
+    lengths = [len(trace.prompt_ids) + trace.tokens - n for n in (0, *segments.tokens_S[:-1].tolist())]
+    assert evidence.cost["perplexity_S"] == pytest.approx(sum(lengths) / lengths[0])
+
+
+# --- the answer's log-probability ------------------------------------------------------------------------------------
+
+
+def test_prefixes_against_the_plain_model():
+    trace, segments, evidence = gathered("prefix_logp")
+    ends = [0, *segments.boundaries[1:4]]
+    slow = [slow_answer_logp(tiny_model(), trace, trace.response_ids[:end]) for end in ends]
+    assert evidence.empty_logp == pytest.approx(slow[0], abs=1e-4)
+    assert evidence.prefix_logp_S.tolist() == pytest.approx([*slow[1:], slow[3]], abs=1e-4)  # the answer adds nothing
+    assert evidence.answer_logp == pytest.approx(slow[3], abs=1e-4)
+    scores = segrl.score(evidence, segments, "pmi")
+    assert scores.strength_S.tolist() == pytest.approx([b - a for a, b in zip(slow, slow[1:])] + [0], abs=1e-3)  # noqa: B905
+
+
+def test_leaving_one_out_against_the_plain_model():
+    trace, segments, evidence = gathered("without_logp")
+    end = segments.boundaries[3]
+    whole = slow_answer_logp(tiny_model(), trace, trace.response_ids[:end])
+    slow = []
+    for piece in segments.slices[:3]:
+        rest = torch.cat([trace.response_ids[: piece.start], trace.response_ids[piece.stop : end]])
+        slow.append(slow_answer_logp(tiny_model(), trace, rest))
+    assert evidence.without_logp_S.tolist() == pytest.approx([*slow, whole], abs=1e-4)
+    scores = segrl.score(evidence, segments, "leave_one_out")
+    assert scores.strength_S.tolist() == pytest.approx([*(whole - one for one in slow), 0], abs=1e-3)
+
+
+@pytest.mark.parametrize("batching", [{"batch_tokens": 1}, {"batch_tokens": 100_000}, {"batch_rows": 2}])
+def test_prefixes_do_not_depend_on_what_shares_their_forward(batching):
+    one, other = made(), made("Okay, 5.\n\nWait, no: 8 it is, not 5 and not 6.", answer="8", id="u")
+    model, tokenizer = tiny_model(), byte_level_tokenizer()
+    together = prefix_answer_logprob(model, [one[0], other[0]], tokenizer, [one[1], other[1]], **batching)
+    for (trace, segments), logp_K in zip((one, other), together, strict=True):
+        [alone] = prefix_answer_logprob(model, [trace], tokenizer, [segments])
+        assert len(logp_K) == len(segments) + 1
+        assert logp_K.tolist() == pytest.approx(alone.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, "{answer} it is"])
+@pytest.mark.parametrize("architecture", ["qwen2", "gemma", "gpt_neox"])
+def test_prefixes_read_in_one_pass_are_the_same(architecture, template):
+    trace, segments, apart = gathered("prefix_logp", model=tiny_model(architecture), template=template)
+    *_, shared = gathered("prefix_logp", model=tiny_model(architecture), template=template, shared_prefixes=True)
+    assert shared.prefix_logp_S.tolist() == pytest.approx(apart.prefix_logp_S.tolist(), abs=1e-4)
+    assert shared.empty_logp == pytest.approx(apart.empty_logp, abs=1e-4)
+    thinking, suffix = segments.boundaries[3], len(ids_of(template.replace("{answer}", "7")))
+    before = len(trace.prompt_ids) + thinking  # read once, and for each of four prefixes the template
+    assert shared.cost["prefix_logp_S"] == pytest.approx((before - 1 + 4 * (1 + suffix)) / (before + suffix))
+
+
+def test_what_prefixes_and_subsets_cost():
+    trace, segments, evidence = gathered("prefix_logp", "without_logp")
+    around = len(trace.prompt_ids) + len(ids_of(OPENING + "7}"))
+    ends = segments.boundaries[:4]
+    whole = around + ends[3]
+    assert evidence.cost["prefix_logp_S"] == pytest.approx(sum(around + end for end in ends) / whole)
+    assert evidence.cost["without_logp_S"] == pytest.approx((4 * whole - ends[3]) / whole)
+
+
+# --- gradients and attention -----------------------------------------------------------------------------------------
+
+
+def test_gradients_against_autograd_on_input_embeddings():
+    trace, segments, evidence = gathered("gradient", "gradnorm")
+    model, end = tiny_model(), segments.boundaries[3]
+    ids = torch.cat([trace.prompt_ids, trace.response_ids[:end], ids_of(OPENING + "7}")])
+    embedded = model.get_input_embeddings()(ids[None]).detach().requires_grad_()
+    logits = model(inputs_embeds=embedded).logits[0, -3].float()  # before "7" and "}"
+    torch.log_softmax(logits, -1)[ids_of("7")].sum().backward()
+    product = (embedded.grad * embedded.detach())[0, len(trace.prompt_ids) :][:end]
+    assert evidence.gradient_T[:end].tolist() == pytest.approx(product.sum(-1).tolist(), rel=1e-3, abs=1e-4)
+    assert evidence.gradnorm_T[:end].tolist() == pytest.approx(product.norm(dim=-1).tolist(), rel=1e-3, abs=1e-4)
+    assert float(evidence.gradient_T[end:].abs().sum()) == 0
+    assert evidence.cost == {"gradient_T": 1.0, "gradnorm_T": 1.0}
+    assert all(parameter.grad is None for parameter in model.parameters() if not parameter.requires_grad)
+
+
+def test_gathering_leaves_the_model_as_it_was():
+    model = tiny_model().train()
+    before = model.config._attn_implementation
+    gathered(*(need for need in NEEDS if need != "ig"), model=model, samples=2, answer_tokens=2)
+    assert model.training
+    assert model.config._attn_implementation == before
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    assert not model.get_input_embeddings()._forward_hooks
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "gpt_neox"])
+def test_attention_against_the_plain_eager_model(architecture):
+    model = tiny_model(architecture)
+    trace, segments, evidence = gathered("attention", model=model)
+    end = segments.boundaries[3]
+    ids = torch.cat([trace.prompt_ids, trace.response_ids[:end], ids_of(OPENING + "7}")])
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        layers = model(input_ids=ids[None], output_attentions=True).attentions
+    mean_L = torch.stack([layer[0, :, -3] for layer in layers]).mean((0, 1))  # where "7" is predicted
+    expected = mean_L[len(trace.prompt_ids) :][:end]
+    assert evidence.attention_T[:end].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    assert float(evidence.attention_T[end:].abs().sum()) == 0
+
+
+# --- confidence ------------------------------------------------------------------------------------------------------
+
+
+def test_sampled_confidence_is_the_chance_of_the_right_answer():
+    """Drawn at temperature one, the share of right answers is the probability of "7" and what closes it."""
+    model, n = likely_to_say_seven(), 200
+    trace, segments, evidence = gathered("confidence", model=model, samples=n, temperature=1.0, answer_tokens=3)
+    for s, end in enumerate(segments.boundaries[1:4]):
+        context = torch.cat([trace.prompt_ids, trace.response_ids[:end], ids_of(OPENING)])
+        chance = torch.tensor(slow_logp(model, context, ids_of("7}"))).exp().item()
+        error = (chance * (1 - chance) / n) ** 0.5
+        assert 0.05 < chance < 0.95
+        assert float(evidence.confidence_S[s]) == pytest.approx(chance, abs=4 * error)
+
+
+def likely_to_say_seven():
+    """The tiny model with other logits: half the chance for 7, most of the rest for a closing brace."""
+    model = tiny_model()
+    lift = torch.zeros(model.config.vocab_size)
+    lift[ids_of("7")], lift[ids_of("}")], lift[ids_of("3")] = 60.0, 60.0, 59.0
+    model.get_output_embeddings().register_forward_hook(lambda module, args, output: output / 40 + lift)
+    return model
+
+
+def test_answers_that_begin_alike_are_read_once_and_no_more_at_once_than_allowed():
+    """Four tokens are likely, and two of them need not be equal: what was drawn together is the same as apart."""
+    model, wide = likely_to_say_seven(), []
+    model.get_input_embeddings().register_forward_hook(lambda module, args, output: wide.append(len(output)))
+    reading = Reading(temperature=1.0, answer_tokens=4)
+    counts = []
+    for rows in (2, 1000):
+        drawer = confidence.Drawer(model, byte_level_tokenizer(), reading, "t")
+        drawer.read(made()[0].prompt_ids)
+        wide.clear()
+        counts.append(drawer.draw(400, rows))
+        assert counts[-1].total() == 400
+        assert len(counts[-1]) <= drawer.tokens < 100  # not 400 samples of up to four tokens
+        assert max(wide) <= rows
+    for answer in ("7", "", "3"):
+        assert counts[0][answer] == pytest.approx(counts[1][answer], abs=80)  # four standard errors of a difference
+
+
+def test_a_sampled_answer_ends_where_its_box_does():
+    assert confidence.closing_at("7} and", "}.") == 1
+    assert confidence.closing_at("\\frac{1}{2}} so", "}") == 11
+    assert confidence.closing_at("{7}", "}") is None
+    assert confidence.closing_at("7 END", " END") == 1
+    assert confidence.closing_at("7\nthen", "") == 1
+
+
+@pytest.mark.parametrize("setting", [{"samples": 0}, {"temperature": 0.0}, {"answer_tokens": 0}])
+def test_sampling_nothing_is_a_sentence(setting):
+    with pytest.raises(ValueError, match="expected one or more samples"):
+        gathered("confidence", **setting)
+
+
+@pytest.mark.e2e
+def test_the_bundled_model_grows_confident_as_its_needed_steps_come():
+    model, tokenizer = toy.load_model()
+    traces = [segrl.tokenize(trace, tokenizer) for trace in toy.sample_traces(4, seed=0)]
+    segments = [segrl.segment(trace) for trace in traces]
+    found = segrl.gather(model, traces, tokenizer, ("confidence", "prefix_logp"), segments=segments, samples=8)
+    for one in found:
+        assert one.empty_confidence < 0.5 < float(one.confidence_S[-1])
+        assert one.empty_logp < float(one.prefix_logp_S[-1])
+
+
+# --- what is asked for -----------------------------------------------------------------------------------------------
+
+
+def test_needs_are_gathered_once_and_together(monkeypatch):
+    calls = []
+    real = NEEDS["logp_T"]
+    spy = lambda *given: calls.append(1) or real(*given)  # noqa: E731
+    for name in ("logp_T", "entropy_T"):
+        monkeypatch.setitem(NEEDS, name, spy)
+    _, _, evidence = gathered("entropy", "logp_T", "ig", "logp", nodes=2, tolerance=None)
+    assert calls == [1]
+    assert evidence.ig.evaluations == evidence.cost["ig"] == 4
+    assert set(evidence.cost) == {"ig", "logp_T", "entropy_T"}
+
+
+def test_what_cannot_be_gathered_is_a_sentence():
+    trace, segments = made()
+    model, tokenizer = tiny_model(), byte_level_tokenizer()
+
+    def refused(sentence, *arguments, **options):
+        with pytest.raises(ValueError, match=sentence):
+            segrl.gather(model, *arguments, **options)
+
+    refused("nothing is gathered as 'entrpy', did you mean 'entropy_T'", [trace], tokenizer, ("entrpy",))
+    refused("are of segments; pass segments=", [trace], tokenizer, ("prefix_logp",))
+    refused("got 2 segments for 1 traces", [trace], tokenizer, ("perplexity",), segments=[segments] * 2)
+    refused("gather has no option 'smaples', did you mean 'samples'", [trace], tokenizer, smaples=3)
+    unanswered, _ = made(answer=None)
+    for need in ("ig", "gradient", "attention", "prefix_logp", "without_logp", "confidence"):
+        refused("trace 't' has no gold answer", [unanswered], tokenizer, (need,), segments=[segments])
+
+
+def test_a_broken_model_is_a_sentence():
+    model = tiny_model()
+    with torch.no_grad():
+        model.get_output_embeddings().weight[0] = torch.nan
+    with pytest.raises(ValueError, match=r"trace 't': evidence logp_T: \d+ of \d+ values are not finite"):
+        gathered("logp", model=model)
+
+
+def test_evidence_checks_its_counts_and_segments():
+    trace, segments = made()
+    with pytest.raises(ValueError, match="evidence gradient_T: got 3 for"):
+        Evidence(trace, gradient_T=torch.ones(3))
+    with pytest.raises(ValueError, match="perplexity_S comes with the segments"):
+        Evidence(trace, perplexity_S=torch.ones(4))
+    with pytest.raises(ValueError, match="perplexity_S: got 3 for 4"):
+        Evidence(trace, segments=segments, perplexity_S=torch.ones(3))
+    evidence = Evidence(trace, segments=segments, prefix_logp_S=torch.ones(4), empty_logp=0.0)
+    with pytest.raises(ValueError, match="the evidence is of 4 segments, cut otherwise than the 1 to score"):
+        segrl.score(evidence, Segments((0, trace.tokens)), "pmi")

@@ -1,0 +1,1 @@
+"""What tests of every folder share: small models, real files, and runs in processes of their own."""

@@ -1,0 +1,155 @@
+"""How verl's entry points are started, and what is refused before they are."""
+
+import sys
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from testkit.composed import changed
+
+from segrl.commands import grpo
+from segrl.commands.config import compose
+from segrl.data import write_rows
+from segrl.launch import PLUGIN, check_device, editable, environment, on_cpu, run_verl
+
+ENTRY_POINT = """
+import os, pathlib, sys
+import hydra
+
+@hydra.main(version_base=None)
+def main(config):
+    assert os.environ["VERL_USE_EXTERNAL_MODULES"] == "segrl.verl"
+    assert (config.a.b, config.a.c) == (1, 1)
+    pathlib.Path(config.out, "ran").write_text("here")
+    sys.exit(config.code)
+
+main()
+"""
+
+
+@pytest.fixture(autouse=True)
+def without_accelerator(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    for name in ("VERL_PLATFORM", "VERL_USE_EXTERNAL_MODULES", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_an_entry_point_runs_on_the_composed_config(tmp_path, monkeypatch, code):
+    (tmp_path / "entry_point.py").write_text(ENTRY_POINT)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    config = OmegaConf.create({"out": str(tmp_path / "out"), "code": code, "a": {"b": 1, "c": "${a.b}"}})
+    assert run_verl(["entry_point"], config, "job") == code
+    assert (tmp_path / "out" / "ran").read_text() == "here"
+    assert OmegaConf.load(tmp_path / "out" / "job.yaml") == config
+
+
+def test_the_command_can_be_typed_again(tmp_path, capfd):
+    run_verl(["segrl.nothing"], OmegaConf.create({"out": str(tmp_path)}), "job")
+    named = "VERL_PLATFORM=cpu VERL_USE_EXTERNAL_MODULES=segrl.verl"
+    said = capfd.readouterr()
+    assert f"running {named} {sys.executable} -m segrl.nothing --config-path {tmp_path}" in said.out
+    assert "segrl.nothing ended with exit code 1; the cause stands above" in said.err
+
+
+CHATTER = "(Worker pid=7) UserWarning: no engine: ModuleNotFoundError('x')"
+FAILURES = [
+    CHATTER,
+    "\x1b[36m(Loop pid=8)\x1b[0m KeyError: 'my reward'",
+    "\x1b[36m(Loop pid=9)\x1b[0m KeyError: 'my reward'",
+    "RuntimeError: no trajectories",
+]
+
+
+def test_the_last_lines_name_the_first_error_and_the_last(tmp_path, monkeypatch, capfd):
+    (tmp_path / "entry_point.py").write_text(f"import sys\nprint({chr(10).join(FAILURES)!r})\nsys.exit(1)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert run_verl(["entry_point"], OmegaConf.create({"out": str(tmp_path / "out")}), "job") == 1
+    said = capfd.readouterr()
+    assert CHATTER in said.out
+    assert said.err.endswith("the first of them first:\n  KeyError: 'my reward'\n  RuntimeError: no trajectories\n")
+
+
+def test_the_environment_names_the_plugin_once_and_keeps_what_is_set(monkeypatch):
+    monkeypatch.setenv("VERL_USE_EXTERNAL_MODULES", "mine,segrl.verl")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    env = environment()
+    assert env["VERL_USE_EXTERNAL_MODULES"] == f"{PLUGIN},mine"
+    assert (env["VERL_PLATFORM"], env["OMP_NUM_THREADS"]) == ("cpu", "2")
+    assert "CUDA_VISIBLE_DEVICES" not in env
+
+
+def test_an_accelerator_or_a_platform_asked_for_leaves_the_environment_alone(monkeypatch):
+    monkeypatch.setenv("VERL_PLATFORM", "huawei")
+    assert not on_cpu()
+    assert environment()["VERL_PLATFORM"] == "huawei"
+    monkeypatch.delenv("VERL_PLATFORM")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert "VERL_PLATFORM" not in environment()
+
+
+@pytest.mark.parametrize("command", ["sft", "grpo"])
+def test_a_gpu_config_without_a_gpu_is_refused_with_the_way_out(command):
+    with pytest.raises(ValueError, match=f"no accelerator; add {command}_preset=toy_cpu"):
+        check_device(compose(command, []), f"{command}_preset")
+    check_device(compose(command, [f"{command}_preset=toy_cpu"]), f"{command}_preset")
+
+
+# --- the presets, as verl reads them ---------------------------------------------------------------------------------
+
+
+def grpo_config(*overrides):
+    return editable(compose("grpo", ["grpo_preset=toy_cpu", *overrides]))
+
+
+def test_the_sft_preset_becomes_verls_dataclasses():
+    pytest.importorskip("verl")
+    from verl.utils.config import omega_conf_to_dataclass
+
+    config = editable(compose("sft", ["sft_preset=toy_cpu", "out=here", "traces=traces.jsonl"]))
+    engine = omega_conf_to_dataclass(config.engine)
+    assert (engine.strategy, engine.mixed_precision["param_dtype"]) == ("fsdp2", "fp32")
+    assert config.data.segrl.mode == "selective"
+
+
+# --- the rows verl trains on -----------------------------------------------------------------------------------------
+
+
+def test_problems_become_verls_rows_and_verls_rows_stay(tmp_path):
+    write_rows(tmp_path / "mine.jsonl", [{"id": "a", "problem": "What is 3 + 4?", "answer": "7"}])
+    config = grpo_config(f"out={tmp_path}", f"data_path={tmp_path / 'mine.jsonl'}")
+    written = grpo.verl_rows(config, "train")
+    assert written == str(tmp_path / "data" / "train.parquet")
+    config.data_path = written
+    assert grpo.verl_rows(config, "train") == written
+
+
+def test_without_problems_the_toy_world_is_trained(tmp_path):
+    config = grpo_config(f"out={tmp_path}")
+    rows = {split: grpo.read_rows(grpo.verl_rows(config, split)) for split in ("train", "val")}
+    problems = {split: {row["prompt"][0]["content"] for row in rows[split]} for split in rows}
+    assert not problems["train"] & problems["val"]
+
+
+def test_a_model_that_is_not_there_is_named_before_anything_starts(tmp_path):
+    config = changed("grpo", "toy_cpu", f"out={tmp_path / 'out'}", f"model_path={tmp_path / 'none'}")
+    with pytest.raises(FileNotFoundError, match=r"there is no model folder '.*none'; give a folder or a hub id"):
+        grpo.main(config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_arms_checkpoints_are_not_gone_on_from(tmp_path):
+    """Until there is one, anything may change; afterwards what makes the arm may not, but on purpose."""
+
+    def asked(*overrides):
+        return changed("grpo", "toy_cpu", f"out={tmp_path}", *overrides)
+
+    grpo.claim(asked("segrl.rule=uniform"))
+    grpo.claim(asked("segrl.measure=length"))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("4")
+    grpo.claim(asked("segrl.measure=length", "trainer.total_training_steps=9"))
+    with pytest.raises(ValueError, match=r"another run: segrl.measure was 'length', now 'ig'; choose another out="):
+        grpo.claim(asked("segrl.measure=ig"))
+    grpo.claim(asked("segrl.measure=ig", "trainer.resume_mode=resume_path"))
