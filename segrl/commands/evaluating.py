@@ -156,9 +156,9 @@ def _sample(trace: Trace, verdict: Verdict) -> dict[str, Any]:
 
 def _canonical(pred: str) -> str:
     """What two answers share that are the same in another spelling: cheap, and enough to count votes."""
-    from segrl.grading import guards, latex
+    from segrl.grading import answer, latex
 
-    return pred if guards.too_long(pred) else latex.key(latex.tidy(pred))
+    return pred if answer.too_long(pred) else latex.key(latex.tidy(pred))
 
 
 def _warn_if_silent(traces: Sequence[Trace], name: str) -> None:

@@ -1,4 +1,7 @@
-"""What a response answers: the last balanced box after its last ``</think>``."""
+r"""The text of an answer: taken from a response, too long or too costly for computer algebra, and the choice it names.
+
+The answer of a response is its last balanced box after its last ``</think>``.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,26 @@ _JOINT = re.compile(
 )
 _SAYS = re.compile(r"and|or|,(?!\\)|;")
 MOST_BOXES = 32
+
+LONGEST = 1000  # characters
+DEEPEST = 20  # brackets
+_SUSPECT = re.compile(
+    r"\^\s*[{(][^{}]*\d[)\]]*\s*\^|\^\s*\d+\s*\^"  # a tower of numbers
+    r"|\d{3,}\s*[)}\]]*\s*!|[)}\]]\s*!|!\s*!|\d!\s*[)\]}]*\s*[!^]"  # factorials of what may be large
+    r"|\\[dt]?binom\s*\{?\s*\d{4,}|\\choose|\\Gamma|\\Beta|\\zeta\s*[({]"
+    r"|\^\s*\{?\s*\(?\s*-?\s*\d{4,}"  # huge powers
+    r"|\d{6,}\s*[)}]*\s*\^"
+    r"|\d{400,}|__"
+)
+
+# A letter alone, a letter before a text, a letter in a sentence, a letter before a name.
+_ALONE = re.compile(r"(?:(?:option|choice|answer)\s*:?\s*)?[(\[{]?\s*([A-J])\s*[)\]}]?\s*[.:]?", re.IGNORECASE)
+_LABELLED = re.compile(
+    r"(?:(?:option|choice|answer)\s*:?\s*)?(?:\(\s*([A-J])\s*\)|([A-J])\s*[).:](?!\s*[A-Z0-9]\s*=))\s*\S.*",
+    re.DOTALL | re.IGNORECASE,
+)
+_SAID = re.compile(r".*\banswer\s+is:?\s*\(?([A-J])\b(?!\)?\s*(?:[=+*/^,-]|or\b|and\b)).*", re.DOTALL)
+_NAMED = re.compile(r"([A-J])\s+[A-Z][a-z]+.*", re.DOTALL)
 
 
 def extract(response: str, thinking: str = "auto", prompt: str = "", finish: str | None = None) -> str | None:
@@ -49,3 +72,43 @@ def last_answer(text: str, adjacent: bool = False) -> str | None:
             break
         answers.append(text[slice(*before)].strip())
     return ", ".join(reversed(answers))
+
+
+def too_long(text: str) -> bool:
+    """Whether a text is compared as it stands, and never read."""
+    return len(text) > LONGEST
+
+
+def explosive(text: str) -> bool:
+    """Whether a text may cost a computer algebra too much: towers, large factorials, huge powers, deep nesting."""
+    return _deep(text) or bool(_SUSPECT.search(text))
+
+
+def _deep(text: str) -> bool:
+    depth = deepest = 0
+    for character in text:
+        depth += (character in "{([") - (character in "})]")
+        deepest = max(deepest, depth)
+    return deepest > DEEPEST
+
+
+def choice(tidied: str) -> tuple[str, str] | None:
+    r"""The letter an answer names and what follows it, or None: ``(C)``, ``\text{C}``, ``Option C``, ``(C) 12``."""
+    bare = re.sub(r"\\w\{([^{}]*)\}", r"\1", tidied).strip()
+    if match := _ALONE.fullmatch(bare):
+        return match[1], ""
+    if match := _LABELLED.fullmatch(bare) or _SAID.fullmatch(bare) or _NAMED.fullmatch(bare):
+        group = 1 if match[1] else 2
+        rest = bare[match.end(group) :].strip(" ).:")
+        return None if re.search(r"(?<![A-Za-z])[A-J]\s*\)", rest) else (match[group], rest)
+    return None
+
+
+def same_choice(gold: str, pred: str) -> bool | None:
+    """Whether two tidied answers name the same letter; None where the gold is no choice, or the prediction is none."""
+    expected, given = choice(gold), choice(pred)
+    if expected is None or not expected[0].isupper():
+        return None
+    if given is None or (expected[1] and given[1]):
+        return None
+    return expected[0] == given[0].upper()

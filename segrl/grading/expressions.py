@@ -14,7 +14,7 @@ _NOT_FACTORS = frozenset(
 
 
 class Expressions(Tokens):
-    """Values. What stands in brackets may be more than one: ``list`` is ``reading.py``'s."""
+    """The rules of one value. Brackets may hold more than that: ``parser.py`` defines ``list``."""
 
     def list(self) -> Node:
         raise NotImplementedError

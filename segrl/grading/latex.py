@@ -1,6 +1,6 @@
 r"""One spelling for what is written in many: LaTeX, Unicode and plain text, tidied before it is read.
 
-Words come out as ``\w{word}``, everything else as the LaTeX that ``reading.py`` knows. Runs of letters are the hard
+Words come out as ``\w{word}``, everything else as the LaTeX that ``parser.py`` knows. Runs of letters are the hard
 part: ``xy`` is a product, ``cm`` after a number a unit, ``even`` a word.
 """
 

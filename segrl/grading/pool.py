@@ -26,7 +26,7 @@ from contextlib import suppress
 
 from segrl.grading.worker import FORK, read, receive, send
 
-EQUAL = "segrl.grading.symbolic:equal"
+EQUAL = "segrl.grading.worker:equal"
 LIFE = 500  # items: a worker's caches grow with what it has seen, and a fresh one is cheap
 START_S = 60  # for the template's imports, on a cold and busy disk
 

@@ -1,4 +1,4 @@
-"""An answer as a stream of tokens, which the grammar in ``expressions.py`` and ``reading.py`` takes from the left."""
+"""An answer as a stream of tokens, which the grammar in ``expressions.py`` and ``parser.py`` takes from the left."""
 
 from __future__ import annotations
 

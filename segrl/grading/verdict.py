@@ -11,12 +11,10 @@ from functools import lru_cache
 from typing import Any
 
 from segrl.grading import latex
-from segrl.grading.answer import extract, last_answer
-from segrl.grading.choices import same_choice
+from segrl.grading.answer import explosive, extract, last_answer, same_choice, too_long
 from segrl.grading.equality import equal
-from segrl.grading.guards import explosive, too_long
+from segrl.grading.parser import Unreadable, read
 from segrl.grading.pool import shared
-from segrl.grading.reading import Unreadable, read
 from segrl.grading.tree import Node, is_value, variables
 from segrl.grading.values import NotExact, TooBig, Undefined
 

@@ -1,10 +1,11 @@
-"""What runs in the processes of ``pool.py``: the template, which forks workers, and the worker, which compares."""
+"""What runs in the processes of ``pool.py``: the template, which forks workers; the worker, which asks math-verify."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import json
+import logging
 import os
 import resource
 import signal
@@ -38,10 +39,10 @@ def template(descriptor: int, parent: int, name: str, memory_mb: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     control = socket.socket(fileno=descriptor)
     control.settimeout(PARENT_S)
-    equal = resolve(name)
+    compare = resolve(name)
     for pair in WARM_UP:
         if os.getppid() == parent:
-            equal(*pair)
+            compare(*pair)
     gc.freeze()  # a collection in a worker would copy every shared page
     children: set[int] = set()
     while os.getppid() == parent:
@@ -54,7 +55,7 @@ def template(descriptor: int, parent: int, name: str, memory_mb: int) -> None:
             break
         (pid,) = struct.unpack("i", order)
         if pid == FORK:
-            children.add(_fork_worker(control, descriptors[0], equal, memory_mb))
+            children.add(_fork_worker(control, descriptors[0], compare, memory_mb))
         elif pid in children:
             os.kill(pid, signal.SIGKILL)
     for pid in children:
@@ -65,14 +66,14 @@ def _reaped(children: set[int]) -> set[int]:
     return {pid for pid in children if os.waitpid(pid, os.WNOHANG)[0]}
 
 
-def _fork_worker(control: socket.socket, descriptor: int, equal: Callable, memory_mb: int) -> int:
+def _fork_worker(control: socket.socket, descriptor: int, compare: Callable, memory_mb: int) -> int:
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
             control.close()
             _limit(memory_mb, parent)
-            _work(socket.socket(fileno=descriptor), equal)
+            _work(socket.socket(fileno=descriptor), compare)
         finally:
             os._exit(0)
     os.close(descriptor)
@@ -92,7 +93,7 @@ def _limit(memory_mb: int, parent: int) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # gmp says so there before it aborts
 
 
-def _work(connection: socket.socket, equal: Callable) -> None:
+def _work(connection: socket.socket, compare: Callable) -> None:
     """Answer, until the caller hangs up, or memory runs out: the caller takes the end of a worker for ``refused``."""
     while True:
         try:
@@ -100,12 +101,28 @@ def _work(connection: socket.socket, equal: Callable) -> None:
         except (EOFError, ConnectionError):
             return
         try:
-            correct, status = equal(gold, pred)
+            correct, status = compare(gold, pred)
         except MemoryError:
             return
         except Exception:  # what sympy raises has no bounds either
             correct, status = False, "refused"
         send(connection, [bool(correct), status])
+
+
+def equal(gold: str, pred: str) -> tuple[bool, str]:
+    """Whether math-verify takes the prediction for the gold, and ``symbolic`` or ``gold_unparsable``.
+
+    Its time and memory are bounded by the process alone.
+    """
+    from math_verify import parse, verify
+
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns of each call without a time limit of its own
+
+    expected = [form for form in parse(f"\\boxed{{{gold}}}", parsing_timeout=None) if not isinstance(form, str)]
+    if not expected:  # or no more than its text, which is not the prediction's
+        return False, "gold_unparsable"
+    given = parse(f"\\boxed{{{pred}}}", parsing_timeout=None)
+    return bool(verify(expected, given, timeout_seconds=None)), "symbolic"
 
 
 # A message is its length in four bytes, then json.

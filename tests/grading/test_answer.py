@@ -1,6 +1,7 @@
 import pytest
 
-from segrl.grading.answer import extract, last_answer
+from segrl.grading.answer import choice, explosive, extract, last_answer, same_choice
+from segrl.grading.latex import tidy
 
 
 @pytest.mark.parametrize(
@@ -49,3 +50,39 @@ def test_boxes_that_are_joined_are_one_answer(text, answer):
 
 def test_boxes_side_by_side_are_joined_where_a_gold_has_them():
     assert last_answer("$\\boxed{1}\\boxed{2}$", adjacent=True) == "1, 2"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("9^{9^{9}}", "5^{\\left(5^{5}\\right)}", "2^3^4", "100000000!", "((10!)!)!", "7^{1000000}", "1000000^{x}"),
+        *("\\binom{1000000}{5}", "\\Gamma(5)", "__import__(1)", "\\sqrt{" * 30 + "2" + "}" * 30),
+    ],
+)
+def test_what_no_computer_algebra_is_asked(text):
+    assert explosive(text)
+
+
+@pytest.mark.parametrize("text", ["x^2+1", "10^{100}", "\\sum_{k=1}^{n} k^2", "5!", "2^{n}-n-1", "\\int_0^1 x^2 dx"])
+def test_what_it_is_asked(text):
+    assert not explosive(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        *[(text, "C") for text in ("C", "(C)", "\\text{C}", "C.", "C)", "\\textbf{(C)}\\ 12", "Option C", "C: 5 eV")],
+        *[(text, "C") for text in ("Answer: C", "the answer is (C)", "C Cecile", "\\mathbf{C}")],
+        *[(text, None) for text in ("C, D", "CD", "C + 1", "C = 5", "12", "A) 1 B) 2", "answer is C or D", "Z")],
+    ],
+)
+def test_the_letter_an_answer_names(text, letter):
+    found = choice(tidy(text))
+    assert (found and found[0]) == letter
+
+
+def test_only_a_gold_in_capitals_is_a_choice():
+    assert same_choice("B", "b") is True
+    assert same_choice("b", "B") is None
+    assert same_choice("B", "12") is None
+    assert same_choice("D", "C") is False

@@ -1,7 +1,7 @@
 import pytest
 
 from segrl.grading.latex import tidy
-from segrl.grading.reading import read
+from segrl.grading.parser import read
 from segrl.grading.regions import NoRegion, region, same_region
 
 

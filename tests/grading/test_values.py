@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segrl.grading.latex import tidy
-from segrl.grading.reading import Unreadable, read
+from segrl.grading.parser import Unreadable, read
 from segrl.grading.values import NotExact, TooBig, Undefined, exact, same, value
 
 

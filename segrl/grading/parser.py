@@ -1,5 +1,5 @@
-"""A tidied answer read into a tree, by recursive descent; bounded in depth, and never a guess: what it does not know is
-``Unreadable`` and goes on to math-verify. Here lists, relations and units; ``expressions.py`` has the values.
+"""The tree of a tidied answer, by recursive descent. Here stand lists, relations and units; ``expressions.py`` has the
+values in them. What is not in the grammar, or nested too deep, is ``Unreadable``: math-verify is asked instead.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from segrl.grading.vocabulary import CLAUSES, CONNECTORS, FILLERS, MONEY, NUMBER
 
 def read(tidied: str) -> Node:
     """The tree of an answer; ``Unreadable`` where the grammar ends."""
-    reader = Reader(tidied)
-    node = reader.list()
-    if reader.at < len(reader.tokens):
-        raise Unreadable(f"{reader.peek()!r} after what was read")
+    parser = Parser(tidied)
+    node = parser.list()
+    if parser.at < len(parser.tokens):
+        raise Unreadable(f"{parser.peek()!r} after what was read")
     return node
 
 
-class Reader(Expressions):
+class Parser(Expressions):
     """Lists of relations between values with their units."""
 
     def list(self) -> Node:
@@ -74,12 +74,12 @@ class Reader(Expressions):
     def clause(self, node: Node) -> Node:
         """``n where n = 7`` is 7; what else follows ``where`` or ``for`` is kept as text."""
         start = self.at
-        said = self.take()[3:-1].lower()
+        opening = self.take()[3:-1].lower()
         rest = "".join(text for _, text in self.tokens[start:])
         later = [text[3:-1].lower() for kind, text in self.tokens[self.at :] if kind == "word"]
         if set(later) & (CLAUSES - {"with"} | {"else", "otherwise"}):
             raise Unreadable("cases")
-        if said == "where":
+        if opening == "where":
             try:
                 given = self.list()
                 if given[0] == "rel" and given[1] == ("=",) and given[2][0] == node:
