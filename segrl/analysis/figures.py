@@ -7,10 +7,10 @@ from pathlib import Path
 from textwrap import shorten, wrap
 from typing import Any
 
-from segrl.analysis.classes import Found, reasons
+from segrl.analysis.classes import Row, reasons
 from segrl.evaluation.statistics import Estimate
 
-# Told apart by all eyes.
+# Colours that colour-blind readers can tell apart.
 GREEN, GREY, ORANGE, BLUE, RED, PALE = "#009e73", "#8c8c8c", "#e69f00", "#0072b2", "#d55e00", "#dddddd"
 OF_CLASS = {"important": GREEN, "unimportant": GREY, "low strength": "#b8b8b8", "high consistency": ORANGE}
 OF_REASON = {"strength": GREEN, "dropped": GREY, "consistency": ORANGE}
@@ -41,7 +41,7 @@ def save(draw: Callable[..., None], path: Path, size: tuple[float, float], *give
         figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
 
 
-def draw_all(summary: Mapping[str, Any], right: Sequence[Found], folder: Path) -> None:
+def draw_all(summary: Mapping[str, Any], right: Sequence[Row], folder: Path) -> None:
     tau, beta = (summary["settings"][name] for name in ("tau", "beta"))
     save(figure_1, folder / "figure_1", (11, 6.2), summary, example(right, tau, beta), tau, beta)
     save(figure_2, folder / "figure_2", (5.2, 3.2), summary)
@@ -53,27 +53,27 @@ def draw_all(summary: Mapping[str, Any], right: Sequence[Found], folder: Path) -
 # --- figure 1: a trace, how long traces are, and how few segments hold their attribution -----------------------------
 
 
-def figure_1(figure, summary: Mapping[str, Any], trace: Found, tau: float, beta: float) -> None:
+def figure_1(figure, summary: Mapping[str, Any], row: Row, tau: float, beta: float) -> None:
     grid = figure.add_gridspec(2, 2, width_ratios=[1.7, 1], height_ratios=[1, 1.5])
-    _draw_trace(figure.add_subplot(grid[:, 0]), trace, tau, beta)
+    _draw_trace(figure.add_subplot(grid[:, 0]), row, tau, beta)
     counts = grid[0, 1].subgridspec(1, 2, wspace=0.1)
     for i, name in enumerate(("segments", "tokens")):
         _draw_counts(figure.add_subplot(counts[0, i]), summary["counts"], name)
     _draw_curves(figure.add_subplot(grid[1, 1]), summary["redundancy"])
 
 
-def example(right: Sequence[Found], tau: float, beta: float) -> Found:
-    """The trace that shows most: of most classes, then of a length that fits."""
+def example(right: Sequence[Row], tau: float, beta: float) -> Row:
+    """The trace with the most classes; of several, the one whose length fits the figure best."""
     return max(right, key=lambda row: (len(set(reasons(row, tau, beta))), -abs(len(row["texts"]) - THOUGHTS + 2)))
 
 
-def _draw_trace(axes, row: Found, tau: float, beta: float) -> None:
-    judged = reasons(row, tau, beta)
+def _draw_trace(axes, row: Row, tau: float, beta: float) -> None:
+    thought_reasons = reasons(row, tau, beta)
     y = 0.0
     for s, text in enumerate(row["texts"][:THOUGHTS]):
         lines = _two_lines(text)
         height = 0.6 + 0.62 * len(lines)
-        colour = OF_REASON[judged[s]]
+        colour = OF_REASON[thought_reasons[s]]
         axes.barh(y + height / 2, 0.012, height=height, left=0, color=colour)
         axes.barh(y + height / 2, 0.988, height=height, left=0.012, color=colour, alpha=0.13)
         axes.text(
@@ -112,13 +112,13 @@ def _draw_counts(axes, counts: Mapping[str, Any], name: str) -> None:
     _only_bottom(axes)
 
 
-def _draw_curves(axes, found: Mapping[str, Any]) -> None:
-    (held,) = {one["held"] for one in found.values()}
+def _draw_curves(axes, redundancy: Mapping[str, Any]) -> None:
+    (held,) = {of_side["held"] for of_side in redundancy.values()}
     axes.axhline(100 * held, color="#bbbbbb", linewidth=0.8, linestyle=(0, (4, 3)))
     axes.plot([0, 100], [0, 100], color=PALE, linewidth=0.8)
-    for i, (side, one) in enumerate(found.items()):
-        x, y = ([100 * value for value in one["curve"][name]] for name in ("segments", "attribution"))
-        at = 100 * one["mean_curve_reaches_it_at"]
+    for i, (side, of_side) in enumerate(redundancy.items()):
+        x, y = ([100 * value for value in of_side["curve"][name]] for name in ("segments", "attribution"))
+        at = 100 * of_side["mean_curve_reaches_it_at"]
         axes.plot(x, y, color=OF_SIDE[side], linewidth=2, linestyle="-" if side == "right" else "--")
         axes.plot([at], [100 * held], "o", color=OF_SIDE[side], markersize=5)
         label = f"{side}: {at:.0f}% of segments\nhold {100 * held:.0f}%"
@@ -135,7 +135,7 @@ def _draw_curves(axes, found: Mapping[str, Any]) -> None:
 def figure_2(figure, summary: Mapping[str, Any]) -> None:
     unit, (scale, label) = summary["settings"]["gain"], _unit(summary)
     axes = figure.add_subplot()
-    known = {name: _scaled(one, scale) for name, one in summary["gain"][unit].items() if one is not None}
+    known = {name: _scaled(gain, scale) for name, gain in summary["gain"][unit].items() if gain is not None}
     for i, (name, estimate) in enumerate(known.items()):
         _bar(axes, i, estimate, OF_CLASS[name], lying=True)
         text = f"{estimate.mean:+.2f}" if unit == "nats" else f"{estimate.mean:+.1f}"
@@ -150,7 +150,7 @@ def figure_2(figure, summary: Mapping[str, Any]) -> None:
 
 
 def _unit(summary: Mapping[str, Any]) -> tuple[float, str]:
-    """The factor and the name of an axis of gains."""
+    """The factor and the label of an axis of gains."""
     nats = summary["settings"]["gain"] == "nats"
     return (1.0, "Δ log p(answer) (nats)") if nats else (100.0, "Δ confidence (points)")
 
@@ -165,15 +165,15 @@ def figure_3(figure, summary: Mapping[str, Any]) -> None:
     ]
     if summary["truncated"]:
         panels.append(("Truncated", summary["truncated"], "{:.0f}%", 100))
-    for i, (title, found, form, scale) in enumerate(panels):
+    for i, (title, estimates, form, scale) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), i + 1)
         for k, name in enumerate(("important", "unimportant")):
-            if found[name] is None:
+            if estimates[name] is None:
                 continue
-            estimate = _scaled(found[name], scale)
+            estimate = _scaled(estimates[name], scale)
             _bar(axes, k, estimate, OF_CLASS[name])
             axes.text(k, estimate.high, form.format(estimate.mean), ha="center", va="bottom", fontsize=8.5)
-        top = max((_scaled(one, scale).high for one in found.values() if one), default=1)
+        top = max((_scaled(value, scale).high for value in estimates.values() if value), default=1)
         axes.set(title=title, ylim=(0, 1.15 * top or 1), xlim=(-0.6, 1.6))
         axes.set_xticks(range(2), ["important", "unimportant"])
         axes.tick_params(length=0, axis="x", labelsize=8)
@@ -198,27 +198,27 @@ def figure_4(figure, summary: Mapping[str, Any]) -> None:
 def _draw_search(axes, search: Mapping[str, Any], scale: float) -> None:
     points, best, ends = search["points"], search["best_tau"], []
     for name, style in (("important", "-"), ("unimportant", "-"), ("difference", ":")):
-        found = [(one["tau"], _scaled(one[name], scale)) for one in points if one[name] is not None]
-        if not found:
+        known = [(point["tau"], _scaled(point[name], scale)) for point in points if point[name] is not None]
+        if not known:
             continue
-        x, y = [tau for tau, _ in found], [one.mean for _, one in found]
+        x, y = [tau for tau, _ in known], [gain.mean for _, gain in known]
         colour = OF_CLASS.get(name, "black")
         axes.plot(x, y, style, color=colour, linewidth=2, marker="o", markersize=3)
         if name != "difference":
-            low, high = [one.low for _, one in found], [one.high for _, one in found]
+            low, high = [gain.low for _, gain in known], [gain.high for _, gain in known]
             axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
         ends.append((y[-1], x[-1], name, colour))
     bottom, top = axes.get_ylim()
     for end, tau, name, colour in _apart(ends, 0.06 * (top - bottom)):
         axes.text(tau, end, f"  {name}", color=colour, va="center", fontsize=8.5)
-    star = next((one for one in points if one["tau"] == best and one["important"]), None)
+    star = next((point for point in points if point["tau"] == best and point["important"]), None)
     if star:
         at = (best, scale * star["important"].mean)
         axes.plot(*at, "*", color=RED, markersize=14, zorder=5)
         beside = {"xytext": (6, 9), "textcoords": "offset points", "weight": "bold"}
         axes.annotate(f"τ* = {best:g}", at, color=RED, **beside)
     axes.axhline(0, color="#bbbbbb", linewidth=0.8)
-    taus = [one["tau"] for one in points]
+    taus = [point["tau"] for point in points]
     width = max(taus) - min(taus) or 0.1
     axes.set_xlim(min(taus) - 0.03 * width, max(taus) + 0.28 * width)
     axes.set_xticks(taus[::2])
@@ -226,7 +226,7 @@ def _draw_search(axes, search: Mapping[str, Any], scale: float) -> None:
 
 
 def _apart(ends: list[tuple[float, float, str, str]], least: float) -> list[tuple[float, float, str, str]]:
-    """Labels from the lowest up, each at least so far above the one before."""
+    """The labels from the lowest up, each at least ``least`` above the one before."""
     placed: list[tuple[float, float, str, str]] = []
     for y, x, name, colour in sorted(ends):
         placed.append((max(y, placed[-1][0] + least) if placed else y, x, name, colour))
@@ -236,9 +236,9 @@ def _apart(ends: list[tuple[float, float, str, str]], least: float) -> list[tupl
 def _draw_grid(axes, grid: Sequence[Mapping[str, Any]], scale: float) -> None:
     import numpy as np
 
-    taus, betas = (sorted({one[name] for one in grid}) for name in ("tau", "beta"))
-    found = {(one["tau"], one["beta"]): one["difference"] for one in grid}
-    cells = np.array([[scale * found[t, b].mean if found[t, b] else np.nan for t in taus] for b in betas])
+    taus, betas = (sorted({point[name] for point in grid}) for name in ("tau", "beta"))
+    gains = {(point["tau"], point["beta"]): point["difference"] for point in grid}
+    cells = np.array([[scale * gains[t, b].mean if gains[t, b] else np.nan for t in taus] for b in betas])
     axes.imshow(cells, cmap="cividis", aspect="auto", origin="lower")
     middle = (np.nanmin(cells) + np.nanmax(cells)) / 2
     for i, row in enumerate(cells):
@@ -257,13 +257,13 @@ def _draw_grid(axes, grid: Sequence[Mapping[str, Any]], scale: float) -> None:
 
 def figure_positions(figure, summary: Mapping[str, Any]) -> None:
     axes = figure.add_subplot()
-    known = [(name, one) for name, one in summary["position"].items() if one["share"] is not None]
-    for i, (name, one) in enumerate(known):
-        estimate = _scaled(one["share"], 100)
+    known = [(name, position) for name, position in summary["position"].items() if position["share"] is not None]
+    for i, (name, position) in enumerate(known):
+        estimate, paper = _scaled(position["share"], 100), 100 * position["paper"]
         _bar(axes, i, estimate, OF_CLASS[name], lying=True)
-        axes.plot([100 * one["paper"]] * 2, [i - 0.36, i + 0.36], color="black", linewidth=1.4)
-        axes.text(102, i, f"{estimate.mean:.0f}%   paper {100 * one['paper']:.0f}%", va="center", fontsize=8.5)
-    axes.set_yticks(range(len(known)), [f"{_of_which(name)}, {one['side']}" for name, one in known])
+        axes.plot([paper] * 2, [i - 0.36, i + 0.36], color="black", linewidth=1.4)
+        axes.text(102, i, f"{estimate.mean:.0f}%   paper {paper:.0f}%", va="center", fontsize=8.5)
+    axes.set_yticks(range(len(known)), [f"{_of_which(name)}, {position['side']}" for name, position in known])
     axes.set(xlim=(0, 100), ylim=(len(known) - 0.4, -0.6), xlabel="% of the class's thoughts; the line is the paper's")
     axes.set_title("Before or after the thought that decides the answer")
     axes.tick_params(length=0, axis="y")

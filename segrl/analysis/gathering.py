@@ -1,11 +1,10 @@
-"""What an analysis reads of one trace, as one row: lists with a value for each thought, none for the answer segment."""
+"""The row that an analysis reads of one trace: lists with a value for each thought, none for the answer segment."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segrl.analysis.repetition import bleu_before
 from segrl.grading import grade
 from segrl.importance import measure_of, score
 from segrl.importance.gathering import gather
@@ -33,22 +32,22 @@ def gathered(
     bleu_tokenize: str = "13a",
     thinking: str = "auto",
 ) -> Row:
-    """All of it; a trace that cannot be read (too long, without an answer) gives a row with the reason.
+    """The row of a trace; of one that cannot be read (too long, without an answer) its ids and the error.
 
     ``sampled`` also draws answers after each thought, as the paper does for its confidence.
     """
-    own = {"id": trace.id, "problem_id": trace.problem_id}
+    ids = {"id": trace.id, "problem_id": trace.problem_id}
     needs = tuple(dict.fromkeys((*measure_of(measure).needs, *NEEDS, *(["confidence_S"] if sampled else []))))
     try:
         [evidence] = gather(model, [trace], tokenizer, needs, segments=[segments], **gather_options or {})
         scores = score(evidence, segments, measure, **measure_options or {})
         verdict = grade(given(trace.answer), trace.response, thinking=thinking, prompt=trace.prompt or "")
     except ValueError as error:
-        return {**dict.fromkeys(COLUMNS), **own, "error": str(error)}
+        return {**dict.fromkeys(COLUMNS), **ids, "error": str(error)}
     texts, thought_S = thought_texts(trace, segments), segments.thought_S
     return {
         **dict.fromkeys(COLUMNS),
-        **own,
+        **ids,
         "correct": verdict.correct,
         "status": verdict.status,
         "flags": list(evidence.ig.flags) if isinstance(evidence.ig, Attribution) else [],
@@ -63,7 +62,7 @@ def gathered(
 
 
 def _confidences(evidence: Evidence, segments: Segments) -> dict[str, list[float] | None]:
-    """After no thought, the first, the first two, ..."""
+    """The confidence in the gold answer after no thought, the first, the first two, ..."""
     count = int(segments.thought_S.sum())
     sampled_S = evidence.confidence_S
     return {
@@ -81,12 +80,27 @@ def _by_thought(evidence: Evidence, segments: Segments) -> dict[str, list[float]
     }
 
 
-# --- of the trace itself ---------------------------------------------------------------------------------------------
+# --- from the text of the trace --------------------------------------------------------------------------------------
 
 
 def thought_texts(trace: TokenisedTrace, segments: Segments) -> list[str]:
+    """The text of each thought."""
     pieces = zip(segments.slices, segments.thought_S.tolist(), strict=True)
     return [_text(trace, piece) for piece, thought in pieces if thought]
+
+
+def bleu_before(texts: Sequence[str], tokenize: str = "13a") -> list[float | None]:
+    """BLEU, 0 to 1, of each text against all before it as references; None for the first, which has none.
+
+    Texts shorter than four tokens are judged by the n-grams they have; ``tokenize`` is a name of sacrebleu's.
+    """
+    from sacrebleu.metrics import BLEU
+
+    bleu = BLEU(effective_order=True, tokenize=tokenize)
+    scores: list[float | None] = [None] if texts else []
+    for s in range(1, len(texts)):
+        scores.append(bleu.sentence_score(texts[s], list(texts[:s])).score / 100)
+    return scores
 
 
 def kinds_of(trace: TokenisedTrace, segments: Segments) -> list[str] | None:

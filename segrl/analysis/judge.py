@@ -1,7 +1,7 @@
-r"""Whether a segment breaks off unfinished, asked of a model in two rounds ([IG] appendix B, in our own words).
+r"""Questions that ask a model, in two rounds, whether a segment breaks off unfinished ([IG] appendix B, reworded).
 
 In the first round the model sees the segment between its neighbours and thinks before it answers 1 or 0. Where its
-tokens run out first, the second round goes on from what it has thought, says that time is up, and takes the answer.
+tokens run out first, the second round continues what it has thought, says that time is up, and takes the answer.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ ANSWER = "\nThe final answer is \\boxed{"
 BEGINNING, END = "(the reasoning begins with step B)", "(the reasoning ends with step B)"
 
 
-def questions(found: Mapping[str, Any]) -> list[Trace]:
-    """One for each thought of a trace, called ``id/s``; the last thought is followed by what stands behind it."""
-    texts = found["texts"]
-    around = [BEGINNING, *texts, found["answer_text"] or END]
+def questions(row: Mapping[str, Any]) -> list[Trace]:
+    """A question for each thought of a trace, called ``id/s``; behind the last thought stands the answer's text."""
+    texts = row["texts"]
+    around = [BEGINNING, *texts, row["answer_text"] or END]
     return [
-        Trace(id=f"{found['id']}/{s}", problem=_filled(around[s], texts[s], around[s + 2])) for s in range(len(texts))
+        Trace(id=f"{row['id']}/{s}", problem=_filled(around[s], texts[s], around[s + 2])) for s in range(len(texts))
     ]
 
 
 def _filled(before: str, judged: str, after: str) -> str:
-    """One pass, so that braces in a segment are text."""
+    """The question about ``judged``, filled in one pass, so that braces in a segment are text."""
     head, _, rest = QUESTION.partition("{before}")
     middle, _, rest = rest.partition("{judged}")
     between, _, tail = rest.partition("{after}")
@@ -71,14 +71,14 @@ def _filled(before: str, judged: str, after: str) -> str:
 
 
 def verdict(response: str) -> bool | None:
-    """What was answered behind the thought, or None."""
+    """The answer behind the thinking: True for 1, False for 0, else None."""
     return {"1": True, "0": False}.get(last_boxed(response.rpartition(THINK_END)[2]) or "")
 
 
 def hurried(response: Trace) -> Trace | None:
     """The second round for a response without a verdict: the same prompt and thoughts, cut short.
 
-    None where the prompt did not travel with the response, as from a chat endpoint, whose turn cannot be gone on with.
+    None where the response came without its prompt, as from a chat endpoint: such a turn cannot be continued.
     """
     prompt = response.prompt
     if not prompt:
@@ -89,20 +89,20 @@ def hurried(response: Trace) -> Trace | None:
 
 
 def hurried_verdict(response: str) -> bool | None:
-    """What stands in the box that the second round has opened."""
+    """The answer in the box that the second round has opened: True for 1, False for 0, else None."""
     return {"1": True, "0": False}.get(response.strip()[:1])
 
 
-def by_trace(found: Sequence[Mapping[str, Any]], verdicts: Mapping[str, bool | None]) -> list[list[float | None]]:
+def by_trace(rows: Sequence[Mapping[str, Any]], verdicts: Mapping[str, bool | None]) -> list[list[float | None]]:
     """1 where a thought was judged truncated, 0 where not, None where no verdict came."""
-    return [[_number(verdicts.get(f"{one['id']}/{s}")) for s in range(len(one["texts"]))] for one in found]
+    return [[_number(verdicts.get(f"{row['id']}/{s}")) for s in range(len(row["texts"]))] for row in rows]
 
 
-def planted(found: Sequence[Mapping[str, Any]]) -> list[list[float | None]]:
-    """The same from planted kinds."""
+def planted(rows: Sequence[Mapping[str, Any]]) -> list[list[float | None]]:
+    """1 where a thought was planted as truncated, 0 where not, None in a trace without planted kinds."""
     return [
-        [float(kind == "truncated") for kind in one["kinds"]] if one["kinds"] else [None] * len(one["texts"])
-        for one in found
+        [float(kind == "truncated") for kind in row["kinds"]] if row["kinds"] else [None] * len(row["texts"])
+        for row in rows
     ]
 
 

@@ -1,4 +1,4 @@
-"""What an analysis says in words and tables."""
+"""The results of an analysis in words, and the truth table in markdown."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from segrl.evaluation.results import markdown
+from segrl.evaluation.statistics import Estimate
 
 NONE = "–"
 COLUMNS = {
@@ -17,23 +18,23 @@ COLUMNS = {
 ABOVE = {"planted_auroc": "above ig, planted", "shapley_auroc": "above ig, Shapley"}
 
 
-def sentences(found: Mapping[str, Any]) -> str:
+def sentences(summary: Mapping[str, Any]) -> str:
     """The paper's findings with the numbers of this analysis."""
-    settings, search, kept = found["settings"], found["search"], found["kept"]
-    unit, length = settings["gain"], found["consistency_and_length"]
+    settings, search, kept = summary["settings"], summary["search"], summary["kept"]
+    unit, length = settings["gain"], summary["consistency_and_length"]
     lines = [
-        *_about_traces(found),
+        *_about_traces(summary),
         f"gain of the right answer ({unit}): "
-        + _by_class(found["gain"][unit], ("{:+.2f}" if unit == "nats" else "{:+.3f}").format),
-        "log-perplexity: " + _by_class(found["language"]["log_perplexity"], "{:.2f}".format),
-        "entropy: " + _by_class(found["language"]["entropy"], "{:.2f}".format),
-        "BLEU over 0.8: " + _by_class(found["repetitive"], "{:.1%}".format),
+        + _by_class(summary["gain"][unit], ("{:+.2f}" if unit == "nats" else "{:+.3f}").format),
+        "log-perplexity: " + _by_class(summary["language"]["log_perplexity"], "{:.2f}".format),
+        "entropy: " + _by_class(summary["language"]["entropy"], "{:.2f}".format),
+        "BLEU over 0.8: " + _by_class(summary["repetitive"], "{:.1%}".format),
     ]
-    if found["truncated"]:
-        lines.append("truncated: " + _by_class(found["truncated"], "{:.1%}".format) + " (paper: 26% and 49%)")
-    for name, one in found["position"].items():
-        share = NONE if one["share"] is None else f"{one['share'].mean:.0%}"
-        lines.append(f"{name} {one['side']} the decision: {share} (paper: {one['paper']:.0%})")
+    if summary["truncated"]:
+        lines.append("truncated: " + _by_class(summary["truncated"], "{:.1%}".format) + " (paper: 26% and 49%)")
+    for name, position in summary["position"].items():
+        share = NONE if position["share"] is None else f"{position['share'].mean:.0%}"
+        lines.append(f"{name} {position['side']} the decision: {share} (paper: {position['paper']:.0%})")
     shares = f"{kept['segments']:.0%} of segments, {kept['tokens_kept']:.0%} of tokens"
     lines += [
         f"important: {shares} (paper, tau=0.7: 33% and 45%)",
@@ -43,24 +44,26 @@ def sentences(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _about_traces(found: Mapping[str, Any]) -> list[str]:
-    traces, settings = found["traces"], found["settings"]
+def _about_traces(summary: Mapping[str, Any]) -> list[str]:
+    traces, settings = summary["traces"], summary["settings"]
     thresholds = f"tau={settings['tau']:g}, beta={settings['beta']:g}"
     lines = [f"{traces['right']} right and {traces['wrong']} wrong traces, {thresholds}"]
     if traces["unread"]:
         lines.append(f"{traces['unread']} traces could not be read: {traces['first_unread']}")
     if traces["without_decision"]:
         lines.append(f"{traces['without_decision']} right traces never make the right answer likely")
-    for side, one in found["redundancy"].items():
-        held = f"{100 * one['held']:.0f}% of the attribution"
-        lines.append(f"{side} traces: {one['segments']} of segments hold {held} (paper: 30 to 40%)")
+    for side, redundancy in summary["redundancy"].items():
+        held = f"{100 * redundancy['held']:.0f}% of the attribution"
+        lines.append(f"{side} traces: {redundancy['segments']} of segments hold {held} (paper: 30 to 40%)")
     if not traces["wrong"]:
         lines.append("no trace is wrong, so nothing is compared with wrong ones; `segrl harvest` keeps one of each")
     return lines
 
 
-def _by_class(found: Mapping[str, Any], form: Callable[[float], str]) -> str:
-    return ", ".join(f"{name} {NONE if one is None else form(one.mean)}" for name, one in found.items())
+def _by_class(estimates: Mapping[str, Estimate | None], form: Callable[[float], str]) -> str:
+    return ", ".join(
+        f"{name} {NONE if estimate is None else form(estimate.mean)}" for name, estimate in estimates.items()
+    )
 
 
 def truth_page(table: Mapping[str, Any], traces: int) -> str:
@@ -74,7 +77,9 @@ def truth_page(table: Mapping[str, Any], traces: int) -> str:
         for name, line in table.items()
     }
     kinds = sorted({kind for line in table.values() for kind in line["by_kind"]})
-    ranks = {name: {k: f"{one.mean:.2f}" for k, one in line["by_kind"].items()} for name, line in table.items()}
+    ranks = {
+        name: {kind: f"{share.mean:.2f}" for kind, share in line["by_kind"].items()} for name, line in table.items()
+    }
     return f"""## Measures against two truths
 
 {traces} toy traces; means over traces with 95% intervals. Planted: needed against redundant thoughts. Shapley: the
@@ -91,5 +96,5 @@ The share of its trace's other thoughts that a thought outranks; 0.5 is chance.
 """
 
 
-def _interval(one) -> str | None:
-    return None if one is None else f"{one.mean:.2f} [{one.low:.2f}, {one.high:.2f}]"
+def _interval(estimate: Estimate | None) -> str | None:
+    return None if estimate is None else f"{estimate.mean:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"

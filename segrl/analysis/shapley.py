@@ -44,11 +44,11 @@ def shapley(values_K: ArrayLike) -> NDArray:
 
 
 def dependence(model, tokenizer, trace: TokenisedTrace, segments: Segments, reading: Reading) -> dict[str, Any]:
-    """The value of each thought, those of no and of all thoughts together, and the evaluations that it took."""
-    [one] = reading.explained(model, [trace], tokenizer)
+    """The Shapley value of each thought, ``v`` of no and of all thoughts, and the evaluations that these took."""
+    [explained] = reading.explained(model, [trace], tokenizer)
     thoughts = int(segments.thought_S.sum())
-    index_T = segments.index_T[: one.thinking.stop - one.thinking.start]
-    [(values_K, cost)] = kept_answer_logprob(model, [one], [subsets(thoughts)[:, index_T]], reading.batching)
+    index_T = segments.index_T[: explained.thinking.stop - explained.thinking.start]
+    [(values_K, cost)] = kept_answer_logprob(model, [explained], [subsets(thoughts)[:, index_T]], reading.batching)
     return {
         "shapley": shapley(values_K.numpy()).tolist(),
         "without": float(values_K[0]),

@@ -1,4 +1,4 @@
-"""Traces -> what their importance looks like, and how far the measures of it are right."""
+"""The commands `analyze` and `truth`: what importance looks like on traces, and how well measures find it."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def analyze(config: DictConfig) -> None:
     from segrl.evaluation.results import write_json
 
     (out,) = needed(config, "out")
-    own = _checked(config)
+    section = _checked(config)
     rows = _gathered(config, Path(out) / "traces")
     right, wrong = summary.usable(rows)
     cut_short = truncated(config, [*right, *wrong], Path(out) / "judge")
-    options = {name: own[name] for name in ("tau", "beta", "taus", "betas", "gain", "held")}
-    found = summary.summarise(rows, cut_short, **options)
-    write_json(Path(out) / "analysis.json", found)
-    figures.draw_all(found, right, Path(out))
-    print(sentences(found))
+    options = {name: section[name] for name in ("tau", "beta", "taus", "betas", "gain", "held")}
+    numbers = summary.summarise(rows, cut_short, **options)
+    write_json(Path(out) / "analysis.json", numbers)
+    figures.draw_all(numbers, right, Path(out))
+    print(sentences(numbers))
     print(f"-> {out}: analysis.json, figure_1 to figure_4 and figure_positions as .png and .svg")
 
 
@@ -68,35 +68,35 @@ def truth(config: DictConfig) -> None:
         row = judging.judged(model, tokenizer, trace, segments_of(trace, config), **settings)
         return {"id": trace.id, "found": json.dumps(row)}
 
-    rows = _filled(config, Path(out) / "traces", "truth", {**settings, **_cut(config)}, traces, judged)
-    found = [json.loads(row["found"]) for row in rows]
-    lines = judging.table(found)
-    write_json(Path(out) / "truth.json", {"settings": settings, "traces": len(found), "table": lines})
-    page = truth_page(lines, len(found))
+    stored = _filled(config, Path(out) / "traces", "truth", {**settings, **_cut(config)}, traces, judged)
+    rows = [json.loads(row["found"]) for row in stored]
+    lines = judging.table(rows)
+    write_json(Path(out) / "truth.json", {"settings": settings, "traces": len(rows), "table": lines})
+    page = truth_page(lines, len(rows))
     write_text(Path(out) / "truth.md", page)
     save(draw_table, Path(out) / "truth", (8.6, 1.2 + 0.24 * len(lines)), lines)
     print(page)
     print(f"-> {out}: truth.json, truth.md, truth.png and .svg")
 
 
-# --- what is asked ---------------------------------------------------------------------------------------------------
+# --- settings and traces ---------------------------------------------------------------------------------------------
 
 
 def _checked(config: DictConfig) -> dict[str, Any]:
-    """The section ``analysis``, refused before anything is loaded."""
+    """The section ``analysis`` of the configuration, checked before anything is loaded."""
     from segrl.analysis import search
     from segrl.importance import measure_of
 
-    own = plain(config.analysis)
+    section = plain(config.analysis)
     if measure_of(config.measure).level == "token":
         raise ConfigError(f"measure={config.measure!r} scores tokens; this compares segments, so give one of segments")
-    search.check([own["tau"], *own["taus"]], [own["beta"], *own["betas"]])
+    search.check([section["tau"], *section["taus"]], [section["beta"], *section["betas"]])
     for name, known in (("gain", GAINS), ("truncation", TRUNCATIONS)):
-        if own[name] not in known:
-            raise ConfigError(f"analysis.{name}={own[name]!r}, expected one of {', '.join(known)}")
-    if own["truncation"] == "judge" and not config.judge_path and config.backend == "transformers":
+        if section[name] not in known:
+            raise ConfigError(f"analysis.{name}={section[name]!r}, expected one of {', '.join(known)}")
+    if section["truncation"] == "judge" and not config.judge_path and config.backend == "transformers":
         raise ConfigError("analysis.truncation=judge needs a model to ask: judge_path=..., or a backend with server=")
-    return own
+    return section
 
 
 def _cut(config: DictConfig) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _cut(config: DictConfig) -> dict[str, Any]:
 
 
 def _tokenised(config: DictConfig, sampled: Callable[[int], list[Trace]]) -> list[TokenisedTrace]:
-    """The traces given, else toy ones, with their tokens."""
+    """The traces of the configuration, else those that ``sampled`` returns, with their tokens."""
     from segrl.data.traces import with_problem_ids
     from segrl.loading import load_tokenizer
     from segrl.tokenization import tokenize_all
@@ -116,34 +116,34 @@ def _tokenised(config: DictConfig, sampled: Callable[[int], list[Trace]]) -> lis
 
 
 def _toy_traces(n: int, seed: int) -> list[Trace]:
-    """Right solutions of n problems, and a mistaken solver's wrong ones of those it fails."""
+    """Right solutions of n problems, and the wrong ones of a mistaken solver for the problems it fails."""
     from segrl import toy
 
     right, mistaken = toy.sample_traces(n, seed), toy.sample_traces(n, seed, arithmetic=_mistaken)
     wrong = [
-        replace(other, id=f"{other.id}#wrong", answer=own.answer, meta={**other.meta, "problem_id": own.id})
-        for own, other in zip(right, mistaken, strict=True)
-        if own.problem == other.problem and own.answer != other.answer
+        replace(other, id=f"{other.id}#wrong", answer=trace.answer, meta={**other.meta, "problem_id": trace.id})
+        for trace, other in zip(right, mistaken, strict=True)
+        if trace.problem == other.problem and trace.answer != other.answer
     ]
-    return [replace(own, meta={**own.meta, "problem_id": own.id}) for own in right] + wrong
+    return [replace(trace, meta={**trace.meta, "problem_id": trace.id}) for trace in right] + wrong
 
 
 def _mistaken(op: str, left: int, right: int) -> int:
-    """One who takes products by seven for products by three."""
+    """The result of a solver who multiplies by three instead of by seven."""
     from segrl.toy.world import modulo_ten
 
     return modulo_ten(op, left, 3 if (op, right) == ("*", 7) else right)
 
 
 def _planted(config: DictConfig) -> list[TokenisedTrace]:
-    """Traces whose truth is known; sampled ones are those few enough thoughts long."""
+    """Traces whose truth is known; sampled ones have few enough thoughts for exact Shapley values."""
     from segrl import toy
     from segrl.analysis.shapley import MOST
     from segrl.analysis.truth import check_planted
 
     def sampled(n: int) -> list[Trace]:
-        short = [one for one in toy.sample_traces(4 * n + 16, config.seed) if len(one.meta["kinds"]) <= MOST + 1]
-        return short[:n]
+        candidates = toy.sample_traces(4 * n + 16, config.seed)
+        return [trace for trace in candidates if len(trace.meta["kinds"]) <= MOST + 1][:n]
 
     traces = _tokenised(config, sampled)
     for trace in traces:
@@ -157,14 +157,14 @@ def _planted(config: DictConfig) -> list[TokenisedTrace]:
 def _gathered(config: DictConfig, folder: Path) -> list[dict[str, Any]]:
     from segrl.analysis.gathering import gathered
 
-    own = config.analysis
-    sampling = {name: own[name] for name in ("samples", "temperature", "answer_tokens")}
+    section = config.analysis
+    sampling = {name: section[name] for name in ("samples", "temperature", "answer_tokens")}
     settings = {
         "measure": config.measure,
         "measure_options": plain(config.measure_options),
         "gather_options": {**plain(config.attribution), **sampling},
-        "sampled": own.gain == "sampled",
-        "bleu_tokenize": own.bleu_tokenize,
+        "sampled": section.gain == "sampled",
+        "bleu_tokenize": section.bleu_tokenize,
         "thinking": config.thinking,
     }
 
@@ -173,8 +173,8 @@ def _gathered(config: DictConfig, folder: Path) -> list[dict[str, Any]]:
         return {"id": trace.id, "found": json.dumps(row)}
 
     traces = _tokenised(config, lambda n: _toy_traces(n, config.seed))
-    rows = _filled(config, folder, "analyze", {**settings, **_cut(config)}, traces, row_of)
-    return [json.loads(row["found"]) for row in rows]
+    stored = _filled(config, folder, "analyze", {**settings, **_cut(config)}, traces, row_of)
+    return [json.loads(row["found"]) for row in stored]
 
 
 def _filled(
@@ -185,7 +185,7 @@ def _filled(
     traces: Sequence[TokenisedTrace],
     row_of: Callable[[Any, Any, TokenisedTrace], dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    """A row for each trace; the model is loaded only where some are missing."""
+    """A row for each trace; the model is loaded only where rows are missing."""
     from segrl.data import write_rows
     from segrl.loading import check_model, load_model
 

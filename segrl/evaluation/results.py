@@ -1,6 +1,6 @@
-"""What an evaluation leaves in its folder, and what a comparison reads there.
+"""The files that an evaluation writes into its folder, and that a comparison reads.
 
-``samples_<benchmark>.jsonl`` every verdict, ``results_<benchmark>.json`` what they come to, ``results.md`` the tables,
+``samples_<benchmark>.jsonl`` has every verdict, ``results_<benchmark>.json`` their summary, ``results.md`` the tables,
 ``results.png`` and ``results.svg`` the figure.
 """
 
@@ -18,7 +18,7 @@ from segrl.evaluation.statistics import GREEDY, Estimate
 
 Summary = Mapping[str, Any]
 NONE = "–"
-COLOURS = ("#555555", "#0072b2", "#56b4e9", "#e69f00", "#009e73", "#cc79a7")  # told apart by all eyes
+COLOURS = ("#555555", "#0072b2", "#56b4e9", "#e69f00", "#009e73", "#cc79a7")  # that colour-blind readers can tell apart
 
 
 def write_result(folder: Path, name: str, samples: Sequence[dict], summary: Summary) -> None:
@@ -26,8 +26,8 @@ def write_result(folder: Path, name: str, samples: Sequence[dict], summary: Summ
     write_json(folder / f"results_{name}.json", summary)
 
 
-def write_json(path: Path, found: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(found, indent=1, ensure_ascii=False, default=asdict) + "\n")
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=asdict) + "\n")
 
 
 def read_samples(place: str) -> dict[str, list[dict]]:
@@ -44,45 +44,51 @@ def read_samples(place: str) -> dict[str, list[dict]]:
 
 
 def table(summaries: Mapping[str, Summary]) -> str:
-    """Markdown: a row for each benchmark, a column for each metric, means with 95% intervals over problems."""
+    """A markdown table: a row for each benchmark, a column for each metric, with 95% intervals over problems."""
     rows = {
         name: {
-            "problems": one["problems"],
-            "samples": one["samples"],
-            **{metric: value for metric, value in one.items() if isinstance(value, Estimate)},
-            "tokens": _count(one["tokens"]["all"]),
-            "truncated": _percent(one["truncated"]["all"]),
+            "problems": summary["problems"],
+            "samples": summary["samples"],
+            **{metric: value for metric, value in summary.items() if isinstance(value, Estimate)},
+            "tokens": _count(summary["tokens"]["all"]),
+            "truncated": _percent(summary["truncated"]["all"]),
         }
-        for name, one in summaries.items()
+        for name, summary in summaries.items()
     }
     metrics = _metrics(summaries)
     return markdown("benchmark", ["problems", "samples", *metrics, "tokens", "truncated"], rows)
 
 
 def page(summaries: Mapping[str, Summary]) -> str:
-    """All that ``results.md`` says."""
-    single = {name: one for name, one in summaries.items() if "statuses" in one}
+    """The text of ``results.md``."""
+    single = {name: summary for name, summary in summaries.items() if "statuses" in summary}
     cut = {
         name: {
-            **{f"truncated, {group}": _percent(one["truncated"][group]) for group in ("right", "wrong")},
-            "accuracy of finished": _percent(one["accuracy_finished"]),
-            **{f"tokens, {group}": _count(one["tokens"][group]) for group in ("right", "wrong")},
+            **{f"truncated, {group}": _percent(summary["truncated"][group]) for group in ("right", "wrong")},
+            "accuracy of finished": _percent(summary["accuracy_finished"]),
+            **{f"tokens, {group}": _count(summary["tokens"][group]) for group in ("right", "wrong")},
         }
-        for name, one in single.items()
+        for name, summary in single.items()
     }
-    levels = {f"{name}, level {level}": found for name, one in single.items() for level, found in one["levels"].items()}
-    statuses = {name: one["statuses"] for name, one in single.items()}
+    levels = {
+        f"{name}, level {level}": accuracy
+        for name, summary in single.items()
+        for level, accuracy in summary["levels"].items()
+    }
+    statuses = {name: summary["statuses"] for name, summary in single.items()}
+    verdicts = sorted({status for counts in statuses.values() for status in counts})
     parts = [
         ("Results", table(summaries)),
         ("Length and truncation", markdown("benchmark", list(next(iter(cut.values()))), cut)),
         ("Levels", markdown("level", ["problems", "accuracy"], levels) if levels else ""),
-        ("Verdicts", markdown("benchmark", sorted({one for each in statuses.values() for one in each}), statuses)),
+        ("Verdicts", markdown("benchmark", verdicts, statuses)),
         ("Golds that fail against themselves", "\n".join(_failing(single))),
     ]
     return "\n\n".join(f"## {title}\n\n{text}" for title, text in parts if text) + "\n"
 
 
 def markdown(corner: str, columns: Sequence[str], rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """A markdown table; ``corner`` heads the column of row names."""
     lines = [[corner, *columns], ["---", *["---:"] * len(columns)]]
     lines += [[name, *(_cell(row.get(column)) for column in columns)] for name, row in rows.items()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -90,14 +96,16 @@ def markdown(corner: str, columns: Sequence[str], rows: Mapping[str, Mapping[str
 
 def _failing(summaries: Mapping[str, Summary]) -> list[str]:
     return [
-        f"- {name}: {len(ids)}, {', '.join(ids)}" for name, one in summaries.items() if (ids := one.get("gold_failing"))
+        f"- {name}: {len(ids)}, {', '.join(ids)}"
+        for name, summary in summaries.items()
+        if (ids := summary.get("gold_failing"))
     ]
 
 
 def _metrics(summaries: Mapping[str, Summary]) -> list[str]:
-    """pass@1, pass@6, maj@6: by kind, then by k."""
-    found = {name for one in summaries.values() for name, value in one.items() if isinstance(value, Estimate)}
-    return sorted(found, key=lambda name: (name.startswith("maj"), int(name.partition("@")[2])))
+    """The metrics of all benchmarks by kind, then by k: pass@1, pass@6, maj@6."""
+    names = {name for summary in summaries.values() for name, value in summary.items() if isinstance(value, Estimate)}
+    return sorted(names, key=lambda name: (name.startswith("maj"), int(name.partition("@")[2])))
 
 
 def _cell(value: Any) -> str:
@@ -116,7 +124,7 @@ def _count(number: float | None) -> str | None:
 
 
 def draw(summaries: Mapping[str, Summary], path: Path) -> None:
-    """A group of bars for each benchmark, a colour for each metric, with intervals; PNG, and SVG beside it."""
+    """Write PNG, and SVG beside it: a group of bars for each benchmark, a colour for each metric, with intervals."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -126,11 +134,13 @@ def draw(summaries: Mapping[str, Summary], path: Path) -> None:
     axes = figure.add_subplot()
     width = 0.8 / len(series)
     for m, metric in enumerate(series):
-        found = [(g, bars[metric]) for g, bars in enumerate(groups.values()) if metric in bars]
-        left = [g + (m + 0.5) * width - 0.4 for g, _ in found]
-        errors = [[100 * (one.mean - one.low) for _, one in found], [100 * (one.high - one.mean) for _, one in found]]
-        axes.bar(left, [100 * one.mean for _, one in found], width, label=metric, color=COLOURS[m % len(COLOURS)])
-        axes.errorbar(left, [100 * one.mean for _, one in found], errors, fmt="none", ecolor="black", elinewidth=0.8)
+        estimates = {g: bars[metric] for g, bars in enumerate(groups.values()) if metric in bars}
+        left = [g + (m + 0.5) * width - 0.4 for g in estimates]
+        heights = [100 * estimate.mean for estimate in estimates.values()]
+        below = [100 * (estimate.mean - estimate.low) for estimate in estimates.values()]
+        above = [100 * (estimate.high - estimate.mean) for estimate in estimates.values()]
+        axes.bar(left, heights, width, label=metric, color=COLOURS[m % len(COLOURS)])
+        axes.errorbar(left, heights, [below, above], fmt="none", ecolor="black", elinewidth=0.8)
     axes.set_xticks(range(len(groups)), list(groups))
     axes.set(ylim=(0, 100), ylabel="% (95% interval over problems)")
     axes.spines[["top", "right"]].set_visible(False)
@@ -141,10 +151,10 @@ def draw(summaries: Mapping[str, Summary], path: Path) -> None:
 
 
 def _bars(summaries: Mapping[str, Summary]) -> dict[str, dict[str, Estimate]]:
-    """benchmark -> metric -> estimate; a greedy pass is one more metric of its benchmark, and comes first."""
+    """The estimate of each metric of each benchmark; a greedy pass is a metric of its benchmark, and comes first."""
     groups: dict[str, dict[str, Estimate]] = {}
-    for name, one in summaries.items():
-        metrics = {metric: one[metric] for metric in _metrics({name: one})}
+    for name, summary in summaries.items():
+        metrics = {metric: summary[metric] for metric in _metrics({name: summary})}
         if name.endswith(GREEDY):
             benchmark = name.removesuffix(GREEDY)
             groups[benchmark] = {"greedy": metrics["pass@1"], **groups.get(benchmark, {})}

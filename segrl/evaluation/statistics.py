@@ -1,7 +1,7 @@
-"""Verdicts -> accuracy, pass@k, maj@k, length and truncation, with intervals over problems; and paired tests.
+"""Accuracy, pass@k, maj@k, length and truncation from verdicts, with intervals over problems; and paired tests.
 
 A sample is a dict of ``problem_id``, ``correct``, ``status``, ``pred``, ``tokens``, ``finish`` and ``level``; the last
-three are None where nobody recorded them. Nothing here reads a file or knows a model.
+three are None where they were not recorded. Nothing here reads a file or knows a model.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two runs are apart on the same problems, and how often chance alone sets them as far apart."""
+    """The difference of two runs on the same problems, and how often chance alone makes it as large."""
 
     estimate: Estimate
     p: float
@@ -62,7 +62,7 @@ def maj_at_k(answers: Sequence[Hashable | None], correct: Sequence[bool], k: int
     """The chance that the most frequent answer among ``k`` of the samples is right: exact, over all draws of k.
 
     ``answers`` holds each sample's canonical answer; right ones all equal the gold and are one group, whatever they
-    look like. None does not vote, and where nobody votes the vote is wrong. Of t answers in a tie each wins 1/t.
+    look like. None does not vote, and where none votes the vote is wrong. Of t answers in a tie each wins 1/t.
     """
     samples = len(answers)
     if not 1 <= k <= samples:
@@ -74,14 +74,14 @@ def maj_at_k(answers: Sequence[Hashable | None], correct: Sequence[bool], k: int
     right = sum(correct)
     won = Fraction(0)
     for votes in range(1, min(right, k) + 1):
-        # ways[ties] counts the draws of the other k - votes in which nobody has more, and so many as many, votes.
+        # ways[ties]: the draws of the other k - votes in which no wrong answer has more votes and ``ties`` as many.
         ways = _rivals(list(wrong.values()), silent, votes, k - votes)
         won += comb(right, votes) * sum(Fraction(count, 1 + ties) for ties, count in enumerate(ways))
     return float(won / comb(samples, k))
 
 
 def _rivals(groups: Sequence[int], silent: int, votes: int, drawn: int) -> list[int]:
-    """The ways to draw so many samples, no group above ``votes``: one count for each number of groups that reach it."""
+    """For each number of groups with ``votes``: the ways to draw ``drawn`` samples with no group above ``votes``."""
     ways = {(n, 0): comb(silent, n) for n in range(min(silent, drawn) + 1)}
     for size in groups:
         grown: dict[tuple[int, int], int] = defaultdict(int)
@@ -103,7 +103,7 @@ def accuracy(correct: Mapping[str, Sequence[bool]], k: int = 1) -> Estimate:
 
 
 def bootstrap(values: Sequence[float], draws: int = 2000, seed: int = 0) -> Estimate:
-    """Problems are drawn again, not samples: samples of one problem are not independent evidence.
+    """The mean of values of problems; problems are drawn again, as samples of one problem are not independent.
 
     With 30 problems the interval holds the truth in 93% of cases, with hundreds in 95%; where all problems came out
     the same it has no width, and says nothing.
@@ -121,10 +121,10 @@ def macro(benchmarks: Sequence[Sequence[float]], draws: int = 2000, seed: int = 
 
 
 def paired(benchmarks: Sequence[Sequence[float]], draws: int = 10_000, seed: int = 0) -> Difference:
-    """From the differences a - b on the same problems: their mean, its interval, and a two-sided sign-flip p.
+    """The mean of the differences a - b on the same problems, its interval, and a two-sided sign-flip p.
 
-    If the runs were equally good, each difference could as well have had the other sign. Several benchmarks weigh the
-    same, as in ``macro``.
+    If the runs were equally good, each difference could as well have had the other sign. Benchmarks weigh the same, as
+    in ``macro``.
     """
     weighted = [np.asarray(values, dtype=float) / (len(values) * len(benchmarks)) for values in benchmarks]
     differences = np.concatenate(weighted)
@@ -133,7 +133,7 @@ def paired(benchmarks: Sequence[Sequence[float]], draws: int = 10_000, seed: int
 
 
 def _sign_flip(differences: np.ndarray, draws: int, generator: np.random.Generator) -> float:
-    """Exact where all signs are fewer than ``draws``; else over random ones, the observed ones counted in."""
+    """Exact where all signs are fewer than ``draws``; else over random ones, the observed signs included."""
     least = abs(differences.sum()) - 1e-12
     if 2 ** len(differences) <= draws:
         every = product((-1.0, 1.0), repeat=len(differences))
@@ -146,6 +146,7 @@ def _sign_flip(differences: np.ndarray, draws: int, generator: np.random.Generat
 
 
 def by_problem(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    """The samples of each problem."""
     problems: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         problems[sample["problem_id"]].append(sample)
@@ -153,66 +154,70 @@ def by_problem(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
 
 
 def per_problem(samples: Sequence[Sample], ks: Sequence[int], canonical: Callable[[str], Hashable]) -> Values:
-    """Every problem's pass@k and, for k > 1, maj@k; two wrong answers are one where ``canonical`` makes them equal."""
+    """Every problem's pass@k and, for k > 1, maj@k; wrong answers are the same where ``canonical`` makes them equal."""
     problems = by_problem(samples).values()
+    verdicts = [[sample["correct"] for sample in group] for group in problems]
     ks = sorted({1, *ks})
-    passed = {f"pass@{k}": [pass_at_k(len(own), sum(one["correct"] for one in own), k) for own in problems] for k in ks}
-    return passed | {f"maj@{k}": [_majority(own, k, canonical) for own in problems] for k in ks if k > 1}
+    passed = {f"pass@{k}": [pass_at_k(len(correct), sum(correct), k) for correct in verdicts] for k in ks}
+    return passed | {f"maj@{k}": [_majority(group, k, canonical) for group in problems] for k in ks if k > 1}
 
 
 def summary(samples: Sequence[Sample], values: Values) -> dict[str, Any]:
-    """What a benchmark's samples come to: each metric's mean, how long, how often cut off, right on which levels."""
-    right = [one for one in samples if one["correct"]]
-    wrong = [one for one in samples if not one["correct"]]
+    """A benchmark's results: the mean of each metric, lengths, truncation, accuracy by level, and statuses."""
+    right = [sample for sample in samples if sample["correct"]]
+    wrong = [sample for sample in samples if not sample["correct"]]
     groups = {"all": samples, "right": right, "wrong": wrong}
-    finished = [one["correct"] for one in samples if _cut(one) is False]
+    finished = [sample["correct"] for sample in samples if _cut(sample) is False]
     return {
         "problems": len(by_problem(samples)),
         "samples": min(map(len, by_problem(samples).values())),
-        **{name: bootstrap(each) for name, each in values.items()},
-        "tokens": {name: _mean([one["tokens"] for one in group]) for name, group in groups.items()},
-        "truncated": {name: _mean([_cut(one) for one in group]) for name, group in groups.items()},
+        **{name: bootstrap(metric) for name, metric in values.items()},
+        "tokens": {name: _mean([sample["tokens"] for sample in group]) for name, group in groups.items()},
+        "truncated": {name: _mean([_cut(sample) for sample in group]) for name, group in groups.items()},
         "accuracy_finished": _mean(finished),
         "levels": _levels(samples),
-        "statuses": dict(Counter(one["status"] for one in samples)),
+        "statuses": dict(Counter(sample["status"] for sample in samples)),
     }
 
 
 def average(summaries: Sequence[Mapping[str, Any]], values: Sequence[Values]) -> dict[str, Any]:
     """The macro average: benchmarks weigh the same, however many problems they have."""
-    shared = [name for name in values[0] if all(name in each for each in values)]
+    shared = [name for name in values[0] if all(name in metrics for metrics in values)]
     return {
-        "problems": sum(one["problems"] for one in summaries),
+        "problems": sum(summary["problems"] for summary in summaries),
         "samples": None,
-        **{name: macro([each[name] for each in values]) for name in shared},
-        **{name: _mean_of_groups([one[name] for one in summaries]) for name in ("tokens", "truncated")},
+        **{name: macro([metrics[name] for metrics in values]) for name in shared},
+        **{name: _mean_of_groups([summary[name] for summary in summaries]) for name in ("tokens", "truncated")},
     }
 
 
 def _mean_of_groups(groups: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
-    """None where one benchmark has none: a mean over other benchmarks would look like one over these."""
+    """The mean of each group; None where a benchmark has none, since a mean over the others would mislead."""
     columns = {name: [group[name] for group in groups] for name in groups[0]}
     return {name: None if None in column else _mean(column) for name, column in columns.items()}
 
 
 def _majority(samples: Sequence[Sample], k: int, canonical: Callable[[str], Hashable]) -> float:
-    answers = [None if one["pred"] is None or one["correct"] else canonical(one["pred"]) for one in samples]
-    return maj_at_k(answers, [one["correct"] for one in samples], k)
+    answers = [None if sample["pred"] is None or sample["correct"] else canonical(sample["pred"]) for sample in samples]
+    return maj_at_k(answers, [sample["correct"] for sample in samples], k)
 
 
 def _levels(samples: Sequence[Sample]) -> dict[str, dict[str, Any]]:
     """Each level's accuracy over its problems, where problems have levels."""
-    levels = sorted({one["level"] for one in samples if one["level"] is not None})
-    problems = {level: by_problem([one for one in samples if one["level"] == level]).values() for level in levels}
-    means = {level: [np.mean([one["correct"] for one in own]) for own in problems[level]] for level in levels}
+    levels = sorted({sample["level"] for sample in samples if sample["level"] is not None})
+    means = {}
+    for level in levels:
+        problems = by_problem([sample for sample in samples if sample["level"] == level]).values()
+        means[level] = [np.mean([sample["correct"] for sample in group]) for group in problems]
     return {level: {"problems": len(means[level]), "accuracy": bootstrap(means[level])} for level in levels}
 
 
 def _cut(sample: Sample) -> bool | None:
+    """Whether the sample was cut off; None where that was not recorded."""
     return None if sample["finish"] is None else sample["finish"] == "length"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """Over what was recorded; None where nothing was."""
+    """The mean of the recorded values; None where there are none."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None

@@ -29,13 +29,13 @@ def average_precision(scores: ArrayLike, positive: ArrayLike) -> float | None:
         return None
     thresholds = np.unique(scores)[::-1]
     taken = np.array([(scores >= t).sum() for t in thresholds])
-    found = np.array([positive[scores >= t].sum() for t in thresholds])
-    return float((np.diff(found, prepend=0) * found / taken).sum() / positive.sum())
+    hits = np.array([positive[scores >= t].sum() for t in thresholds])
+    return float((np.diff(hits, prepend=0) * hits / taken).sum() / positive.sum())
 
 
 def spearman(a: ArrayLike, b: ArrayLike) -> float | None:
     """The correlation of ranks; None where one side is constant."""
-    x, y = (one - one.mean() for one in (ranks(a), ranks(b)))
+    x, y = (values - values.mean() for values in (ranks(a), ranks(b)))
     scale = float(np.sqrt((x @ x) * (y @ y)))
     return float(x @ y) / scale if scale > 0 else None
 
@@ -43,5 +43,5 @@ def spearman(a: ArrayLike, b: ArrayLike) -> float | None:
 def outranked(scores: ArrayLike, s: int) -> float | None:
     """The share of the others that score below number ``s``, ties counting half."""
     others = np.delete(np.asarray(scores, dtype=float), s)
-    own = np.asarray(scores, dtype=float)[s]
-    return float(((others < own) + 0.5 * (others == own)).mean()) if len(others) else None
+    score = np.asarray(scores, dtype=float)[s]
+    return float(((others < score) + 0.5 * (others == score)).mean()) if len(others) else None

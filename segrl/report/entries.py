@@ -1,4 +1,4 @@
-"""What there is to look at of one trace: its verdict, its attribution, and its segments as each measure sees them."""
+"""The entry of one trace: its verdict, its attribution, and its segments as each measure scores them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from segrl.types import Attribution, Segments, SegmentScores, Selection, Tokenis
 
 
 class View(NamedTuple):
-    """What one measure says of one trace. Of a token measure every token is a segment."""
+    """The segments, scores and selection of a trace under one measure; a token measure has each token as a segment."""
 
     segments: Segments
     scores: SegmentScores
     selection: Selection
 
 
-class Credit(NamedTuple):
-    """What a step of GRPO made of one response. ``uniform`` says why all weights are one, or is None."""
+class RolloutView(NamedTuple):
+    """What a step of GRPO made of one response. ``uniform`` says why all weights are 1, or is None."""
 
     step: int
     prompt: str
@@ -34,8 +34,10 @@ class Credit(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """``segments`` are where the text is cut for a reader when a view's segments are single tokens. A measure that
-    has nothing to say of a trace, such as one whose attribution failed, is not among its ``views``.
+    """One trace and what is shown of it.
+
+    ``segments`` cut the text for a reader where a view's segments are single tokens. A measure without scores of the
+    trace, as where its attribution failed, is not among the ``views``.
     """
 
     trace: Trace
@@ -43,7 +45,7 @@ class Entry(NamedTuple):
     verdict: Verdict | None = None
     attribution: Attribution | None = None
     views: Mapping[str, View] = {}
-    credit: Credit | None = None
+    credit: RolloutView | None = None
     offsets_T: Tensor | None = None  # of a trace that came without its ids
 
     @property
@@ -54,7 +56,7 @@ class Entry(NamedTuple):
 
 
 def measures_of(entries: Sequence[Entry]) -> list[str]:
-    """The measures of any trace, in the order they were given."""
+    """The measures of all traces, in the order they were given."""
     return list(dict.fromkeys(name for entry in entries for name in entry.views))
 
 

@@ -1,7 +1,7 @@
-"""Traces -> one HTML file that needs nothing else: no network, no server, no other file.
+"""One HTML file of traces that needs nothing else: no network, no server, no other file.
 
-A small index of all traces is read at once; each trace lies in a block of its own that is parsed when it is opened.
-What is the user's is JSON in ``<script type="application/json">`` with every ``<`` written ``\\u003c``, and reaches the
+A small index of all traces is read at once; each trace has its own block that is parsed when it is opened.
+The user's data are JSON in ``<script type="application/json">`` with every ``<`` written ``\\u003c``, and reach the
 page as text nodes alone: a ``<script>`` in a trace is text.
 """
 
@@ -23,7 +23,7 @@ from segrl.types import SegmentScores
 
 FOLDER = Path(__file__).parent
 STYLE, SCRIPTS = "page.css", ("selection.js", "reading.js", "list.js", "trace.js", "page.js")
-PROMPT = 90  # characters of a prompt in the list to choose from
+PROMPT = 90  # characters of a prompt in the list of prompts
 LEVELS = 9999  # a token's score is written as so many parts of the trace's largest
 SETTINGS = {"tau": 0.7, "beta": 0.8, "beta_min_tokens": 1, "force": [0, -1]}
 LONE = re.compile("[\ud800-\udfff]")  # half a surrogate pair cannot be written as UTF-8
@@ -32,7 +32,8 @@ LONE = re.compile("[\ud800-\udfff]")  # half a surrogate pair cannot be written 
 def page(entries: Sequence[Entry], settings: Mapping[str, Any] = SETTINGS, title: str = "segrl report") -> str:
     """The HTML. ``settings`` are where the sliders start, as ``segrl.select`` takes them."""
     measures = measures_of(entries)
-    prompts = {prompt: i for i, prompt in enumerate(dict.fromkeys(one.credit.prompt for one in entries if one.credit))}
+    texts = dict.fromkeys(entry.credit.prompt for entry in entries if entry.credit)
+    prompts = {prompt: i for i, prompt in enumerate(texts)}
     bodies = [_body(entry, measures) for entry in entries]
     index = {
         "title": title,
@@ -47,7 +48,7 @@ def page(entries: Sequence[Entry], settings: Mapping[str, Any] = SETTINGS, title
     parts = {"style": _read(STYLE), "script": script, "data": "\n".join(blocks)}
     template = _read("page.html")
     # In one pass: what looks like a placeholder in a trace stays as it is.
-    return re.sub(r"<!--(\w+)-->|/\*(\w+)\*/", lambda found: parts[found[1] or found[2]], template)
+    return re.sub(r"<!--(\w+)-->|/\*(\w+)\*/", lambda match: parts[match[1] or match[2]], template)
 
 
 def _read(file: str) -> str:
@@ -61,8 +62,8 @@ def _block(name: str, value: Any) -> str:
 
 
 def _head(entry: Entry, prompts: Mapping[str, int]) -> dict[str, Any]:
-    """What the list of traces and the head of one need."""
-    trace, verdict, attribution, credit = entry.trace, entry.verdict, entry.attribution, entry.credit
+    """The facts of a trace that the list of traces and its own head show."""
+    trace, verdict, attribution, rollout = entry.trace, entry.verdict, entry.attribution, entry.credit
     head: dict[str, Any] = {"id": trace.id, "tokens": entry.segments.tokens, "gold": trace.answer}
     if verdict is not None:
         head |= {"correct": verdict.correct, "status": verdict.status, "answered": verdict.pred}
@@ -73,9 +74,9 @@ def _head(entry: Entry, prompts: Mapping[str, int]) -> dict[str, Any]:
             "target": attribution.target,
             "copied": _finite(attribution.copy_share),
         }
-    if credit is not None:
-        head |= {name: getattr(credit, name) for name in ("step", "reward", "advantage", "uniform")}
-        head |= {"prompt": prompts[credit.prompt], **({} if credit.gap is None else {"gap": credit.gap})}
+    if rollout is not None:
+        head |= {name: getattr(rollout, name) for name in ("step", "reward", "advantage", "uniform")}
+        head |= {"prompt": prompts[rollout.prompt], **({} if rollout.gap is None else {"gap": rollout.gap})}
     return head
 
 
@@ -97,7 +98,7 @@ def _body(entry: Entry, measures: Sequence[str]) -> dict[str, Any]:
 
 
 def _tints(entry: Entry) -> dict[str, Any]:
-    """What tokens are tinted by: their scores, or the weights and advantages that GRPO gave them."""
+    """The numbers that tint tokens: their scores, or the weights and advantages that GRPO gave them."""
     tints: dict[str, Any] = {}
     if entry.attribution is not None:
         tints["score"] = {"centre": 0, **_scores(entry.attribution.scores_T)}
@@ -108,7 +109,7 @@ def _tints(entry: Entry) -> dict[str, Any]:
 
 
 def _view(view: View) -> dict[str, Any]:
-    """All numbers in full: the page selects by the same rule and must find the same sets."""
+    """The columns of a view, all numbers in full: the page selects by the same rule and must find the same sets."""
     scores = view.scores
     columns = {"strength": scores.strength_S, "consistency": scores.consistency_S}
     return {
@@ -121,7 +122,10 @@ def _view(view: View) -> dict[str, Any]:
 
 
 def _share(scores: SegmentScores) -> dict[str, Any]:
-    """What strengths are divided by, where that gives the very same shares: half the size of a token measure."""
+    """The total of the strengths where shares are exactly strength / total, else the shares.
+
+    This halves the size of a token measure.
+    """
     positive_S = scores.strength_S.double().clamp_min(0)
     total = positive_S.sum()
     if total > 0 and torch.equal(positive_S / total, scores.share_S.double()):
@@ -134,8 +138,8 @@ def _runs(column: Sequence[Any]) -> list[tuple[Any, int]]:
 
 
 def _shorter(column: list) -> Any:
-    """A column that is the same all along, as one value."""
-    return column[0] if column and all(one == column[0] for one in column) else column
+    """The column, or its one value where all are equal."""
+    return column[0] if column and all(value == column[0] for value in column) else column
 
 
 def _scores(scores_T: Tensor) -> dict[str, Any]:
@@ -146,14 +150,14 @@ def _scores(scores_T: Tensor) -> dict[str, Any]:
 
 
 def _rounded(values_T: Tensor) -> list[tuple[float, int]]:
-    """Mostly the same over a segment."""
+    """Runs of values to five digits; values are mostly the same over a segment."""
     return _runs([float(f"{value:.5g}") for value in values_T.tolist()])
 
 
 def _cuts(entry: Entry) -> list[int]:
-    """Where each token starts and the last one ends, in JavaScript's UTF-16 units.
+    """The start of each token and the end of the last one, in JavaScript's UTF-16 units.
 
-    Of a character that is spread over several tokens the first one shows it, the others show nothing.
+    A character that is spread over several tokens is shown by the first of them, and the others show nothing.
     """
     units = [0, *accumulate(2 if ord(character) > 0xFFFF else 1 for character in entry.trace.response)]
     return [0, *(units[end] for end in entry.ends_T)]

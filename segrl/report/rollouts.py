@@ -1,6 +1,6 @@
-"""The rollout dump of ``segrl grpo segrl.dump_dir=...``: what each step made of each response, as entries of the page.
+"""Entries of the page from the rollout dump of ``segrl grpo segrl.dump_dir=...``: a response of each step.
 
-docs/metrics.md says what a line holds. Tokens carry no scores there; their weights and advantages are looked at.
+docs/metrics.md says what a line holds. Tokens have no scores there; the page shows their weights and advantages.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 
-from segrl.report.entries import Credit, Entry, View
+from segrl.report.entries import Entry, RolloutView, View
 from segrl.types import Segments, SegmentScores, Selection, Trace
 
 Line = dict[str, Any]
-UUID = re.compile(r"(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")  # verl draws one a prompt and step; its first eight digits tell
+# The end of a UUID; verl draws one for each prompt and step, and its first eight digits are enough.
+UUID = re.compile(r"(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 
 
 def load_rollouts(path: str | Path, measure: str = "grpo", limit: int | None = None) -> list[Entry]:
@@ -51,7 +52,7 @@ def _parsed(text: str, where: str) -> Line:
 
 def _entry(line: Line, step: int, measure: str) -> Entry:
     segments = Segments(tuple(line["boundaries"]), tuple(line["kinds"]))
-    credit = Credit(
+    rollout = RolloutView(
         step=step,
         prompt=line.get("prompt") or line["group"],
         reward=line["reward"],
@@ -63,11 +64,11 @@ def _entry(line: Line, step: int, measure: str) -> Entry:
     )
     views = {measure: _view(line, segments)} if line["strength"] else {}
     offsets_T = torch.tensor(line["offsets"])
-    return Entry(_trace(line, step), segments, views=views, credit=credit, offsets_T=offsets_T)
+    return Entry(_trace(line, step), segments, views=views, credit=rollout, offsets_T=offsets_T)
 
 
 def _trace(line: Line, step: int) -> Trace:
-    """As text: its ids are not in the dump."""
+    """The trace of a response as text: the dump has no ids."""
     return Trace(
         id=f"step {step}, {line['key'].removeprefix(line['group'] + '_')} of {UUID.sub('', line['group'])}",
         problem=line.get("prompt", ""),
@@ -77,7 +78,7 @@ def _trace(line: Line, step: int) -> Trace:
 
 
 def _view(line: Line, segments: Segments) -> View:
-    """Of a token measure every token is a segment."""
+    """The view of a line; under a token measure each token is a segment."""
     pieces = segments if len(line["strength"]) == len(segments) else segments.by_token
     columns = {
         f"{name}_S": torch.tensor(line[name], dtype=torch.float64) for name in ("strength", "share", "consistency")

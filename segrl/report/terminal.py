@@ -1,4 +1,4 @@
-"""A trace in the terminal: its segments by how much they matter, its tokens by what they do to the answer."""
+"""A trace in the terminal: its segments coloured by their share, its tokens by their scores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TINTED = 0.25  # of the trace's largest token score; weaker ones are left as the
 
 
 def terminal(entry: Entry) -> RenderableType:
-    """The head; then each segment behind its bar, rank, share, consistency and reason, dropped ones dimmed."""
+    """A panel: the head, then each segment with its bar, rank, share, consistency and reason, dropped ones dimmed."""
     trace, segments = entry.trace, entry.segments
     measure, view = next(iter(entry.views.items()), (None, None))
     lines = Table.grid(Column(no_wrap=True), Column(), padding=(0, 1))
@@ -27,7 +27,7 @@ def terminal(entry: Entry) -> RenderableType:
 
 
 def draw(renderable: RenderableType, console: Console | None = None) -> None:
-    """Print in colour; without, when the output is piped."""
+    """Print ``renderable``, in colour unless the output is piped."""
     (console or Console()).print(renderable)
 
 
@@ -46,7 +46,7 @@ def _head(entry: Entry, measure: str | None) -> Text:
 
 
 def _segment(entry: Entry, view: View | None, s: int) -> tuple[Text, Text]:
-    """Its numbers and its text. Text, not markup: a "[bold]" in a trace is text."""
+    """The numbers and the text of a segment, as Text and not markup: a "[bold]" in a trace is text."""
     start, end = entry.segments.boundaries[s], entry.segments.boundaries[s + 1]
     if view is None:
         return Text(entry.segments.kinds_S[s], "cyan"), _text(entry, start, end, "default")
@@ -62,7 +62,7 @@ def _segment(entry: Entry, view: View | None, s: int) -> tuple[Text, Text]:
 
 
 def _by_token(entry: Entry, view: View, start: int, end: int) -> tuple[Text, Text]:
-    """Of a token measure: the stretch's share and kept tokens, and the dropped ones dimmed."""
+    """The share, the kept tokens and the text of a segment under a token measure; dropped tokens are dimmed."""
     keep_T, share = view.selection.keep_S[start:end], float(view.scores.share_S[start:end].sum())
     gutter = f"{100 * share:3.0f}% {int(keep_T.sum()):>4} of {end - start:<4} tokens"
     text, at = Text(), start
@@ -75,7 +75,7 @@ def _by_token(entry: Entry, view: View, start: int, end: int) -> tuple[Text, Tex
 
 
 def _text(entry: Entry, start: int, end: int, style: str, strip: bool = True) -> Text:
-    """The tokens; what raised the answer's probability on blue, what lowered it on orange and underlined."""
+    """The tokens: those that raised the answer's probability on blue, those that lowered it underlined on orange."""
     cuts = entry.ends_T
     first = cuts[start - 1] if start else 0
     text = Text(entry.trace.response[first : cuts[end - 1]], style)
@@ -93,7 +93,7 @@ def _text(entry: Entry, start: int, end: int, style: str, strip: bool = True) ->
 
 
 def _without_blank(text: Text) -> Text:
-    """Without the blank line that set the segment off."""
+    """``text`` without the blank lines before it."""
     blank = len(text.plain) - len(text.plain.lstrip("\n"))
     return text[blank:] if blank else text
 

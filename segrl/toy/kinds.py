@@ -1,4 +1,4 @@
-"""The toy world's labels for a response that was sampled, not planted: the kind of each thought, read from its text.
+"""The kind of each thought of a sampled toy response, read from its text.
 
 A sampled thought that no pattern fits counts as a check: neither needed nor redundant.
 """
@@ -19,7 +19,7 @@ _SUPERFICIAL = re.compile(r"\bn = \d|\b(\d) = n\b|\b(\d)[-+]0 = \d as it is")
 def kinds_of(problem: str, trace: TokenisedTrace, segments: Segments) -> tuple[str, ...]:
     """The kind of each segment of the response to ``problem``."""
     values = values_of(problem)
-    definitions = {found[1]: found[0] for found in _DEFINITION.finditer(problem)}
+    definitions = {match[1]: match[0] for match in _DEFINITION.finditer(problem)}
     ends = [int(trace.offsets_T[end - 1, 1]) for end in segments.boundaries[1:]]
     said: dict[str, set[str]] = {}
     kinds = []
@@ -30,7 +30,7 @@ def kinds_of(problem: str, trace: TokenisedTrace, segments: Segments) -> tuple[s
 
 
 def values_of(problem: str) -> dict[str, int]:
-    """The value of each variable; one whose definition goes round in circles has none."""
+    """The value of each variable; a variable whose definition is circular has none."""
     steps = {name: (left, op, int(right)) for name, left, op, right in _DEFINITION.findall(problem)}
     values: dict[str, int] = {}
     for _ in steps:
@@ -41,7 +41,7 @@ def values_of(problem: str) -> dict[str, int]:
 
 
 def _kind(text: str, values: Mapping[str, int], definitions: Mapping[str, str], said: dict[str, set[str]]) -> str:
-    """``said`` is what earlier thoughts have stated of each variable, and is added to."""
+    """The kind of a thought; ``said`` holds the values that thoughts have stated of each variable, and grows."""
     if any(close in text for close in CLOSES):
         return "close"
     if "together that makes" in text:

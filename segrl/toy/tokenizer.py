@@ -1,6 +1,6 @@
 """The toy world's tokenizer: byte-level BPE, split as Qwen2 splits, trained on toy text.
 
-Splitting as Qwen2 does keeps what is hard about real traces: ``.\\n\\n`` is one token, so a segment's blank line falls
+Splitting as Qwen2 does keeps a difficulty of real traces: ``.\\n\\n`` is one token, so a segment's blank line falls
 inside the token that ends the segment before.
 """
 
@@ -24,6 +24,7 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A tokenizer with ``vocab_size`` tokens, trained on ``texts``."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [

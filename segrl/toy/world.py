@@ -3,7 +3,7 @@ r"""A small reasoning world with planted truth: chains of one-digit arithmetic m
 A problem defines path variables ``a b c ...``, each from an earlier one or from two digits, and up to three distractors
 ``z y x``; it asks for all path variables as one number. So every step decides a digit of the answer by itself: no later
 step screens it off. A step states its definition and its result but never the operand's value, so the value of a
-variable stands in its own step, in what repeats it, and nowhere else.
+variable stands in its step, in what repeats it, and nowhere else.
 
     problem   Modulo ten: b = a-4; z = b+2; a = 3+9; c = b*7. Write the values of a b c as one number.
     response  Okay, let me look here a = 3+9 = 2.                  needed
@@ -93,7 +93,7 @@ SIZES = ((12, 26), (13, 30), (14, 34))  # tokens and characters of a thought aft
 CLOSES = (" that is all of it.", " everything asked is known.", " nothing is left to find.")
 
 MAX_REDUNDANT = 6  # redundant thoughts of one trace, and never more than steps
-P_ROOT = 0.3  # a later variable that starts anew from two digits, as the first does: digit counts then tell less
+P_ROOT = 0.3  # a later variable starts from two digits, as the first does; so digit counts tell less
 UNFILLED = ("correction", "check", "restated", "close")  # in class other, so their size gives nothing away
 P_WRONG, P_CHECK, P_RESTATED = 0.25, 0.2, 0.15
 
@@ -134,7 +134,7 @@ def sample_traces(n: int, seed: int, arithmetic: Arithmetic = modulo_ten) -> lis
     """n right solutions of ``sample_problems(n, seed)``, the kind of each segment in ``meta["kinds"]``.
 
     ``meta["steps"]`` is the step each segment deals with, or -1, and ``meta["n_steps"]`` their number. Another
-    ``arithmetic`` gives the traces of one who calculates so.
+    ``arithmetic`` gives the traces of a solver who calculates so.
     """
     return [_trace(seed, index, respond=True, arithmetic=arithmetic) for index in range(n)]
 
@@ -179,12 +179,12 @@ def _problem(rng: random.Random, path: Sequence[Step], arithmetic: Arithmetic) -
     steps = [*path, *extra]
     rng.shuffle(steps)
     definitions = "; ".join(step.definition for step in steps)
-    asked = " ".join(step.name for step in path)
-    return f"Modulo ten: {definitions}. Write the values of {asked} as one number."
+    names = " ".join(step.name for step in path)
+    return f"Modulo ten: {definitions}. Write the values of {names} as one number."
 
 
 def _plan(rng: random.Random, n: int) -> list[Thought]:
-    """What each thought of a right solution is about, in order."""
+    """The kind and the step of each thought of a right solution, in order."""
     before, after = _redundant(rng, n)
     mistaken = rng.randrange(n) if rng.random() < P_WRONG else -1
     if rng.random() < P_CHECK:
@@ -253,5 +253,5 @@ def _fillers(tokens: int, characters: int) -> list[str]:
 
 
 def count_tokens(text: str) -> int:
-    """Tokens of toy text: words, digits, blanks before digits, and runs of punctuation."""
+    """The number of tokens in toy text: words, digits, blanks before digits, and runs of punctuation."""
     return len(re.findall(r" ?[A-Za-z]+|\d| ?[^\sA-Za-z\d]+\n*|\s", text))

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segrl.analysis.redundancy import crossing, cumulative, holding, mean_curve
-from segrl.analysis.repetition import bleu_before
+from segrl.analysis.gathering import bleu_before
+from segrl.analysis.summary import crossing, cumulative, holding, mean_curve
 
 SHARES = st.lists(st.floats(0.01, 1), min_size=1, max_size=9).map(lambda raw: [one / sum(raw) for one in raw])
 
