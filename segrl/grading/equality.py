@@ -1,18 +1,19 @@
-r"""Are two read answers the same? Values by ``quantities``, sets of reals by ``regions``, and here what holds them:
-tuples in order, lists and sets in any order, matrices by place, definitions by names, equations up to a factor.
+"""Whether two trees are the same answer. ``quantities.py`` compares values, ``regions.py`` sets of reals, and
+``equations.py`` equations. Here stands what holds them: tuples in order, lists and sets in any order, matrices by
+place, definitions by name.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
+from segrl.grading.equations import proportional, replaced, solves
 from segrl.grading.plain import is_definition, plain
 from segrl.grading.quantities import same_quantity
+from segrl.grading.rationals import NotExact, Undefined, exact
 from segrl.grading.regions import NoRegion, region, same_region
-from segrl.grading.tree import Node, is_value, number, rebuild, variables, walk
-from segrl.grading.values import NotExact, Undefined, close, exact, samples, value
+from segrl.grading.tree import Node, is_value, variables, walk
 from segrl.grading.vocabulary import PARAMETERS
 
 MOST_DISTINCT = 16  # members of a set that are compared with each other by value
@@ -29,12 +30,12 @@ def equal(gold: Node, pred: Node) -> bool | None:
 def _same_parameter(gold: Node, pred: Node) -> Node | None:
     r"""The prediction in the gold's parameter, where both are families of angles: ``n\\pi`` and ``k\\pi``."""
     free = [frozenset().union(*map(variables, _values(_members(node)))) for node in (gold, pred)]
-    ours, theirs = free[0] - free[1], free[1] - free[0]
+    of_gold, of_pred = free[0] - free[1], free[1] - free[0]
     periodic = all(any(part == ("const", "pi") or part[0] == "deg" for part in walk(node)) for node in (gold, pred))
-    if not (periodic and len(ours) == len(theirs) == 1 and ours | theirs <= PARAMETERS):
+    if not (periodic and len(of_gold) == len(of_pred) == 1 and of_gold | of_pred <= PARAMETERS):
         return None
-    [new], [old] = ours, theirs
-    return _replaced(pred, {("var", old): ("var", new)})
+    [new], [old] = of_gold, of_pred
+    return replaced(pred, {("var", old): ("var", new)})
 
 
 def _equal(gold: Node, pred: Node) -> bool | None:
@@ -46,7 +47,7 @@ def _equal(gold: Node, pred: Node) -> bool | None:
     if is_definition(gold) and is_definition(pred):
         return _equal_definitions(gold, pred)
     if is_definition(gold) and pred[0] != "rel":
-        return _equal(plain(gold[2][1]), pred) or _solves(gold, pred)
+        return _equal(plain(gold[2][1]), pred) or solves(gold, pred)
     if is_definition(pred) and gold[0] != "rel":
         return _equal(gold, plain(pred[2][1]))
     if "matrix" in kinds:
@@ -61,7 +62,7 @@ def _equal(gold: Node, pred: Node) -> bool | None:
 
 
 def _equal_clauses(gold: Node, pred: Node) -> bool | None:
-    """``2k for all k``: what follows must agree where both say something, and is forgiven where one does."""
+    """``2k for all k``: clauses must agree where both answers have one; a clause on one side alone is forgiven."""
     both = gold[0] == pred[0]
     if both and gold[2] != pred[2]:
         return None if _equal(plain(gold[1]), plain(pred[1])) else False
@@ -76,7 +77,7 @@ def _equal_definitions(gold: Node, pred: Node) -> bool | None:
     if name[0] == other[0] == "call" and name[1] == other[1] and len(name[2]) == len(other[2]):
         renamed = dict(zip(other[2], name[2], strict=True))  # f(n) = 2n is f(m) = 2m
         if all(old[0] == new[0] == "var" for old, new in renamed.items()):
-            return _equal(plain(left), plain(_replaced(right, renamed)))
+            return _equal(plain(left), plain(replaced(right, renamed)))
     if {name[0], other[0]} == {"var", "call"} and (name[0] == "call" or name == ("var", "y")):
         return _equal(plain(left), plain(right))
     if not _renamed(name, other):
@@ -85,7 +86,7 @@ def _equal_definitions(gold: Node, pred: Node) -> bool | None:
 
 
 def _renamed(name: Node, other: Node) -> bool:
-    r"""``m_{\max}`` is ``m``: a subscript of words on one side only."""
+    r"""Whether two names differ by a subscript of words on one side alone: ``m_{\max}`` and ``m``."""
     if name[0] != "var" or other[0] != "var":
         return False
     (base, _, sub), (other_base, _, other_sub) = name[1].partition("_"), other[1].partition("_")
@@ -119,13 +120,14 @@ def _equal_sequences(gold: Node, pred: Node) -> bool | None:
 
 
 def _distinct(items: Sequence[Node]) -> list[Node]:
-    if len(found := list(dict.fromkeys(items))) > MOST_DISTINCT:
-        return found
-    items, found = found, []
-    for item in items:
-        if not any(_equal(plain(item), plain(other)) for other in found):
-            found.append(item)
-    return found
+    spelt = list(dict.fromkeys(items))
+    if len(spelt) > MOST_DISTINCT:
+        return spelt
+    distinct: list[Node] = []
+    for item in spelt:
+        if not any(_equal(plain(item), plain(other)) for other in distinct):
+            distinct.append(item)
+    return distinct
 
 
 def _equal_collections(gold: Node, pred: Node) -> bool | None:
@@ -168,17 +170,17 @@ def _in_order(gold: Sequence[Node], pred: Sequence[Node]) -> bool | None:
 
 
 def _in_any_order(gold: Sequence[Node], pred: Sequence[Node]) -> bool | None:
-    """Each member of one has its own member in the other."""
+    """Whether the members of both pair off as equals."""
     if len(gold) != len(pred):
         return False
-    left, unsure = list(pred), False
+    unmatched, unsure = list(pred), False
     for item in sorted(gold, key=lambda item: item not in pred):  # what is written alike first: it costs nothing
-        if item in left:
-            left.remove(item)
+        if item in unmatched:
+            unmatched.remove(item)
             continue
-        verdicts = [_equal(plain(item), plain(other)) for other in left]
+        verdicts = [_equal(plain(item), plain(other)) for other in unmatched]
         if True in verdicts:
-            del left[verdicts.index(True)]
+            del unmatched[verdicts.index(True)]
         elif None in verdicts:
             unsure = True
         else:
@@ -187,12 +189,12 @@ def _in_any_order(gold: Sequence[Node], pred: Sequence[Node]) -> bool | None:
 
 
 def _all(verdicts: Iterable[bool | None]) -> bool | None:
-    found = []
+    unsure = False
     for verdict in verdicts:
         if verdict is False:
             return False
-        found.append(verdict)
-    return None if None in found else True
+        unsure = unsure or verdict is None
+    return None if unsure else True
 
 
 def _equal_conditions(gold: Node, pred: Node) -> bool | None:
@@ -204,7 +206,7 @@ def _equal_conditions(gold: Node, pred: Node) -> bool | None:
     except NoRegion:
         pass
     if gold[0] == "rel" and is_value(pred):
-        return gold[1] == ("=",) and _solves(gold, pred)
+        return gold[1] == ("=",) and solves(gold, pred)
     if gold[0] == "rel" and gold[1] == ("in",):
         return _equal(plain(gold[2][1]), pred)
     if pred[0] == "rel" and pred[1] == ("in",):
@@ -224,7 +226,7 @@ def _equal_relations(gold: Node, pred: Node) -> bool | None:
         (above, below), (upper, lower) = _directed(gold), _directed(pred)
         if gold[1][0] in _ORDER and pred[1][0] in _ORDER:
             strict = "=" in gold[1][0], "=" in pred[1][0]
-            return strict[0] == strict[1] and _ratio(
+            return strict[0] == strict[1] and proportional(
                 ("add", (above, ("neg", below))), ("add", (upper, ("neg", lower))), True
             )
     try:
@@ -261,58 +263,4 @@ def _equal_equations(gold: Node, pred: Node) -> bool | None:
     if variables(gold) != variables(pred):
         return False
     left, right = (("add", (node[2][0], ("neg", node[2][1]))) for node in (gold, pred))
-    return _ratio(left, right, False) or (is_definition(pred) and _solves(gold, pred[2][1], pred[2][0][1]))
-
-
-def _ratio(left: Node, right: Node, positive: bool) -> bool:
-    """Whether one expression is the other times a constant, a positive one where that matters."""
-    quotients = []
-    for at in samples(variables(left) | variables(right)):
-        try:
-            above, below = value(left, at), value(right, at)
-        except (Undefined, NotExact):
-            continue
-        if not below or not above:
-            return False
-        quotients.append(above / below)
-    if len(quotients) < 2 or (positive and not all(_is_real(q) and q.real > 0 for q in quotients)):
-        return False
-    return all(close(quotients[0], q) for q in quotients[1:])
-
-
-def _is_real(found: Any) -> bool:
-    return not getattr(found, "imag", 0)
-
-
-def _solves(equation: Node, pred: Node, name: str = "") -> bool | None:
-    """Whether an expression is what the equation gives for its one further variable: ``6 / x`` for ``xy = 6``.
-
-    The equation must be linear in that variable, or the expression would be one root of several.
-    """
-    if equation[0] != "rel" or not all(map(is_value, equation[2])) or not is_value(pred):
-        return False
-    missing = {name} if name else variables(equation) - variables(pred)
-    if len(missing) != 1 or not variables(pred) <= variables(equation):
-        return False
-    [unknown] = missing
-    difference = ("add", (equation[2][0], ("neg", equation[2][1])))
-    steps = [("add", (pred, number(step))) for step in range(3)]
-    return _vanishes([_replaced(difference, {("var", unknown): step}) for step in steps])
-
-
-def _replaced(node: Node, new: dict[Node, Node]) -> Node:
-    return rebuild(node, lambda part: new.get(part) if part[0] == "var" else None)
-
-
-def _vanishes(shifted: list[Node]) -> bool:
-    """Zero at the solution, and growing evenly away from it."""
-    checked = 0
-    for at in samples(variables(("add", tuple(shifted)))):
-        try:
-            zero, one, two = (value(node, at) for node in shifted)
-        except (Undefined, NotExact):
-            continue
-        if not one or abs(zero) > abs(one) * 1e-30 or not close(two, 2 * one):
-            return False
-        checked += 1
-    return checked >= 2
+    return proportional(left, right, False) or (is_definition(pred) and solves(gold, pred[2][1], pred[2][0][1]))

@@ -78,8 +78,7 @@ class Expressions(Tokens):
                 if self.circle():
                     node = ("deg", node)
                     continue
-                power = self.argument(whole=True)
-                node = ("pow", node, power)
+                node = ("pow", node, self.argument(whole=True))
             else:
                 return node
 
@@ -93,7 +92,7 @@ class Expressions(Tokens):
         return False
 
     def argument(self, whole: bool = False) -> Node:
-        r"""What a command takes: a group, or one token, of which a number gives its first digit (``\frac12``)."""
+        r"""What a command takes: a group or a token; of a number, the first digit alone (``\frac12``)."""
         if self.peek() == "{":
             return self.primary()
         digits = self.peek()
@@ -153,13 +152,10 @@ class Expressions(Tokens):
 
     def group(self, opening: str) -> Node:
         bars, self.bars = self.bars, 0
-        if opening == "\\{":
-            node = self.braces()
-        else:
-            node = self.list()
+        node = self.braces() if opening == "\\{" else self.list()
         closing = self.take()
         self.bars = bars
-        if closing not in CLOSERS[opening].replace("\\}", "\\}") or not closing:
+        if closing not in CLOSERS[opening] or not closing:
             raise Unreadable(f"{opening!r} closed by {closing!r}")
         if opening == "\\{":
             return node
@@ -296,7 +292,7 @@ class Expressions(Tokens):
 def _listed(node: Node) -> tuple[Node, ...]:
     """The members of a list; a value with a plus-minus is two of them."""
     items = node[1] if node[0] == "list" else (node,)
-    return tuple(item for each in items for item in signs(each))
+    return tuple(value for item in items for value in signs(item))
 
 
 def _added(terms: list[Node]) -> Node:

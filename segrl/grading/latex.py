@@ -1,4 +1,4 @@
-r"""One spelling for what is written in many: LaTeX, Unicode and plain text, tidied before it is read.
+r"""One spelling for an answer that LaTeX, Unicode or plain text writes in many.
 
 Words come out as ``\w{word}``, everything else as the LaTeX that ``parser.py`` knows. Runs of letters are the hard
 part: ``xy`` is a product, ``cm`` after a number a unit, ``even`` a word.
@@ -48,7 +48,7 @@ _ESCAPES = {"\f": "\\f", "\b": "\\b", "\t": "\\t", "\r": "\\r", "\v": "\\v"}
 
 
 def tidy(text: str) -> str:
-    """The answer in one spelling; it still reads as what was written."""
+    """The answer in one spelling, with the same meaning."""
     text = _spacing(_characters(_repair(text)))
     text = _NOON.sub(lambda m: f" \\w{{{(m[1] or m[2]).lower()}m}} ", text)
     text = re.sub(r"\\([A-Za-z]+=?)", _synonym, _unwrap(text))
@@ -62,7 +62,7 @@ def tidy(text: str) -> str:
 
 
 def key(tidied: str) -> str:
-    """What two answers share when they are the same text; spaces count only between digits."""
+    """A text without spaces and braces, equal for two answers of the same text; spaces between digits count."""
     bare = re.sub(r"\\w\{([^{}]*)\}", r"\1", tidied)
     bare = re.sub(r"(?<=\d) (?=[\d.])", "_", bare).replace(" ", "")
     return re.sub(r"\{([A-Za-z0-9])\}", r"\1", bare)
@@ -70,8 +70,8 @@ def key(tidied: str) -> str:
 
 def words(tidied: str) -> list[str]:
     """The words, numbers and signs of an answer, words in lower case."""
-    found = re.findall(r"\\w\{([^{}]*)\}|(\\?[A-Za-z]+|\d+(?:\.\d+)?|[^\s\w])", tidied)
-    return [word.lower() or other for word, other in found if (word or other) not in ",.;:!\"'{}"]
+    pairs = re.findall(r"\\w\{([^{}]*)\}|(\\?[A-Za-z]+|\d+(?:\.\d+)?|[^\s\w])", tidied)
+    return [word.lower() or other for word, other in pairs if (word or other) not in ",.;:!\"'{}"]
 
 
 def has_words(tidied: str) -> bool:
@@ -79,7 +79,7 @@ def has_words(tidied: str) -> bool:
 
 
 def _repair(text: str) -> str:
-    r"""Undo what careless escaping did: ``\\frac`` for ``\frac``, a form feed for ``\f``; and Markdown's bold."""
+    r"""The text without careless escapes (``\\frac`` for ``\frac``, a form feed for ``\f``) and Markdown's bold."""
     text = re.sub("([\f\b\t\r\v])(?=[A-Za-z])", lambda m: _ESCAPES[m[1]], text)
     if "\\begin" not in text:
         text = re.sub(r"\\\\(?=[A-Za-z{}$%])", r"\\", text)
@@ -98,8 +98,8 @@ def _characters(text: str) -> str:
     return unicodedata.normalize("NFKC", text.translate(CHARACTERS))
 
 
-def _vulgar(found: re.Match) -> str:
-    above, below = unicodedata.normalize("NFKC", found[0]).split("⁄")
+def _vulgar(fraction: re.Match) -> str:
+    above, below = unicodedata.normalize("NFKC", fraction[0]).split("⁄")
     return f"\\frac{{{above}}}{{{below}}}"
 
 
@@ -114,18 +114,18 @@ def _spacing(text: str) -> str:
 
 def _unwrap(text: str) -> str:
     r"""``\text{cm}`` is ``\w{cm}``; ``\mathbf{x}`` is ``x``."""
-    done = ""
-    while found := _WRAPPERS.search(text):
-        name, (inside, after) = found[1], _argument(text, found.end())
-        done += text[: found.start()]
+    unwrapped = ""
+    while wrapper := _WRAPPERS.search(text):
+        name, (inside, after) = wrapper[1], _argument(text, wrapper.end())
+        unwrapped += text[: wrapper.start()]
         if name == "mathbb":
-            done += f"\\{inside.strip()} "
+            unwrapped += f"\\{inside.strip()} "
         elif name in _STYLES:
             after = f" {inside} {after}" if name in ("boxed", "fbox") else inside + after
         elif name not in _DROPPED:
             after = _WORD.sub(_marked, inside) + after
         text = after
-    return done + text
+    return unwrapped + text
 
 
 def _argument(text: str, start: int) -> tuple[str, str]:
@@ -141,19 +141,19 @@ def _argument(text: str, start: int) -> tuple[str, str]:
     return text[start + 1 :], ""
 
 
-def _marked(run: re.Match) -> str:
-    return f"\\{run[0]} " if run[0] in FUNCTIONS else f"\\w{{{run[0]}}} "
+def _marked(word: re.Match) -> str:
+    return f"\\{word[0]} " if word[0] in FUNCTIONS else f"\\w{{{word[0]}}} "
 
 
-def _synonym(found: re.Match) -> str:
-    if found[1] == "w":
-        return found[0]
-    name = SYNONYMS.get(found[1], found[1])
+def _synonym(command: re.Match) -> str:
+    if command[1] == "w":
+        return command[0]
+    name = SYNONYMS.get(command[1], command[1])
     return f"\\{name} " if name.isalpha() else f"{name} "
 
 
 def _letters(letters: str, before: str) -> str:
-    """A run of letters outside any wrapper: a function, a word, or a product of variables left as it is."""
+    """A run of letters outside any wrapper, marked as a function or a word; a product of variables as it is."""
     if re.search(r"\\(?:w|begin|end)\s*\{$", before):
         return letters
     if letters in FUNCTIONS or letters in ("pi", "infty", "infinity", "theta", "alpha", "beta"):
@@ -174,14 +174,14 @@ def _is_word(letters: str, before: str) -> bool:
     return len(letters) > 3 and not in_alphabet and not letters.isupper() and any(c in "aeiouy" for c in low)
 
 
-def _repeating(found: re.Match) -> str:
-    whole, head, cycle = found[1] or "0", found[2], found[3]
+def _repeating(decimal: re.Match) -> str:
+    whole, head, cycle = decimal[1] or "0", decimal[2], decimal[3]
     above = int(whole + head + cycle) - int(whole + head)
     return f"\\frac{{{above}}}{{{'9' * len(cycle)}{'0' * len(head)}}}"
 
 
 def _ends(text: str) -> str:
-    """Without the full stop, comma or stray sign that ends a sentence rather than an answer."""
+    """The text without the full stop, comma or stray sign that ends its sentence."""
     before = None
     while before != text:
         before, text = text, text.strip().rstrip(",;")

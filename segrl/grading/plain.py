@@ -1,12 +1,12 @@
-"""A read answer in fewer forms, before it is compared: chains of equations, lists of definitions, plus-minus."""
+"""A tree in the fewer forms that are compared: chains of equations, lists of definitions and plus-minus rewritten."""
 
 from __future__ import annotations
 
 import re
 
 from segrl.grading.quantities import same_quantity
+from segrl.grading.rationals import NotExact
 from segrl.grading.tree import Node, is_value, signs, variables, walk
-from segrl.grading.values import NotExact
 
 MOST_ITEMS = 64
 
@@ -26,7 +26,7 @@ def _spelt(node: Node) -> list[Node]:
 
 
 def _relation(node: Node) -> Node:
-    """``x = 5 + 5 = 10 \\approx 9.9`` is ``x = 10``; ``3 + 4 = 7`` is 7, and ``7 = 8`` nothing at all."""
+    """``x = 5 + 5 = 10 \\approx 9.9`` is ``x = 10``; ``3 + 4 = 7`` is 7; ``7 = 8`` stays an equation."""
     ops, members = list(node[1]), list(node[2])
     if "~" in ops:
         at = ops.index("~")
@@ -66,7 +66,7 @@ def _list(items: list[Node], joint: str) -> Node:
 
 
 def _is_domain(node: Node) -> bool:
-    r"""``k \in \mathbb{Z}``: what a parameter may be, and no part of the answer."""
+    r"""Whether a node only says what a parameter may be, and is no part of the answer: ``k \in \mathbb{Z}``."""
     return node[0] == "rel" and node[1] == ("in",) and node[2][0][0] == "var" and node[2][1] in _DOMAINS
 
 
@@ -74,7 +74,7 @@ _DOMAINS = [("var", name) for name in ("Z", "N", "R", "Q", "Z_+", "N_+", "Z^+")]
 
 
 def _is_name(node: Node) -> bool:
-    r"""What an answer may be called: ``x``, ``f(x)``, ``(x, y)``, ``|AB|``, ``V_1 : V_2``, ``\frac{NO}{BO}``."""
+    r"""Whether a node may name an answer: ``x``, ``f(x)``, ``(x, y)``, ``|AB|``, ``V_1 : V_2``, ``\frac{NO}{BO}``."""
     if node[0] == "var" or (node[0] == "call" and all(_is_name(arg) or arg[0] == "num" for arg in node[2])):
         return True
     if node[0] == "seq":

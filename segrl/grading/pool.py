@@ -70,10 +70,10 @@ class Pool:
                     self._kill(worker)
                     if worker.items == 1:
                         return False, "refused"
-                    # Perhaps it died of what earlier items left behind. The clock waits for the new one.
-                    asked = time.monotonic()
+                    # Earlier items may have killed it: a fresh worker tries, and its start costs no time of the item.
+                    start = time.monotonic()
                     worker = self._take()
-                    deadline += time.monotonic() - asked
+                    deadline += time.monotonic() - start
                 except BaseException:  # Ctrl-C between question and answer
                     self._kill(worker)
                     raise
@@ -138,12 +138,12 @@ class Pool:
                 self._template.kill(worker.pid)
 
     def _forget(self) -> None:
-        """In a fork: what was the parent's is closed here, and lives on there."""
+        """Close the parent's sockets in a fork; the parent keeps its own copies and its workers."""
         for worker in self._idle:
             worker.socket.close()
         if self._template:
             self._template.socket.close()
-            self._template.process.returncode = 0  # not ours to wait for
+            self._template.process.returncode = 0  # a process of the parent, not of this fork
         self._empty()
 
 
@@ -151,32 +151,32 @@ class _Template:
     """The process that forks the workers, as its parent sees it."""
 
     def __init__(self, equal: str, memory_mb: int) -> None:
-        self.socket, theirs = socket.socketpair()
+        self.socket, template_end = socket.socketpair()
         self.socket.settimeout(START_S)
         # sys.path first: a json.py in the working folder must not stand in for the standard library's.
         boot = (
             "import sys; sys.path[:] = sys.argv[1].split('\\n'); from segrl.grading.worker import template; "
             "template(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5]))"
         )
-        path = "\n".join(one for one in sys.path if isinstance(one, str))
-        arguments = [path, str(theirs.fileno()), str(os.getpid()), equal, str(memory_mb)]
-        with theirs:
+        path = "\n".join(folder for folder in sys.path if isinstance(folder, str))
+        arguments = [path, str(template_end.fileno()), str(os.getpid()), equal, str(memory_mb)]
+        with template_end:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", boot, *arguments],
-                pass_fds=[theirs.fileno()],
+                pass_fds=[template_end.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONHASHSEED": "0"},  # the same order of sets, so the same verdicts, every time
             )
 
     def fork(self) -> _Worker:
-        ours, theirs = socket.socketpair()
+        caller_end, worker_end = socket.socketpair()
         try:
-            with theirs:
-                socket.send_fds(self.socket, [struct.pack("i", FORK)], [theirs.fileno()])
-            return _Worker(ours, *struct.unpack("i", read(self.socket, 4)))
+            with worker_end:
+                socket.send_fds(self.socket, [struct.pack("i", FORK)], [worker_end.fileno()])
+            return _Worker(caller_end, *struct.unpack("i", read(self.socket, 4)))
         except BaseException:
-            ours.close()
+            caller_end.close()
             self.end()
             raise
 

@@ -1,13 +1,15 @@
-r"""Are two single values the same answer? Percent, degrees, units, ratios, bases, and rounded numbers."""
+"""Whether two single values are the same answer: percent, degrees, units, ratios, bases and rounded numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import NamedTuple
 
+from segrl.grading.rationals import NotExact, TooBig, Undefined, exact
 from segrl.grading.tree import Node, is_value, number, variables
 from segrl.grading.units import Unit
-from segrl.grading.values import NotExact, TooBig, Undefined, context, exact, same, value
+from segrl.grading.values import context, same, value
 
 ROUNDED = 3  # significant digits from which a decimal gold may be the rounding of an exact answer
 PRECISE = 6  # significant digits from which a decimal may stand for an exact gold
@@ -34,9 +36,9 @@ def same_quantity(gold: Node, pred: Node) -> bool | None:
     return _any(_same_core(left, right) for left, right in _unmarked(a, b))
 
 
-def _any(verdicts) -> bool | None:
-    found = list(verdicts)
-    return True if any(found) else None if None in found else False
+def _any(verdicts: Iterable[bool | None]) -> bool | None:
+    verdicts = list(verdicts)
+    return True if any(verdicts) else None if None in verdicts else False
 
 
 def _quantity(node: Node) -> Quantity:
@@ -54,7 +56,7 @@ def _quantity(node: Node) -> Quantity:
 
 
 def _unmarked(a: Quantity, b: Quantity) -> list[tuple[Node, Node]]:
-    """The readings where one side alone says percent or degrees: 50% is 50, or one half; 45 degrees 45, or pi / 4."""
+    """Pairs to compare where one side alone has a mark: 50% is 50 or one half, 45 degrees is 45 or pi / 4."""
     factor: Node = number(Fraction(1, 100)) if "percent" in (a.mark, b.mark) else ("div", ("const", "pi"), number(180))
     if a.mark:
         return [(a.core, b.core), (_times(a.core, factor), b.core)]
@@ -86,7 +88,7 @@ def _same_core(a: Node, b: Node) -> bool | None:
 
 
 def _same_ratio(a: Node, b: Node) -> bool | None:
-    """Ratios by their quotient; a time of day, such as 3:30, only by its digits."""
+    """Whether two ratios have the same quotient; a time of day, such as 3:30, must have the same digits."""
     if a[0] != b[0]:
         ratio, other = (a, b) if a[0] == "ratio" else (b, a)
         return len(ratio[1]) == 2 and same(("div", *ratio[1]), other)
@@ -101,7 +103,7 @@ def _same_ratio(a: Node, b: Node) -> bool | None:
 
 
 def _is_time(parts: tuple[Node, ...]) -> bool:
-    """Hours and minutes, which as a ratio would have been reduced."""
+    """Whether two parts are hours and minutes: a ratio of them would have been reduced."""
     try:
         hours, minutes = (exact(part) for part in parts)
     except (NotExact, ValueError):
@@ -112,7 +114,7 @@ def _is_time(parts: tuple[Node, ...]) -> bool:
 
 
 def _same_based(a: Node, b: Node) -> bool:
-    """Numerals of a base: the same digits, in the same base where both say one."""
+    """Whether two numerals have the same digits, and the same base where both sides name a base."""
     if a[0] == b[0]:
         return a == b
     numeral, other = (a, b) if a[0] == "based" else (b, a)

@@ -1,4 +1,4 @@
-r"""Sets of real numbers, however written: ``x > 3``, ``(3, \infty)``, ``\{x \mid x > 3\}``, ``[1, 2] \cup \{5\}``."""
+r"""Sets of real numbers as intervals: ``x > 3``, ``(3, \infty)``, ``\{x \mid x > 3\}``, ``[1, 2] \cup \{5\}``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from contextlib import suppress
 from functools import cmp_to_key
 from typing import NamedTuple
 
+from segrl.grading.rationals import Undefined
 from segrl.grading.tree import INFINITY, Node, is_value, number, variables
-from segrl.grading.values import Undefined, same, value
+from segrl.grading.values import same, value
 from segrl.grading.vocabulary import KNOWN_CALLS
 
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
@@ -41,12 +42,12 @@ def region(node: Node) -> Region:
     if kind == "seq" and node[1] == "{":
         return tuple(_point(item) for item in node[2])
     if kind == "seq" and len(node[2]) == 2 and all(map(is_value, node[2])):
-        found = Interval(node[2][0], node[1] == "[", node[2][1], node[3] == "]")
-        if _empty(found):
+        interval = Interval(node[2][0], node[1] == "[", node[2][1], node[3] == "]")
+        if _empty(interval):
             raise NoRegion("a pair whose second member is not the larger")
-        return (found,)
+        return (interval,)
     if kind == "union":
-        return tuple(part for each in node[1] for part in region(each))
+        return tuple(interval for member in node[1] for interval in region(member))
     if kind == "inter":
         return _meet(region(node[1][0]), region(node[1][1]))
     if kind == "minus":
@@ -61,15 +62,15 @@ def region(node: Node) -> Region:
 
 
 def _several(node: Node) -> Region:
-    """``or`` unites conditions, ``and`` and a comma between inequalities intersect them."""
+    """The region of several conditions: ``or`` unites them, ``and`` and a comma between inequalities intersect them."""
     parts = [region(item) for item in node[1]]
     points = all(item[0] == "rel" and set(item[1]) == {"="} for item in node[1])
     if node[2] == "or" or points or not all(item[0] == "rel" for item in node[1]):
         return tuple(interval for part in parts for interval in part)
-    found = parts[0]
+    common = parts[0]
     for part in parts[1:]:
-        found = _meet(found, part)
-    return found
+        common = _meet(common, part)
+    return common
 
 
 def _point(node: Node) -> Interval:
@@ -86,14 +87,14 @@ def _relation(node: Node) -> Region:
         raise NoRegion("two relations")
     if not all(map(is_value, members)) or not set(ops) <= set(FLIPPED):
         raise NoRegion("a relation of another kind")
-    found: Region = (LINE,)
+    values: Region = (LINE,)
     middle = 1 if len(ops) == 2 or not _is_unknown(members[0]) else 0
     if len(ops) > 2 or not _is_unknown(members[middle]):
         raise NoRegion("a relation without its variable alone")
     for at, op in enumerate(ops):
         bound = members[at + 1] if middle == at else members[at]
-        found = _meet(found, _bounded(op if middle == at else FLIPPED[op], bound))
-    return _mirrored(found) if members[middle][0] == "abs" else found
+        values = _meet(values, _bounded(op if middle == at else FLIPPED[op], bound))
+    return _mirrored(values) if members[middle][0] == "abs" else values
 
 
 def _is_unknown(node: Node) -> bool:
@@ -111,9 +112,9 @@ def _bounded(op: str, bound: Node) -> Region:
     return (Interval(bound, op == ">=", INFINITY, False),)
 
 
-def _mirrored(found: Region) -> Region:
-    """What x may be where |x| lies in ``found``."""
-    above = _meet(found, (Interval(number(0), True, INFINITY, False),))
+def _mirrored(sizes: Region) -> Region:
+    """The values of x whose |x| lies in ``sizes``."""
+    above = _meet(sizes, (Interval(number(0), True, INFINITY, False),))
     below = tuple(Interval(("neg", i.high), i.high_in, ("neg", i.low), i.low_in) for i in above)
     return merged((*below, *above))
 
@@ -141,7 +142,7 @@ def compare(a: Node, b: Node) -> int:
 def _meet(left: Region, right: Region) -> Region:
     if len(left) * len(right) > MOST_PAIRS:
         raise NoRegion("more intervals than anyone answers with")
-    found = []
+    common = []
     for a in left:
         for b in right:
             low, high = compare(a.low, b.low), compare(a.high, b.high)
@@ -149,8 +150,8 @@ def _meet(left: Region, right: Region) -> Region:
             high_in = a.high_in and b.high_in if not high else a.high_in if high < 0 else b.high_in
             both = Interval(a.low if low > 0 else b.low, low_in, a.high if high < 0 else b.high, high_in)
             if not _empty(both):
-                found.append(both)
-    return tuple(found)
+                common.append(both)
+    return tuple(common)
 
 
 def _empty(interval: Interval) -> bool:
@@ -162,12 +163,12 @@ def _empty(interval: Interval) -> bool:
 
 
 def _outside(inside: Region) -> Region:
-    found: Region = (LINE,)
+    outside: Region = (LINE,)
     for i in inside:
         below = Interval(MINUS_INFINITY, False, i.low, not i.low_in)
         above = Interval(i.high, not i.high_in, INFINITY, False)
-        found = _meet(found, tuple(part for part in (below, above) if part.low != part.high))
-    return found
+        outside = _meet(outside, tuple(part for part in (below, above) if part.low != part.high))
+    return outside
 
 
 def _first(a: Interval, b: Interval) -> int:
@@ -177,18 +178,18 @@ def _first(a: Interval, b: Interval) -> int:
 def merged(parts: Region) -> Region:
     """The same set in the fewest intervals, in order."""
     ordered = sorted([part for part in parts if not _empty(part)], key=cmp_to_key(_first))
-    found: list[Interval] = []
+    apart: list[Interval] = []
     for part in ordered:
-        last = found[-1] if found else None
+        last = apart[-1] if apart else None
         gap = compare(part.low, last.high) if last else 1
         if last and (gap < 0 or (not gap and (part.low_in or last.high_in))):
             order = compare(part.high, last.high)
             top = part if order > 0 else last
             inside = top.high_in if order else part.high_in or last.high_in
-            found[-1] = Interval(last.low, last.low_in, top.high, inside)
+            apart[-1] = Interval(last.low, last.low_in, top.high, inside)
         else:
-            found.append(part)
-    return tuple(found)
+            apart.append(part)
+    return tuple(apart)
 
 
 def same_region(a: Region, b: Region) -> bool | None:
@@ -197,12 +198,12 @@ def same_region(a: Region, b: Region) -> bool | None:
         a, b = merged(a), merged(b)
     if len(a) != len(b):
         return False
-    left = list(b)
+    unmatched = list(b)
     for interval in a:
-        match = next((other for other in left if _same_interval(interval, other)), None)
+        match = next((other for other in unmatched if _same_interval(interval, other)), None)
         if match is None:
             return False
-        left.remove(match)
+        unmatched.remove(match)
     return True
 
 

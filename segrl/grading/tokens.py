@@ -1,4 +1,4 @@
-"""An answer as a stream of tokens, which the grammar in ``expressions.py`` and ``parser.py`` takes from the left."""
+"""The tokens of a tidied answer, which the grammar in ``expressions.py`` and ``parser.py`` takes from the left."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ RELATIONS = {
 
 
 class Unreadable(ValueError):
-    """Not in the grammar."""
+    """A text that is not in the grammar."""
 
 
 class Tokens:
+    """Tokens as pairs (kind, text), and the place ``at`` of the next one."""
+
     def __init__(self, text: str):
         self.tokens: list[tuple[str, str]] = [
-            (str(found.lastgroup), found[found.lastgroup]) for found in TOKEN.finditer(text) if found[0].strip()
+            (str(match.lastgroup), match[match.lastgroup]) for match in TOKEN.finditer(text) if match[0].strip()
         ]
         self.at = 0
         self.depth = 0
@@ -64,7 +66,7 @@ class Tokens:
 
 
 def literal(token: str) -> Node:
-    """A number as it stands, with the digits after its point: they say how far it was rounded."""
+    """The node of a number, with the count of digits after its point, which says how far it was rounded."""
     mantissa, _, exponent = re.sub("E", "e", token).partition("e")
     if len(exponent) > 4:
         raise Unreadable(f"the exponent {exponent}")

@@ -1,4 +1,4 @@
-"""What a read answer is made of: plain tuples, the first member of each saying its kind.
+"""The tree of an answer: a node is a plain tuple, and its first member names its kind.
 
 Values: ``num`` (value, digits after the point or None), ``var``, ``const``, ``add``, ``mul``, ``div``, ``neg``,
 ``pow``, ``root``, ``abs``, ``fact``, ``binom``, ``call``, ``pm``. Values that say how they are written: ``percent``,
@@ -59,7 +59,7 @@ def is_value(node: Node) -> bool:
 
 
 def rebuild(node: Node, change: Callable[[Node], Node | None]) -> Node:
-    """The tree with each node for which ``change`` returns one replaced by it."""
+    """The tree with each node replaced by what ``change`` returns for it, and kept where that is None."""
     new = change(node)
     if new is not None:
         return new

@@ -1,4 +1,4 @@
-"""Units: what a word after a number measures, and how much of it."""
+"""Units: the dimensions of the words after a number, and their size in base units."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from segrl.grading.vocabulary import PER_CENT, names
 
 @dataclass(frozen=True)
 class Unit:
-    """What a unit measures, each dimension with its power, and how many of the base unit it is."""
+    """The dimensions of a unit, each with its power, and its size in base units."""
 
     dimensions: tuple[tuple[str, int], ...] = ()
     size: Fraction = Fraction(1)
@@ -20,7 +20,7 @@ NO_UNIT = Unit()
 NOT_UNITS = names("not is are or and than between from least most more less over about no nor either but")
 _IGNORED = names("unit units a an the of")
 
-# What it measures, to which power, and each unit's names after its size in the base unit.
+# A dimension, its power, and the names of each unit after its size in the base unit.
 _TABLE: list[tuple[str, int, dict[str, str]]] = [
     ("length", 1, {
         "1": "m metre metres meter meters", "1/10": "dm decimeter decimeters decimetre",
@@ -59,7 +59,7 @@ UNIT_NAMES = (
 
 
 def unit_of(factors: list[tuple[str, int]]) -> Unit:
-    """What a product of words with powers measures: ``[("m", 1), ("s", -2)]``. Unknown words measure themselves."""
+    """The unit of a product of words with powers: ``[("m", 1), ("s", -2)]``. An unknown word is a dimension itself."""
     powers: dict[str, int] = {}
     size = Fraction(1)
     raised = 1
@@ -67,9 +67,9 @@ def unit_of(factors: list[tuple[str, int]]) -> Unit:
         if word.lower() in ("square", "sq", "cubic", "cu"):
             raised = 2 if word.lower().startswith("s") else 3
             continue
-        for kind, degree, each in _base(word):
+        for kind, degree, word_size in _base(word):
             powers[kind] = powers.get(kind, 0) + degree * power * raised
-            size *= each ** (power * raised)
+            size *= word_size ** (power * raised)
         raised = 1
     return Unit(tuple(sorted((kind, power) for kind, power in powers.items() if power)), size)
 

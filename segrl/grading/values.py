@@ -1,7 +1,7 @@
-"""Are two expressions the same? Rationals exactly; the rest by their values, to 40 digits, at sample points.
+"""Whether two expressions are the same: rationals exactly, the rest by their values to 40 digits at sample points.
 
-Two expressions that agree to 40 digits at every point are equal but for a conspiracy; what overflows the bounds below
-is ``TooBig``, and nobody computes it.
+Two expressions that agree to 40 digits at every point are taken for equal. A value out of the bounds below is
+``TooBig`` and is not computed.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ import zlib
 from collections.abc import Mapping
 from fractions import Fraction
 from functools import reduce
-from math import comb, factorial, gcd, lcm
 from typing import Any
 
+from segrl.grading.rationals import MOST_FACTORIAL, NotExact, TooBig, Undefined, bounded, exact
 from segrl.grading.tree import Node, variables, walk
 from segrl.grading.vocabulary import KNOWN_CALLS, PARAMETERS
 
 DIGITS = 40
-MOST_BITS = 8192  # of an exact numerator or denominator
 MOST_LOG = 5000.0  # of the natural logarithm of a value
-MOST_FACTORIAL = 500
 
 # mpmath's precision is state, so each thread has its own; its caches are shared and not made for threads.
 _contexts = threading.local()
@@ -31,87 +29,11 @@ os.register_at_fork(after_in_child=lambda: globals().update(_turn=threading.Lock
 # For variables, in turn: within (0, 1), above 1, and with mixed signs, where only real values are compared.
 POINTS = ((0.31, 0.17), (0.73, 0.11), (1.37, 0.61), (2.21, 0.83), (-0.57, 0.43), (-1.83, 1.07))
 POSITIVE = 4
-REAL = ""  # with the variables of a point where every step must be real: roots of negative numbers say nothing there
-
-
-class NotExact(ValueError):
-    """No rational number."""
-
-
-class Undefined(ValueError):
-    """No value at this point."""
-
-
-class TooBig(ValueError):
-    """A value nobody should compute."""
-
-
-def exact(node: Node) -> Fraction:
-    """The rational number a tree stands for."""
-    kind = node[0]
-    if kind == "num":
-        return _bounded(node[1])
-    if kind == "neg":
-        return -exact(node[1])
-    if kind == "add":
-        return _bounded(sum(map(exact, node[1]), Fraction(0)))
-    if kind == "mul":
-        return _bounded(exact(node[1][0]) * exact(node[1][1]))
-    if kind == "percent":
-        return exact(node[1]) / 100
-    if kind == "div":
-        below = exact(node[2])
-        if not below:
-            raise Undefined("a division by zero")
-        return _bounded(exact(node[1]) / below)
-    if kind == "abs":
-        return abs(exact(node[1]))
-    if kind == "pow":
-        return _power(exact(node[1]), exact(node[2]))
-    if kind in ("fact", "binom"):
-        return _counted(kind, [exact(part) for part in node[1:]])
-    if kind == "ratio" and len(node[1]) == 2:
-        return exact(("div", *node[1]))
-    if kind == "call" and node[1] in ("gcd", "lcm", "max", "min"):
-        return _among(node[1], [exact(part) for part in node[2]])
-    raise NotExact(kind)
-
-
-def _bounded(value: Fraction) -> Fraction:
-    if value.numerator.bit_length() > MOST_BITS or value.denominator.bit_length() > MOST_BITS:
-        raise TooBig(f"a number of more than {MOST_BITS} bits")
-    return value
-
-
-def _power(base: Fraction, exponent: Fraction) -> Fraction:
-    if exponent.denominator != 1:
-        raise NotExact("a root")
-    if not base and exponent < 0:
-        raise Undefined("a division by zero")
-    bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-    if abs(base) not in (0, 1) and bits * abs(exponent) > MOST_BITS:
-        raise TooBig(f"a number of more than {MOST_BITS} bits")
-    return base ** int(exponent if abs(base) not in (0, 1) else exponent % 2 or 2 * (exponent != 0))
-
-
-def _counted(kind: str, parts: list[Fraction]) -> Fraction:
-    if any(part.denominator != 1 or part < 0 for part in parts):
-        raise NotExact(kind)
-    if parts[0] > MOST_FACTORIAL:
-        raise TooBig(f"{kind} of {parts[0]}")
-    return Fraction(factorial(int(parts[0])) if kind == "fact" else comb(int(parts[0]), int(parts[1])))
-
-
-def _among(name: str, values: list[Fraction]) -> Fraction:
-    if name in ("max", "min"):
-        return max(values) if name == "max" else min(values)
-    if any(value.denominator != 1 for value in values):
-        raise NotExact(name)
-    return Fraction((gcd if name == "gcd" else lcm)(*map(int, values)))
+REAL = ""  # a key of a point where every step must be real: roots of negative numbers say nothing there
 
 
 def context() -> Any:
-    """This thread's mpmath."""
+    """The mpmath context of this thread."""
     if not hasattr(_contexts, "mp"):
         import mpmath
 
@@ -121,24 +43,24 @@ def context() -> Any:
 
 
 def value(node: Node, at: Mapping[str, Any]) -> Any:
-    """The number a tree stands for where the variables have the values ``at``; mpmath's, real or complex."""
+    """The number of a tree, mpmath's real or complex, where the variables have the values ``at``."""
     mp = context()
     try:
         with _turn:
-            found = _value(node, at, mp)
+            result = _value(node, at, mp)
     except (NotExact, TooBig):
         raise
     except (ArithmeticError, ValueError, TypeError) as error:  # what mpmath raises at a pole
         raise Undefined(str(error)) from error
-    if not mp.isfinite(found):
+    if not mp.isfinite(result):
         raise Undefined("not finite")
-    return found
+    return result
 
 
 def _value(node: Node, at: Mapping[str, Any], mp: Any) -> Any:
     kind = node[0]
     if kind == "num":
-        return mp.mpf(_bounded(node[1]).numerator) / node[1].denominator
+        return mp.mpf(bounded(node[1]).numerator) / node[1].denominator
     if kind == "var":
         return at[node[1]]
     if kind == "const":
@@ -154,19 +76,19 @@ def _value(node: Node, at: Mapping[str, Any], mp: Any) -> Any:
         return sum(parts) if kind == "add" else reduce(lambda a, b: a * b, parts)
     if kind == "call" or kind in _OPERATIONS:
         parts = [_value(part, at, mp) for part in (node[2] if kind == "call" else node[1:])]
-        found = _call(node[1], parts, mp) if kind == "call" else _small(_OPERATIONS[kind](mp, *parts), mp)
-        if REAL in at and mp.im(found):
+        result = _call(node[1], parts, mp) if kind == "call" else _small(_OPERATIONS[kind](mp, *parts), mp)
+        if REAL in at and mp.im(result):
             raise Undefined("not real")
-        return found
+        return result
     if kind == "ratio" and len(node[1]) == 2:
         return _value(("div", *node[1]), at, mp)
     raise NotExact(kind)
 
 
-def _small(found: Any, mp: Any) -> Any:
-    if found and mp.isfinite(found) and abs(mp.mag(found)) > MOST_LOG * 1.5:
-        raise TooBig(f"a value of 2^{mp.mag(found)}")
-    return found
+def _small(number: Any, mp: Any) -> Any:
+    if number and mp.isfinite(number) and abs(mp.mag(number)) > MOST_LOG * 1.5:
+        raise TooBig(f"a value of 2^{mp.mag(number)}")
+    return number
 
 
 def _raised(mp: Any, base: Any, exponent: Any) -> Any:
@@ -209,12 +131,13 @@ def _call(name: str, args: list[Any], mp: Any) -> Any:
     if name in ("floor", "ceil"):
         return mp.floor(args[0]) if name == "floor" else mp.ceil(args[0])
     if name in KNOWN_CALLS and name not in ("gcd", "lcm"):
-        return _plain(name, args[0], mp)
-    seen = f"{name}({','.join(mp.nstr(arg, 12) for arg in args)})"  # an unknown function: some number for each argument
-    return mp.mpf(zlib.crc32(seen.encode()) % 10**6 + 1) / 10**5
+        return _known_function(name, args[0], mp)
+    # An unknown function has some number for each of its arguments.
+    call = f"{name}({','.join(mp.nstr(arg, 12) for arg in args)})"
+    return mp.mpf(zlib.crc32(call.encode()) % 10**6 + 1) / 10**5
 
 
-def _plain(name: str, x: Any, mp: Any) -> Any:
+def _known_function(name: str, x: Any, mp: Any) -> Any:
     if abs(x) > MOST_LOG and name in ("exp", "sinh", "cosh", "tanh"):
         raise TooBig(f"{name} of {mp.nstr(x, 5)}")
     short = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "arccot": "acot"}.get(name, name)
@@ -225,28 +148,28 @@ def samples(names: frozenset[str]) -> list[dict[str, Any]]:
     """The points at which expressions in these variables are compared."""
     mp = context()
     ordered = sorted(names)
-    found = []
+    points: list[dict[str, Any]] = []
     for count, (start, step) in enumerate(POINTS):
         sign = [1 if count < POSITIVE or i % 2 == count % 2 else -1 for i in range(len(ordered))]
         near = [mp.mpf(start) + (s * step * mp.sqrt(i + 2) / 3 if i else 0) for i, s in enumerate(sign)]
-        found.append(dict(zip(ordered, near, strict=True)) | ({} if count < POSITIVE else {REAL: True}))
-    return found
+        points.append(dict(zip(ordered, near, strict=True)) | ({} if count < POSITIVE else {REAL: True}))
+    return points
 
 
-def _counted_points(names: frozenset[str]) -> list[dict[str, Any]]:
-    """Integers, for what is only defined for them."""
+def _integer_points(names: frozenset[str]) -> list[dict[str, Any]]:
+    """Points at integers, for expressions that are defined there alone."""
     mp = context()
     return [{name: mp.mpf(at + 2 * i) for i, name in enumerate(sorted(names))} for at in range(1, 5)]
 
 
-def _counts(node: Node) -> bool:
-    """Whether a power of -1 says that its exponent is an integer."""
+def _has_integer_exponent(node: Node) -> bool:
+    """Whether the tree holds a power of -1, whose exponent must then be an integer."""
     powers = (part for part in walk(node) if part[0] == "pow" and variables(part[2]))
     return any(part[1] == ("neg", ("num", Fraction(1), None)) for part in powers)
 
 
 def close(a: Any, b: Any) -> bool:
-    """Equal to within what 40 digits lose on the way."""
+    """Whether two numbers are equal but for what a computation with 40 digits loses."""
     scale = max(abs(a), abs(b))
     return abs(a - b) <= scale * context().mpf(10) ** (8 - DIGITS)
 
@@ -257,13 +180,13 @@ def same(a: Node, b: Node) -> bool | None:
         return True
     if not (names := variables(a) | variables(b)):
         return _same_number(a, b)
-    counted = names <= PARAMETERS and (_counts(a) or _counts(b))
-    points = _counted_points(names) if counted else samples(names)
+    integers = names <= PARAMETERS and (_has_integer_exponent(a) or _has_integer_exponent(b))
+    points = _integer_points(names) if integers else samples(names)
     verdicts = [_same_at(a, b, at, count < POSITIVE) for count, at in enumerate(points)]
-    told = [verdict for verdict in verdicts if verdict is not None]
-    if len(told) >= 2 and all(told):
+    decided = [verdict for verdict in verdicts if verdict is not None]
+    if len(decided) >= 2 and all(decided):
         return True
-    return False if not all(told) or _only_one_defined(a, b, names) else None
+    return False if not all(decided) or _only_one_defined(a, b, names) else None
 
 
 def _same_number(a: Node, b: Node) -> bool | None:
@@ -282,7 +205,7 @@ def _same_number(a: Node, b: Node) -> bool | None:
 
 
 def _both_vanish(a: Node, b: Node, left: Any, right: Any) -> bool:
-    """Whether both are zero but for rounding: a true value stays where it is when the precision grows."""
+    """Whether both are zero but for rounding: with twice the digits only a rounding error shrinks."""
     mp = context()
     if max(abs(left), abs(right)) > mp.mpf(10) ** (8 - DIGITS):
         return False
@@ -313,13 +236,13 @@ def _same_at(a: Node, b: Node, at: Mapping[str, Any], positive: bool) -> bool | 
     if close(left, right) or max(abs(left), abs(right)) < tiny:
         return True
     real = mp.im(left) == 0 and mp.im(right) == 0
-    return False if real or (positive and _speaks_of_i(a, b)) else None if not positive else _maybe(left, right)
+    return False if real or (positive and _holds_i(a, b)) else None if not positive else _same_size(left, right)
 
 
-def _speaks_of_i(a: Node, b: Node) -> bool:
+def _holds_i(a: Node, b: Node) -> bool:
     return any(part == ("const", "i") for node in (a, b) for part in walk(node))
 
 
-def _maybe(left: Any, right: Any) -> bool | None:
-    """Complex values of real expressions may lie on different branches: only their sizes speak."""
+def _same_size(left: Any, right: Any) -> bool | None:
+    """None for complex values of one size, which may lie on different branches; False for other sizes."""
     return None if close(abs(left), abs(right)) else False

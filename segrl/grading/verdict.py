@@ -1,4 +1,4 @@
-"""Is the answer right? The cheap readings first, math-verify in a process that can be killed last."""
+"""The verdict on an answer: by its text, by its trees, and last by math-verify in a process that can be killed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import Any
 from segrl.grading import latex
 from segrl.grading.answer import explosive, extract, last_answer, same_choice, too_long
 from segrl.grading.equality import equal
-from segrl.grading.parser import Unreadable, read
+from segrl.grading.parser import read
 from segrl.grading.pool import shared
+from segrl.grading.rationals import NotExact, TooBig, Undefined
+from segrl.grading.tokens import Unreadable
 from segrl.grading.tree import Node, is_value, variables
-from segrl.grading.values import NotExact, TooBig, Undefined
 
 LONG = 20_000  # characters
 STATUSES = ("exact", "numeric", "symbolic", "no_answer", "gold_unparsable", "timeout", "refused")
@@ -110,14 +111,14 @@ def _bare(text: str) -> str:
 
 
 def _gold(gold: str) -> str:
-    r"""A gold as data sets write it: ``$125$ miles`` is itself, a solution text its box."""
+    r"""The answer in a gold: what its boxes hold, or the gold itself where it has none, as in ``$125$ miles``."""
     gold = gold.strip()
     return (last_answer(gold, adjacent=True) or gold) if "boxed" in gold else gold
 
 
 @lru_cache(maxsize=4096)
 def answer(text: str) -> Answer:
-    """How an answer reads; the same golds come again and again."""
+    """An answer as it is compared; cached, because the same golds come again and again."""
     tidied = latex.tidy(text)
     trees = []
     for reading in _readings(tidied):
@@ -129,7 +130,7 @@ def answer(text: str) -> Answer:
 
 
 def _is_run(side: Answer) -> bool:
-    """Letters alone: one word, or points of a figure. ``ab`` is not ``ba``."""
+    """Whether an answer is letters alone, a word or points of a figure, which are compared as text."""
     return bool(re.fullmatch("[A-Za-z]{2,}", side.key)) and len(latex.words(side.text)) == 1
 
 
@@ -138,7 +139,7 @@ _DECIMAL_COMMA = re.compile(r"(-?(?:0|\d{4,})),(\d+)")
 
 
 def _readings(tidied: str) -> list[str]:
-    """``1,234`` is a number or two; inside brackets it is two. ``1000,99`` has a decimal comma."""
+    """The texts an answer may be read as: ``1,234`` is a number or, as in brackets, two; ``1000,99`` a decimal."""
     grouped = _THOUSANDS.sub(lambda m: m[0].replace(",", "") if _outside(tidied, m.start()) else m[0], tidied)
     decimal = _DECIMAL_COMMA.sub(r"\1.\2", tidied) if _DECIMAL_COMMA.fullmatch(tidied) else tidied
     return list(dict.fromkeys((grouped, decimal, tidied)))
@@ -153,7 +154,7 @@ def _outside(text: str, at: int) -> bool:
 
 
 def _by_reading(gold: Answer, pred: Answer) -> tuple[bool, str] | None:
-    """The verdict of the readings, if both sides have one: right if any two are the same."""
+    """The verdict of the trees, None where one is missing or open: right if any two of them are the same."""
     verdicts: list[tuple[bool | None, str]] = []
     for left in gold.trees:
         for right in pred.trees:
@@ -171,21 +172,21 @@ def _by_reading(gold: Answer, pred: Answer) -> tuple[bool, str] | None:
 
 
 def _by_words(gold: Answer, pred: Answer) -> tuple[bool, str] | None:
-    """Answers in words are the same words, whatever their case; a date also in another order."""
+    """The verdict on answers in words, None for others: the same words in any case, a date in any order."""
     if not (gold.worded or pred.worded):
         return None
-    left, right = (_said(side.text) for side in (gold, pred))
+    left, right = (_content_words(side.text) for side in (gold, pred))
     dated = 1 < len(left) < 4 and sum(word.isdigit() for word in left) == 1 and left[0].isalnum()
     return left == right or (dated and sorted(left) == sorted(right)), "exact"
 
 
-def _said(text: str) -> list[str]:
-    said = [word for word in latex.words(text) if word not in ("the", "a", "an")]
-    return said[2:] if said[:2] == ["answer", "is"] else said
+def _content_words(text: str) -> list[str]:
+    words = [word for word in latex.words(text) if word not in ("the", "a", "an")]
+    return words[2:] if words[:2] == ["answer", "is"] else words
 
 
 def _guarded(gold: Answer, pred: Answer) -> tuple[bool, str] | None:
-    """What is not worth asking: a relation or a list where the gold is one value, and what would not end."""
+    """The verdict where math-verify is not asked: it might not end, or the gold is a value and the prediction none."""
     if explosive(gold.text) or explosive(pred.text):
         return False, "refused"
     no_value = any(map(is_value, gold.trees)) and _NO_VALUE.search(_BOUNDS.sub("", pred.text))

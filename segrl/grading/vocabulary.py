@@ -1,4 +1,4 @@
-"""The names that answers are written with: functions, words, characters, and the many commands that mean the same."""
+"""The names in answers: functions, words and characters, and the commands that are read as another command."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ FILLERS = names(
     " have maximum minimum area total probability option options choice that both and number sum distance length about"
     " approximately roughly around"
 )
-_COUNTED = (
+_NUMERALS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
     " eighteen nineteen twenty"
 )
-NUMBERS = {word: value for value, word in enumerate(_COUNTED.split())}
+NUMBERS = {word: value for value, word in enumerate(_NUMERALS.split())}
 CURRENCIES = {"€": "euro", "£": "poundsterling", "¥": "yen", "₹": "rupee"}
 MONEY = frozenset(CURRENCIES.values()) | {"dollar"}
 

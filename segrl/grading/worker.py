@@ -84,7 +84,7 @@ def _fork_worker(control: socket.socket, descriptor: int, compare: Callable, mem
 def _limit(memory_mb: int, parent: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before we asked
+        if os.getppid() != parent:  # the parent died before prctl
             os._exit(0)
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     limit = memory_mb << 20
