@@ -4,6 +4,7 @@ import ast
 import json
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import segrl
 
 PACKAGE = Path(segrl.__file__).parent
 WALLED = ("verl", "ray", "vllm")
-# As in DESIGN.md, and in pyproject.toml's per-file-ignores.
+# As in docs/architecture.md, and in pyproject.toml's per-file-ignores.
 ALLOWED = ("segrl.verl", "segrl.generation.vllm", "segrl.attribution.cluster")
 
 IMPORT_BLOCKED = """
@@ -32,6 +33,7 @@ for module in modules:
 """
 
 
+@cache
 def modules() -> dict[str, Path]:
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -90,3 +92,90 @@ def test_what_the_core_imports_is_among_its_dependencies():
         if not declared & {distribution.lower().replace("_", "-") for distribution in distributions.get(name, [name])}
     }
     assert not undeclared
+
+
+# --- the arrows of the house -----------------------------------------------------------------------------------------
+
+# From the ground up: a room imports from floors below it, wherever in a file the import stands.
+FLOORS = (
+    ("text", "resolving"),
+    ("types",),
+    ("tokenization", "loading", "toy", "grading", "selection", "weighting"),
+    ("segmentation", "attribution", "generation"),
+    ("importance",),
+    ("data", "report", "launch", "trl"),
+    ("evaluation",),
+    ("analysis",),
+    ("sft", "credit"),
+    ("verl",),
+    ("commands",),
+)
+ALLOWED_ARROWS = {
+    "text": set(),
+    "resolving": set(),
+    "types": {"text"},
+    "tokenization": {"text", "types"},
+    "loading": set(),
+    "toy": {"types"},
+    "grading": {"resolving", "text"},
+    "selection": {"types"},
+    "weighting": {"resolving", "types"},
+    "segmentation": {"resolving", "tokenization", "types"},
+    "attribution": {"loading", "resolving", "text", "tokenization", "types"},
+    "generation": {"loading", "resolving", "text", "types"},
+    "importance": {"attribution", "grading", "loading", "resolving", "tokenization", "toy", "types"},
+    "data": {"text", "types"},
+    "report": {"grading", "types"},
+    "launch": {"toy"},
+    "trl": {"grading", "text"},
+    "evaluation": {"data"},
+    "analysis": {"evaluation", "grading", "importance", "selection", "text", "toy", "types"},
+    "sft": {
+        *("data", "loading", "resolving", "segmentation", "selection", "text", "tokenization", "types", "weighting"),
+    },
+    "credit": {
+        *("attribution", "data", "grading", "importance", "resolving", "segmentation", "selection", "types"),
+        "weighting",
+    },
+    "verl": {"attribution", "credit", "data", "grading", "launch", "loading", "toy", "types"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of segrl that a file imports, inside functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] == "segrl":
+            names |= {
+                full if (full := f"{node.module}.{alias.name}") in modules() else node.module for alias in node.names
+            }
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names if alias.name.startswith("segrl.")}
+    return names
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def test_every_arrow_is_in_the_table_and_every_entry_is_an_arrow():
+    arrows: dict[str, set[str]] = {name: set() for floor in FLOORS for name in floor}
+    for module, path in modules().items():
+        if room(module) not in ("", "__main__"):
+            arrows[room(module)] |= {room(other) for other in imported(path)} - {room(module), ""}
+    assert {name: arrows[name] for name in ALLOWED_ARROWS} == ALLOWED_ARROWS
+    assert arrows.keys() == {*ALLOWED_ARROWS, "commands"}  # which may import every room
+
+
+def test_the_arrows_point_down():
+    floor = {name: number for number, floor in enumerate(FLOORS) for name in floor}
+    up = [(name, other) for name, others in ALLOWED_ARROWS.items() for other in others if floor[other] >= floor[name]]
+    assert not up
+
+
+def test_no_file_imports_itself_in_a_circle():
+    arrows = {module: imported(path) for module, path in modules().items()}
+    while ground := [module for module, others in arrows.items() if not others & arrows.keys()]:
+        for module in ground:
+            del arrows[module]
+    assert not arrows
