@@ -1,5 +1,5 @@
-"""Problems -> traces, sampled from a model. A backend is a function (groups of asked samples, sampling, its own
-options) -> traces, in any order; ``BACKENDS`` names them.
+"""Traces sampled from a model, given problems. ``BACKENDS`` names the backends; a backend is a function
+(groups of samples, sampling, options of the backend) -> traces, in any order.
 """
 
 from collections.abc import Callable, Iterator

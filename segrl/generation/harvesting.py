@@ -1,5 +1,5 @@
-"""The paper's self-generated supervision ([IG] sections 2.1 and 4): of the candidates for each problem, the shortest
-correct and the shortest incorrect one.
+"""The shortest correct and the shortest incorrect candidate for each problem: the paper's self-generated supervision
+([IG] sections 2.1 and 4).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from segrl.types import Trace
 
 KEEPS = {"correct": (True,), "incorrect": (False,), "both": (True, False)}
-# No verdict was reached: such a candidate is neither right nor wrong.
+# A candidate with such a status is neither right nor wrong.
 UNJUDGED = ("timeout", "refused", "gold_unparsable")
 
 
@@ -18,14 +18,14 @@ def harvest(judged: Iterable[Trace], keep: str = "both", unanswered: bool = Fals
     """The kept traces, and a row of counts and lengths for each problem.
 
     ``meta`` of each candidate says ``correct``, ``status`` and ``tokens``. A candidate that gives no answer counts as
-    incorrect only with ``unanswered``; between equally short ones the first is taken.
+    incorrect only with ``unanswered``; of equally short candidates the first is kept.
     """
     if keep not in KEEPS:
         raise ValueError(f"keep={keep!r}, expected one of {', '.join(KEEPS)}")
     kept, rows = [], []
     for problem_id, candidates in by_problem(judged).items():
-        right = [one for one in candidates if one.meta["correct"]]
-        wrong = [one for one in candidates if _wrong(one, unanswered)]
+        right = [candidate for candidate in candidates if candidate.meta["correct"]]
+        wrong = [candidate for candidate in candidates if _wrong(candidate, unanswered)]
         best = {True: _shortest(right), False: _shortest(wrong)}
         kept += [best[side] for side in KEEPS[keep] if best[side]]
         rows.append(
@@ -42,7 +42,7 @@ def harvest(judged: Iterable[Trace], keep: str = "both", unanswered: bool = Fals
 
 
 def by_problem(traces: Iterable[Trace]) -> dict[str, list[Trace]]:
-    """Candidates of one problem share its id where segrl generated them, its text where another tool did."""
+    """The candidates for each problem, by its id in ``meta``, or by its text where another tool generated them."""
     groups: dict[str, list[Trace]] = defaultdict(list)
     for trace in traces:
         groups[trace.problem_id].append(trace)

@@ -1,4 +1,4 @@
-"""Sampling with plain transformers: the embedded default, which needs no server and no vLLM."""
+"""Sampling with plain transformers: the default, which needs no server and no vLLM."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from segrl.types import Trace
 
 
 def generate(groups: Iterable[Sequence[Trace]], sampling: Sampling, *, dtype: str, device: str) -> Iterator[Trace]:
-    """One batch a group, seeded by its first sample: a resumed run draws what an uninterrupted one does."""
+    """The traces, one batch for each group, seeded by its first sample: a resumed run draws the same as a whole run."""
     model, tokenizer = load_model(sampling.model_path, dtype, device)
     for group in groups:
         yield from sample(
@@ -49,21 +49,21 @@ def sample(
     """
     prompts = [render(problem.problem, tokenizer, template) for problem in problems]
     encoded = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
-    filler, ends = _filler(tokenizer), _ends(model, tokenizer)
+    padding, ends = _padding(tokenizer), _ends(model, tokenizer)
     width = max(map(len, encoded))
-    ids_BL = torch.tensor([[filler] * (width - len(ids)) + ids for ids in encoded], device=model.device)
+    ids_BL = torch.tensor([[padding] * (width - len(ids)) + ids for ids in encoded], device=model.device)
     real_BL = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in encoded], device=model.device)
     greedy = temperature == 0
     drawing = {} if greedy else {"temperature": temperature, "top_p": top_p, "top_k": 0}
     stopping = {"stop_strings": list(stop), "tokenizer": tokenizer} if stop else {}
     torch.manual_seed(seed)
-    with _nothing_hidden(model):
+    with _without_generation_config(model):
         output = model.generate(
             input_ids=ids_BL,
             attention_mask=real_BL,
             do_sample=not greedy,
             max_new_tokens=max_tokens,
-            pad_token_id=filler,
+            pad_token_id=padding,
             eos_token_id=ends,
             **drawing,
             **stopping,
@@ -73,7 +73,7 @@ def sample(
 
 
 def _response(ids: list[int], tokenizer, ends: list[int], stop: Sequence[str]) -> tuple[str, str, int]:
-    """The text, how it finished, and how many tokens were sampled; what a batch appended after the end is left out."""
+    """The text, how it finished, and how many tokens were sampled; padding after the end is left out."""
     count = next((k for k, id in enumerate(ids) if id in ends), len(ids))
     text = _text(ids[:count], tokenizer)
     cut = min((text.index(end) for end in stop if end in text), default=None)
@@ -89,8 +89,8 @@ def _text(ids: list[int], tokenizer) -> str:
 
 
 @contextmanager
-def _nothing_hidden(model) -> Iterator[None]:
-    """Without what a model's ``generation_config.json`` would add unasked, such as a repetition penalty or a top-k."""
+def _without_generation_config(model) -> Iterator[None]:
+    """A context without the model's ``generation_config.json``, which may set a repetition penalty or a top-k."""
     from transformers import GenerationConfig
 
     shipped, model.generation_config = model.generation_config, GenerationConfig()
@@ -101,14 +101,14 @@ def _nothing_hidden(model) -> Iterator[None]:
 
 
 def _ends(model, tokenizer) -> list[int]:
-    """The tokens that end a response: the tokenizer's, and those of ``generation_config.json``, as vLLM has it."""
+    """The tokens that end a response: the tokenizer's and those of ``generation_config.json``, as in vLLM."""
     shipped = model.generation_config.eos_token_id
     shipped = shipped if isinstance(shipped, list) else [shipped]
     return sorted({tokenizer.eos_token_id, *shipped} - {None})
 
 
-def _filler(tokenizer) -> int:
-    """What stands before shorter prompts, unseen: any token would do."""
+def _padding(tokenizer) -> int:
+    """The token that pads shorter prompts on the left; it is masked, so any token would do."""
     if tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer {tokenizer.name_or_path!r} has no end-of-text token; no response would end")
     return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id

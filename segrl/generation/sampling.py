@@ -1,4 +1,4 @@
-"""What every backend is asked for, and what it gives back."""
+"""The sampling settings, the samples that a backend is given, and the traces that it returns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FINISHES = ("stop", "length")
 
 @dataclass(frozen=True)
 class Sampling:
-    """What is drawn, whoever draws it. ``temperature=0`` is greedy; a ``stop`` text ends a response and is cut off."""
+    """The settings of all backends. ``temperature=0`` is greedy; a ``stop`` text ends a response and is cut off."""
 
     model_path: str | None
     template: str = "chat"
@@ -35,7 +35,7 @@ class Sampling:
 
 
 def samples(problems: Iterable[Trace], n: int, seed: int) -> list[Trace]:
-    """``n`` samples to ask for of each problem, called ``problem#k``, each with a seed of its own."""
+    """``n`` samples to draw for each problem, with the ids ``problem#k``, each with its own seed."""
     if n < 1:
         raise ValueError(f"n={n} samples a problem, expected 1 or more")
     return [_sample_of(problem, k, seed) for problem in problems for k in range(n)]
@@ -43,30 +43,31 @@ def samples(problems: Iterable[Trace], n: int, seed: int) -> list[Trace]:
 
 def _sample_of(problem: Trace, k: int, seed: int) -> Trace:
     id = f"{problem.id}#{k}"
-    # By name, so that a sample stays the same whichever others are asked for beside it.
-    own = int.from_bytes(hashlib.sha256(f"{seed} {id}".encode("utf-8", "surrogatepass")).digest()[:4], "big") >> 1
-    meta = {**problem.meta, "problem_id": problem.id, "sample": k, "seed": own}
+    # From the id, so that a sample does not depend on which others are drawn.
+    digest = hashlib.sha256(f"{seed} {id}".encode("utf-8", "surrogatepass")).digest()
+    sample_seed = int.from_bytes(digest[:4], "big") >> 1
+    meta = {**problem.meta, "problem_id": problem.id, "sample": k, "seed": sample_seed}
     return Trace(id=id, problem=problem.problem, answer=problem.answer, meta=meta)
 
 
-def answered(asked: Trace, response: str, finish: str, tokens: int, prompt: str = "") -> Trace:
-    """The asked sample with its response; ``prompt`` is the rendered one, which travels with it, as does its hash."""
+def answered(sample: Trace, response: str, finish: str, tokens: int, prompt: str = "") -> Trace:
+    """The sample with its response; the rendered ``prompt`` and its hash are added to ``meta``."""
     assert finish in FINISHES, finish
     rendered = {"prompt": prompt, "prompt_hash": prompt_hash(prompt)} if prompt else {}
-    return replace(asked, response=response, meta={**asked.meta, **rendered, "finish": finish, "tokens": tokens})
+    return replace(sample, response=response, meta={**sample.meta, **rendered, "finish": finish, "tokens": tokens})
 
 
 def whole_groups(
     groups: Mapping[int, Sequence[Trace]], traces: Iterable[Trace]
 ) -> Iterator[tuple[int, Sequence[Trace]]]:
-    """Each group, in its own order, as soon as the last of its traces has come."""
-    home = {asked.id: i for i, group in groups.items() for asked in group}
+    """Each group, in its order, as soon as the last of its traces has come."""
+    group_of = {sample.id: i for i, group in groups.items() for sample in group}
     came: dict[int, dict[str, Trace]] = {i: {} for i in groups}
     for trace in traces:
-        i = home.pop(trace.id)  # a backend that gives a sample twice, or another one, fails here
+        i = group_of.pop(trace.id)  # fails for a trace that comes twice or was not among the samples
         came[i][trace.id] = trace
         if len(came[i]) == len(groups[i]):
-            found = came.pop(i)
-            yield i, [found[asked.id] for asked in groups[i]]
-    if home:
-        raise ValueError(f"the backend gave no response to {len(home)} samples, the first {next(iter(home))!r}")
+            by_id = came.pop(i)
+            yield i, [by_id[sample.id] for sample in groups[i]]
+    if group_of:
+        raise ValueError(f"the backend gave no response to {len(group_of)} samples, the first {next(iter(group_of))!r}")

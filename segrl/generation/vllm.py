@@ -1,4 +1,4 @@
-"""Sampling with vLLM's offline engine: every pending sample is in its queue at once, and comes out when it is done."""
+"""Sampling with vLLM's offline engine: all samples enter its queue at once and come out as they finish."""
 
 from __future__ import annotations
 
@@ -25,32 +25,33 @@ ENVIRONMENT = {
 def generate(
     groups: Iterable[Sequence[Trace]], sampling: Sampling, *, dtype: str, engine: Mapping[str, Any]
 ) -> Iterator[Trace]:
-    """Each sample is a request with its own seed; the samples of a problem share their prompt in the prefix cache."""
-    running = _engine(sampling.model_path, dtype, engine)
+    """The traces as they finish; each sample is a request with its own seed, and the prefix cache shares its prompt."""
+    llm_engine = _engine(sampling.model_path, dtype, engine)
     tokenizer = load_tokenizer(sampling.model_path)
-    asked, prompts = {}, {}
-    for trace in (trace for group in groups for trace in group):
-        asked[trace.id], prompts[trace.id] = trace, render(trace.problem, tokenizer, sampling.template)
-        ids = tokenizer(prompts[trace.id], add_special_tokens=False)["input_ids"]
-        running.add_request(trace.id, {"type": "token", "prompt_token_ids": ids}, _parameters(sampling, trace))
+    samples, prompts = {}, {}
+    for sample in (sample for group in groups for sample in group):
+        samples[sample.id], prompts[sample.id] = sample, render(sample.problem, tokenizer, sampling.template)
+        ids = tokenizer(prompts[sample.id], add_special_tokens=False)["input_ids"]
+        llm_engine.add_request(sample.id, {"type": "token", "prompt_token_ids": ids}, _parameters(sampling, sample))
     try:
-        while running.has_unfinished_requests():
-            for output in running.step():
-                [found] = output.outputs
-                id = output.request_id
-                yield answered(asked[id], found.text, found.finish_reason, len(found.token_ids), prompts[id])
-    except BaseException:  # what it was still asked for is in its queue
+        while llm_engine.has_unfinished_requests():
+            for output in llm_engine.step():
+                [completion] = output.outputs
+                sample, prompt = samples[output.request_id], prompts[output.request_id]
+                tokens = len(completion.token_ids)
+                yield answered(sample, completion.text, completion.finish_reason, tokens, prompt)
+    except BaseException:  # unfinished requests are still in its queue
         _kept.clear()
         raise
 
 
-_kept: dict[str, Any] = {}  # the last engine: an evaluation asks the same one for each benchmark, sampled and greedy
+_kept: dict[str, Any] = {}  # the last engine: an evaluation uses the same engine for each benchmark, sampled and greedy
 
 
 def _engine(model_path: str | None, dtype: str, options: Mapping[str, Any]):
     key = json.dumps([model_path, dtype, dict(options)], sort_keys=True, default=str)
     if key not in _kept:
-        _kept.clear()  # its memory goes before another's comes
+        _kept.clear()  # frees its memory before the next engine takes its own
         _kept[key] = _started(model_path, dtype, options)
     return _kept[key]
 
@@ -79,7 +80,7 @@ def _started(model_path: str | None, dtype: str, options: Mapping[str, Any]):
     )
 
 
-def _parameters(sampling: Sampling, trace: Trace):
+def _parameters(sampling: Sampling, sample: Trace):
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -88,6 +89,6 @@ def _parameters(sampling: Sampling, trace: Trace):
         top_p=sampling.top_p,
         max_tokens=sampling.max_tokens,
         stop=list(sampling.stop),
-        seed=trace.meta["seed"],
+        seed=sample.meta["seed"],
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
