@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from segrl.attribution.evaluator import Batching, Row, evaluator
-from segrl.attribution.quadrature import Nodes, midpoint
+from segrl.attribution.quadrature import midpoint
 from segrl.data.files import write_text
 from segrl.types import TokenisedTrace
 
@@ -118,14 +118,3 @@ def _solve(gram: Tensor, rows_KN: Tensor) -> tuple[Tensor, Tensor]:
 
 def save(calibration: dict[str, Any], path: str | Path) -> None:
     write_text(path, json.dumps(calibration, indent=1) + "\n")
-
-
-def load_nodes(path: str | Path, nodes: int) -> Nodes:
-    """The calibrated rule of ``nodes`` nodes in the file at ``path``."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} does not exist; `segrl attribute calibrate out={path}` writes it")
-    rules = json.loads(Path(path).read_text())["rules"]
-    if str(nodes) not in rules:
-        raise ValueError(f"{path} has calibrated rules of {', '.join(rules)} nodes, not of {nodes}")
-    rule = rules[str(nodes)]
-    return torch.tensor(rule["alphas"], dtype=torch.float64), torch.tensor(rule["weights"], dtype=torch.float64)

@@ -7,13 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from segrl.attribution.calibration import COUNTS, load_nodes
-from segrl.attribution.quadrature import Nodes
-from segrl.credit.settings import CALIBRATED, QUADRATURES, Credit
+from segrl.attribution.calibration import COUNTS
+from segrl.credit.settings import Credit
 from segrl.data.files import write_text
-from segrl.resolving import resolve
 
 MEMORY = "segrl.json"
 
@@ -44,14 +40,3 @@ def calibration_settings(credit: Credit) -> dict[str, Any]:
     """What a calibration follows from, besides the model."""
     names = ("target", "interpolate", "attributor", "calibration_rollouts", "calibration_nodes")
     return {name: getattr(credit, name) for name in names} | {"counts": sorted({*COUNTS, credit.nodes})}
-
-
-def nodes_for(credit: Credit, nodes: int, calibration: Mapping[str, Any] | None) -> Nodes:
-    """The alphas and weights to evaluate; midpoint ones until there is a calibration."""
-    if credit.quadrature.endswith(".json"):
-        return load_nodes(credit.quadrature, nodes)
-    rules = (calibration or {}).get("rules", {}) if credit.quadrature == CALIBRATED else {}
-    if str(nodes) not in rules:
-        return resolve(credit.quadrature, QUADRATURES)(nodes)
-    rule = rules[str(nodes)]
-    return torch.tensor(rule["alphas"], dtype=torch.float64), torch.tensor(rule["weights"], dtype=torch.float64)

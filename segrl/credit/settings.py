@@ -11,7 +11,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from segrl.attribution.evaluator import INTERPOLATE
-from segrl.attribution.quadrature import RULES, midpoint
+from segrl.attribution.quadrature import CALIBRATED, RULES, midpoint
 from segrl.importance import measure_of
 from segrl.resolving import near, resolve
 from segrl.segmentation import SEGMENTERS
@@ -19,7 +19,6 @@ from segrl.weighting import SIGNS, WEIGHTINGS
 
 TARGETS = ("own", "gold")
 ATTRIBUTORS = ("live", "frozen", "ref")
-CALIBRATED = "calibrated"
 QUADRATURES = RULES | {CALIBRATED: midpoint}  # which serves until there is a calibration
 # What a measure may read inside GRPO: from a backward pass of the attributor, and from what verl has computed anyway.
 BY_GRADIENT = ("ig", "gradient_T")

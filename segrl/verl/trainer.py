@@ -21,13 +21,12 @@ from verl.utils.debug import marked_timer
 
 from segrl.attribution.calibration import calibration_of
 from segrl.attribution.lockstep import Request
-from segrl.attribution.quadrature import midpoint
+from segrl.attribution.quadrature import CALIBRATED, midpoint, nodes_of
 from segrl.attribution.target import TEMPLATE
 from segrl.credit.choosing import reasons
-from segrl.credit.memory import Memory, calibration_settings, nodes_for
+from segrl.credit.memory import Memory, calibration_settings
 from segrl.credit.metrics import agreement, check_finite, credit_metrics, nearly_plain, time_metrics
 from segrl.credit.rollout import Rollout, Weighed, record, weigh_rollout
-from segrl.credit.settings import CALIBRATED
 from segrl.verl.checks import (
     check_reads_text,
     check_supported,
@@ -186,9 +185,8 @@ class SegmentCredit:
 
     def _request(self) -> Request:
         credit, config = self.credit, self.config
-        alphas_J, weights_J = nodes_for(
-            credit, credit.nodes, self.memory.get("calibration", calibration_settings(credit))
-        )
+        calibration = self.memory.get("calibration", calibration_settings(credit)) or {}
+        alphas_J, weights_J = nodes_of(credit.quadrature, credit.nodes, calibration)
         on_cpu = config.trainer.device == "cpu"
         return Request(
             need=credit.need or "ig",
