@@ -223,15 +223,15 @@ class SegmentCredit:
             return
         began = time.perf_counter()
         sample = chosen[: credit.calibration_rollouts]
-        found = self.sources.profiles(batch, sample, self._request(), credit.calibration_nodes)
-        found = [masses_JL for masses_JL in found if bool(torch.isfinite(masses_JL).all())]
-        if not found:
+        masses = self.sources.masses_on_grid(batch, sample, self._request(), credit.calibration_nodes)
+        masses = [masses_JL for masses_JL in masses if bool(torch.isfinite(masses_JL).all())]
+        if not masses:
             return
-        calibration = calibration_of(found, settings["counts"])
+        calibration = calibration_of(masses, settings["counts"])
         self.memory.keep("calibration", settings, calibration)
         alphas = ", ".join(f"{alpha:.2f}" for alpha in calibration["rules"][str(credit.nodes)]["alphas"])
         logger.warning(
-            f"segrl: calibrated on {len(found)} rollouts in {time.perf_counter() - began:.1f} s: {credit.nodes} "
+            f"segrl: calibrated on {len(masses)} rollouts in {time.perf_counter() - began:.1f} s: {credit.nodes} "
             f"node(s) at {alphas} -> {self.memory.path}"
         )
 

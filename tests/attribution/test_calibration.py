@@ -57,10 +57,10 @@ def test_a_single_node_stands_where_the_path_is_steep():
     the mean of all.
     """
     quiet, steep = torch.tensor([0.0, 0.0, 0.1]), torch.tensor([2.0, 3.0, 0.0])
-    profile_JL = torch.stack([quiet, quiet, quiet, steep, quiet]).double()
-    distance_J = (profile_JL - profile_JL.mean(0)).square().sum(1)
+    masses_JL = torch.stack([quiet, quiet, quiet, steep, quiet]).double()
+    distance_J = (masses_JL - masses_JL.mean(0)).square().sum(1)
     assert int(distance_J.argmin()) != 3
-    assert calibration_of([profile_JL], counts=(1,))["rules"]["1"] == {"alphas": [pytest.approx(0.7)], "weights": [1.0]}
+    assert calibration_of([masses_JL], counts=(1,))["rules"]["1"] == {"alphas": [pytest.approx(0.7)], "weights": [1.0]}
 
 
 def test_traces_of_any_size_have_one_voice_in_the_single_node():

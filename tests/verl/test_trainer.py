@@ -80,7 +80,7 @@ class Actor:
     """A worker group whose attribution is the token's position, and which remembers what it was asked for."""
 
     def __init__(self, queue, ranks=1):
-        self.queue, self._dispatch_info, self.asked, self.profiled = queue, {"actor": list(range(ranks))}, [], []
+        self.queue, self._dispatch_info, self.asked, self.on_grid = queue, {"actor": list(range(ranks))}, [], []
         self.broken: set[str] = set()  # keys whose scores are not finite
 
     def compute_segrl_scores(self, batch):
@@ -94,14 +94,14 @@ class Actor:
                 "segrl_copy_share": torch.tensor(0.2),
             }
 
-    def compute_segrl_profile(self, batch):
+    def compute_segrl_masses(self, batch):
         """Of all nodes the second alone moves every token, as their mean does."""
-        self.profiled.append(batch)
+        self.on_grid.append(batch)
         nodes = batch.extra_info["segrl_nodes"]
         for key in batch.keys:
             masses_JL = torch.eye(nodes, 5)
             masses_JL[1] = 1.0
-            self.queue.rows[key]["segrl_profile"] = masses_JL.flatten()
+            self.queue.rows[key]["segrl_masses"] = masses_JL.flatten()
 
 
 class Base:
@@ -291,21 +291,21 @@ def test_the_first_rollouts_calibrate_once_and_the_file_is_found_on_resuming(mak
     trainer, queue = make(right=5, quadrature="calibrated", calibration_nodes=4, calibration_rollouts=4)
     step(trainer, queue)
     step(trainer, queue)
-    [profiled] = trainer.actor_rollout_wg.profiled
-    assert len(profiled.keys) == 4
+    [on_grid] = trainer.actor_rollout_wg.on_grid
+    assert len(on_grid.keys) == 4
 
     assert trainer.actor_rollout_wg.asked[0].extra_info["segrl"].alphas == (0.375,)
     assert (tmp_path / "checkpoints" / "segrl.json").is_file()
     again, queue = make(right=5, quadrature="calibrated", calibration_nodes=4, calibration_rollouts=4)
     step(again, queue)
-    assert again.actor_rollout_wg.profiled == []
+    assert again.actor_rollout_wg.on_grid == []
     assert again.actor_rollout_wg.asked[0].extra_info["segrl"].alphas == (0.375,)
 
 
 def test_too_few_rollouts_do_not_calibrate(make):
     trainer, queue = make(quadrature="calibrated")
     step(trainer, queue)
-    assert trainer.actor_rollout_wg.profiled == []
+    assert trainer.actor_rollout_wg.on_grid == []
     assert trainer.actor_rollout_wg.asked[0].extra_info["segrl"].alphas == (0.5,)
 
 
@@ -318,7 +318,7 @@ def test_a_calibration_serves_while_the_settings_it_follows_from_stay(make, chan
     step(*make(right=5, **settings))
     trainer, queue = make(right=5, **settings | changed)
     step(trainer, queue)
-    assert len(trainer.actor_rollout_wg.profiled) == times
+    assert len(trainer.actor_rollout_wg.on_grid) == times
 
 
 def test_what_it_costs_is_logged(make):
