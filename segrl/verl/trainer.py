@@ -23,7 +23,7 @@ from segrl.attribution.calibration import calibration_of
 from segrl.attribution.lockstep import Request
 from segrl.attribution.quadrature import CALIBRATED, midpoint, nodes_of
 from segrl.attribution.target import TEMPLATE
-from segrl.credit.choosing import reasons
+from segrl.credit.choosing import off_step, reasons
 from segrl.credit.memory import Memory, calibration_settings
 from segrl.credit.metrics import agreement, check_finite, credit_metrics, nearly_plain, time_metrics
 from segrl.credit.rollout import Rollout, Weighed, record, weigh_rollout
@@ -122,7 +122,7 @@ class SegmentCredit:
     # --- the step ----------------------------------------------------------------------------------------------------
 
     def _spread_advantages(self, batch: KVBatchMeta, metrics: dict) -> None:
-        if (self.global_steps - 1) % self.credit.every:
+        if off_step(self.credit, self.global_steps):
             rows = sum(not tag.get("is_padding", False) for tag in batch.tags)
             metrics.update({"segrl/attributed_share": 0.0, "segrl/uniform/off_step": float(rows)})
             return
