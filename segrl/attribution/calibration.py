@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from segrl.attribution.evaluator import Batching, Row, evaluator
-from segrl.attribution.quadrature import Nodes, midpoint
+from segrl.attribution.quadrature import midpoint
 from segrl.data.files import write_text
 from segrl.types import TokenisedTrace
 
@@ -32,18 +32,18 @@ def calibrate(
     return calibration_of(masses_on_grid(model, traces, tokenizer, midpoint(grid)[0].tolist(), **options), counts)
 
 
-def calibration_of(profiles: Sequence[Tensor], counts=COUNTS) -> dict[str, Any]:
+def calibration_of(masses: Sequence[Tensor], counts=COUNTS) -> dict[str, Any]:
     """The same from masses on a midpoint grid, ``(nodes, tokens)`` a trace."""
-    grid = len(profiles[0])
-    normal = [masses_JL / masses_JL.mean(0).abs().sum().clamp_min(1e-12) for masses_JL in profiles]
+    grid = len(masses[0])
+    normal = [masses_JL / masses_JL.mean(0).abs().sum().clamp_min(1e-12) for masses_JL in masses]
     masses_JX = torch.cat(normal, dim=1)  # X: every token of every trace, each trace of total mass one
     change_J = torch.stack([masses_JL.sum(1) for masses_JL in normal]).mean(0)
     alphas_J = midpoint(grid)[0]
     rules = {}
     for count in (count for count in counts if count <= grid):
-        chosen, weights = nearest_node(profiles) if count == 1 else fit_nodes(masses_JX, count)
+        chosen, weights = nearest_node(masses) if count == 1 else fit_nodes(masses_JX, count)
         rules[str(count)] = {"alphas": alphas_J[chosen].tolist(), "weights": weights.tolist()}
-    return {"grid": grid, "traces": len(profiles), "change": change_J.tolist(), "rules": rules}
+    return {"grid": grid, "traces": len(masses), "change": change_J.tolist(), "rules": rules}
 
 
 def masses_on_grid(
@@ -52,25 +52,38 @@ def masses_on_grid(
     tokenizer=None,
     alphas: Sequence[float] = (),
     batch_tokens: int | None = None,
+    parts: Sequence[Sequence[int]] | None = None,
+    checkpointing: bool | None = None,
     **about,
 ) -> list[Tensor]:
     """The masses of every token at every node, ``(nodes, tokens)`` a trace: what a quadrature rule would sum.
 
-    ``about`` says what is explained, as :func:`attribute` takes it: target, template, context, interpolate, ...
+    ``parts`` are the indices of traces that share a forward, one for each node, as a process group needs it; without
+    parts a forward holds ``batch_tokens``. ``about`` says what is explained, as :func:`attribute` takes it: target,
+    template, context, interpolate, ...
     """
-    evaluate = evaluator(model, traces, tokenizer, **about)
-    found = [torch.zeros(len(alphas), len(one), dtype=torch.float64) for one in evaluate.explained]
-    node_of = {alpha: j for j, alpha in enumerate(alphas)}
-    rows = [Row(index, alpha, 1.0) for index in range(len(found)) for alpha in alphas]
-    for row, _, masses_L in Batching(batch_tokens).run(evaluate, rows):
-        found[row.index][node_of[row.alpha]] = masses_L
-    return found
+    masses = [torch.zeros(0)] * len(traces)
+    for part in [range(len(traces))] if parts is None else parts:
+        evaluate = evaluator(model, [traces[i] for i in part], tokenizer, **about)
+        for i, explained in zip(part, evaluate.explained, strict=True):
+            masses[i] = torch.zeros(len(alphas), len(explained), dtype=torch.float64)
+        batching = Batching(batch_tokens, None if parts is None else len(part), checkpointing)
+        for rows in _rows_of(len(part), alphas, one_node_a_forward=parts is not None):
+            for row, _, masses_L in batching.run(evaluate, rows):
+                masses[part[row.index]][alphas.index(row.alpha)] = masses_L
+    return masses
 
 
-def nearest_node(profiles: Sequence[Tensor]) -> tuple[list[int], Tensor]:
-    """The one whose masses have the largest cosine with those of the whole path, on average over traces."""
-    whole = [masses_JL.mean(0, keepdim=True) for masses_JL in profiles]
-    cosines = [torch.cosine_similarity(one, mean, dim=1) for one, mean in zip(profiles, whole, strict=True)]
+def _rows_of(traces: int, alphas: Sequence[float], one_node_a_forward: bool) -> list[list[Row]]:
+    if one_node_a_forward:
+        return [[Row(index, alpha, 1.0) for index in range(traces)] for alpha in alphas]
+    return [[Row(index, alpha, 1.0) for index in range(traces) for alpha in alphas]]
+
+
+def nearest_node(masses: Sequence[Tensor]) -> tuple[list[int], Tensor]:
+    """The node whose masses have the largest cosine with those of the whole path, on average over traces."""
+    whole = [masses_JL.mean(0, keepdim=True) for masses_JL in masses]
+    cosines = [torch.cosine_similarity(masses_JL, mean, dim=1) for masses_JL, mean in zip(masses, whole, strict=True)]
     return [int(torch.stack(cosines).mean(0).argmax())], torch.ones(1, dtype=torch.float64)
 
 
@@ -118,14 +131,3 @@ def _solve(gram: Tensor, rows_KN: Tensor) -> tuple[Tensor, Tensor]:
 
 def save(calibration: dict[str, Any], path: str | Path) -> None:
     write_text(path, json.dumps(calibration, indent=1) + "\n")
-
-
-def load_nodes(path: str | Path, nodes: int) -> Nodes:
-    """The calibrated rule of ``nodes`` nodes in the file at ``path``."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} does not exist; `segrl attribute calibrate out={path}` writes it")
-    rules = json.loads(Path(path).read_text())["rules"]
-    if str(nodes) not in rules:
-        raise ValueError(f"{path} has calibrated rules of {', '.join(rules)} nodes, not of {nodes}")
-    rule = rules[str(nodes)]
-    return torch.tensor(rule["alphas"], dtype=torch.float64), torch.tensor(rule["weights"], dtype=torch.float64)

@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from segrl.attribution.calibration import load_nodes
 from segrl.attribution.evaluator import Batching, Evaluator, Row, evaluator
-from segrl.attribution.quadrature import RULES, Nodes, thirds, unevenness, worst
+from segrl.attribution.quadrature import RULES, Nodes, nodes_of, thirds, unevenness, worst
 from segrl.attribution.target import TEMPLATE, Explained
 from segrl.types import Attribution, TokenisedTrace
 
@@ -180,17 +179,6 @@ def _compatible(compat: str) -> tuple[str, int, None]:
     if compat != "authors":
         raise ValueError(f"compat={compat!r}, expected authors, or null for segrl's own way")
     return "authors", 50, None
-
-
-def nodes_of(rule: str | Nodes, nodes: int) -> Nodes:
-    """The alphas and weights that ``rule`` names, or is."""
-    if not isinstance(rule, str):
-        return rule
-    if rule.endswith(".json"):
-        return load_nodes(rule, nodes)
-    if rule not in RULES:
-        raise ValueError(f"rule={rule!r}, expected one of {', '.join(RULES)}, or the path of a calibration (.json)")
-    return RULES[rule](nodes)
 
 
 def _first_rows(index: int, alphas_J: Tensor, weights_J: Tensor, certificate: bool) -> list[Row]:

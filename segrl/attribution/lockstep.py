@@ -7,16 +7,13 @@ so there is no refinement and no second try, and ranks agree on the number of pa
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from segrl.attribution import attribute
-from segrl.attribution.evaluator import Batching, Row, evaluator
-from segrl.attribution.quadrature import midpoint
 from segrl.types import Stream, TokenisedTrace
 
 UNKNOWN = float("nan")
@@ -71,27 +68,6 @@ def attributed(model, traces: Sequence[TokenisedTrace], tokenizer, request: Requ
             scores_T = one.scores_T + UNKNOWN if "not_finite" in one.flags else one.scores_T
             found[i] = Stream(scores_T, one.gap, one.copy_share)
     return found
-
-
-def profiles(model, traces: Sequence[TokenisedTrace], tokenizer, nodes: int, request: Request) -> list[Tensor]:
-    """The masses of every token at every node of a midpoint grid, ``(nodes, tokens)`` a trace."""
-    found: list[Any] = [None] * len(traces)
-    alphas = midpoint(nodes)[0].tolist()
-    for part in parts(traces, request.tokens, request.agree):
-        evaluate = evaluator(model, [traces[i] for i in part], tokenizer, interpolate=request.interpolate)
-        masses = [torch.zeros(nodes, len(one), dtype=torch.float64) for one in evaluate.explained]
-        for alpha, row, masses_L in _by_node(evaluate, len(part), alphas, request.checkpointing):
-            masses[row][alphas.index(alpha)] = masses_L
-        for i, one in zip(part, masses, strict=True):
-            found[i] = one
-    return found
-
-
-def _by_node(evaluate, rows: int, alphas: list[float], checkpointing: bool) -> Iterator[tuple[float, int, Tensor]]:
-    for alpha in alphas:
-        at_alpha = [Row(index, alpha, 1.0) for index in range(rows)]
-        for row, _, masses_L in Batching(None, rows, checkpointing).run(evaluate, at_alpha):
-            yield alpha, row.index, masses_L
 
 
 # --- how rollouts are put together -----------------------------------------------------------------------------------

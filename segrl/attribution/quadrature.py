@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from segrl.resolving import resolve
+
 Nodes = tuple[Tensor, Tensor]  # alphas_J, weights_J
+CALIBRATED = "calibrated"  # the rule of the calibration that a run keeps
 
 
 def midpoint(nodes: int) -> Nodes:
@@ -50,6 +56,38 @@ RULES: dict[str, Callable[[int], Nodes]] = {
     "gauss_legendre": gauss_legendre,
     "authors": authors,
 }
+
+
+def nodes_of(rule: str | Nodes, nodes: int, calibration: Mapping[str, Any] | None = None) -> Nodes:
+    """The alphas and weights that ``rule`` names, or is.
+
+    A name is one of ``RULES``, a ``package.module:function``, the path of a calibration (.json), or ``calibrated``
+    where a run keeps a ``calibration``; as long as that has no rule of so many nodes, midpoint nodes serve.
+    """
+    if not isinstance(rule, str):
+        return rule
+    if rule.endswith(".json"):
+        return _nodes_in_file(rule, nodes)
+    if rule == CALIBRATED and calibration is not None:
+        rules = calibration.get("rules", {})
+        return _as_tensors(rules[str(nodes)]) if str(nodes) in rules else midpoint(nodes)
+    if rule not in RULES and ":" not in rule:
+        raise ValueError(f"rule={rule!r}, expected one of {', '.join(RULES)}, or the path of a calibration (.json)")
+    return resolve(rule, RULES, "quadrature rule")(nodes)
+
+
+def _nodes_in_file(path: str, nodes: int) -> Nodes:
+    """The calibrated rule of ``nodes`` nodes in the file at ``path``."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} does not exist; `segrl attribute calibrate out={path}` writes it")
+    rules = json.loads(Path(path).read_text())["rules"]
+    if str(nodes) not in rules:
+        raise ValueError(f"{path} has calibrated rules of {', '.join(rules)} nodes, not of {nodes}")
+    return _as_tensors(rules[str(nodes)])
+
+
+def _as_tensors(rule: Mapping[str, Any]) -> Nodes:
+    return torch.tensor(rule["alphas"], dtype=torch.float64), torch.tensor(rule["weights"], dtype=torch.float64)
 
 
 def _steps(nodes: int) -> Tensor:

@@ -120,6 +120,11 @@ def _sentence(command: str, error: Exception) -> str:
 
 def _unknown_key(command: str, key: str) -> str:
     parent, _, last = key.rpartition(".")
+    if command == "grpo" and parent == "segrl":
+        from segrl.credit.settings import REMOVED
+
+        if last in REMOVED:
+            return REMOVED[last]
     return f"there is no key {key!r}{near(last, _keys(SCHEMAS.get(command), parent))}"
 
 

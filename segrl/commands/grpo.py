@@ -10,7 +10,6 @@ from segrl import toy
 from segrl.commands.config import needed
 from segrl.credit.cost import memory as activations
 from segrl.credit.cost import shape_of, units
-from segrl.credit.planning import evaluation_cost, plan
 from segrl.credit.settings import Credit
 from segrl.data import load_traces, read_rows, shards, write_verl_parquet
 from segrl.launch import check_device, editable, run_verl
@@ -134,10 +133,9 @@ def attribution_cost(config: DictConfig, credit: Credit) -> str:
     model, rollout = config.actor_rollout_ref.model, config.actor_rollout_ref.rollout
     asked = model.enable_gradient_checkpointing if credit.checkpointing is None else credit.checkpointing
     times = times_attributed(config, credit)
-    planned = plan(credit.budget, credit.nodes, credit.share, evaluation_cost(bool(asked), times=times))
-    cost = times * units(planned.nodes, planned.share, bool(asked), credit.certificate_every) / credit.every
+    cost = times * units(credit.nodes, credit.share, bool(asked), credit.certificate_every) / credit.every
     said = (
-        f"attribution with {planned.nodes} node(s) costs {cost:.2f} x update_actor at most, less by the share of "
+        f"attribution with {credit.nodes} node(s) costs {cost:.2f} x update_actor at most, less by the share of "
         "rollouts that have nothing to learn from"
     )
     if rollout.free_cache_engine or config.trainer.device == "cpu":

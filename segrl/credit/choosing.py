@@ -36,13 +36,18 @@ def reasons(
 ) -> dict[str, str | None]:
     """By key: the first reason against attributing the rollout, or None. ``within_groups`` says that advantages come
     from comparing the rewards of a group alone."""
-    if (step - 1) % credit.every:
+    if off_step(credit, step):
         return {one.key: "off_step" for one in rollouts}
     equal = equal_groups(rollouts) if within_groups else set()
     found = {one.key: _reason(one, credit, equal, (too_long or {}).get(one.key, False)) for one in rollouts}
     worth = [one for one in rollouts if found[one.key] is None]
     sampled = sample(worth, credit.share * sum(len(one.trace.prompt_ids) + one.trace.tokens for one in rollouts), step)
     return found | {one.key: "not_sampled" for one in worth if one.key not in sampled}
+
+
+def off_step(credit: Credit, step: int) -> bool:
+    """Whether ``segrl.every`` leaves the step out: nothing of its batch has to be read."""
+    return (step - 1) % credit.every != 0
 
 
 def _reason(one: Rollout, credit: Credit, equal: set[str], too_long: bool) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from segrl.attribution.evaluator import INTERPOLATE
-from segrl.attribution.quadrature import RULES, midpoint
+from segrl.attribution.quadrature import CALIBRATED, RULES, midpoint
 from segrl.importance import measure_of
 from segrl.resolving import near, resolve
 from segrl.segmentation import SEGMENTERS
@@ -19,7 +19,6 @@ from segrl.weighting import SIGNS, WEIGHTINGS
 
 TARGETS = ("own", "gold")
 ATTRIBUTORS = ("live", "frozen", "ref")
-CALIBRATED = "calibrated"
 QUADRATURES = RULES | {CALIBRATED: midpoint}  # which serves until there is a calibration
 # What a measure may read inside GRPO: from a backward pass of the attributor, and from what verl has computed anyway.
 BY_GRADIENT = ("ig", "gradient_T")
@@ -33,6 +32,11 @@ AT_LEAST_ONE = (
     "attributor_workers",
 )
 FROM_VERL = ("entropy_T", "logp_T")
+# Keys that earlier versions had, and what to set in their place.
+REMOVED = {
+    "budget": "segrl.budget is no longer a setting: set segrl.nodes, the points on each path, and segrl.share, the "
+    "part of a step's tokens that is attributed; `segrl cost` says what they come to",
+}
 
 
 @dataclass
@@ -49,7 +53,6 @@ class Credit:
     beta: float = 1.0
     every: int = 1
     share: float = 1.0
-    budget: float | None = None
     target: str = "own"
     nodes: int = 1
     quadrature: str = CALIBRATED
@@ -99,10 +102,8 @@ class Credit:
                 raise ValueError(f"segrl.{name}={getattr(self, name)}, expected 0 or more")
         if self.step_timeout is not None and self.step_timeout <= 0:
             raise ValueError(f"segrl.step_timeout={self.step_timeout}, expected seconds, or null for no limit")
-        for name in ("share", "budget"):
-            value = getattr(self, name)
-            if value is not None and (value <= 0 or (name == "share" and value > 1)):
-                raise ValueError(f"segrl.{name}={value}, expected a part of one, like 0.25")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"segrl.share={self.share}, expected a part of one, like 0.25")
         if (self.attributor == "frozen") != bool(self.attributor_path):
             raise ValueError(
                 f"segrl.attributor={self.attributor} with attributor_path={self.attributor_path}: a frozen attributor "
@@ -126,6 +127,8 @@ def credit_from(config: DictConfig) -> Credit:
     given = config.get("segrl") or {}
     known = [one.name for one in fields(Credit)]
     for key in given:
+        if key in REMOVED:
+            raise ValueError(REMOVED[str(key)])
         if key not in known:
             raise ValueError(f"segrl.{key} is not a setting{near(str(key), known)}")
     return cast(Credit, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Credit), given)))

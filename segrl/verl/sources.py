@@ -15,7 +15,7 @@ from segrl.credit.settings import BY_GRADIENT, FROM_VERL, Credit
 from segrl.types import Evidence, Stream
 from segrl.verl.frozen import FrozenAttributors
 from segrl.verl.queue import columns, dispatched, write_scores
-from segrl.verl.worker import FIELDS, PROFILE, SCORES
+from segrl.verl.worker import FIELDS, MASSES, SCORES
 
 COLUMN = dict(zip(FROM_VERL, ("entropy", "old_log_probs"), strict=True))
 
@@ -68,13 +68,13 @@ class Sources:
         found = dict(zip(keys, self.frozen.attributed(traces, request), strict=True))
         write_scores(batch, found)
 
-    def profiles(self, batch: KVBatchMeta, chosen: Sequence[Rollout], request: Request, nodes: int) -> list:
+    def masses_on_grid(self, batch: KVBatchMeta, chosen: Sequence[Rollout], request: Request, nodes: int) -> list:
         """Masses at every node of a grid, ``(nodes, tokens)`` a rollout. Of the live actor, or the reference."""
         keys = [one.key for one in chosen]
         about = {"segrl": replace(request, certificate=False), "segrl_nodes": nodes}
-        self.workers.compute_segrl_profile(dispatched(batch, keys, self.ranks, FIELDS, **about))
-        (found,) = columns(keys, batch.partition_id, [PROFILE])
-        return [flat.double().reshape(nodes, -1) for flat in found]
+        self.workers.compute_segrl_masses(dispatched(batch, keys, self.ranks, FIELDS, **about))
+        (masses,) = columns(keys, batch.partition_id, [MASSES])
+        return [flat.double().reshape(nodes, -1) for flat in masses]
 
     def _scores(self, batch: KVBatchMeta, keys: list[str]) -> list[list]:
         return columns(keys, batch.partition_id, SCORES)

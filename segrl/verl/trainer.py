@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import ray
 import torch
@@ -21,30 +21,19 @@ from verl.utils.debug import marked_timer
 
 from segrl.attribution.calibration import calibration_of
 from segrl.attribution.lockstep import Request
-from segrl.attribution.quadrature import midpoint
+from segrl.attribution.quadrature import CALIBRATED, midpoint, nodes_of
 from segrl.attribution.target import TEMPLATE
-from segrl.credit.choosing import reasons
+from segrl.credit.choosing import off_step, reasons
+from segrl.credit.memory import Memory, calibration_settings
 from segrl.credit.metrics import agreement, check_finite, credit_metrics, nearly_plain, time_metrics
-from segrl.credit.planning import (
-    Memory,
-    Plan,
-    calibration_settings,
-    evaluation_cost,
-    nodes_for,
-    plan,
-    plan_settings,
-)
 from segrl.credit.rollout import Rollout, Weighed, record, weigh_rollout
-from segrl.credit.settings import CALIBRATED
 from segrl.verl.checks import (
-    bypasses,
     check_reads_text,
     check_supported,
     compares_within_groups,
     model_config,
     position_limit,
     runs_live,
-    times_attributed,
 )
 from segrl.verl.drift import warn_of_drift
 from segrl.verl.frozen import FrozenAttributors
@@ -56,7 +45,6 @@ from segrl.verl.worker import attributing
 ACTOR_ROLES = (Role.Actor, Role.ActorRollout, Role.ActorRolloutRef)
 LEAST_TO_CALIBRATE = 4  # rollouts; with fewer, midpoint nodes serve until a later step has more
 CPU_TOKENS = 2048  # held by one forward on a CPU, where more only leave its cache
-OVER_BUDGET = 1.5
 
 logger = logging.getLogger("verl.segrl")  # under verl's own, which alone reaches the console in its task runner
 
@@ -72,7 +60,6 @@ class SegmentCredit:
         warn_of_drift()
         self.credit = check_supported(config)
         self.memory = Memory(config.trainer.default_local_dir, config.actor_rollout_ref.model.path)
-        self.plan: Plan | None = None
         self.deadline = Deadline(self.credit.step_timeout)
         self.warned: set[str] = set()
         super().__init__(config)
@@ -129,18 +116,13 @@ class SegmentCredit:
 
     def _compute_metrics(self, batch, metrics, timing_raw, global_steps, epoch) -> None:
         super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
-        if self.credit.rule == "uniform":
-            return
-        metrics.update(time_metrics(timing_raw))
-        cost, budget = metrics.get("segrl/cost", 0.0), self.credit.budget
-        if budget and cost > OVER_BUDGET * budget and global_steps > 1:  # the first step calibrates
-            sentence = f"attribution took {cost:.2f} x update_actor, segrl.budget is {budget}; see docs/metrics.md"
-            self._warn(sentence, once="budget")
+        if self.credit.rule != "uniform":
+            metrics.update(time_metrics(timing_raw))
 
     # --- the step ----------------------------------------------------------------------------------------------------
 
     def _spread_advantages(self, batch: KVBatchMeta, metrics: dict) -> None:
-        if (self.global_steps - 1) % self.credit.every:
+        if off_step(self.credit, self.global_steps):
             rows = sum(not tag.get("is_padding", False) for tag in batch.tags)
             metrics.update({"segrl/attributed_share": 0.0, "segrl/uniform/off_step": float(rows)})
             return
@@ -161,9 +143,8 @@ class SegmentCredit:
             self._dump(self.credit.dump_dir, batch, rollouts, why, weighed)
 
     def _reasons(self, rollouts: Sequence[Rollout]) -> dict[str, str | None]:
-        share = self.plan.share if self.plan else self.credit.share
-        credit, too_long = replace(self.credit, share=share), self._too_long(rollouts)
-        return reasons(rollouts, credit, self.global_steps, too_long, compares_within_groups(self.config))
+        too_long, within_groups = self._too_long(rollouts), compares_within_groups(self.config)
+        return reasons(rollouts, self.credit, self.global_steps, too_long, within_groups)
 
     def _too_long(self, rollouts: Sequence[Rollout]) -> dict[str, bool]:
         """By key, whether prompt, response and appended answer may exceed the model's positions; a token is a byte at
@@ -177,7 +158,6 @@ class SegmentCredit:
     def _weighed(self, batch: KVBatchMeta, chosen: Sequence[Rollout]) -> list[Weighed]:
         if self.credit.attributes:
             self._calibrate_once(batch, chosen)
-            self._plan_once(batch, chosen)
         found = self.sources.evidence(batch, chosen, self._request())
         return [
             weigh_rollout(one, evidence, self.credit, self.global_steps)
@@ -203,10 +183,10 @@ class SegmentCredit:
         agreements = {name: agreement(few, evidence, self.credit) for name, evidence in found.items()}
         return {name: value for name, value in agreements.items() if value is not None}
 
-    def _request(self, nodes: int | None = None) -> Request:
+    def _request(self) -> Request:
         credit, config = self.credit, self.config
-        nodes = nodes or (self.plan.nodes if self.plan else credit.nodes)
-        alphas_J, weights_J = nodes_for(credit, nodes, self.memory.get("calibration", calibration_settings(credit)))
+        calibration = self.memory.get("calibration", calibration_settings(credit)) or {}
+        alphas_J, weights_J = nodes_of(credit.quadrature, credit.nodes, calibration)
         on_cpu = config.trainer.device == "cpu"
         return Request(
             need=credit.need or "ig",
@@ -243,52 +223,17 @@ class SegmentCredit:
             return
         began = time.perf_counter()
         sample = chosen[: credit.calibration_rollouts]
-        found = self.sources.profiles(batch, sample, self._request(), credit.calibration_nodes)
-        found = [masses_JL for masses_JL in found if bool(torch.isfinite(masses_JL).all())]
-        if not found:
+        masses = self.sources.masses_on_grid(batch, sample, self._request(), credit.calibration_nodes)
+        masses = [masses_JL for masses_JL in masses if bool(torch.isfinite(masses_JL).all())]
+        if not masses:
             return
-        calibration = calibration_of(found, settings["counts"])
+        calibration = calibration_of(masses, settings["counts"])
         self.memory.keep("calibration", settings, calibration)
         alphas = ", ".join(f"{alpha:.2f}" for alpha in calibration["rules"][str(credit.nodes)]["alphas"])
         logger.warning(
-            f"segrl: calibrated on {len(found)} rollouts in {time.perf_counter() - began:.1f} s: {credit.nodes} "
+            f"segrl: calibrated on {len(masses)} rollouts in {time.perf_counter() - began:.1f} s: {credit.nodes} "
             f"node(s) at {alphas} -> {self.memory.path}"
         )
-
-    def _plan_once(self, batch: KVBatchMeta, chosen: Sequence[Rollout]) -> None:
-        """``budget`` becomes nodes and a share, by one timed pass whose result every rank is told."""
-        if self.plan:
-            return
-        credit, settings = self.credit, plan_settings(self.credit, self._checkpointing)
-        if kept := self.memory.get("plan", settings):
-            self.plan = Plan(**kept)
-            return
-        seconds, forward = self._timed(batch, chosen) if credit.budget and self._times_a_forward else (None, None)
-        evaluation = evaluation_cost(self._checkpointing, seconds, forward, times_attributed(self.config, credit))
-        self.plan = plan(credit.budget, credit.nodes, credit.share, evaluation)
-        if credit.budget:
-            self.memory.keep("plan", settings, asdict(self.plan))
-            logger.warning(
-                f"segrl: budget {credit.budget}, one evaluation {evaluation:.2f} x update_actor: {self.plan.nodes} "
-                f"node(s) on {100 * self.plan.share:.0f}% of the tokens, {self.plan.cost:.2f} x update_actor at most"
-            )
-
-    @property
-    def _times_a_forward(self) -> bool:
-        """Whether verl's ``old_log_prob`` is one forward over the batch: no copy of what the rollout servers said, and
-        no saving and restoring of weights besides."""
-        return not bypasses(self.config) and self.base_mode != "separate_async"
-
-    def _timed(self, batch: KVBatchMeta, chosen: Sequence[Rollout]) -> tuple[float, float | None]:
-        """Seconds a token of one evaluation, and of verl's own forward over this batch."""
-        request = replace(self._request(1), certificate=False)
-        self.sources.attribute(batch, chosen[:1], request)  # what the first call sets up is not its cost
-        began = time.perf_counter()
-        self.sources.attribute(batch, chosen, request)
-        seconds = time.perf_counter() - began
-        tokens = sum(len(one.trace.prompt_ids) + one.trace.tokens for one in chosen)
-        forward = self.timing_raw.get("old_log_prob")
-        return seconds / tokens, forward and forward / sum(tag["seq_len"] for tag in batch.tags)
 
     # --- what it says ------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,5 @@
-"""Two more RPCs for verl's actor worker: attribute rollouts on its own sharded model, and profile the path for a
-calibration."""
+"""Two more RPCs for verl's actor worker: attribute rollouts on its own sharded model, and gather the masses on a
+grid for a calibration."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.profiler import DistProfiler
 from verl.utils.ulysses import get_ulysses_sequence_parallel_group, set_ulysses_sequence_parallel_group
 
-from segrl.attribution.lockstep import Request, attributed, explained, profiles
+from segrl.attribution.calibration import masses_on_grid
+from segrl.attribution.lockstep import Request, attributed, explained, parts
+from segrl.attribution.quadrature import midpoint
 from segrl.credit.rollout import rollout_trace
 from segrl.types import TokenisedTrace
 from segrl.verl.queue import known
 
 FIELDS = ("prompts", "responses", "response_mask", "reward_model")
 SCORES = ("segrl_scores", "segrl_gap", "segrl_copy_share")
-PROFILE = "segrl_profile"
+MASSES = "segrl_masses"
 
 
 class Attributing:
@@ -42,14 +44,23 @@ class Attributing:
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
     @DistProfiler.annotate(color="purple", role="segrl_calibration")
-    def compute_segrl_profile(self, data: TensorDict) -> TensorDict:
-        """Writes the field ``PROFILE``: the masses at every node of a grid, one node after the other."""
+    def compute_segrl_masses(self, data: TensorDict) -> TensorDict:
+        """Writes the field ``MASSES``: the masses at every node of a grid, one node after the other."""
         request: Request = tu.get_non_tensor_data(data, "segrl", default=None)
         nodes: int = tu.get_non_tensor_data(data, "segrl_nodes", default=48)
         tokenizer = self.actor.model_config.tokenizer
+        traces = explained_traces(data, tokenizer, request.target)
         with self._segrl_model(request.model) as model:
-            found = profiles(model, explained_traces(data, tokenizer, request.target), tokenizer, nodes, request)
-        return _columns(segrl_profile=_jagged([masses_JL.float().flatten() for masses_JL in found]))
+            masses = masses_on_grid(
+                model,
+                traces,
+                tokenizer,
+                midpoint(nodes)[0].tolist(),
+                parts=parts(traces, request.tokens, request.agree),
+                checkpointing=request.checkpointing,
+                interpolate=request.interpolate,
+            )
+        return _columns(segrl_masses=_jagged([masses_JL.float().flatten() for masses_JL in masses]))
 
     @contextmanager
     def _segrl_model(self, which: str) -> Iterator:

@@ -10,12 +10,11 @@ from segrl.attribution.calibration import (
     calibrate,
     calibration_of,
     fit_nodes,
-    load_nodes,
     masses_on_grid,
     nearest_node,
     save,
 )
-from segrl.attribution.quadrature import midpoint
+from segrl.attribution.quadrature import midpoint, nodes_of
 
 
 def traces(n=4):
@@ -58,10 +57,10 @@ def test_a_single_node_stands_where_the_path_is_steep():
     the mean of all.
     """
     quiet, steep = torch.tensor([0.0, 0.0, 0.1]), torch.tensor([2.0, 3.0, 0.0])
-    profile_JL = torch.stack([quiet, quiet, quiet, steep, quiet]).double()
-    distance_J = (profile_JL - profile_JL.mean(0)).square().sum(1)
+    masses_JL = torch.stack([quiet, quiet, quiet, steep, quiet]).double()
+    distance_J = (masses_JL - masses_JL.mean(0)).square().sum(1)
     assert int(distance_J.argmin()) != 3
-    assert calibration_of([profile_JL], counts=(1,))["rules"]["1"] == {"alphas": [pytest.approx(0.7)], "weights": [1.0]}
+    assert calibration_of([masses_JL], counts=(1,))["rules"]["1"] == {"alphas": [pytest.approx(0.7)], "weights": [1.0]}
 
 
 def test_traces_of_any_size_have_one_voice_in_the_single_node():
@@ -85,7 +84,7 @@ def test_a_calibration_is_a_rule(tmp_path):
     file = tmp_path / "deep" / "calibration.json"
     found = calibrate(model, traces(), tokenizer, grid=12, counts=(1, 4))
     save(found, file)
-    alphas_J, weights_J = load_nodes(file, 4)
+    alphas_J, weights_J = nodes_of(str(file), 4)
     assert len(alphas_J) == len(weights_J) == 4
     reference = segrl.attribute(model, traces(), tokenizer, nodes=96, tolerance=None)
     errors = {}
@@ -108,7 +107,7 @@ def test_a_trace_that_a_calibration_misses_gets_a_midpoint_grid(tmp_path):
 
 def test_bad_calibrations_are_sentences(tmp_path):
     with pytest.raises(FileNotFoundError, match="segrl attribute calibrate out="):
-        load_nodes(tmp_path / "none.json", 4)
+        nodes_of(str(tmp_path / "none.json"), 4)
     save({"rules": {"4": {"alphas": [0.5] * 4, "weights": [0.25] * 4}}}, tmp_path / "c.json")
     with pytest.raises(ValueError, match="has calibrated rules of 4 nodes, not of 6"):
-        load_nodes(tmp_path / "c.json", 6)
+        nodes_of(str(tmp_path / "c.json"), 6)

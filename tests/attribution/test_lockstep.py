@@ -15,7 +15,6 @@ from segrl.attribution.lockstep import (
     attributed,
     explained,
     parts,
-    profiles,
     split_until,
     together,
 )
@@ -93,11 +92,13 @@ def test_gradient_times_embedding_is_one_node_at_the_input_of_a_path_from_zero(t
         torch.testing.assert_close(one.scores_T, wanted.gradient_T, rtol=1e-4, atol=1e-6)
 
 
-def test_profiles_are_the_calibrations_masses(traces):
+def test_masses_in_parts_are_the_calibrations_masses(traces):
     model, tokenizer = tiny_model(), byte_level_tokenizer()
     alphas = [0.125, 0.375, 0.625, 0.875]
     expected = masses_on_grid(model, traces, tokenizer, alphas, interpolate="response")
-    found = profiles(model, traces, tokenizer, 4, Request(tokens=60))
+    found = masses_on_grid(
+        model, traces, tokenizer, alphas, parts=parts(traces, 60, True), checkpointing=False, interpolate="response"
+    )
     for one, wanted in zip(found, expected, strict=True):
         torch.testing.assert_close(one.float(), wanted.float(), rtol=1e-4, atol=1e-6)
 

@@ -1,7 +1,9 @@
+import json
+
 import pytest
 import torch
 
-from segrl.attribution.quadrature import RULES, midpoint
+from segrl.attribution.quadrature import RULES, midpoint, nodes_of
 
 
 def test_the_nodes_of_each_rule():
@@ -16,6 +18,25 @@ def test_the_nodes_of_each_rule():
         alphas_J, weights_J = RULES[name](4)
         assert alphas_J.tolist() == pytest.approx(alphas), name
         assert weights_J.tolist() == pytest.approx(weights), name
+
+
+def test_nodes_come_from_the_calibration_a_rule_or_a_file(tmp_path):
+    calibration = {"rules": {"1": {"alphas": [0.71], "weights": [1.0]}}}
+    assert nodes_of("calibrated", 1, calibration)[0].tolist() == [0.71]
+    assert torch.equal(nodes_of("calibrated", 1, {})[0], midpoint(1)[0])  # not enough rollouts yet
+    assert torch.equal(nodes_of("calibrated", 5, calibration)[0], midpoint(5)[0])
+    assert nodes_of("right", 2, calibration)[0].tolist() == [0.5, 1.0]
+    assert nodes_of("segrl.attribution.quadrature:right", 2, {})[0].tolist() == [0.5, 1.0]
+    (tmp_path / "mine.json").write_text(json.dumps(calibration))
+    assert nodes_of(str(tmp_path / "mine.json"), 1, {})[0].tolist() == [0.71]
+    given = midpoint(3)
+    assert nodes_of(given, 1) is given
+
+
+@pytest.mark.parametrize("rule", ["calibrated", "simpson"])
+def test_without_a_kept_calibration_a_name_is_one_of_the_rules(rule):
+    with pytest.raises(ValueError, match=rf"rule='{rule}', expected one of midpoint, left, "):
+        nodes_of(rule, 3)
 
 
 def test_gauss_legendre_is_exact_for_polynomials_up_to_twice_its_nodes():

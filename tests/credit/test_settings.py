@@ -12,6 +12,10 @@ from segrl.credit.settings import Credit, credit_from
     ("section", "sentence"),
     [
         ({"rul": "rank"}, "segrl.rul is not a setting, did you mean 'rule'?"),
+        (
+            {"budget": 0.25},
+            "segrl.budget is no longer a setting: set segrl.nodes, the points on each path, and segrl.share",
+        ),
         ({"rule": "rnk"}, "no weighting rule is called 'rnk', did you mean 'rank'?"),
         ({"segmenter": "keyword"}, "no segmenter is called 'keyword', did you mean 'keywords'?"),
         ({"sign": "plus"}, "segrl.sign='plus', expected one of"),

@@ -10,7 +10,9 @@ from verl.utils.fsdp_utils import apply_fsdp2
 
 import segrl
 from segrl import Trace
-from segrl.attribution.lockstep import Request, attributed, parts, profiles
+from segrl.attribution.calibration import masses_on_grid
+from segrl.attribution.lockstep import Request, attributed, parts
+from segrl.attribution.quadrature import midpoint
 
 rank, _, world = initialize_global_process_group()
 tokenizer = byte_level_tokenizer()
@@ -34,16 +36,23 @@ def close(found, expected, what):
     assert error < 1e-5, f"rank {rank}, {what}: {error}"
 
 
-own = Request(**(vars(request) | {"agree": False}))
+alone_request = Request(**(vars(request) | {"agree": False}))
 for i, (found, expected) in enumerate(
-    zip(attributed(sharded, traces, tokenizer, request), attributed(plain, traces, tokenizer, own), strict=True)
+    zip(attributed(sharded, traces, tokenizer, request), attributed(plain, traces, tokenizer, alone_request), strict=True)
 ):
     close(found.scores_T, expected.scores_T, f"scores of {i}")
     assert abs(found.gap - expected.gap) < 1e-3 * expected.gap
-for i, (found, expected) in enumerate(
-    zip(profiles(sharded, traces, tokenizer, 3, request), profiles(plain, traces, tokenizer, 3, own), strict=True)
-):
-    close(found, expected, f"profile of {i}")
+
+
+def masses(model, request):
+    together = parts(traces, request.tokens, request.agree)
+    return masses_on_grid(
+        model, traces, tokenizer, midpoint(3)[0].tolist(), parts=together, interpolate=request.interpolate
+    )
+
+
+for i, (found, expected) in enumerate(zip(masses(sharded, request), masses(plain, alone_request), strict=True)):
+    close(found, expected, f"masses of {i}")
 assert all(parameter.grad is None for parameter in sharded.parameters())
 print("equal", flush=True)
 dist.destroy_process_group()

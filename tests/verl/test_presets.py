@@ -9,7 +9,7 @@ from testkit.composed import changed
 
 from segrl import toy
 from segrl.commands import grpo
-from segrl.commands.config import CONFIG_DIR, compose
+from segrl.commands.config import CONFIG_DIR, ConfigError, compose
 from segrl.credit.settings import Credit, credit_from
 from segrl.verl import checks
 
@@ -57,6 +57,11 @@ def test_the_yaml_and_the_dataclass_have_the_same_defaults():
     assert set(config.segrl) == set(OmegaConf.structured(Credit()))
 
 
+def test_a_typed_budget_is_refused_with_what_to_set_in_its_place():
+    with pytest.raises(ConfigError, match=r"segrl\.budget is no longer a setting: set segrl\.nodes"):
+        compose("grpo", ["segrl.budget=0.25"])
+
+
 def test_the_sizes_of_the_presets():
     sizes = {}
     for name in PRESETS:
@@ -76,7 +81,7 @@ def test_the_summary_counts_rollouts_updates_and_what_attribution_costs():
     for override in ("segrl.rule=uniform", "segrl.measure=length"):
         config = preset("toy_cpu", override)
         assert grpo.summary(config, credit_from(config)).endswith("no attribution")
-    config = preset("toy_cpu", "segrl.budget=0.25", "segrl.certificate_every=0", "segrl.every=2")
+    config = preset("toy_cpu", "segrl.share=0.5", "segrl.certificate_every=0", "segrl.every=2")
     assert "costs 0.12 x update_actor at most" in grpo.summary(config, credit_from(config))
     split = "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"  # both ranks of a group do the group's work
     config = preset("toy_cpu", "segrl.certificate_every=0", split)

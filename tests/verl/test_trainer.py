@@ -80,7 +80,7 @@ class Actor:
     """A worker group whose attribution is the token's position, and which remembers what it was asked for."""
 
     def __init__(self, queue, ranks=1):
-        self.queue, self._dispatch_info, self.asked, self.profiled = queue, {"actor": list(range(ranks))}, [], []
+        self.queue, self._dispatch_info, self.asked, self.on_grid = queue, {"actor": list(range(ranks))}, [], []
         self.broken: set[str] = set()  # keys whose scores are not finite
 
     def compute_segrl_scores(self, batch):
@@ -94,14 +94,14 @@ class Actor:
                 "segrl_copy_share": torch.tensor(0.2),
             }
 
-    def compute_segrl_profile(self, batch):
+    def compute_segrl_masses(self, batch):
         """Of all nodes the second alone moves every token, as their mean does."""
-        self.profiled.append(batch)
+        self.on_grid.append(batch)
         nodes = batch.extra_info["segrl_nodes"]
         for key in batch.keys:
             masses_JL = torch.eye(nodes, 5)
             masses_JL[1] = 1.0
-            self.queue.rows[key]["segrl_profile"] = masses_JL.flatten()
+            self.queue.rows[key]["segrl_masses"] = masses_JL.flatten()
 
 
 class Base:
@@ -291,48 +291,22 @@ def test_the_first_rollouts_calibrate_once_and_the_file_is_found_on_resuming(mak
     trainer, queue = make(right=5, quadrature="calibrated", calibration_nodes=4, calibration_rollouts=4)
     step(trainer, queue)
     step(trainer, queue)
-    [profiled] = trainer.actor_rollout_wg.profiled
-    assert len(profiled.keys) == 4
+    [on_grid] = trainer.actor_rollout_wg.on_grid
+    assert len(on_grid.keys) == 4
 
     assert trainer.actor_rollout_wg.asked[0].extra_info["segrl"].alphas == (0.375,)
     assert (tmp_path / "checkpoints" / "segrl.json").is_file()
     again, queue = make(right=5, quadrature="calibrated", calibration_nodes=4, calibration_rollouts=4)
     step(again, queue)
-    assert again.actor_rollout_wg.profiled == []
+    assert again.actor_rollout_wg.on_grid == []
     assert again.actor_rollout_wg.asked[0].extra_info["segrl"].alphas == (0.375,)
 
 
 def test_too_few_rollouts_do_not_calibrate(make):
     trainer, queue = make(quadrature="calibrated")
     step(trainer, queue)
-    assert trainer.actor_rollout_wg.profiled == []
+    assert trainer.actor_rollout_wg.on_grid == []
     assert trainer.actor_rollout_wg.asked[0].extra_info["segrl"].alphas == (0.5,)
-
-
-def test_a_budget_is_planned_once_and_kept(make, monkeypatch):
-    trainer, queue = make(right=5, budget=0.25, nodes=12)
-    monkeypatch.setattr(trainer, "_timed", lambda batch, chosen: (2e-3, 1e-3))
-    step(trainer, queue)
-    # checkpointing, so an update is four forwards: 2 / 4 = 0.5 a node, and half of the tokens for one node
-    assert (trainer.plan.nodes, trainer.plan.share, trainer.plan.evaluation) == (1, 0.5, 0.5)
-    again, queue = make(right=5, budget=0.25, nodes=12)
-    monkeypatch.setattr(again, "_timed", lambda batch, chosen: pytest.fail("timed twice"))
-    step(again, queue)
-    assert again.plan == trainer.plan
-
-
-@pytest.mark.parametrize(
-    ("changed", "nodes", "share"),
-    [({}, 1, 0.5), ({"budget": 1.0}, 2, 1.0), ({"budget": None}, 12, 1.0), ({"share": 0.25}, 2, 0.25)],
-)
-def test_a_resumed_run_follows_the_settings_it_is_given(make, monkeypatch, changed, nodes, share):
-    """At half an update a node: 0.25 pays for one on half of the tokens, 1.0 for two, or 0.25 for two on a quarter."""
-    monkeypatch.setattr(Trainer, "_timed", lambda self, batch, chosen: (2e-3, 1e-3))
-    settings = {"budget": 0.25, "nodes": 12}
-    step(*make(right=5, **settings))
-    trainer, queue = make(right=5, **settings | changed)
-    step(trainer, queue)
-    assert (trainer.plan.nodes, trainer.plan.share) == (nodes, share)
 
 
 @pytest.mark.parametrize(
@@ -344,42 +318,17 @@ def test_a_calibration_serves_while_the_settings_it_follows_from_stay(make, chan
     step(*make(right=5, **settings))
     trainer, queue = make(right=5, **settings | changed)
     step(trainer, queue)
-    assert len(trainer.actor_rollout_wg.profiled) == times
+    assert len(trainer.actor_rollout_wg.on_grid) == times
 
 
-@pytest.mark.parametrize(
-    ("bypass", "mode", "evaluation"), [(False, "sync", 0.0), (True, "sync", 0.75), (False, "separate_async", 0.75)]
-)
-def test_without_a_forward_of_verls_to_compare_with_the_budget_counts_operations(make, bypass, mode, evaluation):
-    """verl's timer reads 10,000 s: held against that, any attribution would cost nothing."""
-    trainer, queue = make(right=5, budget=0.25)
-    OmegaConf.update(trainer.config, "algorithm.rollout_correction.bypass_mode", bypass, force_add=True)
-    trainer.base_mode, trainer.timing_raw = mode, {"old_log_prob": 1e4}
-    step(trainer, queue)
-    assert trainer.plan.evaluation == pytest.approx(evaluation, abs=1e-3)
-    assert trainer.plan.share == pytest.approx(min(1, 0.25 / max(evaluation, 1e-9)))
-
-
-def test_the_timed_pass_is_held_against_verls_own_forward(make):
-    trainer, queue = make(right=2)
-    trainer.timing_raw = {"old_log_prob": 2.0}
-    batch = batch_of(queue)
-    rollouts = queue_module.rollouts_of(batch, TOKENIZER, trainer.credit)
-    seconds, forward = trainer._timed(batch, rollouts[:1])
-    assert 0 < seconds < 1
-    assert forward == pytest.approx(2.0 / sum(tag["seq_len"] for tag in batch.tags))
-
-
-def test_what_it_costs_is_logged_and_over_budget_warned_of_once(make, caplog):
-    trainer, _ = make(budget=0.25)
+def test_what_it_costs_is_logged(make):
+    trainer, _ = make()
     for trainer.global_steps in (1, 2, 3):
         metrics = {}
         timing = {"step": 10.0, "attribution": float(trainer.global_steps), "update_actor": 4.0}
         trainer._compute_metrics(None, metrics, timing, trainer.global_steps, 0)
         assert metrics["segrl/cost"] == trainer.global_steps / 4
         assert metrics["segrl/time_share"] == trainer.global_steps / 10
-    assert caplog.text.count("x update_actor, segrl.budget is 0.25") == 1
-    assert "attribution took 0.50 x update_actor" in caplog.text
 
 
 def test_the_dump_holds_every_rollout_and_the_advantages_that_were_written(make, tmp_path):

@@ -1,0 +1,42 @@
+"""What a run remembers beside its checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from segrl.attribution.calibration import COUNTS
+from segrl.credit.settings import Credit
+from segrl.data.files import write_text
+
+MEMORY = "segrl.json"
+
+
+class Memory:
+    """A json file beside the checkpoints. It holds the calibration, which is made once and found again on resuming with
+    the settings that it follows from."""
+
+    def __init__(self, folder: str | Path, model_path: str) -> None:
+        self.path = Path(folder) / MEMORY
+        self.contents: dict[str, Any] = {"model": str(model_path)}
+        if self.path.is_file():
+            kept = json.loads(self.path.read_text(encoding="utf-8"))
+            if kept.get("model") == str(model_path):  # another model's path is steep elsewhere
+                self.contents = kept
+
+    def get(self, name: str, settings: Mapping[str, Any]) -> Any:
+        """What was kept under these settings, or None."""
+        kept = self.contents.get(name, {})
+        return kept["found"] if kept.get("settings") == settings else None
+
+    def keep(self, name: str, settings: Mapping[str, Any], value: Mapping[str, Any]) -> None:
+        self.contents[name] = {"settings": dict(settings), "found": dict(value)}
+        write_text(self.path, json.dumps(self.contents, indent=1) + "\n")
+
+
+def calibration_settings(credit: Credit) -> dict[str, Any]:
+    """What a calibration follows from, besides the model."""
+    names = ("target", "interpolate", "attributor", "calibration_rollouts", "calibration_nodes")
+    return {name: getattr(credit, name) for name in names} | {"counts": sorted({*COUNTS, credit.nodes})}
