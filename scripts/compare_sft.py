@@ -114,7 +114,7 @@ def train(folder: Path, cell: Path, arm: Arm, asked) -> dict:
     given = [f"traces={folder / 'traces.jsonl'}", f"out={cell}", f"mode={arm.mode}", *asked.sft]
     given += [f"optim.lr={asked.lr}", f"trainer.total_epochs={asked.epochs}", "trainer.save_freq=-1"]
     given += [f"selections={selections(folder, arm)}"] if arm.measure else []
-    config = editable(compose("sft", ["sft_preset=toy_cpu", *given]))
+    config = editable(compose("sft", ["preset=toy_cpu", *given]))
     stages = stages_of(config)
     one = stage_config(config, stages[0], stages)
     dataset = SelectiveDataset(one.data.train_files, AutoTokenizer.from_pretrained(one.model.path), one.data)

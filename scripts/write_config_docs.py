@@ -71,8 +71,8 @@ def page() -> str:
     common = table([Key(name, "null", COMMON[name]) for name in COMMON], types_of(Command), values_of(Command))
     parts = [HEAD, f"## Keys of every command\n\n{common}", "# Commands"]
     parts += [command_part(name, what) for name, (_, what) in COMMANDS.items()]
-    parts += ["# Sections", *map(section_part, sections())]
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    parts += ["# Sections", *map(section_part, sections()), "# Presets", *map(presets_part, COMMANDS)]
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
 def command_part(name: str, what: str) -> str:
@@ -83,27 +83,40 @@ def command_part(name: str, what: str) -> str:
         own = [key for key in keys if key.name in OURS or (key.name.startswith("segrl.") and "${" not in key.value)]
     else:
         own = [key for key in keys if key.name not in COMMON or key.comment]
-    used = [f"[{group}](#{group})" for group in groups(path)]
+    used = [f"[{group}](#{anchor(group, name)})" for group in groups(path)]
     note = f"Sections: {', '.join(used)}." if used else ""
     said = f"{what[0].upper()}{what[1:]}{'' if what.endswith('?') else '.'}"
     return "\n\n".join(filter(None, [f"## segrl {name}", said, head, note, table(own, types)]))
 
 
 def section_part(group: str) -> str:
-    """The default values explained, then what else there is to choose; of a preset only what it is."""
-    folder = CONFIG_DIR / group
-    files = sorted(folder.glob("*.yaml"), key=lambda path: (path.stem != "default", path.stem))
-    parts = [f"## {group}"]
-    for path in files:
+    """The default values of a section explained, then what else there is to choose."""
+    return "\n\n".join([f"## {group}", *options(group, CONFIG_DIR / group)])
+
+
+def presets_part(command: str) -> str:
+    """The presets of a command: what each is, and of those that are short the values too."""
+    folder = CONFIG_DIR / command / "preset"
+    return "\n\n".join([f"## Presets of segrl {command}", *options("preset", folder)]) if folder.is_dir() else ""
+
+
+def options(group: str, folder: Path) -> list[str]:
+    """A paragraph for each file of a group; verl's keys are left out, which the presets of `sft` and `grpo` set."""
+    paragraphs = []
+    for path in sorted(folder.glob("*.yaml"), key=lambda path: (path.stem != "default", path.stem)):
         head, keys = described(path)
-        shown = ", ".join(f"`{key.name}: {key.value}`" for key in keys) if not group.endswith("_preset") else ""
+        shown = ", ".join(f"`{key.name}: {key.value}`" for key in keys) if folder.parent.name not in ON_VERL else ""
         shown = table(keys, {}) if path.stem == "default" else shown
-        parts += filter(None, [f"**`{group}={path.stem}`** {head}".strip(), shown])
-    return "\n\n".join(parts)
+        paragraphs += filter(None, [f"**`{group}={path.stem}`** {head}".strip(), shown])
+    return paragraphs
 
 
 def sections() -> list[str]:
-    return sorted(path.name for path in CONFIG_DIR.iterdir() if path.is_dir())
+    return sorted(path.name for path in CONFIG_DIR.iterdir() if path.is_dir() and path.name not in COMMANDS)
+
+
+def anchor(group: str, command: str) -> str:
+    return f"presets-of-segrl-{command}" if group == "preset" else group
 
 
 def groups(path: Path) -> list[str]:

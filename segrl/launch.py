@@ -131,9 +131,9 @@ def on_cpu() -> bool:
     return asked == "cpu" if asked else not torch.accelerator.is_available()
 
 
-def check_device(config: DictConfig, preset: str) -> None:
+def check_device(config: DictConfig) -> None:
     if on_cpu() and config.trainer.device != "cpu":
         raise ValueError(
-            f"trainer.device={config.trainer.device}, but this machine has no accelerator; add {preset}=toy_cpu, or "
+            f"trainer.device={config.trainer.device}, but this machine has no accelerator; add preset=toy_cpu, or "
             "take from it what a CPU needs"
         )

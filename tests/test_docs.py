@@ -72,15 +72,15 @@ ELSEWHERE = {
     "cost model_path=... length=... rollouts=... gpus=...": "tests/credit/test_cost.py",
     "report rollouts=x out=rollouts.html": "tests/report/test_rollouts.py",
     "truth out=runs/truth limit=64": "tests/commands/test_analysing.py",
-    "grpo grpo_preset=toy_cpu": "tests/verl/test_end_to_end.py",
-    "grpo grpo_preset=toy_cpu out=runs/toy": "tests/verl/test_end_to_end.py",
-    "grpo grpo_preset=toy_cpu out=runs/mine segrl.measure=my_measures:surprise": "tests/verl/test_grpo_runs.py",
+    "grpo preset=toy_cpu": "tests/verl/test_end_to_end.py",
+    "grpo preset=toy_cpu out=runs/toy": "tests/verl/test_end_to_end.py",
+    "grpo preset=toy_cpu out=runs/mine segrl.measure=my_measures:surprise": "tests/verl/test_grpo_runs.py",
     "grpo segrl.dump_dir=...": "tests/verl/test_end_to_end.py",
     "generate data_path=...": "tests/commands/test_quickstart.py",
     "quickstart model_path=... data_path=...": "tests/commands/test_quickstart.py",
 }
 # The hub's models, vLLM on a GPU, verl with flash attention.
-NEEDS_GPU = re.compile(r"preset=(r1_|one_gpu|two_nodes)|evaluation=paper|deepseek-ai/|Qwen/")
+NEEDS_GPU = re.compile(r"preset=(r1_|one_gpu|two_nodes|paper)|deepseek-ai/|Qwen/")
 
 
 def test_every_command_is_run_or_needs_a_gpu():

@@ -22,6 +22,8 @@ __all__ = ["CONFIG_DIR", "ON_VERL", "ConfigError", "compose", "needed"]
 _PACKAGED = Path(__file__).parent.parent / "configs"
 CONFIG_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "configs"
 ON_VERL = ("sft", "grpo")  # composed over verl's own config, which is their schema
+# What `preset` was called in each command.
+PRESET_BEFORE = {"sft": "sft_preset", "grpo": "grpo_preset", "evaluate": "evaluation", "quickstart": "size"}
 
 
 class ConfigError(ValueError):
@@ -37,11 +39,10 @@ def compose(command: str, overrides: list[str]) -> DictConfig:
 
     _store_schemas()
     _check_preset(command, overrides)
-    search = [f"hydra.searchpath=[{_verl_configs()}]"] if command in ON_VERL else []
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         try:
-            config = hydra_compose(command, overrides=[*search, *_opened(command, overrides)])
+            config = hydra_compose(command, overrides=[_search_path(command), *_opened(command, overrides)])
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(_sentence(command, error)) from error
     OmegaConf.set_readonly(config, True)
@@ -59,12 +60,13 @@ def _store_schemas() -> None:
 
 def _check_preset(command: str, overrides: list[str]) -> None:
     """Hydra leaves out a preset that it does not find, since having none is allowed; then nothing would be as asked."""
-    group = f"{command}_preset"
-    known = {file.stem for file in (CONFIG_DIR / group).glob("*.yaml")}
+    known = {file.stem for file in (CONFIG_DIR / command / "preset").glob("*.yaml")}
     for override in overrides:
-        key, _, name = override.partition("=")
-        if key.lstrip("+") == group and name not in known | {"null"}:
-            raise ConfigError(f"there is no {group}={name}{near(name, known)}")
+        key, _, name = override.lstrip("+").partition("=")
+        if key == PRESET_BEFORE.get(command):
+            raise ConfigError(f"{key}= is now preset={name}")
+        if known and key == "preset" and name not in known | {"null"}:
+            raise ConfigError(f"there is no preset={name}{near(name, known)}")
 
 
 def needed(config: DictConfig, *keys: str) -> list[Any]:
@@ -75,13 +77,21 @@ def needed(config: DictConfig, *keys: str) -> list[Any]:
     return [config[key] for key in keys]
 
 
-def _verl_configs() -> str:
+def _search_path(command: str) -> str:
+    """The override that has Hydra look into the command's own folder, which holds its presets, and into verl's."""
+    folders = [folder for folder in (CONFIG_DIR / command,) if folder.is_dir()]
+    folders += [_verl_configs()] if command in ON_VERL else []
+    places = ",".join(f"'file://{folder}'" for folder in folders)
+    return f"hydra.searchpath=[{places}]"
+
+
+def _verl_configs() -> Path:
     """verl's own yaml files, found without importing verl."""
     spec = find_spec("verl")
     folders = [Path(place) / "trainer" / "config" for place in (spec and spec.submodule_search_locations) or ()]
     if not any(folder.is_dir() for folder in folders):
         raise ConfigError("this command runs on verl, which is not installed; see `segrl doctor`")
-    return f"file://{next(folder for folder in folders if folder.is_dir())}"
+    return next(folder for folder in folders if folder.is_dir())
 
 
 def _opened(command: str, overrides: list[str]) -> list[str]:

@@ -38,7 +38,7 @@ def main(config: DictConfig) -> int:
     needed(config, "out")
     config = editable(config)
     complete(config)
-    check_device(config, "grpo_preset")
+    check_device(config)
     check_weights(config.actor_rollout_ref.model.path)
     credit = check_supported(config)
     check_reads_text(model_config(config.actor_rollout_ref.model), credit)

@@ -146,7 +146,7 @@ def sft(config: DictConfig) -> list[str]:
     given = [f"out={Path(config.out) / 'sft'}", f"data.train_batch_size={config.batch}"]
     if config.model_path:
         given += ["optim.lr=1e-5", f"data.max_length={USERS_PROMPT + config.max_tokens}"]
-    return [*(["sft_preset=toy_cpu"] if on_cpu() else ["trainer.logger=[console]"]), *given, *config.sft]
+    return [*(["preset=toy_cpu"] if on_cpu() else ["trainer.logger=[console]"]), *given, *config.sft]
 
 
 def grpo(config: DictConfig) -> list[str]:
@@ -162,8 +162,8 @@ def grpo(config: DictConfig) -> list[str]:
     if config.model_path:
         given += ["actor_rollout_ref.actor.optim.lr=1e-6"]
     # Adapters would have to be merged before the trained model can be evaluated.
-    gpu = ["grpo_preset=one_gpu", "actor_rollout_ref.model.lora_rank=0", "trainer.logger=[console]"]
-    return [*(["grpo_preset=toy_cpu"] if on_cpu() else gpu), *given, *config.grpo]
+    gpu = ["preset=one_gpu", "actor_rollout_ref.model.lora_rank=0", "trainer.logger=[console]"]
+    return [*(["preset=toy_cpu"] if on_cpu() else gpu), *given, *config.grpo]
 
 
 def trained_model(config: DictConfig) -> Path:

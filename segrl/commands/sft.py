@@ -42,7 +42,7 @@ def main(config: DictConfig) -> int:
     """Check, say what will be trained, train, export. The exit code."""
     needed(config, "traces", "out")
     config = editable(config)
-    check_device(config, "sft_preset")
+    check_device(config)
     check_weights(config.model.path)
     check_saved(config)
     stages = stages_of(config)

@@ -44,6 +44,8 @@ def test_every_yaml_is_loaded(path):
     group, name = path.parent.name, path.stem
     if path.parent == CONFIG_DIR:
         assert bare(name)
+    elif group == "preset":
+        assert compose(path.parent.parent.name, [f"preset={name}"])
     else:
         homes = [command for command in COMMANDS if group in yaml_defaults(command)]
         assert homes, f"no command uses the group {group}"
@@ -65,7 +67,7 @@ def test_every_command_has_its_yaml_and_every_yaml_its_command():
 def test_group_names_are_not_verls():
     verls = {"actor", "algorithm", "critic", "data", "distillation", "engine", "model", "model_engine", "optim"}
     verls |= {"profiler", "ref", "reward", "rollout", "transfer_queue"}
-    assert not verls & {path.name for path in CONFIG_DIR.iterdir() if path.is_dir()}
+    assert not verls & {path.name for path in CONFIG_DIR.rglob("*") if path.is_dir()}
 
 
 def test_a_typo_names_its_neighbour_and_a_wrong_type_the_key():
@@ -149,5 +151,20 @@ def test_the_module_runs_as_the_command():
 @pytest.mark.parametrize("command", ["sft", "grpo"])
 def test_a_misspelt_preset_names_its_neighbour(command):
     """Hydra leaves it out without a word, and the bundled model would be trained."""
-    with pytest.raises(ConfigError, match=rf"there is no {command}_preset=r1_distil_qwen_7b, did you mean 'r1_distill"):
-        compose(command, [f"{command}_preset=r1_distil_qwen_7b", "out=here"])
+    with pytest.raises(ConfigError, match="there is no preset=r1_distil_qwen_7b, did you mean 'r1_distill"):
+        compose(command, ["preset=r1_distil_qwen_7b", "out=here"])
+
+
+@pytest.mark.parametrize(
+    ("command", "typed", "sentence"),
+    [
+        ("grpo", "grpo_preset=toy_cpu", "grpo_preset= is now preset=toy_cpu"),
+        ("grpo", "+grpo_preset=toy_cpu", "grpo_preset= is now preset=toy_cpu"),
+        ("sft", "sft_preset=toy_cpu", "sft_preset= is now preset=toy_cpu"),
+        ("evaluate", "evaluation=paper", "evaluation= is now preset=paper"),
+        ("quickstart", "size=short", "size= is now preset=short"),
+    ],
+)
+def test_the_former_name_of_a_preset_group_is_refused_with_the_new_one(command, typed, sentence):
+    with pytest.raises(ConfigError, match=f"^{sentence}$"):
+        compose(command, [typed])

@@ -262,14 +262,14 @@ def test_several_benchmarks_sampled_and_greedy(benchmarks, tmp_path, capsys):
 
 
 def test_the_papers_protocol():
-    config = compose("evaluate", ["evaluation=paper"])
+    config = compose("evaluate", ["preset=paper"])
     assert list(config.benchmark) == ["math500", "amc23", "aime24", "gpqa", "minerva", "olympiadbench"]
     assert (config.generation.temperature, config.generation.top_p, config.generation.max_tokens) == (0.6, 1.0, 32768)
     assert config.generation.n == 6
     assert {name: n for name, n in config.samples.items() if n} == {"aime24": 32, "amc23": 32}
     assert config.greedy
     assert list(config.k) == [1, 6]
-    assert compose("evaluate", ["evaluation=paper", "generation.max_tokens=64"]).generation.max_tokens == 64
+    assert compose("evaluate", ["preset=paper", "generation.max_tokens=64"]).generation.max_tokens == 64
 
 
 @pytest.mark.parametrize(

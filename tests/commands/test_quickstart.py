@@ -28,7 +28,7 @@ USERS = ["model_path=m", "data_path=p.jsonl", "max_tokens=1024"]
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize(("given", "on_cpu"), [(["size=short"], True), (USERS, True), (USERS, False)])
+@pytest.mark.parametrize(("given", "on_cpu"), [(["preset=short"], True), (USERS, True), (USERS, False)])
 def test_every_stage_is_a_command_that_composes(given, on_cpu, monkeypatch):
     monkeypatch.setattr(quickstart, "on_cpu", lambda: on_cpu)
     found = stages(*given)
@@ -109,7 +109,7 @@ def test_a_model_and_problems_of_ones_own(tmp_path):
     problems = [{"question": one.problem, "answer": one.answer} for one in toy.sample_problems(16, seed=4)]
     write_rows(tmp_path / "problems.jsonl", problems)
     given = [f"model_path={tmp_path / 'model'}", f"data_path={tmp_path / 'problems.jsonl'}", f"out={tmp_path / 'out'}"]
-    command = [sys.executable, "-m", "segrl", "quickstart", "size=short", "problems=8", "test_problems=8", *given]
+    command = [sys.executable, "-m", "segrl", "quickstart", "preset=short", "problems=8", "test_problems=8", *given]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=1400, check=True).stdout
     assert "SFT: " in shown
     assert "step:1 critic/score/mean:" in shown
@@ -120,7 +120,7 @@ def test_a_model_and_problems_of_ones_own(tmp_path):
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not find_spec("verl"), reason="verl is not installed")
 def test_interrupted_it_goes_on_and_runs_to_its_page(tmp_path):
-    command = [sys.executable, "-m", "segrl", "quickstart", "size=short", f"out={tmp_path}"]
+    command = [sys.executable, "-m", "segrl", "quickstart", "preset=short", f"out={tmp_path}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         for line in process.stdout:
             if "3 of 10: segrl harvest" in line:

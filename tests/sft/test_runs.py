@@ -48,7 +48,7 @@ def alternating(traces):
 def command(data: Path, out: Path, *overrides: str) -> list[str]:
     given = [f"traces={data / 'traces.jsonl'}", f"selections={data / 'selections.parquet'}", f"out={out}"]
     sizes = ["data.train_batch_size=8", "trainer.total_epochs=2", "data.max_token_len_per_gpu=1024"]
-    return [sys.executable, "-m", "segrl", "sft", "sft_preset=toy_cpu", *given, *sizes, *overrides]
+    return [sys.executable, "-m", "segrl", "sft", "preset=toy_cpu", *given, *sizes, *overrides]
 
 
 def losses(log: str) -> dict[int, float]:

@@ -61,7 +61,7 @@ def test_selective_sft_trains_and_exports_a_model(tmp_path, environment):
     save_traces(traces, tmp_path / "traces.jsonl")
     selections = list(oracle_selections(traces))
     write_rows(tmp_path / "selections.parquet", selections)
-    command = [sys.executable, "-m", "segrl", "sft", "sft_preset=toy_cpu", f"traces={tmp_path / 'traces.jsonl'}"]
+    command = [sys.executable, "-m", "segrl", "sft", "preset=toy_cpu", f"traces={tmp_path / 'traces.jsonl'}"]
     command += [
         f"model_path={toy.MODEL_PATH}",
         f"selections={tmp_path / 'selections.parquet'}",

@@ -90,7 +90,7 @@ def test_a_whole_run_with_remove_padding(gpus, more, tmp_path, plain_environment
     pytest.importorskip("flash_attn")
     if torch.cuda.device_count() < gpus:
         pytest.skip(f"needs {gpus} GPUs")
-    entry = [sys.executable, "-m", "segrl", "grpo", "grpo_preset=one_gpu", f"model_path={toy.MODEL_PATH}"]
+    entry = [sys.executable, "-m", "segrl", "grpo", "preset=one_gpu", f"model_path={toy.MODEL_PATH}"]
     entry += [f"out={tmp_path / 'out'}", f"segrl.dump_dir={tmp_path / 'dump'}", "trainer.total_training_steps=2"]
     entry += ["actor_rollout_ref.model.lora_rank=0", "actor_rollout_ref.model.use_remove_padding=true", *more]
     entry += [

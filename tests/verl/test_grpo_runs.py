@@ -75,7 +75,7 @@ def test_attributors_that_start_as_the_policy_score_its_first_rollouts_like_the_
 def test_the_readmes_own_measure(tmp_path, environment):
     """The README's command, one step of it."""
     (tmp_path / "my_measures.py").write_text(own_measure())
-    given = ["grpo_preset=toy_cpu", f"out={tmp_path / 'mine'}", "segrl.measure=my_measures:surprise"]
+    given = ["preset=toy_cpu", f"out={tmp_path / 'mine'}", "segrl.measure=my_measures:surprise"]
     given += ["trainer.total_training_steps=1", "data.train_batch_size=8", f"segrl.dump_dir={tmp_path / 'dump'}"]
     here = environment | {"PYTHONPATH": f"{tmp_path}:{environment['PYTHONPATH']}"}
     bounded([sys.executable, "-m", "segrl", "grpo", *given], here, 600, tmp_path / "log")
@@ -186,7 +186,7 @@ def test_a_reward_that_raises_ends_the_job_with_its_cause_in_the_last_lines(tmp_
         "        raise KeyError('my reward is broken')\n"
         "    return 1.0\n"
     )
-    entry = [sys.executable, "-m", "segrl", "grpo", "grpo_preset=toy_cpu", f"out={tmp_path / 'out'}"]
+    entry = [sys.executable, "-m", "segrl", "grpo", "preset=toy_cpu", f"out={tmp_path / 'out'}"]
     entry += [f"reward.custom_reward_function.path={tmp_path / 'mine.py'}", "trainer.total_training_steps=1"]
     entry += ["data.train_batch_size=8", f"+ray_kwargs.ray_init._temp_dir={ray_dir}"]
     code, log = ended(entry, environment, 400, tmp_path / "log")

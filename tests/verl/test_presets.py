@@ -13,7 +13,7 @@ from segrl.commands.config import CONFIG_DIR, ConfigError, compose
 from segrl.credit.settings import Credit, credit_from
 from segrl.verl import checks
 
-PRESETS = sorted(path.stem for path in (CONFIG_DIR / "grpo_preset").glob("*.yaml"))
+PRESETS = sorted(path.stem for path in (CONFIG_DIR / "grpo" / "preset").glob("*.yaml"))
 
 
 def preset(name, *overrides):

@@ -18,7 +18,7 @@ def _composed(command: str, *given: str) -> DictConfig:
 
 def changed(command: str, preset: str | None, *overrides: str) -> DictConfig:
     """As composing with these overrides, none of which names a group."""
-    config = editable(_composed(command, "out=here", *([f"{command}_preset={preset}"] if preset else [])))
+    config = editable(_composed(command, "out=here", *([f"preset={preset}"] if preset else [])))
     for one in OverridesParser.create().parse_overrides(list(overrides)):
         OmegaConf.update(config, one.key_or_group, one.value(), force_add=one.is_add())
     return config

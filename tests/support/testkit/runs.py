@@ -45,7 +45,7 @@ def grpo_command(folder: Path, ray_dir: str, steps: int, *overrides: str, mode: 
     }
     if mode != "sync":
         settings |= {"+segrl.rule": "rank", "+segrl.calibration_nodes": 12, "+segrl.dump_dir": folder / "dump"}
-    entry = [sys.executable, "-m", "verl.trainer.main_ppo", "--config-dir", str(CONFIG_DIR), "+grpo_preset=toy_cpu"]
+    entry = [sys.executable, "-m", "verl.trainer.main_ppo", "--config-dir", str(CONFIG_DIR / "grpo"), "+preset=toy_cpu"]
     return [*entry, *(f"{key}={value}" for key, value in settings.items()), *overrides]
 
 
