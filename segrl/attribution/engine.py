@@ -1,8 +1,10 @@
 """Integrated gradients of the answer's log-probability along the embeddings of a causal language model ([IG] Eq. 1, 2).
 
 The output of the input embedding is replaced by a hook, so any Hugging Face causal LM works as it is. Rows of a batch
-are (trace, node) pairs; only the answer's rows get logits; no parameter gradient is computed or left behind. How that
-is done stands in evaluator.py; here is what is evaluated and what becomes of it.
+are (trace, node) pairs; only the answer's rows get logits; no parameter gradient is computed or left behind.
+
+This module says which nodes are evaluated, where the path gets more of them, and what becomes of their masses;
+evaluator.py runs the forwards.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ FLAT = 0.1  # nat: below this change from baseline to input there is little to a
 ENGINES = ("segrl", "captum")
 
 
-class _Found:
-    """What has been evaluated of one trace so far: its nodes along the path, and the values at both ends."""
+class _PathSums:
+    """The evaluations of one trace so far: its nodes along the path and their sum, and the values at both ends."""
 
     def __init__(self, tokens: int, midpoints: bool) -> None:
         self.masses_L = torch.zeros(tokens, dtype=torch.float64)
@@ -36,15 +38,15 @@ class _Found:
     def add(self, row: Row, logp: float, masses_L: Tensor) -> None:
         self.evaluations += 1
         if row.weight is not None:
-            twice, _ = self.nodes.get(row.alpha, (0.0, None))  # a rule of a user's own may name a node twice
-            self.nodes[row.alpha] = (twice + row.weight, masses_L)
+            weight, _ = self.nodes.get(row.alpha, (0.0, None))  # a user's rule may name a node twice
+            self.nodes[row.alpha] = (weight + row.weight, masses_L)
         elif row.alpha == 1.0:
             self.logp_input = logp
         else:
             self.logp_baseline = logp
 
     def integrate(self) -> Tensor:
-        """Sum the nodes; returns the unevenness of each, in the order of ``sorted(self.nodes)``."""
+        """The unevenness of each node, in the order of ``sorted(self.nodes)``; sets ``masses_L`` to the nodes' sum."""
         weights, masses = zip(*(self.nodes[alpha] for alpha in sorted(self.nodes)), strict=True)
         weights_J, masses_JL = torch.tensor(weights, dtype=torch.float64), torch.stack(masses).double()
         self.masses_L = weights_J @ masses_JL
@@ -54,29 +56,34 @@ class _Found:
 
     @property
     def change(self) -> float | None:
-        """How far the answer's log-probability moves along the path; None without a certificate."""
+        """The change of the answer's log-probability from baseline to input; None without a certificate."""
         if self.logp_input is None or self.logp_baseline is None:
             return None
         return self.logp_input - self.logp_baseline
 
     @property
     def gap(self) -> float | None:
+        """The share of the change that the masses miss; None without a certificate."""
         if self.change is None:
             return None
         return abs(float(self.masses_L.sum()) - self.change) / max(abs(self.change), 1e-12)
 
     @property
     def flat(self) -> bool:
+        """Whether the change is too small to attribute."""
         return self.change is not None and abs(self.change) < FLAT
 
     def misses(self, tolerance: float | None) -> bool:
-        """Whether the grid is too coarse, by the completeness gap or by its own unevenness."""
+        """Whether the completeness gap or the unevenness of the grid is above ``tolerance``."""
         if tolerance is None or self.gap is None or self.flat:
             return False
         return max(self.gap, self.unevenness if self.midpoints else 0.0) > tolerance
 
     def finer(self, uneven_J: Tensor, nodes: int, max_nodes: int) -> dict[float, float]:
-        """New nodes and their weights: the worst cells in three, or a midpoint grid where another rule has missed."""
+        """The weight of each new node, by its alpha.
+
+        A midpoint grid gets its worst cells cut in three; another rule gives way to a midpoint grid.
+        """
         if not self.midpoints and 3 * nodes <= max_nodes:
             self.nodes, self.midpoints = {}, True
             return dict(zip(*(column.tolist() for column in RULES["midpoint"](3 * nodes)), strict=True))
@@ -113,19 +120,20 @@ def attribute(
     finite: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Attribution]:
-    """Attribute each trace's answer to its response tokens.
+    """One attribution a trace: what each response token contributes to the answer's log-probability.
 
-    ``rule`` is a name of ``RULES``, the path of a calibration, or ``(alphas, weights)``. Where the masses of a trace
-    miss ``F(input) - F(baseline)`` by more than ``tolerance``, or its midpoint grid is more uneven than that, the cells
-    at fault are cut in three, up to ``max_nodes``; what still misses is flagged ``coarse``.
+    ``rule`` is a name of ``RULES``, the path of a calibration, or ``(alphas, weights)``. A trace is refined where its
+    masses miss ``F(input) - F(baseline)`` by more than ``tolerance``, or its midpoint grid is more uneven than that:
+    the cells at fault are cut in three, up to ``max_nodes`` nodes. A trace that still misses gets the flag ``coarse``.
+    ``tolerance=None`` fixes the number of evaluations beforehand, as a process group needs it.
 
-    ``tolerance=None`` fixes the number of evaluations beforehand, as a process group needs it, and ``batch_rows`` how
-    many go into one forward, whatever their lengths. ``batch_tokens`` is how many tokens one forward holds (by itself
-    16,384, and 2,048 on a CPU, where more only leaves the cache); traces longer than that, by itself longer than
-    16,384, are checkpointed, or as ``checkpointing`` says. ``compat="authors"`` gives the numbers of the paper's code.
-    ``certificate=False`` leaves out the two values at the ends of the path, and with them the gap: for few nodes and
-    no tolerance. A trace whose scores are not finite is an error; with ``finite=False`` it gets zeros and the flag
-    ``not_finite``, and the other traces their scores.
+    ``batch_tokens`` is the number of tokens in one forward (default 16,384; 2,048 on a CPU, whose cache holds no more).
+    ``batch_rows`` is the number of rows in one forward, whatever their lengths. Traces longer than ``batch_tokens``
+    (default 16,384) are checkpointed; ``checkpointing`` True or False decides for all.
+
+    ``compat="authors"`` gives the numbers of the paper's code. ``certificate=False`` leaves out the values at the two
+    ends of the path, and with them the gap: for few nodes and no tolerance. A trace whose scores are not finite is an
+    error; with ``finite=False`` it gets zeros and the flag ``not_finite``, and the other traces keep their scores.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r}, expected one of {ENGINES}")
@@ -145,82 +153,93 @@ def attribute(
     alphas_J, weights_J = nodes_of(rule, nodes)
     if tolerance is not None and not certificate:
         raise ValueError(f"tolerance={tolerance} is held against the certificate; give tolerance=None without one")
-    sums = [_Found(len(one), midpoints=rule == "midpoint") for one in evaluate.explained]
+    sums = [_PathSums(len(sequence), midpoints=rule == "midpoint") for sequence in evaluate.explained]
     rows = [row for index in range(len(sums)) for row in _first_rows(index, alphas_J, weights_J, certificate)]
     if engine == "captum":
-        _ask_captum(evaluate, sums, rule, nodes)
+        _add_captum(evaluate, sums, rule, nodes)
         rows, tolerance = [row for row in rows if row.weight is None], None
     batching = Batching(batch_tokens, batch_rows, checkpointing)
     while rows:
-        for done, (row, logp, masses_L) in enumerate(batching.run(evaluate, rows), 1):
+        for count, (row, logp, masses_L) in enumerate(batching.run(evaluate, rows), 1):
             sums[row.index].add(row, logp, masses_L)
             if progress:
-                progress(done, len(rows))
-        touched = dict.fromkeys(row.index for row in rows)
-        rows = [new for i in touched for new in _refinement(i, sums[i], len(alphas_J), tolerance, max_nodes)]
+                progress(count, len(rows))
+        evaluated = dict.fromkeys(row.index for row in rows)
+        rows = [row for i in evaluated for row in _refinement(i, sums[i], len(alphas_J), tolerance, max_nodes)]
     unit = compat == "authors"
     return [
-        _finish(one, done, target=target, tolerance=tolerance, unit=unit, finite=finite)
-        for one, done in zip(evaluate.explained, sums, strict=True)
+        _attribution(sequence, path_sums, target=target, tolerance=tolerance, unit=unit, finite=finite)
+        for sequence, path_sums in zip(evaluate.explained, sums, strict=True)
     ]
 
 
-def _ask_captum(evaluate: Evaluator, sums: Sequence[_Found], rule: str | Nodes, nodes: int) -> None:
-    """All nodes of each trace at once; what is left to evaluate are the ends of the path."""
+# --- which nodes are evaluated ---------------------------------------------------------------------------------------
+
+
+def _add_captum(evaluate: Evaluator, sums: Sequence[_PathSums], rule: str | Nodes, nodes: int) -> None:
+    """Give each trace the masses that captum sums over all nodes; only the ends of the path are left to evaluate."""
     from segrl.attribution.captum import captum_masses
 
-    for index, one in enumerate(sums):
-        one.nodes[1.0] = (1.0, captum_masses(evaluate, index, rule, nodes))
-        one.evaluations, one.midpoints = nodes, False
+    for index, path_sums in enumerate(sums):
+        path_sums.nodes[1.0] = (1.0, captum_masses(evaluate, index, rule, nodes))
+        path_sums.evaluations, path_sums.midpoints = nodes, False
 
 
 def _compatible(compat: str) -> tuple[str, int, None]:
-    """The paper's code: 50 nodes at linspace(0, 1, 50), no refinement; its scores have length one over the sequence."""
+    """The rule, the number of nodes and the tolerance of the paper's code: linspace(0, 1, 50) and no refinement."""
     if compat != "authors":
         raise ValueError(f"compat={compat!r}, expected authors, or null for segrl's own way")
     return "authors", 50, None
 
 
 def _first_rows(index: int, alphas_J: Tensor, weights_J: Tensor, certificate: bool) -> list[Row]:
+    """The rows of one trace before any refinement: the ends of its path if certified, and the nodes of the rule."""
     ends = [Row(index, 1.0, None), Row(index, 0.0, None)] if certificate else []
     nodes = [Row(index, alpha, weight) for alpha, weight in zip(alphas_J.tolist(), weights_J.tolist(), strict=True)]
     return ends + nodes
 
 
-def _refinement(index: int, one: _Found, nodes: int, tolerance: float | None, max_nodes: int) -> list[Row]:
-    """More nodes for a trace that misses the tolerance, where on the path its grid is uneven."""
-    uneven_J = one.integrate()
-    more = one.finer(uneven_J, nodes, max_nodes) if one.misses(tolerance) else {}
-    return [Row(index, alpha, weight) for alpha, weight in more.items()]
+# --- where the path gets more nodes ----------------------------------------------------------------------------------
 
 
-def _finish(
-    one: Explained, done: _Found, *, target: str, tolerance: float | None, unit: bool, finite: bool
+def _refinement(index: int, path_sums: _PathSums, nodes: int, tolerance: float | None, max_nodes: int) -> list[Row]:
+    """New rows for a trace that misses the tolerance, where on the path its grid is uneven."""
+    uneven_J = path_sums.integrate()
+    weights = path_sums.finer(uneven_J, nodes, max_nodes) if path_sums.misses(tolerance) else {}
+    return [Row(index, alpha, weight) for alpha, weight in weights.items()]
+
+
+# --- what becomes of the masses --------------------------------------------------------------------------------------
+
+
+def _attribution(
+    sequence: Explained, path_sums: _PathSums, *, target: str, tolerance: float | None, unit: bool, finite: bool
 ) -> Attribution:
-    inside = done.masses_L[one.thinking] / (done.masses_L.norm() if unit else 1)
-    scores_T = torch.zeros(one.trace.tokens, dtype=torch.float64)
+    """The masses of the thinking as scores, those around it as sums; ``unit`` divides the scores by the norm of all."""
+    inside = path_sums.masses_L[sequence.thinking] / (path_sums.masses_L.norm() if unit else 1)
+    scores_T = torch.zeros(sequence.trace.tokens, dtype=torch.float64)
     scores_T[: len(inside)] = inside
-    total = float(done.masses_L[one.thinking].abs().sum())
-    copied = float(done.masses_L[one.restates].abs().sum())
-    flags = ["flat"] if done.flat else []
-    if done.misses(tolerance):
+    total = float(path_sums.masses_L[sequence.thinking].abs().sum())
+    copied = float(path_sums.masses_L[sequence.restates].abs().sum())
+    flags = ["flat"] if path_sums.flat else []
+    if path_sums.misses(tolerance):
         flags.append("coarse")
     if not finite and not bool(torch.isfinite(scores_T).all()):
         flags.append("not_finite")
         scores_T = torch.zeros_like(scores_T)
     return Attribution(
-        trace_id=one.trace.id,
+        trace_id=sequence.trace.id,
         scores_T=scores_T.float(),
         target=target,
-        input_ids=one.input_ids,
-        answer_span=one.answer_span,
-        logp_input=done.logp_input,
-        logp_baseline=done.logp_baseline,
-        mass_prompt=float(done.masses_L[: one.thinking.start].sum()),
-        mass_suffix=float(done.masses_L[one.thinking.stop :].sum()),
-        gap=done.gap,
+        input_ids=sequence.input_ids,
+        answer_span=sequence.answer_span,
+        logp_input=path_sums.logp_input,
+        logp_baseline=path_sums.logp_baseline,
+        mass_prompt=float(path_sums.masses_L[: sequence.thinking.start].sum()),
+        mass_suffix=float(path_sums.masses_L[sequence.thinking.stop :].sum()),
+        gap=path_sums.gap,
         copy_share=copied / total if total else 0.0,
-        evaluations=done.evaluations,
+        evaluations=path_sums.evaluations,
         flags=tuple(flags),
-        unevenness=done.unevenness,
+        unevenness=path_sums.unevenness,
     )

@@ -1,4 +1,4 @@
-"""Evaluations of one model along the paths of many traces: rows put together into forwards, forwards into masses."""
+"""Evaluations of one model along the paths of many traces: rows are batched into forwards, which give masses."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from segrl.loading import tokenizer_of
 from segrl.types import TokenisedTrace
 
 INTERPOLATE = ("all", "response")
-TOKENS, CPU_TOKENS = 16_384, 2_048  # held by one forward unless told otherwise
+TOKENS, CPU_TOKENS = 16_384, 2_048  # in one forward, by default
 
 
 @dataclass(frozen=True)
 class Row:
-    """One evaluation: a trace at one point of its path. ``weight`` None asks for the value alone, no gradient."""
+    """One evaluation: a trace at one point of its path. With ``weight`` None it gets its value, and no gradient."""
 
     index: int
     alpha: float
@@ -51,11 +51,12 @@ class Evaluator:
         warn_of_baseline(self.embedding, baseline)
 
     def __call__(self, rows: Sequence[Row], checkpointing: bool = False) -> tuple[list[float], list[Tensor]]:
-        traces = [self.explained[row.index] for row in rows]
+        """The log-probability of each row's answer, and the masses of each row's tokens (zeros without a weight)."""
+        sequences = [self.explained[row.index] for row in rows]
         device = self.device
-        ids_BL, attended_BL = left_padded([one.input_ids for one in traces], 0, device)
-        moves_BL, _ = left_padded([self._moves(one) for one in traces], False, device)
-        hidden_BL, _ = left_padded([one.restates & self.hide_answer for one in traces], False, device)
+        ids_BL, attended_BL = left_padded([sequence.input_ids for sequence in sequences], 0, device)
+        moves_BL, _ = left_padded([self._moves(sequence) for sequence in sequences], False, device)
+        hidden_BL, _ = left_padded([sequence.restates & self.hide_answer for sequence in sequences], False, device)
         alpha_B = torch.tensor([row.alpha for row in rows], device=device)
         path = Path(self.embedding, self.baseline, alpha_B, moves_BL, hidden_BL)
         wants_gradient = rows[0].weight is not None
@@ -63,20 +64,22 @@ class Evaluator:
             state.enter_context(evaluating(self.model, checkpointing))
             state.enter_context(path.hooked(wants_gradient))
             if self.keeps_logits:
-                state.enter_context(feeding_forward_last(self.model, tail_of(traces)))
+                state.enter_context(feeding_forward_last(self.model, tail_of(sequences)))
             state.enter_context(torch.set_grad_enabled(wants_gradient))
-            logp_B = self.answer_logp(ids_BL, attended_BL, traces)
+            logp_B = self.answer_logp(ids_BL, attended_BL, sequences)
             masses = path.masses(logp_B) if wants_gradient else torch.zeros(ids_BL.shape)
-        return logp_B.tolist(), [row_L[-len(one) :] for row_L, one in zip(masses.float().cpu(), traces, strict=True)]
+        masses_B = zip(masses.float().cpu(), sequences, strict=True)
+        return logp_B.tolist(), [masses_L[-len(sequence) :] for masses_L, sequence in masses_B]
 
-    def _moves(self, one: Explained) -> Tensor:
-        moves_L = torch.full((len(one),), self.interpolate == "all")
-        moves_L[one.thinking] = True
-        return moves_L & ~(one.restates & self.hide_answer)
+    def _moves(self, sequence: Explained) -> Tensor:
+        """The positions that move along the path: all or the thinking's, without those of a hidden answer."""
+        moves_L = torch.full((len(sequence),), self.interpolate == "all")
+        moves_L[sequence.thinking] = True
+        return moves_L & ~(sequence.restates & self.hide_answer)
 
-    def answer_logp(self, ids_BL: Tensor, attended_BL: Tensor, traces: list[Explained]) -> Tensor:
+    def answer_logp(self, ids_BL: Tensor, attended_BL: Tensor, sequences: list[Explained]) -> Tensor:
         """The summed log-probability of each row's answer tokens; rows are padded on the left, so ends are aligned."""
-        tail = tail_of(traces)
+        tail = tail_of(sequences)
         inputs = {"input_ids": ids_BL, "use_cache": False}
         if not bool(attended_BL.all()):  # without padding there is no mask, and attention takes its fast causal path
             inputs["attention_mask"] = attended_BL.long()
@@ -88,8 +91,9 @@ class Evaluator:
         else:
             logp = torch.log_softmax(self.model(**inputs).logits[:, -tail:].float(), -1)
             logp_BA = logp[:, :-1].gather(-1, ids_BL[:, 1 - tail :, None]).squeeze(-1)
-        asked_BA, _ = left_padded([_answer_positions(one, tail - 1) for one in traces], False, logp_BA.device)
-        return (logp_BA * asked_BA).sum(-1)
+        answers = [_answer_positions(sequence, tail - 1) for sequence in sequences]
+        is_answer_BA, _ = left_padded(answers, False, logp_BA.device)
+        return (logp_BA * is_answer_BA).sum(-1)
 
 
 def evaluator(
@@ -104,48 +108,48 @@ def evaluator(
     hide_answer: bool = False,
     baseline: str | int = "pad",
 ) -> Evaluator:
-    """What is explained of each trace, on which path, checked before the first forward."""
+    """The evaluator of these traces along their paths; options and lengths are checked before the first forward."""
     if interpolate not in INTERPOLATE:
         raise ValueError(f"interpolate={interpolate!r}, expected one of {INTERPOLATE}")
     tokenizer = tokenizer or tokenizer_of(model)
     explained = [explain(trace, tokenizer, target, template, context) for trace in traces]
     limit = getattr(unwrapped(model).config, "max_position_embeddings", None)
-    for one in explained:
-        if limit is not None and len(one) > limit:
+    for sequence in explained:
+        if limit is not None and len(sequence) > limit:
             raise ValueError(
-                f"trace {one.trace.id!r} has {len(one)} tokens with prompt and answer, the model takes {limit}; "
-                "leave it out or cut it at a segment boundary"
+                f"trace {sequence.trace.id!r} has {len(sequence)} tokens with prompt and answer, the model takes "
+                f"{limit}; leave it out or cut it at a segment boundary"
             )
     return Evaluator(model, explained, resolve_baseline(baseline, tokenizer), interpolate, hide_answer)
 
 
 def unwrapped(model):
-    """The transformers model inside a PEFT one."""
+    """The transformers model inside a PEFT model; any other model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @dataclass(frozen=True)
 class Batching:
-    """How rows are put together into forwards."""
+    """How many rows go into one forward, by tokens or by number, and whether it is checkpointed."""
 
     tokens: int | None = None
     rows: int | None = None
     checkpointing: bool | None = None
 
     def run(self, evaluate: Evaluator, rows: Sequence[Row]) -> Iterator[tuple[Row, float, Tensor]]:
-        """Evaluate all rows, longest first so that neighbours pad each other little."""
-        together = self.tokens or (CPU_TOKENS if evaluate.device.type == "cpu" else TOKENS)
-        lengths = [len(one) for one in evaluate.explained]
-        for valued in (True, False):  # values alone and gradients never share a forward
-            alike = [row for row in rows if (row.weight is None) == valued]
+        """Each row with its log-probability and masses, longest rows first, so that batches need little padding."""
+        budget = self.tokens or (CPU_TOKENS if evaluate.device.type == "cpu" else TOKENS)
+        lengths = [len(sequence) for sequence in evaluate.explained]
+        for value_only in (True, False):  # rows with a gradient and rows without never share a forward
+            alike = [row for row in rows if (row.weight is None) == value_only]
             alike.sort(key=lambda row: (-lengths[row.index], row.index))
             largest = len(alike)
             while alike:
                 longest = lengths[alike[0].index]
-                batch = alike[: self.rows or min(largest, max(1, together // longest))]
+                batch = alike[: self.rows or min(largest, max(1, budget // longest))]
                 checkpointing = longest > (self.tokens or TOKENS) if self.checkpointing is None else self.checkpointing
                 try:
-                    logp_B, masses = evaluate(batch, checkpointing and not valued)
+                    logp_B, masses = evaluate(batch, checkpointing and not value_only)
                 except torch.OutOfMemoryError:
                     largest = _smaller(len(batch), longest, fixed=self.rows is not None)
                     continue
@@ -165,19 +169,20 @@ def _smaller(rows: int, tokens: int, fixed: bool) -> int:
     return rows // 2
 
 
-def tail_of(traces: Sequence[Explained]) -> int:
-    """How many positions at the end of a batch hold an answer, and one more, which predicts the first."""
-    return max(len(one) - one.answer_span[0] for one in traces) + 1
+def tail_of(sequences: Sequence[Explained]) -> int:
+    """The number of last positions that hold every answer of a batch, plus one, which predicts the first token."""
+    return max(len(sequence) - sequence.answer_span[0] for sequence in sequences) + 1
 
 
-def _answer_positions(one: Explained, tail: int) -> Tensor:
-    asked = torch.zeros(len(one), dtype=torch.bool)
-    asked[slice(*one.answer_span)] = True
-    return asked[-tail:]
+def _answer_positions(sequence: Explained, tail: int) -> Tensor:
+    """For each of the last ``tail`` positions: does it hold a token of the answer?"""
+    is_answer_L = torch.zeros(len(sequence), dtype=torch.bool)
+    is_answer_L[slice(*sequence.answer_span)] = True
+    return is_answer_L[-tail:]
 
 
 def left_padded(rows: list[Tensor], value, device) -> tuple[Tensor, Tensor]:
-    """The rows aligned at their ends, and where they are not padding."""
+    """The rows as one tensor, aligned at their ends, and a mask that is False at the padding."""
     width = max(len(row) for row in rows)
     padded = torch.full((len(rows), width), value, dtype=rows[0].dtype)
     filled = torch.zeros((len(rows), width), dtype=torch.bool)

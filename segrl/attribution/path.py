@@ -1,4 +1,4 @@
-"""The straight path of a model's input embeddings, its uninformative end, and the state a model is in on the way."""
+"""The straight path from a baseline to a model's input embeddings, and the state a model is evaluated in."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAMES = ("pad", "mean", "zero")
 
 
 class Path:
-    """Position by position ``baseline + alpha * (input - baseline)``, put in the place of the embedding's output."""
+    """The point ``baseline + alpha * (input - baseline)`` of each row, put in the place of the embedding's output."""
 
     def __init__(self, embedding, baseline: Baseline, alpha_B: Tensor, moves_BL: Tensor, hidden_BL: Tensor) -> None:
         self.embedding = embedding
@@ -28,6 +28,8 @@ class Path:
 
     @contextmanager
     def hooked(self, wants_gradient: bool) -> Iterator[None]:
+        """A context in which the embedding returns the point on the path."""
+
         def replace(module, args, output: Tensor) -> Tensor:
             with torch.no_grad():
                 reach = output.float() - self.baseline(module, args[0]).float()
@@ -35,7 +37,7 @@ class Path:
             self.reach, self.point = reach, point.requires_grad_(wants_gradient)
             return self.point
 
-        # Before any other hook: FSDP2's shards the embedding again, and its rows would be gone.
+        # Before any other hook: FSDP2's hook shards the embedding again, after which its rows cannot be read.
         handle = self.embedding.register_forward_hook(replace, prepend=True)
         try:
             yield
@@ -52,10 +54,10 @@ class Path:
 
 @contextmanager
 def feeding_forward_last(model, tail: int) -> Iterator[None]:
-    """The last layer's feed-forward block runs on the last ``tail`` positions alone: nobody reads it elsewhere.
+    """A context in which the last layer's feed-forward block runs on the last ``tail`` positions only.
 
-    It works on each position by itself and is called ``mlp`` in every decoder of transformers; one that routes
-    (mixture of experts) returns more than a tensor, and is left alone, as are models of another build.
+    Its output at other positions is not read. The block works on each position by itself and is called ``mlp`` in every
+    decoder of transformers. A mixture of experts returns more than a tensor and is left alone, as are other models.
     """
     block = getattr(_last_layer(model), "mlp", None)
     if block is None or (not hasattr(block, "act_fn") and not hasattr(block, "act")):
@@ -87,9 +89,12 @@ def _last_layer(model):
 
 @contextmanager
 def evaluating(model, checkpointing: bool = False) -> Iterator[None]:
-    """Eval mode, no parameter that asks for a gradient, and if asked activation checkpointing; put back as it was."""
+    """A context in which the model is in eval mode and no parameter requires a gradient; restored at its end.
+
+    ``checkpointing`` turns on activation checkpointing as well.
+    """
     training = [module for module in model.modules() if module.training]
-    # FSDP2 shards know their own requires_grad; leave those alone, autograd.grad touches no parameter either way.
+    # requires_grad of FSDP2's shards stays: FSDP2 reads it, and autograd.grad touches no parameter either way.
     trained = [p for p in model.parameters() if p.requires_grad and not hasattr(p, "device_mesh")]
     model.eval()
     for parameter in trained:
@@ -106,8 +111,10 @@ def evaluating(model, checkpointing: bool = False) -> Iterator[None]:
 
 @contextmanager
 def checkpointed(model) -> Iterator[None]:
-    """Activation checkpointing under eval. transformers checkpoints a layer only while ``layer.training``: so that flag
-    is set on the checkpointing layers themselves, not on their children, whose dropout stays off.
+    """A context of activation checkpointing in eval mode.
+
+    transformers checkpoints a layer only while ``layer.training``. That flag is set on the checkpointing layers
+    themselves and not on their children, whose dropout stays off.
     """
     layers = [module for module in model.modules() if hasattr(type(module), "gradient_checkpointing")]
     layers = [layer for layer in layers if not hasattr(layer, "supports_gradient_checkpointing")]
@@ -131,11 +138,11 @@ def _checkpoint(function, *args):
     return torch.utils.checkpoint.checkpoint(function, *args, use_reentrant=False)
 
 
-# --- the end of the path that says nothing ---------------------------------------------------------------------------
+# --- the baseline ----------------------------------------------------------------------------------------------------
 
 
 def resolve_baseline(baseline: str | int, tokenizer) -> str | int:
-    """``pad`` becomes the pad token's id, or the end of text's where there is none."""
+    """The baseline as a token id, ``mean`` or ``zero``: ``pad`` is the pad token, or else the end-of-text token."""
     if isinstance(baseline, int) or baseline in ("mean", "zero"):
         return baseline
     if baseline != "pad":
@@ -148,10 +155,10 @@ def resolve_baseline(baseline: str | int, tokenizer) -> str | int:
 
 @torch.no_grad()
 def warn_of_baseline(embedding, baseline: str | int) -> None:
-    """Say when the baseline is one whose attributions mislead."""
+    """Warn of a baseline whose attributions mislead."""
     weight = embedding.weight
     if hasattr(weight, "device_mesh"):
-        return  # a shard shows a part of the rows only
+        return  # a shard holds only some of the rows
     if baseline == "zero" or (isinstance(baseline, int) and not bool(weight[baseline].any())):
         warnings.warn(
             "the baseline is all zero: under RMSNorm its path is singular, and masses will not be complete; take "
@@ -167,14 +174,14 @@ def warn_of_baseline(embedding, baseline: str | int) -> None:
 
 
 def _looks_untrained(norms_V: Tensor, id: int) -> bool:
-    """Outside the middle 99% of all rows by a tenth or more."""
+    """Whether the token's norm lies a tenth or more outside the middle 99% of all norms."""
     sample = norms_V[:: max(1, len(norms_V) // 100_000)]
     low, high = sample.quantile(torch.tensor([0.005, 0.995], device=sample.device)).tolist()
     return not 0.9 * low <= float(norms_V[id]) <= 1.1 * high
 
 
 class Baseline:
-    """The baseline as one position of the embedding's output. Made inside the forward, where shards are whole."""
+    """The baseline as one position of the embedding's output, made inside the forward, where the weights are whole."""
 
     def __init__(self, baseline: str | int) -> None:
         self.token = baseline
@@ -191,5 +198,5 @@ class Baseline:
 
 
 def _embed(module, ids: Tensor) -> Tensor:
-    """By the class's own forward: it scales as the model does, and runs no hook, the path's own included."""
+    """The embeddings of ``ids`` by the forward of the module's class: scaled as the model does, without any hook."""
     return type(module).forward(module, ids)

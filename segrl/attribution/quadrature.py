@@ -44,7 +44,7 @@ def gauss_legendre(nodes: int) -> Nodes:
 
 
 def authors(nodes: int) -> Nodes:
-    """What the paper's code does: ``linspace(0, 1, J)``, each node weighing 1/J, so both ends count whole."""
+    """The rule of the paper's code: ``linspace(0, 1, J)``, every node with the weight 1/J, both ends included."""
     return torch.linspace(0, 1, nodes, dtype=torch.float64), _even(nodes)
 
 
@@ -102,18 +102,18 @@ def _even(nodes: int) -> Tensor:
 
 # --- where a midpoint grid is too coarse, as its own nodes tell ------------------------------------------------------
 #
-# The answer's log-probability climbs the path in steps, one for each token of the answer that becomes certain. Between
-# steps few nodes do; on a step neighbouring nodes hardly resemble each other, and only there are more of them spent.
+# The answer's log-probability climbs the path in steps, a step for each token of the answer that becomes certain.
+# Between steps few nodes suffice. On a step the masses of neighbouring nodes differ, and only there are nodes added.
 
 
 def unevenness(masses_JL: Tensor, widths_J: Tensor) -> Tensor:
-    """How much of all mass each cell may misplace, as a share; the sum estimates the error of the whole grid.
+    """The share of all mass that each cell may misplace; their sum estimates the error of the whole grid.
 
     A cell takes the masses of its midpoint for its whole width. Halfway to the next midpoint they have changed by half
-    the difference between the two, so on average by a quarter; of both neighbours the one that differs more counts.
+    the difference between the two, so on average by a quarter. Of its two neighbours, the more different one counts.
     """
     if len(masses_JL) < 2:
-        return torch.ones(len(masses_JL), dtype=widths_J.dtype)  # one node has nobody to differ from: nothing is known
+        return torch.ones(len(masses_JL), dtype=widths_J.dtype)  # a single node has no neighbour: nothing is known
     step = masses_JL.diff(dim=0).abs().sum(1)
     larger_J = torch.maximum(torch.cat([step[:1], step]), torch.cat([step, step[-1:]]))
     return widths_J * larger_J / 4 / (widths_J @ masses_JL).abs().sum().clamp_min(1e-12)
@@ -127,5 +127,5 @@ def worst(unevenness_J: Tensor, room: int) -> list[int]:
 
 
 def thirds(midpoint: float, width: float) -> tuple[float, float]:
-    """The midpoints of a cell's outer thirds; its own stays that of the third between them."""
+    """The midpoints of a cell's outer thirds; the cell's midpoint stays that of the middle third."""
     return midpoint - width / 3, midpoint + width / 3

@@ -35,7 +35,7 @@ class Explained:
 def explain(
     trace: TokenisedTrace, tokenizer, target: str = "gold", template: str = TEMPLATE, context: str = "think"
 ) -> Explained:
-    """Append the answer to the thinking and find its tokens by their characters."""
+    """The trace's thinking with the answer appended; the answer's tokens are found by their characters."""
     if context not in CONTEXTS:
         raise ValueError(f"context={context!r}, expected one of {CONTEXTS}")
     answer = answer_of(trace, target)
@@ -55,7 +55,7 @@ def explain(
 
 
 def answer_of(trace: TokenisedTrace, target: str) -> str:
-    """The gold answer, or the one that the response itself gives."""
+    """The gold answer, or the answer that the response itself gives."""
     if target not in TARGETS:
         raise ValueError(f"target={target!r}, expected one of {TARGETS}")
     answer = trace.answer if target == "gold" else last_boxed(trace.response.rpartition(THINK_END)[2])
@@ -77,10 +77,10 @@ def answer_suffix(answer: str, tokenizer, template: str = TEMPLATE) -> tuple[Ten
 
 
 def restating_tokens(trace: TokenisedTrace, answer: str) -> Tensor:
-    """The response tokens that hold a character of any place where the answer already stands."""
+    """A mask of the response tokens that hold a character of any occurrence of the answer."""
     restating_T = torch.zeros(trace.tokens, dtype=torch.bool)
-    at = trace.response.find(answer)
-    while at >= 0:
-        restating_T |= (trace.offsets_T[:, 1] > at) & (trace.offsets_T[:, 0] < at + len(answer))
-        at = trace.response.find(answer, at + 1)
+    start = trace.response.find(answer)
+    while start >= 0:
+        restating_T |= (trace.offsets_T[:, 1] > start) & (trace.offsets_T[:, 0] < start + len(answer))
+        start = trace.response.find(answer, start + 1)
     return restating_T
