@@ -27,10 +27,11 @@ from torch import Tensor
 
 import segrl
 from segrl import Trace, toy
-from segrl.attribution.calibration import calibrate, save
+from segrl.attribution.calibration import calibrate
 from segrl.attribution.evaluator import Batching, Evaluator, Row
 from segrl.attribution.path import resolve_baseline
 from segrl.attribution.target import Explained, explain
+from segrl.data.files import write_json
 from segrl.importance import segment_scores
 from segrl.selection import select
 
@@ -86,7 +87,7 @@ def bench_toy(arguments) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         files = {moves: f"{folder}/{moves}.json" for moves in ("all", "response")}
         for moves, file in files.items():
-            save(calibrate(model, others, tokenizer, interpolate=moves), file)
+            write_json(file, calibrate(model, others, tokenizer, interpolate=moves))
         methods = toy_methods(model, tokenizer, files)
         methods = {name: one for name, one in methods.items() if arguments.only in name or name == arguments.against}
         found, seconds = take_turns(methods, traces, arguments.turn)

@@ -7,9 +7,7 @@ node is read for its ranks, so of it the direction alone counts: where the path 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +15,6 @@ from torch import Tensor
 
 from segrl.attribution.evaluator import Batching, Row, evaluator
 from segrl.attribution.quadrature import midpoint
-from segrl.data.files import write_text
 from segrl.types import TokenisedTrace
 
 COUNTS = (1, 2, 3, 4, 6, 8, 12)
@@ -127,7 +124,3 @@ def _solve(gram: Tensor, rows_KN: Tensor) -> tuple[Tensor, Tensor]:
     weights = torch.linalg.solve(inner + ridge, wanted[:, :, None])[:, :, 0]
     misfit = torch.einsum("kn,knm,km->k", weights, inner, weights) - 2 * (weights * wanted).sum(1)
     return weights, misfit
-
-
-def save(calibration: dict[str, Any], path: str | Path) -> None:
-    write_text(path, json.dumps(calibration, indent=1) + "\n")

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
 
-from segrl.commands.attributing import attributed_rows
-from segrl.data.records import Row
 from segrl.loading import load_model
 from segrl.types import TokenisedTrace
 
 
 class Attributor:
-    def __init__(self, model: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    def __init__(self, model: Mapping[str, Any], rows_of: Callable) -> None:
         self.loaded = load_model(**model)
-        self.options = options
+        self.rows_of = rows_of
 
-    def rows(self, group: Sequence[TokenisedTrace]) -> list[Row]:
-        return attributed_rows(*self.loaded, group, self.options)
+    def rows(self, group: Sequence[TokenisedTrace]) -> list[dict]:
+        return self.rows_of(*self.loaded, group)
 
 
-def attributed_on_ray(groups, model, options, workers: int) -> Iterator[tuple[int, list[Row]]]:
+def attributed_on_ray(groups, model, rows_of: Callable, workers: int) -> Iterator[tuple[int, list[dict]]]:
     """Each group's rows as they come, in any order. An actor that dies is started again and its group given again."""
     groups = list(groups)
     if not groups:
@@ -37,14 +35,14 @@ def attributed_on_ray(groups, model, options, workers: int) -> Iterator[tuple[in
         cores = max(1, int(ray.cluster_resources()["CPU"]) // count)
         remote = ray.remote(num_cpus=0 if gpus else cores, num_gpus=min(1.0, gpus / count), max_restarts=3)(Attributor)
         threads = {"env_vars": {"OMP_NUM_THREADS": str(cores)}}
-        actors = [remote.options(runtime_env=threads, max_task_retries=3).remote(model, options) for _ in range(count)]
+        actors = [remote.options(runtime_env=threads, max_task_retries=3).remote(model, rows_of) for _ in range(count)]
         yield from _served(actors, groups)
     finally:
         if started:
             ray.shutdown()
 
 
-def _served(actors: list, groups: list[tuple[int, Sequence[TokenisedTrace]]]) -> Iterator[tuple[int, list[Row]]]:
+def _served(actors: list, groups: list[tuple[int, Sequence[TokenisedTrace]]]) -> Iterator[tuple[int, list[dict]]]:
     """Every actor holds one group; whoever finishes gets the next."""
     waiting = iter(groups)
     pending = {}

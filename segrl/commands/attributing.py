@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from segrl.attribution.engine import attribute
@@ -26,16 +27,16 @@ def run(
         from segrl.attribution.cluster import attributed_on_ray as attributed
     else:
         attributed = _attributed_here
-    for i, rows in attributed(shards.todo(), model, options, workers):
+    for i, rows in attributed(shards.todo(), model, partial(attributed_rows, options=options), workers):
         write_rows(shards.part(i), rows)
         advance(len(rows), sum(len(row["input_ids"]) for row in rows))
 
 
-def _attributed_here(groups, model, options, workers):
+def _attributed_here(groups, model, rows_of, workers):
     loaded = None
     for i, group in groups:
         loaded = loaded or load_model(**model)
-        yield i, attributed_rows(*loaded, group, options)
+        yield i, rows_of(*loaded, group)
 
 
 def attributed_rows(model, tokenizer, group: Sequence[TokenisedTrace], options: Mapping[str, Any]) -> list[Row]:

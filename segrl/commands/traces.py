@@ -57,7 +57,7 @@ def attribute(config: DictConfig) -> None:
 def calibrate(config: DictConfig) -> None:
     """Fit few nodes to where this model's answers change; ``attribution.rule=<out>`` then uses them."""
     from segrl.attribution.calibration import calibrate as fit
-    from segrl.attribution.calibration import save
+    from segrl.data.files import write_json
     from segrl.loading import load_model
 
     _, out = needed(config, "traces", "out")
@@ -65,7 +65,7 @@ def calibrate(config: DictConfig) -> None:
     model, tokenizer = load_model(**attributor(config))
     options = {name: config.attribution[name] for name in CALIBRATED}
     found = fit(model, traces, tokenizer, grid=config.grid, **options)
-    save(found, out)
+    write_json(out, found)
     print(f"calibrated on {len(traces)} traces with {config.grid} nodes -> {out}")
     for count, rule in found["rules"].items():
         print(f"  {count} nodes at {', '.join(f'{alpha:.3f}' for alpha in rule['alphas'])}")

@@ -115,6 +115,11 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         file.write(text.encode())
 
 
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """The value as JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
 def ending(path: str | os.PathLike) -> str:
     """``.jsonl`` or ``.parquet``, or an error."""
     suffix = Path(path).suffix.lower()

@@ -12,9 +12,9 @@ from segrl.attribution.calibration import (
     fit_nodes,
     masses_on_grid,
     nearest_node,
-    save,
 )
 from segrl.attribution.quadrature import midpoint, nodes_of
+from segrl.data.files import write_json
 
 
 def traces(n=4):
@@ -83,7 +83,7 @@ def test_a_calibration_is_a_rule(tmp_path):
     model, tokenizer = tiny_model(), byte_level_tokenizer()
     file = tmp_path / "deep" / "calibration.json"
     found = calibrate(model, traces(), tokenizer, grid=12, counts=(1, 4))
-    save(found, file)
+    write_json(file, found)
     alphas_J, weights_J = nodes_of(str(file), 4)
     assert len(alphas_J) == len(weights_J) == 4
     reference = segrl.attribute(model, traces(), tokenizer, nodes=96, tolerance=None)
@@ -108,6 +108,6 @@ def test_a_trace_that_a_calibration_misses_gets_a_midpoint_grid(tmp_path):
 def test_bad_calibrations_are_sentences(tmp_path):
     with pytest.raises(FileNotFoundError, match="segrl attribute calibrate out="):
         nodes_of(str(tmp_path / "none.json"), 4)
-    save({"rules": {"4": {"alphas": [0.5] * 4, "weights": [0.25] * 4}}}, tmp_path / "c.json")
+    write_json(tmp_path / "c.json", {"rules": {"4": {"alphas": [0.5] * 4, "weights": [0.25] * 4}}})
     with pytest.raises(ValueError, match="has calibrated rules of 4 nodes, not of 6"):
         nodes_of(str(tmp_path / "c.json"), 6)
