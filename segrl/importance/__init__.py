@@ -1,6 +1,6 @@
 """Evidence and segments -> segment scores: the paper's measure (Eq. 3, 4), its rivals and its controls.
 
-A measure is a pure function ``(evidence, segments, **options) -> SegmentScores``. The table says what each one reads.
+A measure is a pure function ``(evidence, segments, **options) -> SegmentScores``. The table says what each reads.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
 
 
 class Measure(NamedTuple):
-    """``needs`` names fields of the evidence."""
+    """A measure's function, the fields of the evidence that it reads, and whether it scores segments or tokens."""
 
     score: Callable[..., SegmentScores]
     needs: tuple[str, ...] = ()
@@ -61,13 +61,14 @@ MEASURES: dict[str, Measure] = {
 def score(
     evidence: Evidence | Attribution, segments: Segments, measure: str | Callable = "ig", **options
 ) -> SegmentScores:
-    """Score each segment; by a token measure, each token. The ``answer`` segment gets zero: it is what the others are
-    scored for.
+    """The score of each segment; by a token measure, of each token.
+
+    The ``answer`` segment gets zero: the others are scored for what they contribute to it.
     """
     if isinstance(evidence, Attribution):
         return segment_scores(evidence.scores_T, segments, **options)
-    asked = measure_of(measure)
-    for need in asked.needs:
+    entry = measure_of(measure)
+    for need in entry.needs:
         if getattr(evidence, need, None) is None:
             raise ValueError(
                 f"the measure {measure!r} reads {need!r}, which trace {evidence.trace.id!r} lacks; "
@@ -77,22 +78,22 @@ def score(
         raise ValueError(
             f"trace {evidence.trace.id!r} has {evidence.trace.tokens} tokens, its segments cover {segments.tokens}"
         )
-    if any(need.endswith("_S") for need in asked.needs):
+    if any(need.endswith("_S") for need in entry.needs):
         gathered = given(evidence.segments)
         if gathered.boundaries != segments.boundaries:
             raise ValueError(
                 f"trace {evidence.trace.id!r}: the evidence is of {len(gathered)} segments, cut otherwise than "
                 f"the {len(segments)} to score; gather it with these"
             )
-    check_options(f"measure={measure!r}", asked.score, [evidence, segments], options)
+    check_options(f"measure={measure!r}", entry.score, [evidence, segments], options)
     try:
-        return asked.score(evidence, segments, **options)
+        return entry.score(evidence, segments, **options)
     except ValueError as error:
         raise ValueError(f"the measure {measure!r} on trace {evidence.trace.id!r}: {error}") from error
 
 
 def measure_of(name: str | Callable) -> Measure:
-    """The measure of that name; a user's own function says in its attribute ``needs`` what it reads."""
+    """The measure called ``name``; a user's function says in its attribute ``needs`` what it reads."""
     if isinstance(name, str) and name in MEASURES:
         return MEASURES[name]
     function = resolve(name, {m: entry.score for m, entry in MEASURES.items()}, "measure")

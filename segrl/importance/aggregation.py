@@ -15,11 +15,11 @@ FLIPS = 256  # random signs that a segment's consistency is compared with
 
 
 def segment_scores(scores_T: Tensor, segments: Segments, aggregate: str = "sqrt") -> SegmentScores:
-    """Eq. 3 and 4. ``strength = sum|IG| / sqrt(N)``, ``consistency = |sum IG| / sum|IG|`` (0/0 is 0).
+    """The scores of Eq. 3 and 4: ``strength = sum|IG| / sqrt(N)``, ``consistency = |sum IG| / sum|IG|`` (0/0 is 0).
 
     Other ``aggregate``: ``sum`` and ``mean`` of \\|IG\\|; ``top20``: the mean of the largest fifth, at least one token;
-    ``token``: each token by itself. Cutting a segment in two leaves the sum of ``sum`` as it is and raises that of
-    ``sqrt``, whose parts are divided by smaller roots; so a measure by ``sqrt`` depends on how finely one cuts.
+    ``token``: each token by itself. Strengths by ``sqrt`` depend on how finely a response is cut: where a segment is
+    cut in two, each part is divided by a smaller root, so their sum rises. That of ``sum`` stays.
     """
     if aggregate == "token":
         return token_scores(scores_T.abs(), segments)
@@ -35,7 +35,7 @@ def segment_scores(scores_T: Tensor, segments: Segments, aggregate: str = "sqrt"
 
 
 def aggregated(values_T: Tensor, segments: Segments, aggregate: str) -> Tensor:
-    """One value a segment."""
+    """One value a segment, from the values of its tokens."""
     values_T, tokens_S = values_T.double(), segments.tokens_S.double()
     if aggregate == "sqrt":
         return summed(values_T, segments) / tokens_S.sqrt()
@@ -50,14 +50,14 @@ def aggregated(values_T: Tensor, segments: Segments, aggregate: str) -> Tensor:
 
 
 def stream_scores(values_T: Tensor, segments: Segments, aggregate: str) -> SegmentScores:
-    """Scores of a measure that gives each token one number and knows nothing of directions."""
+    """Scores of a measure that gives each token one number without a direction."""
     if aggregate == "token":
         return token_scores(values_T, segments)
     return from_strength(aggregated(values_T, segments, aggregate), segments)
 
 
 def token_scores(values_T: Tensor, segments: Segments) -> SegmentScores:
-    """One entry a token."""
+    """Scores with one entry a token."""
     return from_strength(values_T, segments.by_token, segment_T=segments.index_T)
 
 
@@ -92,10 +92,11 @@ def summed(values_T: Tensor, segments: Segments) -> Tensor:
 
 
 def excess(scores_T: Tensor, segments: Segments, consistency_S: Tensor) -> Tensor:
-    """How far consistency lies above what random signs give the segment's own magnitudes, as a share of what is left.
+    """The consistency beyond chance, as a share of the most that it could be.
 
-    ``(c - E) / (1 - E)``, at least 0, with E the mean consistency of ``FLIPS`` random flips. Short segments are
-    consistent by chance: one token always is, so its excess is 0 (0/0), and on long ones E goes to 0.
+    ``(c - E) / (1 - E)``, at least 0; E is the mean consistency of the segment's magnitudes under ``FLIPS`` sets of
+    random signs. Short segments are consistent by chance: a single token always is, so its excess is 0 (0/0). On long
+    segments E goes to 0.
     """
     expected = []
     for piece in segments.slices:
@@ -109,6 +110,6 @@ def excess(scores_T: Tensor, segments: Segments, consistency_S: Tensor) -> Tenso
 
 @cache
 def _signs(tokens: int) -> Tensor:
-    """Random signs, the same whenever asked; the lengths asked for are powers of two, so that few are kept."""
+    """Random signs, the same in every call. Callers pass powers of two, so that the cache stays small."""
     generator = torch.Generator().manual_seed(tokens)
     return torch.randint(0, 2, (FLIPS, tokens), generator=generator, dtype=torch.int8) * 2 - 1

@@ -19,44 +19,47 @@ from segrl.loading import tokenizer_of
 from segrl.tokenization import encode
 from segrl.types import Segments, TokenisedTrace
 
-SAMPLED = 16  # times the tokens of a forward: a step of sampling reads one token a row and keeps the others' keys
+SAMPLED = 16  # times the tokens of a forward: a step of sampling reads a single token a row and caches the others
 Draw = tuple[list[int], int]  # the tokens of an answer so far, and how many of the samples begin so
 
 
 def confidences(
     model, traces: Sequence[TokenisedTrace], tokenizer, segments: Sequence[Segments], reading: Reading
 ) -> list[dict[str, Any]]:
-    """``samples`` answers of at most ``answer_tokens`` tokens after each prefix, drawn at ``temperature``."""
+    """The share of right answers after each prefix, of ``samples`` answers drawn at ``temperature``.
+
+    An answer has at most ``answer_tokens`` tokens.
+    """
     tokenizer = tokenizer or tokenizer_of(model)
     explained = reading.explained(model, traces, tokenizer)
     return [
-        _confidence(Drawer(model, tokenizer, reading, one.trace.id), one, own, reading)
-        for one, own in zip(explained, segments, strict=True)
+        _confidence(Drawer(model, tokenizer, reading, sequence.trace.id), sequence, trace_segments, reading)
+        for sequence, trace_segments in zip(explained, segments, strict=True)
     ]
 
 
-def _confidence(drawer: Drawer, one: Explained, segments: Segments, reading: Reading) -> dict[str, Any]:
-    """One pass over the trace, stopping after each segment: what was read stays in the cache."""
+def _confidence(drawer: Drawer, sequence: Explained, segments: Segments, reading: Reading) -> dict[str, Any]:
+    """The confidence fields of one trace, which is read once: the cache keeps each prefix for the next."""
     held = reading.batch_tokens or (CPU_TOKENS if drawer.model.device.type == "cpu" else TOKENS)
     shares: dict[int, float] = {}
-    start, stop = one.thinking.start, one.thinking.stop
+    start, stop = sequence.thinking.start, sequence.thinking.stop
     for boundary in segments.boundaries:
         end = min(start + boundary, stop)
         if end not in shares:
-            drawer.read(one.input_ids[drawer.tokens_read : end])
-            answers = drawer.draw(reading.samples, max(1, SAMPLED * held // len(one)))
-            right = sum(times for answer, times in answers.items() if grade_answer(one.answer, answer).correct)
+            drawer.read(sequence.input_ids[drawer.tokens_read : end])
+            answers = drawer.draw(reading.samples, max(1, SAMPLED * held // len(sequence)))
+            right = sum(times for answer, times in answers.items() if grade_answer(sequence.answer, answer).correct)
             shares[end] = right / reading.samples
     after = [shares[min(start + boundary, stop)] for boundary in segments.boundaries]
     return {
         "confidence_S": torch.tensor(after[1:], dtype=torch.float64),
         "empty_confidence": after[0],
-        "cost": {"confidence_S": drawer.tokens / len(one)},
+        "cost": {"confidence_S": drawer.tokens / len(sequence)},
     }
 
 
 class Drawer:
-    """Reads a trace bit by bit, and draws answers after what it has read."""
+    """Reads a trace piece by piece, and draws answers after the tokens that it has read."""
 
     def __init__(self, model, tokenizer, reading: Reading, name: str) -> None:
         self.model, self.tokenizer = unwrapped(model), tokenizer
@@ -76,7 +79,10 @@ class Drawer:
 
     @torch.no_grad()
     def draw(self, samples: int, rows: int) -> Counter[str]:
-        """So many answers, and how often each came. What begins alike is read once, ``rows`` at once at most."""
+        """How often each answer was drawn, of ``samples`` draws.
+
+        Draws with equal tokens are read once. A forward holds at most ``rows`` of them.
+        """
         ids = self.opening_ids[None].to(self.model.device)
         opened = self.model(input_ids=ids, past_key_values=copy.deepcopy(self.cache), use_cache=True)
         self.tokens += ids.shape[1]
@@ -85,19 +91,19 @@ class Drawer:
         return answers
 
     def _grow(self, cache, logits_BV: Tensor, drawn: Sequence[Draw], rows: int, answers: Counter[str]) -> None:
-        """One more token of each draw; those that it does not close go on."""
-        going: list[tuple[int, Draw]] = []
+        """Draw one more token of each draw, and add to ``answers`` those that it completes; the others grow on."""
+        unfinished: list[tuple[int, Draw]] = []
         for row, (ids, times) in enumerate(drawn):
             for id, often in self._next(logits_BV[row], times):
                 longer = [*ids, id]
                 answer = self._closed(longer)
                 if answer is None and len(longer) < self.longest:
-                    going.append((row, (longer, often)))
+                    unfinished.append((row, (longer, often)))
                 else:
                     answers[answer or ""] += often
-        for at in range(0, len(going), rows):
-            part = going[at : at + rows]
-            branch = cache if at + rows >= len(going) else copy.deepcopy(cache)
+        for at in range(0, len(unfinished), rows):
+            part = unfinished[at : at + rows]
+            branch = cache if at + rows >= len(unfinished) else copy.deepcopy(cache)
             chosen = [row for row, _ in part]
             if chosen != list(range(len(drawn))):
                 branch.batch_select_indices(torch.tensor(chosen, device=logits_BV.device))
@@ -107,13 +113,13 @@ class Drawer:
             self._grow(branch, output.logits[:, -1], [draw for _, draw in part], rows, answers)
 
     def _next(self, logits_V: Tensor, times: int) -> Iterator[tuple[int, int]]:
-        """So many tokens drawn: each that came, and how often."""
+        """Each token that was drawn, and how often, of ``times`` draws."""
         chances_V = torch.softmax(logits_V.float() / self.temperature, -1)
         ids = torch.multinomial(chances_V, times, replacement=True, generator=self.generator)
         return zip(*(column.tolist() for column in ids.unique(return_counts=True)), strict=True)
 
     def _closed(self, ids: list[int]) -> str | None:
-        """The answer, once the sampled tokens close it; an end of text closes it too."""
+        """The answer if the sampled tokens close it, by the template's text or an end of text; else None."""
         text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         end = closing_at(text, self.closing)
         if end is not None:
@@ -122,7 +128,10 @@ class Drawer:
 
 
 def closing_at(text: str, closing: str) -> int | None:
-    """Where the template goes on after the answer: at a brace that the answer has not opened itself, or at its text."""
+    """The character at which the answer ends and ``closing`` begins; None where it has not ended.
+
+    A closing that starts with a brace begins at a brace that the answer has not opened.
+    """
     if not closing.startswith("}"):
         at = text.find(closing or "\n")
         return at if at >= 0 else None

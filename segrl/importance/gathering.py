@@ -1,4 +1,4 @@
-"""(model, traces, needs) -> evidence: everything measures read, computed once.
+"""(model, traces, needs) -> evidence: everything that measures read, computed once.
 
 A gatherer is a function ``(model, traces, tokenizer, segments, reading) -> fields of each trace's evidence``.
 """
@@ -25,8 +25,9 @@ Fields = dict[str, Any]
 
 
 def attributions(model, traces: Sequence[TokenisedTrace], tokenizer, segments, options: Fields) -> list[Fields]:
-    found = attribute(model, traces, tokenizer, **options)
-    return [{"ig": one, "cost": {"ig": one.evaluations}} for one in found]
+    """Integrated gradients."""
+    attributed = attribute(model, traces, tokenizer, **options)
+    return [{"ig": attribution, "cost": {"ig": attribution.evaluations}} for attribution in attributed]
 
 
 NEEDS: dict[str, Callable[..., list[Fields]]] = {
@@ -43,7 +44,8 @@ NEEDS: dict[str, Callable[..., list[Fields]]] = {
 }
 
 READING = tuple(field.name for field in fields(Reading))
-PATH = tuple(one.name for one in inspect.signature(attribute).parameters.values() if one.kind is one.KEYWORD_ONLY)
+PARAMETERS = inspect.signature(attribute).parameters.values()
+PATH = tuple(parameter.name for parameter in PARAMETERS if parameter.kind is parameter.KEYWORD_ONLY)
 
 
 def gather(
@@ -55,10 +57,10 @@ def gather(
     segments: Sequence[Segments] | None = None,
     **options,
 ) -> list[Evidence]:
-    """What ``needs`` asks for, of each trace: names of evidence fields, with or without their axis letter.
+    """The evidence of each trace, with the fields that ``needs`` names, with or without their axis letter.
 
-    ``segments`` (one a trace) are for the needs that end in ``_S``. ``options`` are those of :func:`segrl.attribute`
-    for ``ig``, and of :class:`segrl.importance.reading.Reading` for all else.
+    ``segments`` (one Segments a trace) are for the needs that end in ``_S``. ``options`` are those of
+    :func:`segrl.attribute` for ``ig``, and of :class:`segrl.importance.reading.Reading` for all other needs.
     """
     needs = [_field(need) for need in needs]
     for name in options:
@@ -72,15 +74,16 @@ def gather(
     gathered: list[Fields] = [{"cost": {}} for _ in traces]
     for gatherer in dict.fromkeys(NEEDS[need] for need in needs):
         with evaluating(model):
-            found = gatherer(model, traces, tokenizer, segments, path if gatherer is attributions else reading)
-        for have, new in zip(gathered, found, strict=True):
-            have.update(new, cost={**have["cost"], **new["cost"]})
-    for have, pieces in zip(gathered, segments or (), strict=bool(segments)):
-        have["segments"] = pieces
-    return [Evidence(trace, **have) for trace, have in zip(traces, gathered, strict=True)]
+            new = gatherer(model, traces, tokenizer, segments, path if gatherer is attributions else reading)
+        for evidence, more in zip(gathered, new, strict=True):
+            evidence.update(more, cost={**evidence["cost"], **more["cost"]})
+    for evidence, trace_segments in zip(gathered, segments or (), strict=bool(segments)):
+        evidence["segments"] = trace_segments
+    return [Evidence(trace, **evidence) for trace, evidence in zip(traces, gathered, strict=True)]
 
 
 def _field(need: str) -> str:
+    """The evidence field that ``need`` names."""
     for name in (need, f"{need}_T", f"{need}_S"):
         if name in NEEDS:
             return name

@@ -1,7 +1,7 @@
-"""The measures: evidence and segments -> segment scores. The paper's own, its rivals and its controls.
+"""The measures: evidence and segments -> segment scores. The paper's measure, its rivals and its controls.
 
-Of the log-probability of the answer F: *gain* is what a segment adds to those before it, *loss* what is missing without
-it. A score may be negative; :func:`segrl.importance.aggregation.from_strength` says what becomes of its sign.
+The *gain* of a segment is what it adds to the answer's log-probability after the segments before it, its *loss* what is
+missing without it. A score may be negative; :func:`segrl.importance.aggregation.from_strength` says how signs are kept.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def ig(evidence: Evidence, segments: Segments, aggregate: str = "sqrt") -> Segme
 
 
 def strength(evidence: Evidence, segments: Segments, aggregate: str = "sqrt") -> SegmentScores:
-    """The same without consistency: whatever beta says, no segment is too consistent ([IG] table 2)."""
+    """Eq. 3 without consistency: no segment is dropped as too consistent, whatever beta is ([IG] table 2)."""
     return stream_scores(given(evidence.ig).scores_T.abs(), segments, aggregate)
 
 
@@ -59,12 +59,12 @@ def length(evidence: Evidence, segments: Segments) -> SegmentScores:
 
 
 def position(evidence: Evidence, segments: Segments) -> SegmentScores:
-    """Control: later is more."""
+    """Control: later segments score higher."""
     return from_strength(torch.arange(1.0, len(segments) + 1), segments)
 
 
 def random(evidence: Evidence, segments: Segments, seed: int = 0) -> SegmentScores:
-    """Control: chance, the same for a trace's id whenever it is asked. verl's ids are new in each run."""
+    """Control: random scores, the same in every call for the same trace id. verl's ids are new in each run."""
     return from_strength(torch.rand(len(segments), generator=_generator(evidence, seed)), segments)
 
 
@@ -101,7 +101,7 @@ def confidence_gain(evidence: Evidence, segments: Segments) -> SegmentScores:
 
 
 def confidence_gain_cheap(evidence: Evidence, segments: Segments) -> SegmentScores:
-    """The same by the answer's own probability, which needs no sampling: pmi before the logarithm."""
+    """The gain of the answer's probability, which needs no sampling: pmi without the logarithm."""
     empty = torch.tensor(given(evidence.empty_logp), dtype=torch.float64).exp()
     return from_strength(_gains(given(evidence.prefix_logp_S).double().exp(), float(empty)), segments)
 
@@ -124,7 +124,7 @@ def grad_input(evidence: Evidence, segments: Segments, aggregate: str = "sqrt") 
 
 
 def oar(evidence: Evidence, segments: Segments, aggregate: str = "mean") -> SegmentScores:
-    """OAR's: log1p of \\|gradient . embedding\\|, min-max over the thinking."""
+    """OAR's measure: log1p of \\|gradient . embedding\\|, min-max over the thinking."""
     thought_T = segments.thought_S[segments.index_T]
     values_T = given(evidence.gradient_T).double().abs().log1p()
     low, high = _range(values_T[thought_T])
@@ -132,7 +132,7 @@ def oar(evidence: Evidence, segments: Segments, aggregate: str = "mean") -> Segm
 
 
 def grail(evidence: Evidence, segments: Segments, aggregate: str = "mean") -> SegmentScores:
-    """GRAIL's: the norm of gradient x embedding, z-score of its logarithm over the thinking."""
+    """GRAIL's measure: the norm of gradient x embedding, as the z-score of its logarithm over the thinking."""
     thought_T = segments.thought_S[segments.index_T]
     log_T = given(evidence.gradnorm_T).double().clamp_min(LEAST_GRADIENT).log()
     inside_T = log_T[thought_T]
@@ -159,21 +159,21 @@ def entropy(evidence: Evidence, segments: Segments, aggregate: str = "sum") -> S
 
 
 def perplexity(evidence: Evidence, segments: Segments) -> SegmentScores:
-    """By how much the response's perplexity rises when the segment is taken out (Cui et al. 2025)."""
+    """The rise of the response's perplexity when the segment is taken out (Cui et al. 2025)."""
     whole = float(torch.exp(-given(evidence.logp_T).double().mean()))
     return from_strength(given(evidence.perplexity_S).double() - whole, segments)
 
 
 def first_correct(evidence: Evidence, segments: Segments) -> SegmentScores:
-    """The first segment that states the answer and all before it score one, those after it zero (Chen et al. 2024)."""
+    """Score 1 up to the first segment that states the answer, and 0 after it (Chen et al. 2024)."""
     stating = first_stating(evidence.trace, segments)
     return from_strength((torch.arange(len(segments)) <= stating).double(), segments)
 
 
 def first_stating(trace: TokenisedTrace, segments: Segments) -> int:
-    """The first segment in which the answer stands by itself, not inside a longer number or word; else the last.
+    """The first segment in which the answer stands by itself, not inside a longer number or word; else the last one.
 
-    Read as text: an early mention counts, and another spelling of the same value does not.
+    The comparison is of text: an early mention counts, and another spelling of the same value does not.
     """
     if not trace.answer:
         raise ValueError(f"trace {trace.id!r} has no answer, so no segment can state it first")
@@ -181,8 +181,8 @@ def first_stating(trace: TokenisedTrace, segments: Segments) -> int:
     if stated is None:
         return len(segments) - 1
     ends_T = trace.offsets_T[:, 1].contiguous()
-    at = int(torch.searchsorted(ends_T, stated.end()))  # the token that holds its last character
-    return int(segments.index_T[min(at, trace.tokens - 1)])
+    token = int(torch.searchsorted(ends_T, stated.end()))  # the token that holds the answer's last character
+    return int(segments.index_T[min(token, trace.tokens - 1)])
 
 
 def _generator(evidence: Evidence, seed: int) -> torch.Generator:

@@ -1,4 +1,4 @@
-"""How well scores rank: AUROC, average precision and Spearman, ties counted fairly; and where a score stands."""
+"""How well scores rank: AUROC, average precision, Spearman and the place of a single score; ties are averaged."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def ranks(values: ArrayLike) -> NDArray:
-    """1 for the lowest; equals share their average rank."""
+    """The rank of each value, 1 for the lowest; equal values share their average rank."""
     values = np.asarray(values, dtype=float)
     order = np.sort(values)
     return (np.searchsorted(order, values, "left") + np.searchsorted(order, values, "right") + 1) / 2
 
 
 def auroc(scores: ArrayLike, positive: ArrayLike) -> float | None:
-    """The chance that a positive outranks a negative, a tie counting half; None without one of either."""
+    """The chance that a positive outranks a negative, a tie counting half; None without a positive or a negative."""
     positive = np.asarray(positive, dtype=bool)
     n, m = int(positive.sum()), int((~positive).sum())
     if not n or not m:
@@ -41,7 +41,7 @@ def spearman(a: ArrayLike, b: ArrayLike) -> float | None:
 
 
 def outranked(scores: ArrayLike, s: int) -> float | None:
-    """The share of the others that score below number ``s``, ties counting half."""
+    """The share of the other scores that lie below score ``s``, ties counting half."""
     others = np.delete(np.asarray(scores, dtype=float), s)
     score = np.asarray(scores, dtype=float)[s]
     return float(((others < score) + 0.5 * (others == score)).mean()) if len(others) else None

@@ -1,4 +1,4 @@
-"""How gatherers read a trace: what of it is explained, how much goes into one forward, how answers are drawn."""
+"""The options of the gatherers: what is explained of a trace, how much one forward holds, how answers are drawn."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from segrl.types import TokenisedTrace
 
 @dataclass(frozen=True)
 class Reading:
-    """The options of all gatherers but that of integrated gradients, which are those of :func:`segrl.attribute`."""
+    """The options of all gatherers but integrated gradients, whose options are those of :func:`segrl.attribute`."""
 
     target: str = "gold"
     template: str = TEMPLATE
     context: str = "think"
     batch_tokens: int | None = None
-    batch_rows: int | None = None  # so many a forward, whatever their lengths: a process group needs a fixed number
+    batch_rows: int | None = None  # rows a forward, whatever their lengths: a process group needs a fixed number
     checkpointing: bool | None = None
     shared_prefixes: bool = False  # read a trace once, stopping after each segment, not once for each of its prefixes
     samples: int = 32  # answers drawn after each prefix
@@ -41,13 +41,13 @@ class Reading:
         return Batching(self.batch_tokens, self.batch_rows, self.checkpointing)
 
     def explained(self, model, traces: Sequence[TokenisedTrace], tokenizer) -> list[Explained]:
-        """What is explained of each trace, checked; nothing moves, so the baseline is any."""
-        asked: dict[str, Any] = {"target": self.target, "template": self.template, "context": self.context}
-        return evaluator(model, traces, tokenizer, baseline="mean", **asked).explained
+        """The sequence that is explained of each trace, checked. No position moves, so any baseline does."""
+        options: dict[str, Any] = {"target": self.target, "template": self.template, "context": self.context}
+        return evaluator(model, traces, tokenizer, baseline="mean", **options).explained
 
 
 def read_on(model, ids_L: Tensor, cache=None):
-    """The keys and values of these tokens, behind those in the cache; no logits."""
+    """The cache with the keys and values of these tokens added; no logits are computed."""
     if not len(ids_L):
         return cache
     ids_BL = ids_L[None].to(model.device)

@@ -1,4 +1,4 @@
-"""One number a token from the model's own forward: its likelihood, the entropy it was drawn from, its attention."""
+"""One number a token from the model's forward: its log-probability, the entropy before it, the attention to it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ LOGITS = 2**26  # held at once, in float32: 256 MiB
 
 def likelihoods(model, traces: Sequence[TokenisedTrace], tokenizer, segments, reading: Reading) -> list[dict[str, Any]]:
     """Log-probability and entropy of each token, from one forward."""
-    found = [token_streams(model, trace) for trace in traces]
+    streams = [token_streams(model, trace) for trace in traces]
     cost = {"logp_T": 1.0, "entropy_T": 1.0}
-    return [{"logp_T": logp_T, "entropy_T": entropy_T, "cost": cost} for logp_T, entropy_T in found]
+    return [{"logp_T": logp_T, "entropy_T": entropy_T, "cost": cost} for logp_T, entropy_T in streams]
 
 
 def perplexities(
     model, traces: Sequence[TokenisedTrace], tokenizer, segments: Sequence[Segments], reading: Reading
 ) -> list[dict[str, Any]]:
     """The response's perplexity without each of its thoughts, one forward each."""
-    return [_perplexities(model, trace, own) for trace, own in zip(traces, segments, strict=True)]
+    return [_perplexities(model, trace, trace_segments) for trace, trace_segments in zip(traces, segments, strict=True)]
 
 
 def _perplexities(model, trace: TokenisedTrace, segments: Segments) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def _perplexities(model, trace: TokenisedTrace, segments: Segments) -> dict[str,
         if thought and len(rest):
             values.append(torch.exp(-_streams(model, trace.prompt_ids, rest)[0].double().mean()))
             read += len(trace.prompt_ids) + len(rest)
-        else:  # what is never taken out, or leaves nothing to read, changes nothing
+        else:  # the answer is never taken out, and an only segment would leave nothing to read
             values.append(whole)
     cost = read / (len(trace.prompt_ids) + trace.tokens)
     return {"perplexity_S": torch.stack(values), "cost": {"perplexity_S": cost}}
@@ -54,29 +54,29 @@ def token_streams(model, trace: TokenisedTrace) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _streams(model, prompt_ids: Tensor, response_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """In pieces, each reading the cache of those before it, so that no more than ``LOGITS`` logits are held."""
+    """The log-probability and entropy of each response token, read in pieces of at most ``LOGITS`` logits."""
     ids_L = torch.cat([prompt_ids, response_ids]).to(next(model.parameters()).device)
     pieces = ids_L[:-1].split(max(1, LOGITS // unwrapped(model).config.get_text_config().vocab_size))
-    found, cache, at = [], None, 1
+    streams, cache, at = [], None, 1
     for piece in pieces:
         output = model(input_ids=piece[None], past_key_values=cache, use_cache=len(pieces) > 1)
         cache = output.past_key_values
-        found.append(_of_logits(output.logits[0], ids_L[at : at + len(piece)]))
+        streams.append(_of_logits(output.logits[0], ids_L[at : at + len(piece)]))
         at += len(piece)
         del output  # before the next piece's logits are made
-    logp_L, entropy_L = (torch.cat(each).cpu() for each in zip(*found, strict=True))
+    logp_L, entropy_L = (torch.cat(pieces_T).cpu() for pieces_T in zip(*streams, strict=True))
     return logp_L[-len(response_ids) :], entropy_L[-len(response_ids) :]
 
 
 def _of_logits(logits_TV: Tensor, ids_T: Tensor) -> tuple[Tensor, Tensor]:
-    """A quarter of what may be held at a time: two copies are made of it."""
-    found = []
+    """The log-probability of each token and the entropy, in parts of a quarter of ``LOGITS``: each is copied twice."""
+    streams = []
     rows = max(1, LOGITS // 4 // logits_TV.shape[-1])
     for part_TV, part_T in zip(logits_TV.split(rows), ids_T.split(rows), strict=True):
         logp_TV = torch.log_softmax(part_TV.float(), -1)
         logp_T = logp_TV.gather(-1, part_T[:, None]).squeeze(-1)
-        found.append((logp_T, torch.special.entr(logp_TV.exp_()).sum(-1)))
-    logp_T, entropy_T = (torch.cat(each) for each in zip(*found, strict=True))
+        streams.append((logp_T, torch.special.entr(logp_TV.exp_()).sum(-1)))
+    logp_T, entropy_T = (torch.cat(parts_T) for parts_T in zip(*streams, strict=True))
     return logp_T, entropy_T
 
 
@@ -84,26 +84,29 @@ def _of_logits(logits_TV: Tensor, ids_T: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def attentions(model, traces: Sequence[TokenisedTrace], tokenizer, segments, reading: Reading) -> list[dict[str, Any]]:
+    """The answer's attention to each token of the thinking."""
     explained = reading.explained(model, traces, tokenizer)
     return [
-        {"attention_T": _within(one, answer_attention(model, one)), "cost": {"attention_T": 1.0}} for one in explained
+        {"attention_T": _within(sequence, answer_attention(model, sequence)), "cost": {"attention_T": 1.0}}
+        for sequence in explained
     ]
 
 
 @torch.no_grad()
-def answer_attention(model, one: Explained) -> Tensor:
-    """The attention of the positions that predict the answer's tokens to each position, mean over them, over layers
-    and over heads. Only their rows are made: what comes before is read by the model's own fast attention.
+def answer_attention(model, sequence: Explained) -> Tensor:
+    """The attention to each position from those that predict the answer's tokens, mean over them, layers and heads.
+
+    Attention weights are computed for the predicting positions only; all before are read by the model's fast attention.
     """
-    first, last = one.answer_span
+    first, last = sequence.answer_span
     inner = unwrapped(model)
-    ids_L = one.input_ids.to(inner.device)
-    before, asking = ids_L[: first - 1], ids_L[first - 1 : last - 1]
+    ids_L = sequence.input_ids.to(inner.device)
+    before, ids_A = ids_L[: first - 1], ids_L[first - 1 : last - 1]
     cache = read_on(inner, before)
     with eager(inner):
-        output = inner.base_model(input_ids=asking[None], past_key_values=cache, use_cache=True, output_attentions=True)
+        output = inner.base_model(input_ids=ids_A[None], past_key_values=cache, use_cache=True, output_attentions=True)
     layers = [layer.float().mean((0, 1, 2)).cpu() for layer in output.attentions if layer is not None]
-    total_L = torch.zeros(len(one))
+    total_L = torch.zeros(len(sequence))
     for attention_L in layers:  # a layer with a sliding window has only the last positions
         total_L[last - 1 - len(attention_L) : last - 1] += attention_L / len(layers)
     return total_L
@@ -111,7 +114,7 @@ def answer_attention(model, one: Explained) -> Tensor:
 
 @contextmanager
 def eager(model) -> Iterator[None]:
-    """The attention implementation that returns its weights; put back as it was."""
+    """A context of the attention implementation that returns its weights; restored at its end."""
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
@@ -120,8 +123,8 @@ def eager(model) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def _within(one: Explained, values_L: Tensor) -> Tensor:
-    """Of the response's tokens; zero behind the thinking."""
-    values_T = torch.zeros(one.trace.tokens)
-    values_T[: one.thinking.stop - one.thinking.start] = values_L[one.thinking]
+def _within(sequence: Explained, values_L: Tensor) -> Tensor:
+    """The values of the response's tokens; zero after the thinking."""
+    values_T = torch.zeros(sequence.trace.tokens)
+    values_T[: sequence.thinking.stop - sequence.thinking.start] = values_L[sequence.thinking]
     return values_T
