@@ -8,38 +8,30 @@ verl's own keys of `segrl sft` and `segrl grpo` are left out: they are verl's do
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
+from omegaconf import MISSING
 
 from segrl.commands.cli import COMMANDS
 from segrl.commands.config import CONFIG_DIR, ON_VERL
-from segrl.commands.schema import SCHEMAS, Command
+from segrl.commands.schema import SCHEMAS
 from segrl.credit.settings import Credit
 
 OUT = Path(__file__).parent.parent / "docs" / "configs.md"
 KEY = re.compile(r"^(?P<indent> *)(?P<key>[\w.]+):(?P<value>(?: [^#]*)?)(?:# ?(?P<comment>.*))?$")
+FIELD = re.compile(r"^    (?P<name>\w+): [^#]+?(?:  # (?P<comment>.*))?$")
 MORE = re.compile(r"^ {8,}# ?(?P<comment>.*)$")
 # What stands in sft.yaml and grpo.yaml beside `segrl.` and is not verl's.
-OURS = ("traces", "val_path", "selections", "attributions", "measure", "tau", "beta", "mode", "stages", "nproc")
-OURS += ("node_rank", "master")
-# What every command knows.
-COMMON = {
-    "model_path": "the model that answers or is trained: a folder or hub id; default: the bundled toy model",
-    "attributor_path": "the model that explains; default: `model_path`",
-    "data_path": "problems with answers: jsonl, parquet, a folder or glob of them, or a hub id; default: the toy world",
-    "traces": "responses to read: the same kinds of files, or the folder of `segrl generate`",
-    "out": "what is written: a folder or a file, as the command says",
-    "template": "how a prompt is rendered: `chat`, `plain`, or a text that holds `{problem}`",
-    "dtype": "of models that transformers loads: `float32`, `bfloat16`, `float16`",
-    "device": "`auto`, `cpu`, `cuda`, `cuda:1`, ...",
-    "limit": "read only so many rows",
-}
+OURS = ("model_path", "attributor_path", "data_path", "out", "traces", "val_path", "selections", "attributions")
+OURS += ("measure", "tau", "beta", "mode", "stages", "nproc", "node_rank", "master")
 HEAD = """# Configs
 
 Written by `python scripts/write_config_docs.py` from the schema
@@ -68,8 +60,7 @@ def main() -> int:
 
 
 def page() -> str:
-    common = table([Key(name, "null", COMMON[name]) for name in COMMON], types_of(Command), values_of(Command))
-    parts = [HEAD, f"## Keys of every command\n\n{common}", "# Commands"]
+    parts = [HEAD, "# Commands"]
     parts += [command_part(name, what) for name, (_, what) in COMMANDS.items()]
     parts += ["# Sections", *map(section_part, sections()), "# Presets", *map(presets_part, COMMANDS)]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
@@ -82,7 +73,7 @@ def command_part(name: str, what: str) -> str:
     if name in ON_VERL:
         own = [key for key in keys if key.name in OURS or (key.name.startswith("segrl.") and "${" not in key.value)]
     else:
-        own = [key for key in keys if key.name not in COMMON or key.comment]
+        own = keys_of(SCHEMAS[name], keys)
     used = [f"[{group}](#{anchor(group, name)})" for group in groups(path)]
     note = f"Sections: {', '.join(used)}." if used else ""
     said = f"{what[0].upper()}{what[1:]}{'' if what.endswith('?') else '.'}"
@@ -149,22 +140,40 @@ def described(path: Path) -> tuple[str, list[Key]]:
     return " ".join(head), [key for key in keys if not key.name.startswith("defaults") and (key.value or key.comment)]
 
 
+def keys_of(schema: type, keys: Sequence[Key]) -> list[Key]:
+    """The keys that have their value in the schema, then those of the yaml, each explained in either."""
+    comments, given = comments_of(schema), {key.name for key in keys}
+    plain = [field for field in fields(schema) if field.default not in (MISSING, dataclasses.MISSING)]
+    own = [Key(field.name, shown(field.default), comments[field.name]) for field in plain if field.name not in given]
+    return own + [key._replace(comment=key.comment or comments.get(key.name, "")) for key in keys]
+
+
+def comments_of(schema: type) -> dict[str, str]:
+    """The comments beside the fields of a dataclass and of those that it extends."""
+    comments = {}
+    for base in filter(is_dataclass, reversed(schema.__mro__)):
+        for line in inspect.getsource(base).splitlines():
+            if match := FIELD.match(line):
+                comments[match["name"]] = match["comment"] or ""
+    return comments
+
+
+def shown(value: object) -> str:
+    """A value as yaml writes it."""
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+
+
 def types_of(schema: type, prefix: str = "") -> Mapping[str, str]:
-    hints = schema.__dataclass_fields__
-    return {f"{prefix}{name}": str(field.type) for name, field in hints.items()}
-
-
-def values_of(schema: type) -> Mapping[str, str]:
-    return {field.name: "null" if field.default is None else str(field.default) for field in fields(schema)}
+    return {f"{prefix}{field.name}": str(field.type) for field in fields(schema)}
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def table(keys: Sequence[Key], types: Mapping[str, str], values: Mapping[str, str] | None = None) -> str:
+def table(keys: Sequence[Key], types: Mapping[str, str]) -> str:
     if not keys:
         return ""
-    rows = [(key.name, (values or {}).get(key.name, key.value), types.get(key.name, ""), key.comment) for key in keys]
+    rows = [(key.name, key.value, types.get(key.name, ""), key.comment) for key in keys]
     lines = ["| key | value | type | |", "|---|---|---|---|"]
     return "\n".join(
         [*lines, *(f"| `{name}` | {code(value)} | {code(kind)} | {cell(text)} |" for name, value, kind, text in rows)]

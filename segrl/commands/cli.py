@@ -109,6 +109,8 @@ def _overview() -> str:
 
 
 def _help(command: str, what: str, config) -> str:
+    if not config:
+        return f"segrl {command}: {what}\n\nIt takes no keys.\n"
     return f"segrl {command}: {what}\n\nKeys and their values now; change them with key=value:\n\n{_yaml(config)}"
 
 

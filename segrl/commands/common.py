@@ -32,9 +32,14 @@ def model_path(config: DictConfig) -> str:
     return config.model_path or str(toy.MODEL_PATH)
 
 
+def attributor_path(config: DictConfig) -> str:
+    """The model that explains: ``attributor_path``, else the one that answers."""
+    return config.attributor_path or model_path(config)
+
+
 def attributor(config: DictConfig) -> dict[str, Any]:
-    """The model that explains, as ``load_model`` takes it: ``attributor_path``, else the one that answers."""
-    return {"path": config.attributor_path or model_path(config), "dtype": config.dtype, "device": config.device}
+    """The model that explains, as ``load_model`` takes it."""
+    return {"path": attributor_path(config), "dtype": config.dtype, "device": config.device}
 
 
 def tokenised(config: DictConfig) -> list[TokenisedTrace]:
@@ -45,7 +50,7 @@ def tokenised(config: DictConfig) -> list[TokenisedTrace]:
 
     (path,) = needed(config, "traces")
     traces = load_traces(path, limit=config.limit, require_response=True)
-    tokenizer = load_tokenizer(attributor(config)["path"])
+    tokenizer = load_tokenizer(attributor_path(config))
     texts = [trace for trace in traces if not isinstance(trace, TokenisedTrace)]
     made = iter(tokenize_all(texts, tokenizer, config.template))
     return [trace if isinstance(trace, TokenisedTrace) else next(made) for trace in traces]

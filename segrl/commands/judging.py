@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from segrl.analysis import judge
+from segrl.commands.common import plain
 from segrl.types import Trace
 
 
@@ -54,6 +55,6 @@ def _responses(config: DictConfig, questions: list[Trace], folder: Path, name: s
     folder.mkdir(parents=True, exist_ok=True)
     save_traces(questions, file)
     settings = {"model_path": config.judge_path, "data_path": str(file), "limit": None, "generation": {"n": 1}}
-    merged = OmegaConf.merge(config, settings, changed)
+    merged = OmegaConf.merge(plain(config), settings, changed)
     assert isinstance(merged, DictConfig)
     return generated(merged, folder / name)

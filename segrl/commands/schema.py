@@ -128,28 +128,54 @@ class GenerationConfig:
 
 
 @dataclass
-class Command:
-    """The keys that every command knows; each says which of them it needs."""
+class ReadTraces:
+    """The keys of what reads responses and their tokens."""
 
-    model_path: str | None = None
-    attributor_path: str | None = None
-    data_path: str | None = None
-    traces: str | None = None
-    out: str | None = None
-    template: str = "chat"
-    dtype: str = "float32"
-    device: str = "auto"
-    limit: int | None = None
+    model_path: str | None = None  # the model that answers: a folder or hub id; null: the bundled toy model
+    attributor_path: str | None = None  # the model that explains, whose tokenizer counts; null: `model_path`
+    traces: str | None = None  # responses: jsonl, parquet, a folder or glob of them, a hub id, or what `generate` wrote
+    template: str = "chat"  # how a prompt is rendered: `chat`, `plain`, or a text that holds `{problem}`
+    limit: int | None = None  # read only so many rows
 
 
 @dataclass
-class Segment(Command):
+class LoadedModel:
+    """How a model that transformers loads is held."""
+
+    dtype: str = "float32"  # of models that transformers loads: `float32`, `bfloat16`, `float16`
+    device: str = "auto"  # `auto`, `cpu`, `cuda`, `cuda:1`, ...
+
+
+@dataclass
+class Cut:
+    """How a response is cut into segments."""
+
     segmenter: str = MISSING
     segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
 
 
 @dataclass
-class Attribute(Command):
+class Sampler(LoadedModel):
+    """What samples responses."""
+
+    backend: str = MISSING
+    server: str | None = None  # of backend=openai
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+
+
+@dataclass
+class Doctor:
+    """No key: it looks at what is installed."""
+
+
+@dataclass
+class Segment(Cut, ReadTraces):
+    out: str | None = None  # a .jsonl or .parquet file
+
+
+@dataclass
+class Attribute(LoadedModel, ReadTraces):
+    out: str | None = None  # a folder
     executor: str = MISSING
     workers: int = MISSING
     shard: int = MISSING
@@ -157,13 +183,15 @@ class Attribute(Command):
 
 
 @dataclass
-class Calibrate(Command):
+class Calibrate(LoadedModel, ReadTraces):
+    out: str | None = None  # a .json file
     grid: int = MISSING
     attribution: AttributionConfig = field(default_factory=AttributionConfig)
 
 
 @dataclass
-class Select(Segment):
+class Select(Cut, LoadedModel, ReadTraces):
+    out: str | None = None  # a .jsonl or .parquet file
     measure: str = MISSING
     measure_options: dict[str, Any] = field(default_factory=dict)
     attributions: str | None = None
@@ -174,14 +202,17 @@ class Select(Segment):
 
 
 @dataclass
-class Generate(Command):
-    backend: str = MISSING
-    server: str | None = None
-    generation: GenerationConfig = field(default_factory=GenerationConfig)
+class Generate(Sampler):
+    model_path: str | None = None  # the model that answers: a folder or hub id; null: the bundled toy model
+    data_path: str | None = None  # problems with answers: jsonl, parquet, a folder, a glob, a hub id; null: toy ones
+    out: str | None = None  # a folder
+    template: str = "chat"  # how a prompt is rendered: `chat`, `plain`, or a text that holds `{problem}`
+    limit: int | None = None  # read only so many rows
 
 
 @dataclass
 class Harvest(Generate):
+    traces: str | None = None  # responses: the same kinds of files as problems, or the folder of `segrl generate`
     thinking: str = MISSING
     keep: str = MISSING
     unanswered: bool = MISSING
@@ -197,13 +228,17 @@ class Evaluate(Generate):
 
 
 @dataclass
-class Grade(Command):
+class Grade:
+    traces: str | None = None  # responses: jsonl, parquet, a folder or glob of them, or the folder of `segrl generate`
+    out: str | None = None  # a .jsonl or .parquet file, or a folder
+    limit: int | None = None  # read only so many rows
     thinking: str = MISSING
     k: list[int] | None = MISSING
 
 
 @dataclass
-class Export(Command):
+class Export(ReadTraces):
+    out: str | None = None  # a folder
     selections: str | None = None
     tau: float | None = None
     beta: float | None = None
@@ -212,27 +247,28 @@ class Export(Command):
 
 
 @dataclass
-class Compare(Command):
+class Compare:
     a: str | None = None
     b: str | None = None
+    out: str | None = None  # a .json file of the differences
 
 
 @dataclass
-class Analyze(Generate):
-    segmenter: str = MISSING
+class Analyze(Cut, Sampler, ReadTraces):
+    out: str | None = None  # a folder
     measure: str = MISSING
     measure_options: dict[str, Any] = field(default_factory=dict)
     thinking: str = MISSING
     seed: int = MISSING
     shard: int = MISSING
     judge_path: str | None = None
-    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
     attribution: AttributionConfig = field(default_factory=AttributionConfig)
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
 
 
 @dataclass
-class Truth(Segment):
+class Truth(Cut, LoadedModel, ReadTraces):
+    out: str | None = None  # a folder
     measures: list[str] | None = None
     measure_options: dict[str, Any] = field(default_factory=dict)
     tau: float = MISSING
@@ -243,7 +279,8 @@ class Truth(Segment):
 
 
 @dataclass
-class Cost(Command):
+class Cost:
+    model_path: str | None = None  # the model to train: a folder or hub id; null: the bundled toy model
     length: int = MISSING
     rollouts: int = MISSING
     gpus: int = MISSING
@@ -257,7 +294,8 @@ class Cost(Command):
 
 
 @dataclass
-class Report(Command):
+class Report(ReadTraces):
+    out: str | None = None  # an .html file
     selections: Any = None  # a path or a list of paths
     attributions: str | None = None
     rollouts: str | None = None
@@ -269,14 +307,17 @@ class Report(Command):
 
 
 @dataclass
-class Show(Command):
+class Show(ReadTraces):
     selections: str | None = None
     attributions: str | None = None
     id: str | None = None
 
 
 @dataclass
-class Quickstart(Command):
+class Quickstart:
+    model_path: str | None = None  # the model to train: a folder or hub id; null: the bundled toy model
+    data_path: str | None = None  # problems with answers: jsonl, parquet, a folder, a glob, a hub id; null: toy ones
+    out: str | None = None  # a folder
     problems: int = MISSING
     test_problems: int = MISSING
     samples: int = MISSING
@@ -290,8 +331,8 @@ class Quickstart(Command):
     grpo: list[str] = MISSING
 
 
-SCHEMAS: dict[str, type[Command]] = {
-    "doctor": Command,
+SCHEMAS: dict[str, type] = {
+    "doctor": Doctor,
     "quickstart": Quickstart,
     "generate": Generate,
     "harvest": Harvest,
