@@ -18,14 +18,13 @@ from segrl.data.records import how_made, made_by
 from segrl.launch import check_device, editable, run_verl
 from segrl.loading import check_weights
 from segrl.report import draw
-from segrl.sft.dataset import SelectiveDataset
+from segrl.sft.dataset import SelectiveDataset, save_examples
 from segrl.sft.export import export
-from segrl.sft.rows import save_examples
 from segrl.sft.space import check_saved, check_space, full_disk
 from segrl.sft.stages import (
     Stage,
     check_unclaimed,
-    claim,
+    claim_stage,
     executed_steps,
     mend_position,
     model_folder,
@@ -58,7 +57,7 @@ def main(config: DictConfig) -> int:
 
 
 def train(config: DictConfig, stage: Stage) -> int:
-    """One stage; its model stands in ``config.model_out`` afterwards."""
+    """Train one stage and export its model to ``config.model_out``. The exit code."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(config.model.path)
@@ -71,7 +70,7 @@ def train(config: DictConfig, stage: Stage) -> int:
     trained = (Path(config.model_out) / "config.json").exists()
     if not trained:
         check_space(config)
-    claim(config, stage, dataset.fingerprint)
+    claim_stage(config, stage, dataset.fingerprint)
     if trained:
         print(f"stage {stage.number} is trained already: {config.model_out}")
         return 0
@@ -81,9 +80,9 @@ def train(config: DictConfig, stage: Stage) -> int:
         if code:
             full_disk(config.out)
             return code
-    done = executed_steps(config)
-    if done != steps:
-        print(f"segrl sft: {steps} steps were planned and {done} executed; nothing was exported")
+    executed = executed_steps(config)
+    if executed != steps:
+        print(f"segrl sft: {steps} steps were planned and {executed} executed; nothing was exported")
         return 1
     if config.node_rank == 0:
         export(config, steps, stage, dataset)
@@ -97,7 +96,7 @@ def rows_of(config: DictConfig, part: str, tokenizer) -> SelectiveDataset:
 
 
 def run(config: DictConfig, stage: Stage, dataset: SelectiveDataset) -> int:
-    """verl's trainer, from its last checkpoint where it has one; its exit code."""
+    """Run verl's trainer, from its last checkpoint where it has one; its exit code."""
     name = f"stage-{stage.number}"
     config.segrl.rows = str(Path(config.out).absolute() / f"{name}.safetensors")
     save_examples(config.segrl.rows, dataset.examples)
@@ -106,25 +105,30 @@ def run(config: DictConfig, stage: Stage, dataset: SelectiveDataset) -> int:
 
 
 def select_here(config: DictConfig, stages: list[Stage]) -> None:
-    """Where none are given, the selections that ``segrl select`` makes; ``selections.json`` beside them says how."""
+    """Where no selections are given, make them as ``segrl select`` does; ``selections.json`` beside them says how."""
     if config.selections or all(stage.mode == "full" for stage in stages):
         return
     from segrl.commands.traces import how_selected, select
 
     out = Path(config.out) / "selections.parquet"
-    given = {"traces": config.traces, "out": out, "model_path": config.model.path, "template": config.segrl.template}
-    given |= {"attributor_path": config.attributor_path, "attributions": config.attributions}
-    given |= {"selection.tau": config.tau, "selection.beta": config.beta, "measure": config.measure}
-    asked = compose("select", []).copy()
-    OmegaConf.set_readonly(asked, False)
-    for key, value in given.items():
+    overrides = {
+        "traces": config.traces,
+        "out": out,
+        "model_path": config.model.path,
+        "template": config.segrl.template,
+    }
+    overrides |= {"attributor_path": config.attributor_path, "attributions": config.attributions}
+    overrides |= {"selection.tau": config.tau, "selection.beta": config.beta, "measure": config.measure}
+    select_config = compose("select", []).copy()
+    OmegaConf.set_readonly(select_config, False)
+    for key, value in overrides.items():
         if value is not None:
-            OmegaConf.update(asked, key, value)
+            OmegaConf.update(select_config, key, value)
     note = made_by(out)
-    asks = how_selected(asked)
-    if not (out.exists() and note.exists() and note.read_text() == asks):
-        check_unclaimed(config.out, how_made(out), json.loads(asks))
-        select(asked)
+    wanted = how_selected(select_config)
+    if not (out.exists() and note.exists() and note.read_text() == wanted):
+        check_unclaimed(config.out, how_made(out), json.loads(wanted))
+        select(select_config)
     config.selections, config.tau, config.beta = str(out), None, None
 
 
@@ -132,11 +136,11 @@ def select_here(config: DictConfig, stages: list[Stage]) -> None:
 
 
 def check_rows(dataset: SelectiveDataset, config: DictConfig) -> None:
-    """Refuse rows of which nothing would be trained, and one that verl's micro-batches could not hold."""
+    """Refuse rows without a kept token, and a row that is longer than a micro-batch of verl."""
     notes = "".join(f"; {note}" for note in dataset.notes)
     if not len(dataset):
         raise ValueError(f"no token of any trace is kept: nothing would be trained{notes}")
-    longest = max(len(one.ids_L) for one in dataset.examples)
+    longest = max(len(example.ids_L) for example in dataset.examples)
     room = config.data.max_token_len_per_gpu * config.engine.get("ulysses_sequence_parallel_size", 1)
     if config.data.use_dynamic_bsz and longest > room:
         raise ValueError(
@@ -158,7 +162,7 @@ def first_row(dataset: SelectiveDataset) -> None:
 
 
 def lit(example, tokenizer) -> Text:
-    """The row as text; in bold green what counts, soft weights under one in plain green, the rest dimmed."""
+    """The row as text: kept tokens in bold green, those of a lower soft weight in plain green, the rest dimmed."""
     top = float(example.mask_L.max())
     kinds = ["bold green" if weight >= top else "green" if weight > 0 else "dim" for weight in example.mask_L.tolist()]
     text, at = Text(), 0

@@ -2,8 +2,7 @@
 
 from segrl.data.benchmarks import BENCHMARKS, load_benchmark
 from segrl.data.files import read_rows, write_rows
-from segrl.data.traces import load_traces, save_traces
-from segrl.data.verl_parquet import verl_rows, write_verl_parquet
+from segrl.data.traces import load_traces, save_traces, verl_rows, write_verl_parquet
 
 __all__ = [
     "BENCHMARKS",

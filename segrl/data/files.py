@@ -110,7 +110,7 @@ def replacing_folder(path: str | os.PathLike, mark: str) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """The whole text, or what stood there before."""
+    """Write the whole text, or leave the file as it was."""
     with replacing(path) as file:
         file.write(text.encode())
 
@@ -132,11 +132,11 @@ def ending(path: str | os.PathLike) -> str:
 
 
 def refuse_surrogates(row: Row, where: str) -> None:
-    """Half a surrogate pair is no text: no tokenizer takes it and no UTF-8 file holds it."""
+    """Raise where a text holds half a surrogate pair: no tokenizer takes it and no UTF-8 file holds it."""
     for name, value in row.items():
-        if found := LONE_SURROGATE.search(json.dumps({name: value}, ensure_ascii=False, default=str)):
+        if match := LONE_SURROGATE.search(json.dumps({name: value}, ensure_ascii=False, default=str)):
             raise ValueError(
-                f"{where}: column {name!r} holds the lone surrogate \\u{ord(found[0]):04x}, half of a character "
+                f"{where}: column {name!r} holds the lone surrogate \\u{ord(match[0]):04x}, half of a character "
                 "that was cut in two; write the whole pair, or remove it from the text"
             )
 

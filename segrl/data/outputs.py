@@ -1,7 +1,7 @@
 """What evaluation tools and trainers save, as traces: one a response, the format told by the columns.
 
-Whoever wrote them, ``meta`` says ``problem_id`` and ``sample``, and, where the file does, ``tokens``, ``finish``,
-``level`` and ``prompt``. Verdicts in such files are not read: who grades them anew asks for others.
+Every trace's ``meta`` has ``problem_id`` and ``sample``, and ``tokens``, ``finish``, ``level`` and ``prompt`` where the
+file has them. Verdicts in such files are not read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from segrl.types import Trace
 
 
 def load_outputs(path: str | os.PathLike, limit: int | None = None) -> tuple[str, list[Trace]]:
-    """What format a file, folder or glob has, and its traces; ``limit`` counts rows, which may hold many responses."""
+    """The format of a file, folder or glob, and its traces; ``limit`` counts rows, which may hold many responses."""
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; give a number of rows from 1 up, or leave it out for all")
     formats: Counter[str] = Counter()
@@ -33,7 +33,7 @@ def load_outputs(path: str | os.PathLike, limit: int | None = None) -> tuple[str
 def detect(row: Row, where: str) -> str:
     """The format of a row."""
     for name, (columns, _) in FORMATS.items():
-        if all(any(one in row for one in alternatives) for alternatives in columns):
+        if all(any(column in row for column in alternatives) for alternatives in columns):
             return name
     known = "; ".join(f"{' + '.join('|'.join(c) for c in columns)} ({name})" for name, (columns, _) in FORMATS.items())
     raise ValueError(
@@ -72,45 +72,45 @@ def _read(read: Callable[[Row], list[Row]], row: Row, name: str, where: str) -> 
 
 
 def _lighteval(row: Row) -> list[Row]:
-    doc, said = row["doc"], row["model_response"]
+    doc, output = row["doc"], row["model_response"]
     golds = [doc["choices"][i] for i in _listed(doc["gold_index"])]
-    asked = {"problem_id": doc.get("id"), "problem": doc["query"], "answer": golds}
-    asked["prompt"] = _rendered(said.get("input"))
-    return _with_lengths(asked, said["text"], said.get("output_tokens"))
+    question = {"problem_id": doc.get("id"), "problem": doc["query"], "answer": golds}
+    question["prompt"] = _rendered(output.get("input"))
+    return _with_lengths(question, output["text"], output.get("output_tokens"))
 
 
 def _lighteval_old(row: Row) -> list[Row]:
     golds = _listed(row["gold"]) or [_listed(row["choices"])[i] for i in _listed(row["gold_index"])]
-    asked = {"problem_id": None, "problem": row.get("example") or row["full_prompt"], "answer": golds}
-    asked["prompt"] = _rendered(row.get("full_prompt"))
-    return _with_lengths(asked, _listed(row["predictions"]), _listed(row.get("cont_tokens")))
+    question = {"problem_id": None, "problem": row.get("example") or row["full_prompt"], "answer": golds}
+    question["prompt"] = _rendered(row.get("full_prompt"))
+    return _with_lengths(question, _listed(row["predictions"]), _listed(row.get("cont_tokens")))
 
 
 def _verl(row: Row) -> list[Row]:
     # A dump has no ids; the same prompt is the same problem.
     problem_id = hashlib.sha256(row["input"].encode("utf-8", "surrogatepass")).hexdigest()[:12]
     gold = row["gts"] if "gts" in row else row["gt"]
-    asked = {"problem_id": problem_id, "problem": row["input"], "answer": gold}
-    return [{**asked, "prompt": row["input"], "response": row["output"], "step": row.get("step")}]
+    question = {"problem_id": problem_id, "problem": row["input"], "answer": gold}
+    return [{**question, "prompt": row["input"], "response": row["output"], "step": row.get("step")}]
 
 
 def _qwen(row: Row) -> list[Row]:
     gold = row["gt"] if row.get("gt") not in (None, "") else row["answer"]
-    asked = {"problem_id": row.get("idx"), "problem": row["question"], "answer": gold, "level": row.get("level")}
+    question = {"problem_id": row.get("idx"), "problem": row["question"], "answer": gold, "level": row.get("level")}
     codes = row["code"] if isinstance(row["code"], list) else [row["code"]]
-    return [{**asked, "response": response} for response in codes]
+    return [{**question, "response": response} for response in codes]
 
 
-def _with_lengths(asked: Row, texts: list[str], tokens: list[Any] | None) -> list[Row]:
+def _with_lengths(question: Row, texts: list[str], tokens: list[Any] | None) -> list[Row]:
     """A row for each text; how long it is only where there are token ids for each."""
     nested = [part for part in tokens or () if isinstance(part, list)]
-    ids = [one for part in nested for one in (part if part and isinstance(part[0], list) else [part])]
-    lengths = [len(one) for one in ids] if len(ids) == len(texts) else [None] * len(texts)
-    return [{**asked, "response": text, "tokens": length} for text, length in zip(texts, lengths, strict=True)]
+    ids = [sequence for part in nested for sequence in (part if part and isinstance(part[0], list) else [part])]
+    lengths = [len(sequence) for sequence in ids] if len(ids) == len(texts) else [None] * len(texts)
+    return [{**question, "response": text, "tokens": length} for text, length in zip(texts, lengths, strict=True)]
 
 
 def _rendered(prompt: Any) -> str | None:
-    """A prompt whose end may open the thought; a chat is none, nobody has rendered it."""
+    """The prompt where it is rendered text, whose end may open the thought; None of a chat."""
     return prompt if isinstance(prompt, str) else None
 
 

@@ -6,13 +6,12 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from segrl.data.files import Row
 from segrl.types import Attribution, Segments, SegmentScores, Selection, TokenisedTrace, Trace
 
-Row = dict[str, Any]
 _NUMBERS = (
     "logp_input",
     "logp_baseline",
@@ -38,11 +37,11 @@ def identity(trace: TokenisedTrace) -> Row:
 
 def check_identity(trace: TokenisedTrace, row: Row, what: str) -> None:
     """Refuse a row that was made from another prompt or response."""
-    for name, have in identity(trace).items():
-        if row[name] != have:
+    for name, value in identity(trace).items():
+        if row[name] != value:
             raise ValueError(
                 f"the {what} of {row['id']!r} was made for another {name.removesuffix('_hash')} "
-                f"({row[name]}, this trace has {have}); make it again from these traces"
+                f"({row[name]}, this trace has {value}); make it again from these traces"
             )
 
 
@@ -72,7 +71,7 @@ def attribution_row(trace: TokenisedTrace, attribution: Attribution) -> Row:
 
 
 def failed_attribution_row(trace: TokenisedTrace, error: str) -> Row:
-    """The same columns, empty, with the reason."""
+    """A row with the columns of ``attribution_row``, empty but for the reason."""
     columns: Row = {"scores": [], "target": None, "input_ids": [], "answer_span": [], "flags": []}
     return {**identity(trace), **dict.fromkeys(_NUMBERS), **columns, "error": error}
 
@@ -90,7 +89,9 @@ def attribution_of(row: Row) -> Attribution:
 
 
 def selection_row(trace: TokenisedTrace, segments: Segments, scores: SegmentScores, selection: Selection) -> Row:
-    """Of a token measure every token is a segment, and ``segment`` the one of the trace's that it lies in."""
+    """A row of the segments, their scores and which are kept. A token measure's row has a segment for each token;
+    ``segment`` there says which of the trace's segments the token lies in.
+    """
     pieces = segments if scores.segment_T is None else segments.by_token
     return {
         **segments_row(trace, pieces),
@@ -103,10 +104,10 @@ def selection_row(trace: TokenisedTrace, segments: Segments, scores: SegmentScor
 
 
 def failed_selection_row(trace: TokenisedTrace, segments: Segments, error: str) -> Row:
-    """A trace without scores: nothing is kept of it, for the reason given."""
-    none = {name: [0.0] * len(segments) for name in _SCORES}
+    """A row with the columns of ``selection_row`` that keeps nothing, with the reason."""
+    zeros = {name: [0.0] * len(segments) for name in _SCORES}
     keep: Row = {"keep": [False] * len(segments), "reason": ["dropped"] * len(segments)}
-    return {**segments_row(trace, segments), **keep, **none, "segment": [], "error": error}
+    return {**segments_row(trace, segments), **keep, **zeros, "segment": [], "error": error}
 
 
 def scores_of(row: Row) -> SegmentScores:
@@ -121,18 +122,18 @@ def selection_of(row: Row) -> Selection:
 
 
 def made_by(selections: str | Path) -> Path:
-    """Where the note stands that says by which measure and thresholds they were made."""
+    """The path of the note beside the selections that says which measure and thresholds made them."""
     return Path(selections).with_suffix(".json")
 
 
 def how_made(selections: str | Path) -> Row:
-    """What that note says; nothing where there is none."""
+    """The content of the note beside the selections; empty where there is none."""
     note = made_by(selections)
     return json.loads(note.read_text()) if note.exists() else {}
 
 
 def traces_hash(traces: Iterable[Trace]) -> str:
-    """A hash of what is asked and answered, in order."""
+    """A hash of the traces' ids, problems, responses and answers, in order."""
     digest = hashlib.sha256()
     for trace in traces:
         digest.update(json.dumps([trace.id, trace.problem, trace.response, trace.answer]).encode())

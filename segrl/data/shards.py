@@ -35,7 +35,7 @@ class Shards(Generic[T]):
         return ((i, group) for i, group in enumerate(self.groups) if not self.part(i).exists())
 
     def clear(self) -> None:
-        """Take back all that lies there, so that another job may begin in the folder."""
+        """Delete the shards and ``settings.json``, so that another job may begin in the folder."""
         for i in range(len(self.groups)):
             self.part(i).unlink(missing_ok=True)
         (self.folder / "settings.json").unlink()
@@ -52,23 +52,23 @@ class Shards(Generic[T]):
         changed = claim(self.folder / "settings.json", settings)
         if changed:
             name = min(changed)
-            there, now = changed[name]
+            old, new = changed[name]
             raise ValueError(
-                f"{self.folder} holds the beginning of another job: {name} was {there!r}, now "
-                f"{now!r}; choose another out=, or remove the folder"
+                f"{self.folder} holds the beginning of another job: {name} was {old!r}, now "
+                f"{new!r}; choose another out=, or remove the folder"
             )
 
 
 def claim(file: Path, settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Write what a job is, once; afterwards, each setting that differs from what lies there: (there, now)."""
+    """Each setting that differs from those in the file, as (old, new); settings are written where there is no file."""
     if not file.exists():
         write_text(file, json.dumps(settings, indent=1) + "\n")
         return {}
     try:
-        there = json.loads(file.read_text())
+        saved = json.loads(file.read_text())
     except ValueError as error:
         raise ValueError(f"{file} is no JSON ({error}); it says what the job is: remove the folder") from error
-    pairs = {name: (there.get(name), settings.get(name)) for name in {*there, *settings}}
+    pairs = {name: (saved.get(name), settings.get(name)) for name in {*saved, *settings}}
     return {name: (old, new) for name, (old, new) in pairs.items() if old != new}
 
 

@@ -37,10 +37,10 @@ def data_files(path: Path, split: str | None = None) -> list[Path]:
         if split is not None:
             raise ValueError(f"{path} is one file and has no split {split!r}; leave split out, or give the folder")
         return [path]
-    found = sorted(path.iterdir() if path.is_dir() else map(Path, glob.glob(str(path), recursive=True)))
-    files = [file for file in found if file.suffix.lower() in ENDINGS and not file.name.startswith(".")]
+    entries = sorted(path.iterdir() if path.is_dir() else map(Path, glob.glob(str(path), recursive=True)))
+    files = [file for file in entries if file.suffix.lower() in ENDINGS and not file.name.startswith(".")]
     if not files:
-        names = ", ".join(file.name for file in found[:8]) or "nothing"
+        names = ", ".join(file.name for file in entries[:8]) or "nothing"
         raise FileNotFoundError(f"{path} holds no .jsonl or .parquet file (found: {names}); give the folder that does")
     chosen = [file for file in files if split is None or _is_of_split(file, split)]
     if not chosen:
@@ -76,5 +76,5 @@ def _load_dataset(hub_id: str, config: str | None, split: str | None):
 
 
 def _is_of_split(file: Path, split: str) -> bool:
-    """``train.jsonl``, or the hub's ``train-00000-of-00002.parquet``."""
+    """Whether the file is named after the split: ``train.jsonl``, ``train-00000-of-00002.parquet``."""
     return file.stem == split or file.stem.startswith(f"{split}-")

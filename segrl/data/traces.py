@@ -1,4 +1,4 @@
-"""Traces in and out: whatever people have becomes traces, and traces at rest are parquet or jsonl, one row a trace."""
+"""Files -> traces and back: what people have is read as traces, traces are saved one row each, or as verl's rows."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from itertools import islice
 from typing import TypeVar
 
 from segrl.data.columns import trace_from_row
-from segrl.data.files import ending, write_rows
+from segrl.data.files import Row, ending, write_rows
 from segrl.data.saved import SCHEMA, saved_row
 from segrl.data.sources import Located, located_rows
+from segrl.text.prompting import user_message
 from segrl.types import Trace
 
 AnyTrace = TypeVar("AnyTrace", bound=Trace)
@@ -73,9 +74,33 @@ def with_problem_ids(traces: Iterable[AnyTrace]) -> list[AnyTrace]:
     return named
 
 
+def verl_rows(traces: Iterable[Trace], data_source: str, split: str) -> list[Row]:
+    """verl's rows: the chat it renders, the gold answer its reward reads, and the trace's id to find it again."""
+    return [_verl_row(trace, index, data_source, split) for index, trace in enumerate(traces)]
+
+
+def write_verl_parquet(traces: Iterable[Trace], path: str | os.PathLike, data_source: str, split: str) -> None:
+    """Write ``verl_rows`` as parquet, whole or not at all."""
+    if ending(path) != ".parquet":
+        raise ValueError(f"{path} does not end in .parquet, and verl tells its files by that ending")
+    write_rows(path, verl_rows(traces, data_source, split))
+
+
 def _refuse_duplicates(places: Iterable[tuple[str, str]]) -> None:
     seen: dict[str, str] = {}
     for id, where in places:
         if id in seen:
             raise ValueError(f"the id {id!r} stands twice, in {seen[id]} and in {where}; give every trace its own id")
         seen[id] = where
+
+
+def _verl_row(trace: Trace, index: int, data_source: str, split: str) -> Row:
+    if not trace.answer:
+        raise ValueError(f"trace {trace.id!r} has no answer, and verl's reward needs one; fill it in or leave it out")
+    return {
+        "data_source": data_source,
+        "prompt": [user_message(trace.problem)],
+        "ability": "math",
+        "reward_model": {"style": "rule", "ground_truth": trace.answer},
+        "extra_info": {"index": index, "split": split, "id": trace.id},
+    }

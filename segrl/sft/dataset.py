@@ -1,22 +1,27 @@
 """The rows that verl's SFT trainer reads: loss on the segments that matter, the whole trace as context ([IG] Eq. 9).
 
-``SelectiveDataset`` is what verl's ``data.custom_cls`` takes. Its settings stand in ``data.segrl``. ``rows`` there is
-the file in which ``segrl sft`` leaves those of ``data.train_files``, so that no rank makes them again.
+verl loads ``SelectiveDataset`` through ``data.custom_cls``. Its settings stand in ``data.segrl``; ``rows`` there is the
+file in which ``segrl sft`` saves the rows of ``data.train_files``, so that no rank makes them again.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from segrl.data import load_traces
+from segrl.data.files import replacing
 from segrl.loading import load_tokenizer
-from segrl.sft.masking import Rules
-from segrl.sft.rows import Supervision, fingerprint, load_examples, read_selections, reselecting, supervise
+from segrl.sft.masking import Example, Rules
+from segrl.sft.rows import Supervision, read_selections, reselecting, supervise
 
 RULES = ("mode", "end", "think_end", "boxed", "too_long", "normalise", "weighting", "weighting_options")
 
@@ -31,8 +36,10 @@ class SelectiveDataset(Dataset):
         if settings.get("rows") and parquet_files == config.train_files:
             self.examples = load_examples(settings.rows)
             return
-        done = self._supervise([parquet_files] if isinstance(parquet_files, str) else list(parquet_files), config)
-        self.examples, self.notes = done.examples, done.notes()
+        supervision = self._supervise(
+            [parquet_files] if isinstance(parquet_files, str) else list(parquet_files), config
+        )
+        self.examples, self.notes = supervision.examples, supervision.notes()
         if max_samples > 0:
             self.examples = self.examples[:max_samples]
 
@@ -44,31 +51,35 @@ class SelectiveDataset(Dataset):
             rules_of(settings),
             config.max_length,
             read_selections(settings.selections) if settings.mode != "full" else None,
-            self._maker(settings.get("attributor_path")),
+            self._selecting_tokenizer(settings.get("attributor_path")),
             settings.template,
             reselecting(settings.get("selections"), settings.get("tau"), settings.get("beta")),
         )
 
-    def _maker(self, attributor_path: str | None):
-        """The tokenizer that made the selections, where it is another one."""
-        maker = load_tokenizer(attributor_path) if attributor_path else None
-        return None if maker is None or same_tokens(maker, self.tokenizer) else maker
+    def _selecting_tokenizer(self, attributor_path: str | None):
+        """The tokenizer that made the selections; None where it makes the same tokens as the trained model's."""
+        if not attributor_path:
+            return None
+        selecting = load_tokenizer(attributor_path)
+        return None if same_tokens(selecting, self.tokenizer) else selecting
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        one = self.examples[index]
-        return {"input_ids": one.ids_L, "position_ids": torch.arange(len(one.ids_L)), "loss_mask": one.mask_L}
+        example = self.examples[index]
+        positions_L = torch.arange(len(example.ids_L))
+        return {"input_ids": example.ids_L, "position_ids": positions_L, "loss_mask": example.mask_L}
 
     @property
     def tokens(self) -> int:
-        """Those of the responses, with their ends."""
-        return sum(len(one.ids_L) - one.prompt_tokens for one in self.examples)
+        """The tokens of all responses, their ends included."""
+        return sum(len(example.ids_L) - example.prompt_tokens for example in self.examples)
 
     @property
     def kept(self) -> int:
-        return sum(int((one.mask_L > 0).sum()) for one in self.examples)
+        """How many of them count as labels."""
+        return sum(int((example.mask_L > 0).sum()) for example in self.examples)
 
     @property
     def fingerprint(self) -> str:
@@ -76,10 +87,43 @@ class SelectiveDataset(Dataset):
 
 
 def rules_of(settings: DictConfig) -> Rules:
-    given: Any = OmegaConf.to_container(settings, resolve=True)
-    return Rules(**{name: given[name] for name in RULES if name in given})
+    values: Any = OmegaConf.to_container(settings, resolve=True)
+    return Rules(**{name: values[name] for name in RULES if name in values})
 
 
 def same_tokens(a, b) -> bool:
     """Whether two tokenizers make the same ids of every text and of every conversation, as those of one family do."""
     return a.chat_template == b.chat_template and a.backend_tokenizer.to_str() == b.backend_tokenizer.to_str()
+
+
+# --- examples at rest ------------------------------------------------------------------------------------------------
+
+
+def fingerprint(examples: Iterable[Example]) -> str:
+    """A hash of every id and every weight, whatever file they came from."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(example.ids_L.numpy().tobytes())
+        digest.update(example.mask_L.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_examples(path: Path, examples: list[Example]) -> None:
+    """Write all examples to one file, for processes that need not make them again."""
+    columns = {
+        "ids": torch.cat([example.ids_L for example in examples]),
+        "mask": torch.cat([example.mask_L for example in examples]),
+        "lengths": torch.tensor([len(example.ids_L) for example in examples]),
+        "prompts": torch.tensor([example.prompt_tokens for example in examples]),
+    }
+    with replacing(path) as file:
+        file.write(save(columns))
+
+
+def load_examples(path: Path) -> list[Example]:
+    columns = load_file(path)
+    lengths = columns["lengths"].tolist()
+    pieces = zip(
+        columns["ids"].split(lengths), columns["mask"].split(lengths), columns["prompts"].tolist(), strict=True
+    )
+    return [Example(*piece) for piece in pieces]

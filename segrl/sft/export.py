@@ -1,4 +1,4 @@
-"""The last checkpoint as a plain Hugging Face folder: weights, tokenizer, chat template, and a card that says how."""
+"""The last checkpoint -> a plain Hugging Face folder: weights, tokenizer, chat template, and a model card."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def export(config: DictConfig, steps: int, stage: Stage, dataset: SelectiveDatas
 
 
 def lora_alpha(config: DictConfig) -> float:
-    """The scale that the adapters were trained with; where training began from given ones, verl takes theirs."""
+    """The adapters' scale in training; verl takes it from ``lora_adapter_path`` where one is given."""
     if config.model.lora_adapter_path is None:
         return config.model.lora_alpha
     from transformers.utils import cached_file
@@ -54,16 +54,17 @@ def lora_alpha(config: DictConfig) -> float:
 
 
 def finish_weights(folder: Path, dtype: torch.dtype | None, alpha: float) -> None:
-    """verl saves float32, and adapters beside their layers: adapters are merged, all is cast to the base's dtype."""
+    """Merge adapters into their layers and cast all weights to the base model's dtype: verl saves float32."""
     files = sorted(folder.glob("*.safetensors"))
     shards = {file: load_file(file) for file in files}
     if any(PEFT in name for shard in shards.values() for name in shard):
-        merged = merged_weights({name: one for shard in shards.values() for name, one in shard.items()}, alpha)
+        merged = merged_weights({name: weight for shard in shards.values() for name, weight in shard.items()}, alpha)
         for file in [*files, *folder.glob("*.safetensors.index.json")]:
             file.unlink()
         shards = {folder / "model.safetensors": merged}
     for file, shard in shards.items():
-        save_file({name: one.to(dtype or one.dtype) for name, one in shard.items()}, file, metadata={"format": "pt"})
+        cast = {name: weight.to(dtype or weight.dtype) for name, weight in shard.items()}
+        save_file(cast, file, metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text())
     config.pop("torch_dtype", None)
     config["dtype"] = str(dtype or torch.float32).removeprefix("torch.")
@@ -91,11 +92,14 @@ def merged_weights(weights: dict[str, Tensor], alpha: float) -> dict[str, Tensor
 
 def card(config: DictConfig, steps: int, stage: Stage, dataset: SelectiveDataset) -> str:
     """A model card: what was trained on what, and how."""
-    earlier = [Stage(**one) for one in config.stages[: stage.number - 1]]
+    earlier = [Stage(**settings) for settings in config.stages[: stage.number - 1]]
     weighting = f", weighed by the rule {config.segrl.weighting}" if stage.mode == "soft" else ""
     facts = {
         "trained from": config.base_model,
-        **{f"stage {one.number}": f"mode {one.mode}, {one.epochs} epochs, learning rate {one.lr}" for one in earlier},
+        **{
+            f"stage {past.number}": f"mode {past.mode}, {past.epochs} epochs, learning rate {past.lr}"
+            for past in earlier
+        },
         f"stage {stage.number}": f"mode {stage.mode}{weighting}",
         "data": f"{config.traces} ({len(dataset)} traces, hash {dataset.fingerprint})",
         **({"selections": "none: the whole response counts"} if stage.mode == "full" else selected(config)),
@@ -113,7 +117,7 @@ def card(config: DictConfig, steps: int, stage: Stage, dataset: SelectiveDataset
 
 
 def selected(config: DictConfig) -> dict[str, object]:
-    """How the selections came about, as far as it is known."""
+    """The file of selections and the measure and thresholds that made them, as far as they are known."""
     unknown = dict.fromkeys(("measure", "tau", "beta"), "as in the selections")
     again = reselecting(config.selections, config.tau, config.beta) or {}
     return {"selections": config.selections, **unknown, **how_made(config.selections), **again}

@@ -46,7 +46,7 @@ class Rules:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """What a selection says of a trace's tokens: the weight of each, and the segment that it lies in."""
+    """The weight of each token of a trace, and the segment that it lies in."""
 
     weights_T: Tensor
     segment_T: Tensor
@@ -54,7 +54,7 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class Masked:
-    """A response as it is trained on, weighed and perhaps cut short. ``ends`` is False where it goes on."""
+    """A response with the weight of each token, perhaps cut short. ``ends`` is False where its end is cut off."""
 
     trace: TokenisedTrace
     weights_T: Tensor
@@ -105,7 +105,7 @@ def mask(trace: TokenisedTrace, choice: Choice, rules: Rules) -> Masked | None:
 
 
 def _count_marks(trace: TokenisedTrace, weights_T: Tensor, rules: Rules) -> Tensor:
-    """The weights with ``</think>`` and the boxed answer as the rules say."""
+    """The weights, those of ``</think>`` and of the boxed answer set as the rules say."""
     for rule, span in ((rules.think_end, _think_end(trace.response)), (rules.boxed, _boxed(trace.response))):
         if rule != "segment" and span is not None:
             weights_T = torch.where(tokens_in(trace, span), float(rule == "always"), weights_T)

@@ -1,8 +1,7 @@
-"""The traces and selections of files -> the rows to train on, and the count of what was dropped, cut or projected."""
+"""Traces and selections -> the rows to train on, and the count of what was dropped, cut or projected."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from inspect import signature
@@ -10,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
 
 from segrl.data import read_rows
-from segrl.data.files import replacing
-from segrl.data.records import SELECTIONS, Row, check_identity, how_made, scores_of, segments_of, selection_of
+from segrl.data.files import Row
+from segrl.data.records import SELECTIONS, check_identity, how_made, scores_of, segments_of, selection_of
 from segrl.segmentation import segment
 from segrl.selection import select
 from segrl.sft.masking import Choice, Example, Masked, Rules, example, mask, project, truncate
@@ -46,8 +44,8 @@ class Kept:
 
 @dataclass
 class Supervision:
-    """What is trained on, row by row, and what became of the rest. Of projected selections ``selected`` counts the
-    tokens of the tokenizer that made them, ``projected`` those of the one that trains.
+    """The rows to train on, and the ids of traces that were dropped or cut. For projected selections, ``selected``
+    counts tokens of the selecting tokenizer and ``projected`` tokens of the trained model's.
     """
 
     rows: list[Masked] = field(default_factory=list)
@@ -121,7 +119,7 @@ def supervise(
 
 
 def spelled_by(tokenizer, trace: TokenisedTrace) -> bool:
-    """Whether the trace's ids are this tokenizer's, so that they are kept and not made again."""
+    """Whether the tokenizer makes the trace's own ids; if so they are used as they are."""
     if int(trace.response_ids.max()) >= len(tokenizer):
         return False
     # Models of one family share their words but not their special tokens, so the prompt is compared too.
@@ -132,7 +130,7 @@ def spelled_by(tokenizer, trace: TokenisedTrace) -> bool:
 def in_tokens(
     traces: Sequence[Trace], tokenizer, selecting_tokenizer, template: str
 ) -> Iterator[tuple[TokenisedTrace, TokenisedTrace]]:
-    """Each trace in the tokens of the model to train, and in those that its selection counts."""
+    """Each trace in tokens of the trained model, and in tokens of the tokenizer that made its selection."""
     for start in range(0, len(traces), TOGETHER):
         group = traces[start : start + TOGETHER]
         kept = [isinstance(trace, TokenisedTrace) and spelled_by(tokenizer, trace) for trace in group]
@@ -149,16 +147,16 @@ def in_tokens(
 
 
 def _trained_as(trace: TokenisedTrace, respelled: TokenisedTrace) -> TokenisedTrace:
-    """In other tokens what others wrote stays theirs, by each token's first character."""
+    """The respelled trace, its ``trainable_T`` taken from the trace by each token's first character."""
     if bool(trace.trainable_T.all()):
         return respelled
-    each = Segments(tuple(range(trace.tokens + 1)))
-    token_T = project(each, trace.offsets_T, respelled.offsets_T, _shift(respelled, trace))
+    by_token = Segments(tuple(range(trace.tokens + 1)))
+    token_T = project(by_token, trace.offsets_T, respelled.offsets_T, _shift(respelled, trace))
     return replace(respelled, trainable_T=trace.trainable_T[token_T])
 
 
 def _fit(masked: Masked, rules: Rules, max_length: int | None, eos_id: int, supervision: Supervision) -> None:
-    """Keep the row, or drop or cut one over ``max_length``."""
+    """Add the row to ``supervision``; a row over ``max_length`` is dropped or cut."""
     id, sequence = masked.trace.id, example(masked, eos_id, rules.normalise)
     if max_length is not None and len(sequence.ids_L) > max_length:
         if rules.too_long == "error":
@@ -187,16 +185,16 @@ def read_selections(path: str | Path | None) -> dict[str, Row]:
 
 
 def reselecting(selections: str | None, tau: float | None, beta: float | None) -> dict[str, Any] | None:
-    """What to select anew with, from the saved scores, where a threshold is given: beside it what the selections were
-    made with, as far as it is known, and select's own defaults.
+    """The options of ``select`` where a threshold is given, else None: the given thresholds, then what the note
+    beside the selections says, then the defaults.
     """
-    given = {name: value for name, value in (("tau", tau), ("beta", beta)) if value is not None}
-    if not given or selections is None:
+    thresholds = {name: value for name, value in (("tau", tau), ("beta", beta)) if value is not None}
+    if not thresholds or selections is None:
         return None
     options = {name: option.default for name, option in signature(select).parameters.items() if name != "scores"}
     known = how_made(selections)
-    options |= {name: known[name] for name in options if name in known} | given
-    return options | {"match_tokens": None} if "tau" in given else options
+    options |= {name: known[name] for name in options if name in known} | thresholds
+    return options | {"match_tokens": None} if "tau" in thresholds else options
 
 
 def everything(trace: TokenisedTrace, rules: Rules) -> Choice:
@@ -213,7 +211,7 @@ def _choice(
     rules: Rules,
     supervision: Supervision,
 ) -> Choice:
-    """What the row's selection says of the tokens to train."""
+    """The weight and the segment of each token to train, by the row's selection."""
     segments, selection = _selected(selected, row, reselect)
     if selected is trained:
         segment_T = segments.index_T
@@ -225,7 +223,7 @@ def _choice(
 
 
 def _selected(trace: TokenisedTrace, row: Row, reselect: Mapping[str, Any] | None) -> tuple[Segments, Selection]:
-    """The row's segments and which of them to keep; of a token measure each token is one."""
+    """The row's segments and which of them to keep; a token measure's row has a segment for each token."""
     check_identity(trace, row, "selection")
     segments = segments_of(row)
     if segments.tokens != trace.tokens:
@@ -238,7 +236,7 @@ def _selected(trace: TokenisedTrace, row: Row, reselect: Mapping[str, Any] | Non
 
 
 def _weights(row: Row, segments: Segments, selection: Selection, rules: Rules) -> torch.Tensor:
-    """Of each segment: Eq. 7's 0/1, or what a rule makes of the scores."""
+    """The weight of each segment: Eq. 7's 0 or 1, or what the weighting rule makes of its score."""
     if rules.mode != "soft":
         return selection.keep_S.float()
     weights_T = weigh(scores_of(row), segments, selection, rules.weighting, **rules.weighting_options)
@@ -246,7 +244,7 @@ def _weights(row: Row, segments: Segments, selection: Selection, rules: Rules) -
 
 
 def _within(row: Row, segments: Segments) -> torch.Tensor:
-    """Where each may be cut: by the segments themselves, or those that a token measure's tokens lie in."""
+    """The segment at whose start each may be cut: itself, or for a token measure the one that the token lies in."""
     return torch.tensor(row["segment"]) if len(row["segment"]) else torch.arange(len(segments))
 
 
@@ -259,7 +257,7 @@ def _masked_pruned(
     tokenizer,
     template: str,
 ) -> Masked | None:
-    """The text of the kept segments, behind what the trained trace says before the text that they were made for."""
+    """The pruned response, after the text that the trained trace has before the selected one."""
     segments, selection = _selected(selected, row, reselect)
     if not bool(selection.keep_S.any()):
         return None
@@ -272,7 +270,7 @@ def _masked_pruned(
 
 
 def _shift(trained: Trace, selected: Trace) -> int:
-    """The characters that one response has before the text of the other: one prompt opens the thought, another not."""
+    """How many characters the trained response has before the selected one: a prompt may open the thought or not."""
     if trained.response.endswith(selected.response) or selected.response.endswith(trained.response):
         return len(trained.response) - len(selected.response)
     raise ValueError(f"trace {trained.id!r}: its response and the one the selection was made for are different texts")
@@ -282,36 +280,3 @@ def _row_of(trace: Trace, selections: Mapping[str, Row]) -> Row:
     if trace.id not in selections:
         raise ValueError(f"trace {trace.id!r} has none of the {len(selections)} selections; are they of other traces?")
     return selections[trace.id]
-
-
-# --- examples at rest ------------------------------------------------------------------------------------------------
-
-
-def fingerprint(examples: Iterable[Example]) -> str:
-    """A hash of every id and every weight: the same data, whatever file it came from."""
-    digest = hashlib.sha256()
-    for sequence in examples:
-        digest.update(sequence.ids_L.numpy().tobytes())
-        digest.update(sequence.mask_L.numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def save_examples(path: Path, examples: list[Example]) -> None:
-    """All rows in one file, for processes that need not make them again."""
-    columns = {
-        "ids": torch.cat([sequence.ids_L for sequence in examples]),
-        "mask": torch.cat([sequence.mask_L for sequence in examples]),
-        "lengths": torch.tensor([len(sequence.ids_L) for sequence in examples]),
-        "prompts": torch.tensor([sequence.prompt_tokens for sequence in examples]),
-    }
-    with replacing(path) as file:
-        file.write(save(columns))
-
-
-def load_examples(path: Path) -> list[Example]:
-    columns = load_file(path)
-    lengths = columns["lengths"].tolist()
-    pieces = zip(
-        columns["ids"].split(lengths), columns["mask"].split(lengths), columns["prompts"].tolist(), strict=True
-    )
-    return [Example(*piece) for piece in pieces]

@@ -1,4 +1,4 @@
-"""Room on the disk for what a training saves."""
+"""Whether the disk has room for what a training saves."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def check_space(config: DictConfig) -> None:
     if config.model.lora_rank:
         saved = [name for name in saved if name != "optimizer"]  # the adapters' alone, which is little
     needed = (sum(BYTES[name] for name in saved) + EXPORTED) * parameters(folder)
-    there = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())  # of a training that goes on
-    free = shutil.disk_usage(next(one for one in (place, *place.absolute().parents) if one.exists())).free
-    if free < needed - there:
+    taken = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())  # of a training that goes on
+    free = shutil.disk_usage(next(path for path in (place, *place.absolute().parents) if path.exists())).free
+    if free < needed - taken:
         raise OSError(
             f"a checkpoint and the exported model take about {_size(needed)}, {place} has {_size(free)} left; make "
             "room, give another out=, or leave the optimizer out with checkpoint.save_contents=[model,extra,hf_model]"
@@ -40,7 +40,7 @@ def check_space(config: DictConfig) -> None:
 
 
 def parameters(folder: Path) -> int:
-    """The model's parameters, from the headers of its weights."""
+    """How many parameters the model has, from the headers of its weights."""
     from safetensors import safe_open
 
     count = 0
@@ -55,7 +55,7 @@ def parameters(folder: Path) -> int:
 
 
 def full_disk(out: str) -> None:
-    """Say so where a training has failed and its disk is full."""
+    """Print a message to standard error where the disk is full, after a training has failed."""
     free = shutil.disk_usage(out).free
     if free < FULL:
         print(

@@ -32,23 +32,23 @@ class Stage:
 
 
 def stages_of(config: DictConfig) -> list[Stage]:
-    """The stages asked for; without ``stages`` one, of the config's own mode, epochs and learning rate."""
-    own = {
+    """The stages of the config; without ``stages`` a single one, of the config's mode, epochs and learning rate."""
+    defaults = {
         "mode": config.mode,
         "epochs": config.trainer.total_epochs,
         "lr": config.optim.lr,
         "steps": config.trainer.total_training_steps,
     }
     if config.stages is None:
-        return [Stage(1, **own)]
+        return [Stage(1, **defaults)]
     if config.trainer.total_training_steps is not None:
         raise ValueError("trainer.total_training_steps is one number for all stages; give each stage its own steps=")
     stages = []
-    for number, given in enumerate(config.stages, 1):
-        unknown = [key for key in given if key not in KEYS]
+    for number, settings in enumerate(config.stages, 1):
+        unknown = [key for key in settings if key not in KEYS]
         if unknown:
             raise ValueError(f"stage {number} has a key {unknown[0]!r}{near(unknown[0], KEYS)}")
-        stages.append(Stage(number, **{**own, **given}))
+        stages.append(Stage(number, **{**defaults, **settings}))
         if stages[-1].mode not in MODES:
             raise ValueError(f"stage {number}: mode={stages[-1].mode!r}{near(stages[-1].mode, MODES)}")
     if not stages:
@@ -62,18 +62,18 @@ def stages_of(config: DictConfig) -> list[Stage]:
 
 
 def stage_config(config: DictConfig, stage: Stage, stages: list[Stage]) -> DictConfig:
-    """verl's config of one stage; the model of the last stage lies in ``out/model``."""
-    one = config.copy()
-    OmegaConf.set_struct(one, False)
-    one.mode, one.trainer.total_epochs, one.optim.lr = stage.mode, stage.epochs, stage.lr
-    one.trainer.total_training_steps = stage.steps
-    one.trainer.default_local_dir = str(Path(config.trainer.default_local_dir).absolute() / f"stage-{stage.number}")
-    one.model_out = str(model_folder(config, stage, stages))
-    one.base_model = config.model_path
-    one.stages = [asdict(each) for each in stages]
+    """verl's config of a stage; the model of the last stage lies in ``out/model``."""
+    staged = config.copy()
+    OmegaConf.set_struct(staged, False)
+    staged.mode, staged.trainer.total_epochs, staged.optim.lr = stage.mode, stage.epochs, stage.lr
+    staged.trainer.total_training_steps = stage.steps
+    staged.trainer.default_local_dir = str(Path(config.trainer.default_local_dir).absolute() / f"stage-{stage.number}")
+    staged.model_out = str(model_folder(config, stage, stages))
+    staged.base_model = config.model_path
+    staged.stages = [asdict(stage) for stage in stages]
     if stage.number > 1:
-        one.model.lora_adapter_path = None  # merged into the model that the last stage exported
-    return one
+        staged.model.lora_adapter_path = None  # merged into the model that the last stage exported
+    return staged
 
 
 def model_folder(config: DictConfig, stage: Stage, stages: list[Stage]) -> Path:
@@ -81,21 +81,21 @@ def model_folder(config: DictConfig, stage: Stage, stages: list[Stage]) -> Path:
 
 
 def ranks(config: DictConfig) -> int:
-    """How many share the data: all processes, those of one sequence counted once."""
+    """How many ranks share the data: all processes, those that share a sequence counted once."""
     return config.nproc * config.trainer.nnodes // config.engine.get("ulysses_sequence_parallel_size", 1)
 
 
 def planned_steps(rows: int, config: DictConfig) -> int:
-    """As verl counts: every rank takes equally many rows, and a batch that is not full is left out."""
+    """The steps that verl makes of so many rows: every rank takes equally many, and no batch is partly filled."""
     epochs, batch = config.trainer.total_epochs, config.data.train_batch_size
     steps = steps_per_epoch(rows, config) * epochs
-    asked = config.trainer.total_training_steps or steps
-    if not 0 < asked <= steps:
+    planned = config.trainer.total_training_steps or steps
+    if not 0 < planned <= steps:
         raise ValueError(
             f"{rows} traces in batches of data.train_batch_size={batch} on {ranks(config)} ranks make {steps} steps in "
-            f"{epochs} epochs, {asked or 'at least one'} must be made: give more epochs or smaller batches"
+            f"{epochs} epochs, {planned or 'at least one'} must be made: give more epochs or smaller batches"
         )
-    return asked
+    return planned
 
 
 def steps_per_epoch(rows: int, config: DictConfig) -> int:
@@ -114,8 +114,8 @@ def executed_steps(config: DictConfig) -> int:
 
 
 def mend_position(config: DictConfig, rows: int) -> None:
-    """At the end of an epoch verl's data loader is saved as one that has nothing left to give, and a resumption would
-    lose the next epoch. Without its file verl starts that epoch at its beginning.
+    """Delete the data loader's state of a checkpoint at the end of an epoch: verl would resume with an empty loader and
+    lose the next epoch. Without the file verl starts that epoch at its beginning.
     """
     step = executed_steps(config)
     if step and config.trainer.resume_mode == "auto" and step % steps_per_epoch(rows, config) == 0:
@@ -125,40 +125,40 @@ def mend_position(config: DictConfig, rows: int) -> None:
         print(f"going on after step {step}", flush=True)
 
 
-def claim(config: DictConfig, stage: Stage, data: str) -> None:
-    """Note what this stage trains, with what; another training may not go on from its checkpoints."""
+def claim_stage(config: DictConfig, stage: Stage, data: str) -> None:
+    """Write the stage's data and settings to a file; raise where the file holds those of another training."""
     file = Path(config.out) / f"stage-{stage.number}.json"
-    asked = {"data": data, **_flat(OmegaConf.to_container(config, resolve=True))}
-    asked = json.loads(json.dumps({key: value for key, value in asked.items() if key not in FREE}))
-    changed = shards.claim(file, asked)
+    settings = {"data": data, **_flat(OmegaConf.to_container(config, resolve=True))}
+    settings = json.loads(json.dumps({key: value for key, value in settings.items() if key not in FREE}))
+    changed = shards.claim(file, settings)
     if changed:
         key = "data" if "data" in changed else min(changed)
-        there, now = changed[key]
+        old, new = changed[key]
         raise ValueError(
-            f"{config.out} holds another training: {key} was {there!r}, now {now!r}; "
+            f"{config.out} holds another training: {key} was {old!r}, now {new!r}; "
             "choose another out=, or remove the folder"
         )
 
 
-def check_unclaimed(out: str, there: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse to select anew where a training has begun on the selections that lie there."""
-    changed = sorted(name for name in now if there.get(name) != now[name])
-    if there and changed and any(Path(out).glob("stage-*.json")):
+def check_unclaimed(out: str, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Refuse to make other selections in a folder where a training has begun on the old ones."""
+    changed = sorted(name for name in new if old.get(name) != new[name])
+    if old and changed and any(Path(out).glob("stage-*.json")):
         raise ValueError(
-            f"{out} holds a training on other selections: {changed[0]} was {there.get(changed[0])!r}, now "
-            f"{now[changed[0]]!r}; choose another out=, or remove the folder"
+            f"{out} holds a training on other selections: {changed[0]} was {old.get(changed[0])!r}, now "
+            f"{new[changed[0]]!r}; choose another out=, or remove the folder"
         )
 
 
 def _flat(node: Any, name: str = "") -> dict[str, Any]:
-    """A nested mapping as one of dotted keys."""
+    """The nested mapping as a flat one with dotted keys."""
     if not isinstance(node, dict):
         return {name: node}
     return {key: value for k, v in node.items() for key, value in _flat(v, f"{name}.{k}".lstrip(".")).items()}
 
 
 def torchrun(config: DictConfig) -> list[str]:
-    """torchrun on this machine alone, or as the one of ``trainer.nnodes`` that ``node_rank`` says."""
+    """The command of torchrun: on this machine alone, or as machine ``node_rank`` of ``trainer.nnodes``."""
     command = ["torch.distributed.run", f"--nproc-per-node={config.nproc}"]
     if config.trainer.nnodes == 1:
         return [*command, "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]

@@ -15,8 +15,8 @@ from segrl.data import save_traces, write_rows
 from segrl.data.records import failed_selection_row, selection_row
 from segrl.importance import from_strength
 from segrl.importance.aggregation import token_scores
-from segrl.sft.dataset import SelectiveDataset
-from segrl.sft.rows import reselecting, save_examples
+from segrl.sft.dataset import SelectiveDataset, save_examples
+from segrl.sft.rows import reselecting
 
 RESPONSE = "First, 3 + 4 = 7.\n\nWait, so 7.\n\nHowever, 7.\n</think>\nthe answer is \\boxed{7}."
 TOKENIZER = byte_level_tokenizer()

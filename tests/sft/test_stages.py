@@ -29,7 +29,7 @@ from segrl.sft.rows import read_selections, supervise
 from segrl.sft.space import check_saved, check_space, full_disk, parameters
 from segrl.sft.stages import (
     Stage,
-    claim,
+    claim_stage,
     executed_steps,
     mend_position,
     planned_steps,
@@ -170,18 +170,20 @@ def test_a_disk_that_fills_while_exporting_leaves_nothing_half_written(tmp_path)
 
 def test_where_a_training_runs_and_what_it_keeps_may_change(tmp_path):
     stage = Stage(1, "full", 4, 1e-3)
-    claim(sft_config(tmp_path), stage, "data")
-    claim(sft_config(tmp_path, "trainer.max_ckpt_to_keep=1", "master=other:29500", "data.num_workers=2"), stage, "data")
+    claim_stage(sft_config(tmp_path), stage, "data")
+    claim_stage(
+        sft_config(tmp_path, "trainer.max_ckpt_to_keep=1", "master=other:29500", "data.num_workers=2"), stage, "data"
+    )
 
 
 def test_another_training_may_not_go_on_in_the_same_folder(tmp_path):
     stage = Stage(1, "full", 4, 1e-3)
-    claim(sft_config(tmp_path), stage, "data")
-    claim(sft_config(tmp_path), stage, "data")
+    claim_stage(sft_config(tmp_path), stage, "data")
+    claim_stage(sft_config(tmp_path), stage, "data")
     with pytest.raises(ValueError, match=r"holds another training: optim.lr was 0.001, now 0.002; choose another out="):
-        claim(sft_config(tmp_path, "optim.lr=2e-3"), stage, "data")
+        claim_stage(sft_config(tmp_path, "optim.lr=2e-3"), stage, "data")
     with pytest.raises(ValueError, match="holds another training: data was 'data', now 'other'"):
-        claim(sft_config(tmp_path), stage, "other")
+        claim_stage(sft_config(tmp_path), stage, "other")
 
 
 @pytest.mark.parametrize(("executed", "code"), [(4, 1), (8, 0)])
@@ -316,7 +318,7 @@ def test_selections_that_a_training_has_begun_on_are_kept(tmp_path):
 
     selected("tau=0.2")
     before = (tmp_path / "selections.parquet").read_bytes()
-    claim(sft_config(tmp_path), Stage(1, "selective", 4, 1e-3), "data")
+    claim_stage(sft_config(tmp_path), Stage(1, "selective", 4, 1e-3), "data")
     with pytest.raises(ValueError, match=r"holds a training on other selections: tau was 0.2, now 0.3; choose another"):
         selected("tau=0.3")
     assert (tmp_path / "selections.parquet").read_bytes() == before
