@@ -27,11 +27,12 @@ __all__ = [
 
 
 class Measure(NamedTuple):
-    """``needs`` names fields of the evidence."""
+    """``needs`` names fields of the evidence; ``reads_kinds`` says that the trace's planted kinds are read."""
 
     score: Callable[..., SegmentScores]
     needs: tuple[str, ...] = ()
     level: str = "segment"
+    reads_kinds: bool = False
 
 
 MEASURES: dict[str, Measure] = {
@@ -43,7 +44,7 @@ MEASURES: dict[str, Measure] = {
     "length": Measure(measures.length),
     "position": Measure(measures.position),
     "random": Measure(measures.random),
-    "oracle": Measure(measures.oracle),
+    "oracle": Measure(measures.oracle, reads_kinds=True),
     "first_correct": Measure(measures.first_correct),
     "pmi": Measure(measures.pmi, ("prefix_logp_S",)),
     "confidence_gain": Measure(measures.confidence_gain, ("confidence_S",)),

@@ -35,8 +35,6 @@ class Sources:
     ) -> list[Evidence | None]:
         """None for a rollout whose numbers are not finite."""
         keys = [one.key for one in chosen]
-        if self.credit.measure == "oracle":
-            chosen = [self._labelled(one) for one in chosen]
         if self.credit.need not in BY_GRADIENT:
             column = COLUMN.get(self.credit.need or "")
             if column is None:
@@ -78,10 +76,3 @@ class Sources:
 
     def _scores(self, batch: KVBatchMeta, keys: list[str]) -> list[list]:
         return columns(keys, batch.partition_id, SCORES)
-
-    def _labelled(self, one: Rollout) -> Rollout:
-        """With the toy world's labels, read from what was sampled."""
-        from segrl.toy.kinds import kinds_of
-
-        problem = self.tokenizer.decode(one.trace.prompt_ids.tolist())
-        return replace(one, trace=replace(one.trace, meta={"kinds": kinds_of(problem, one.trace, one.segments)}))

@@ -38,7 +38,11 @@ def close(found, expected, what):
 
 alone_request = Request(**(vars(request) | {"agree": False}))
 for i, (found, expected) in enumerate(
-    zip(attributed(sharded, traces, tokenizer, request), attributed(plain, traces, tokenizer, alone_request), strict=True)
+    zip(
+        attributed(sharded, traces, tokenizer, request),
+        attributed(plain, traces, tokenizer, alone_request),
+        strict=True,
+    )
 ):
     close(found.scores_T, expected.scores_T, f"scores of {i}")
     assert abs(found.gap - expected.gap) < 1e-3 * expected.gap

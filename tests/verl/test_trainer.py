@@ -25,6 +25,7 @@ from segrl.verl.worker import Attributing, explained_traces
 
 TOKENIZER = byte_level_tokenizer()
 THINKING = "3 + 4 = 7.\n\nWait, so 7.\n\nHowever, 7.\n"
+SUPERFICIAL = "3 + 4 = 7.\n\nWait, so 7.\n\nHowever, n = 7.\n</think> \\boxed{7}"
 # key -> advantage and reward; "e" is a group of equal rewards whose advantages rounding has left off zero
 ROWS = {
     "a_0_0": (0.5, 1.0),
@@ -285,6 +286,20 @@ def test_a_measure_that_needs_no_gradient_costs_no_forward(make, measure, asked)
     assert len(trainer.actor_rollout_wg.asked) == asked
     assert metrics["segrl/attributed_share"] == 0.2
     assert len(queue.rows["a_0_0"]["advantages"].unique()) > 1
+
+
+@pytest.mark.parametrize(("inverted", "last"), [(False, 0.0), (True, 1.0)])
+def test_the_planted_kinds_are_read_where_the_measure_reads_them(make, tmp_path, inverted, last):
+    """The last of the three thoughts is superficial, so redundant; the others count as checks."""
+    options = {"inverted": inverted}
+    trainer, queue = make(measure="oracle", measure_options=options, dump_dir=str(tmp_path / "dump"))
+    queue.rows["a_0_0"]["responses"] = torch.tensor(TOKENIZER(SUPERFICIAL)["input_ids"])
+    for name in ("response_mask", "rm_scores", "advantages"):
+        queue.rows["a_0_0"][name] = torch.ones(len(queue.rows["a_0_0"]["responses"]))
+    step(trainer, queue)
+    [line] = [json.loads(line) for line in (tmp_path / "dump" / "1.jsonl").read_text().splitlines()][:1]
+    assert line["strength"] == [0.5, 0.5, last, 0.0]
+    assert trainer.actor_rollout_wg.asked == []
 
 
 def test_the_first_rollouts_calibrate_once_and_the_file_is_found_on_resuming(make, tmp_path):
