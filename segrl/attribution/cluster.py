@@ -1,66 +1,98 @@
-"""The same on Ray: a pool of actors with a model each, on as many nodes as the cluster has. Only this driver writes."""
+"""A pool of Ray actors that each hold a model, and what it takes to run one on a whole cluster. Only the driver writes
+files."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ray
 
 from segrl.loading import load_model
-from segrl.types import TokenisedTrace
 
 
-class Attributor:
-    def __init__(self, model: Mapping[str, Any], rows_of: Callable) -> None:
-        self.loaded = load_model(**model)
-        self.rows_of = rows_of
+class ModelActor:
+    def __init__(self, model: Mapping[str, Any]) -> None:
+        self.model, self.tokenizer = load_model(**model)
 
-    def rows(self, group: Sequence[TokenisedTrace]) -> list[dict]:
-        return self.rows_of(*self.loaded, group)
+    def run(self, function: Callable, *arguments) -> Any:
+        return function(self.model, self.tokenizer, *arguments)
 
 
-def attributed_on_ray(groups, model, rows_of: Callable, workers: int) -> Iterator[tuple[int, list[dict]]]:
-    """Each group's rows as they come, in any order. An actor that dies is started again and its group given again."""
-    groups = list(groups)
-    if not groups:
+class ModelPool:
+    """``workers`` actors with a model each, which is what :func:`load_model` takes; ``options`` are Ray's, of every
+    actor."""
+
+    def __init__(self, model: Mapping[str, Any], workers: int, **options) -> None:
+        actor_class = ray.remote(**options)(ModelActor)
+        self.actors = [actor_class.remote(model) for _ in range(workers)]
+
+    def run(self, function: Callable, calls: Mapping[int, Sequence]) -> Iterator[tuple[int, Any]]:
+        """The key of each call and ``function(model, tokenizer, *arguments)`` for it, as they come, in any order. Every
+        actor holds one call; the actor that has finished gets the next."""
+        waiting = iter(calls.items())
+        pending = {}
+        for actor, (key, arguments) in zip(self.actors, waiting, strict=False):
+            pending[actor.run.remote(function, *arguments)] = (actor, key)
+        while pending:
+            [reference], _ = ray.wait(list(pending), num_returns=1)
+            actor, key = pending.pop(reference)
+            yield key, ray.get(reference)
+            following = next(waiting, None)
+            if following is not None:
+                pending[actor.run.remote(function, *following[1])] = (actor, following[0])
+
+
+def run_on_ray(
+    function: Callable,
+    groups: Iterable[tuple[int, Sequence]],
+    model: Mapping[str, Any],
+    options: Mapping[str, Any],
+    workers: int,
+) -> Iterator[tuple[int, Any]]:
+    """``function(model, tokenizer, group, options)`` for each numbered group, as the results come, in any order. An
+    actor that dies is started again and its group given again."""
+    calls = {i: (group, options) for i, group in groups}
+    if not calls:
         return
+    with cluster():
+        yield from ModelPool(model, **_share_of_cluster(workers, len(calls))).run(function, calls)
+
+
+@contextmanager
+def cluster() -> Iterator[None]:
+    """The Ray cluster that this process is connected to, else the one that RAY_ADDRESS names, else one on this machine,
+    bound to loopback. It is left as it was found."""
     started = not ray.is_initialized()
     if started:
-        ray.init(log_to_driver=False, include_dashboard=False, **_cluster())
+        ray.init(log_to_driver=False, include_dashboard=False, **_address())
     try:
-        gpus = ray.cluster_resources().get("GPU", 0)
-        count = min(workers or int(gpus) or 1, len(groups))
-        cores = max(1, int(ray.cluster_resources()["CPU"]) // count)
-        remote = ray.remote(num_cpus=0 if gpus else cores, num_gpus=min(1.0, gpus / count), max_restarts=3)(Attributor)
-        threads = {"env_vars": {"OMP_NUM_THREADS": str(cores)}}
-        actors = [remote.options(runtime_env=threads, max_task_retries=3).remote(model, rows_of) for _ in range(count)]
-        yield from _served(actors, groups)
+        yield
     finally:
         if started:
             ray.shutdown()
 
 
-def _served(actors: list, groups: list[tuple[int, Sequence[TokenisedTrace]]]) -> Iterator[tuple[int, list[dict]]]:
-    """Every actor holds one group; whoever finishes gets the next."""
-    waiting = iter(groups)
-    pending = {}
-    for actor, (i, group) in zip(actors, waiting, strict=False):
-        pending[actor.rows.remote(group)] = (actor, i)
-    while pending:
-        [reference], _ = ray.wait(list(pending), num_returns=1)
-        actor, i = pending.pop(reference)
-        yield i, ray.get(reference)
-        following = next(waiting, None)
-        if following is not None:
-            pending[actor.rows.remote(following[1])] = (actor, following[0])
-
-
-def _cluster() -> dict[str, Any]:
-    """The cluster that RAY_ADDRESS names, else one on this machine, bound to loopback."""
+def _address() -> dict[str, Any]:
     if os.environ.get("RAY_ADDRESS"):
         return {"address": "auto"}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     return {"_node_ip_address": "127.0.0.1"}
+
+
+def _share_of_cluster(workers: int, groups: int) -> dict[str, Any]:
+    """The number of actors and what Ray gives each: a GPU if there are any, else a share of the cores."""
+    gpus = ray.cluster_resources().get("GPU", 0)
+    count = min(workers or int(gpus) or 1, groups)
+    cores = max(1, int(ray.cluster_resources()["CPU"]) // count)
+    return {
+        "workers": count,
+        "num_cpus": 0 if gpus else cores,
+        "num_gpus": min(1.0, gpus / count),
+        "max_restarts": 3,
+        "max_task_retries": 3,
+        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(cores)}},
+    }

@@ -1,9 +1,8 @@
-"""Attribute many traces into shards, in this process or on Ray; whatever interrupts it, the same call goes on."""
+"""Attribute many traces into shards, in this process or on Ray. An interrupted call goes on where it stopped."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from segrl.attribution.engine import attribute
@@ -23,28 +22,29 @@ def run(
     """Fill the missing shards. ``model`` is what :func:`load_model` takes; ``options`` go to attribute."""
     if executor not in EXECUTORS:
         raise ValueError(f"executor={executor!r}, expected one of {EXECUTORS}")
-    if executor == "ray":
-        from segrl.attribution.cluster import attributed_on_ray as attributed
-    else:
-        attributed = _attributed_here
-    for i, rows in attributed(shards.todo(), model, partial(attributed_rows, options=options), workers):
+    for i, rows in _rows_of_groups(shards.todo(), model, options, executor, workers):
         write_rows(shards.part(i), rows)
         advance(len(rows), sum(len(row["input_ids"]) for row in rows))
 
 
-def _attributed_here(groups, model, rows_of, workers):
+def _rows_of_groups(groups, model, options, executor: str, workers: int) -> Iterator[tuple[int, list[Row]]]:
+    if executor == "ray":
+        from segrl.attribution.cluster import run_on_ray  # Ray is installed with verl only
+
+        yield from run_on_ray(attributed_rows, groups, model, options, workers)
+        return
     loaded = None
     for i, group in groups:
         loaded = loaded or load_model(**model)
-        yield i, rows_of(*loaded, group)
+        yield i, attributed_rows(*loaded, group, options)
 
 
 def attributed_rows(model, tokenizer, group: Sequence[TokenisedTrace], options: Mapping[str, Any]) -> list[Row]:
     """One row a trace; a trace that cannot be attributed gives its reason and does not stop the others."""
     try:
-        found = attribute(model, group, tokenizer, **options)
+        attributions = attribute(model, group, tokenizer, **options)
     except ValueError as error:
         if len(group) > 1:
             return [row for trace in group for row in attributed_rows(model, tokenizer, [trace], options)]
         return [failed_attribution_row(group[0], str(error))]
-    return [attribution_row(trace, one) for trace, one in zip(group, found, strict=True)]
+    return [attribution_row(trace, attribution) for trace, attribution in zip(group, attributions, strict=True)]

@@ -16,6 +16,7 @@ from segrl.grading.answer import extract
 from segrl.importance import score
 from segrl.segmentation import segment
 from segrl.selection import select
+from segrl.toy.kinds import kinds_of
 from segrl.types import Evidence, Segments, SegmentScores, Selection, Stream, TokenisedTrace, Trace, given
 from segrl.weighting import weigh
 
@@ -100,8 +101,11 @@ def rollout_trace(key: str, prompt_ids: Tensor, response_ids: Tensor, trainable_
 def make_rollout(
     key: str, trace: TokenisedTrace, advantages_T: Tensor, credit: Credit, reward: float = 0.0, gold: str | None = None
 ) -> Rollout:
+    """The rollout with its segments, and the kinds of its thoughts where the measure reads them."""
     options = dict(credit.segmentation)
     segments = segment(trace, credit.segmenter, **options.pop("options", {}), **options)
+    if credit.reads_kinds:
+        trace = replace(trace, meta={"kinds": kinds_of(trace.problem, trace, segments)})
     return Rollout(key, trace, segments, advantages_T, reward, gold)
 
 

@@ -117,6 +117,11 @@ class Credit:
         return needs[0] if needs else None
 
     @property
+    def reads_kinds(self) -> bool:
+        """Whether the measure reads the planted kinds of the toy world."""
+        return measure_of(self.measure).reads_kinds
+
+    @property
     def attributes(self) -> bool:
         """Whether a model has to run for the scores."""
         return self.rule != "uniform" and self.need in BY_GRADIENT

@@ -27,11 +27,14 @@ __all__ = [
 
 
 class Measure(NamedTuple):
-    """A measure's function, the fields of the evidence that it reads, and whether it scores segments or tokens."""
+    """A measure's function and what it reads: ``needs`` are fields of the evidence, ``reads_kinds`` the trace's planted
+    kinds. Of ``level`` token it scores tokens, not segments.
+    """
 
     score: Callable[..., SegmentScores]
     needs: tuple[str, ...] = ()
     level: str = "segment"
+    reads_kinds: bool = False
 
 
 MEASURES: dict[str, Measure] = {
@@ -43,7 +46,7 @@ MEASURES: dict[str, Measure] = {
     "length": Measure(measures.length),
     "position": Measure(measures.position),
     "random": Measure(measures.random),
-    "oracle": Measure(measures.oracle),
+    "oracle": Measure(measures.oracle, reads_kinds=True),
     "first_correct": Measure(measures.first_correct),
     "pmi": Measure(measures.pmi, ("prefix_logp_S",)),
     "confidence_gain": Measure(measures.confidence_gain, ("confidence_S",)),

@@ -136,8 +136,7 @@ def check_options(credit: Credit) -> None:
         prompt_hash="",
     )
     rollout = make_rollout("0_0_0", trace, torch.full((len(text),), 0.5), credit)
-    if credit.measure != "oracle":  # which wants the toy world's labels
-        weigh_rollout(rollout, evidence_of(rollout, Stream(torch.linspace(-1, 1, len(text))), credit), credit, step=1)
+    weigh_rollout(rollout, evidence_of(rollout, Stream(torch.linspace(-1, 1, len(text))), credit), credit, step=1)
 
 
 # --- sizes -----------------------------------------------------------------------------------------------------------

@@ -5,20 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import ray
-
+from segrl.attribution.cluster import ModelPool
 from segrl.attribution.lockstep import Request, attributed, split_until, together
 from segrl.credit.settings import Credit
-from segrl.loading import load_model, load_tokenizer
+from segrl.loading import load_tokenizer
 from segrl.types import Stream, TokenisedTrace, given
-
-
-class FrozenAttributor:
-    def __init__(self, path: str, dtype: str, device: str) -> None:
-        self.model, self.tokenizer = load_model(path, dtype, device)
-
-    def attributed(self, traces: Sequence[TokenisedTrace], request: Request) -> list[Stream]:
-        return attributed(self.model, traces, self.tokenizer, request)
 
 
 class FrozenAttributors:
@@ -27,26 +18,32 @@ class FrozenAttributors:
     def __init__(self, credit: Credit, tokenizer, on_cpu: bool) -> None:
         path = given(credit.attributor_path)
         check_vocabulary(tokenizer, load_tokenizer(path), path)
-        where = {"num_cpus": 1, "num_gpus": 0 if on_cpu else credit.attributor_gpus}
-        model = (path, "float32" if on_cpu else credit.attributor_dtype, "cpu" if on_cpu else "auto")
+        dtype, device = ("float32", "cpu") if on_cpu else (credit.attributor_dtype, "auto")
         # An attribution changes nothing: where the process dies, a new one may be asked the same again, once.
-        remote = ray.remote(**where, max_restarts=1, max_task_retries=1)(FrozenAttributor)
-        self.actors = [remote.remote(*model) for _ in range(credit.attributor_workers)]
+        self.pool = ModelPool(
+            {"path": path, "dtype": dtype, "device": device},
+            credit.attributor_workers,
+            num_cpus=1,
+            num_gpus=0 if on_cpu else credit.attributor_gpus,
+            max_restarts=1,
+            max_task_retries=1,
+        )
 
     def attributed(self, traces: Sequence[TokenisedTrace], request: Request) -> list[Stream]:
-        """Groups of like length go to the actors in turn."""
+        """One stream a trace; traces of like length share a call to an actor."""
         lengths = [len(trace.prompt_ids) + trace.tokens for trace in traces]
         groups = together(lengths, request.tokens)
-        groups = split_until(groups, min(len(self.actors), len(traces)))
+        groups = split_until(groups, min(len(self.pool.actors), len(traces)))
         request = replace(request, agree=False)
-        pending = [
-            self.actors[g % len(self.actors)].attributed.remote([traces[i] for i in group], request)
-            for g, group in enumerate(groups)
-        ]
-        found: dict[int, Stream] = {}
-        for group, ones in zip(groups, ray.get(pending), strict=True):
-            found.update(zip(group, ones, strict=True))
-        return [found[i] for i in range(len(traces))]
+        calls = {g: ([traces[i] for i in group], request) for g, group in enumerate(groups)}
+        streams: dict[int, Stream] = {}
+        for g, of_group in self.pool.run(_attribute, calls):
+            streams.update(zip(groups[g], of_group, strict=True))
+        return [streams[i] for i in range(len(traces))]
+
+
+def _attribute(model, tokenizer, traces: Sequence[TokenisedTrace], request: Request) -> list[Stream]:
+    return attributed(model, traces, tokenizer, request)
 
 
 def check_vocabulary(policy, attributor, path: str) -> None:

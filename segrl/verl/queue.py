@@ -15,7 +15,6 @@ from verl.utils.seqlen_balancing import get_seqlen_balanced_partitions
 
 from segrl.credit.rollout import Rollout, make_rollout, rollout_trace
 from segrl.credit.settings import Credit
-from segrl.types import Stream
 
 ROW = ["prompts", "responses", "response_mask", "advantages", "rm_scores"]
 
@@ -66,17 +65,6 @@ def write_advantages(batch: KVBatchMeta, rows: Mapping[str, torch.Tensor]) -> No
     advantages = torch.nested.as_nested_tensor([rows[key] for key in keys], layout=torch.jagged)
     fields = TensorDict({"advantages": advantages}, batch_size=len(keys))
     tq.kv_batch_put(keys=keys, partition_id=batch.partition_id, fields=fields)
-
-
-def write_scores(batch: KVBatchMeta, rows: Mapping[str, Stream]) -> None:
-    """The fields that whoever attributes leaves behind."""
-    keys = list(rows)
-    fields = {
-        "segrl_scores": torch.nested.as_nested_tensor([rows[key].scores_T for key in keys], layout=torch.jagged),
-        "segrl_gap": known([rows[key].gap for key in keys]),
-        "segrl_copy_share": known([rows[key].copy_share for key in keys]),
-    }
-    tq.kv_batch_put(keys=keys, partition_id=batch.partition_id, fields=TensorDict(fields, batch_size=len(keys)))
 
 
 def known(values: Sequence[float | None]) -> torch.Tensor:

@@ -14,17 +14,17 @@ from segrl.credit.rollout import Rollout, evidence_of
 from segrl.credit.settings import BY_GRADIENT, FROM_VERL, Credit
 from segrl.types import Evidence, Stream
 from segrl.verl.frozen import FrozenAttributors
-from segrl.verl.queue import columns, dispatched, write_scores
+from segrl.verl.queue import columns, dispatched, known
 from segrl.verl.worker import FIELDS, MASSES, SCORES
 
 COLUMN = dict(zip(FROM_VERL, ("entropy", "old_log_probs"), strict=True))
 
 
 class Sources:
-    """``workers`` is verl's group of actor workers, ``frozen`` the group of our own, if any."""
+    """``workers`` is verl's group of actor workers, ``frozen`` the frozen attributors, if any."""
 
-    def __init__(self, workers, frozen: FrozenAttributors | None, credit: Credit, tokenizer) -> None:
-        self.workers, self.frozen, self.credit, self.tokenizer = workers, frozen, credit, tokenizer
+    def __init__(self, workers, frozen: FrozenAttributors | None, credit: Credit) -> None:
+        self.workers, self.frozen, self.credit = workers, frozen, credit
 
     @property
     def ranks(self) -> int:
@@ -34,54 +34,48 @@ class Sources:
         self, batch: KVBatchMeta, chosen: Sequence[Rollout], request: Request, live: bool = False
     ) -> list[Evidence | None]:
         """None for a rollout whose numbers are not finite."""
-        keys = [one.key for one in chosen]
-        if self.credit.measure == "oracle":
-            chosen = [self._labelled(one) for one in chosen]
-        if self.credit.need not in BY_GRADIENT:
-            column = COLUMN.get(self.credit.need or "")
-            if column is None:
-                return [evidence_of(rollout, None, self.credit) for rollout in chosen]
-            (values,) = columns(keys, batch.partition_id, [column])
-            streams = [Stream(values_T) for values_T in values]
+        if self.credit.need is None:
+            return [evidence_of(rollout, None, self.credit) for rollout in chosen]
+        if self.credit.need in BY_GRADIENT:
+            streams = self.attribute(batch, chosen, request, live)
         else:
-            self.attribute(batch, chosen, request, live)
-            streams = [
-                Stream(scores_T, float(gap), float(copied))
-                for scores_T, gap, copied in zip(*self._scores(batch, keys), strict=True)
-            ]
+            keys = [rollout.key for rollout in chosen]
+            (rows,) = columns(keys, batch.partition_id, [COLUMN[self.credit.need]])
+            streams = [Stream(values_T) for values_T in rows]
         return [self._evidence(rollout, stream) for rollout, stream in zip(chosen, streams, strict=True)]
 
     def _evidence(self, rollout: Rollout, stream: Stream) -> Evidence | None:
         finite = bool(torch.isfinite(stream.scores_T).all())
         return evidence_of(rollout, stream, self.credit) if finite else None
 
-    def attribute(self, batch: KVBatchMeta, chosen: Sequence[Rollout], request: Request, live: bool = False) -> None:
-        """Leaves the fields ``SCORES`` of the chosen rollouts in the TransferQueue; ``live`` asks the actor even where
-        frozen ones attribute.
+    def attribute(
+        self, batch: KVBatchMeta, chosen: Sequence[Rollout], request: Request, live: bool = False
+    ) -> list[Stream]:
+        """One stream a rollout, from the frozen attributors if there are any, else from verl's actor workers through
+        the TransferQueue; ``live`` asks the actor even where frozen ones attribute.
         """
-        keys = [one.key for one in chosen]
         if self.frozen is None or live:
+            keys = [rollout.key for rollout in chosen]
             self.workers.compute_segrl_scores(dispatched(batch, keys, self.ranks, FIELDS, segrl=request))
-            return
-        golds = [one.gold or "" for one in chosen] if request.target == "gold" else []
-        traces = explained([one.trace for one in chosen], request.target, golds)
-        found = dict(zip(keys, self.frozen.attributed(traces, request), strict=True))
-        write_scores(batch, found)
+            return streams_of(*columns(keys, batch.partition_id, SCORES))
+        golds = [rollout.gold or "" for rollout in chosen] if request.target == "gold" else []
+        streams = self.frozen.attributed(
+            explained([rollout.trace for rollout in chosen], request.target, golds), request
+        )
+        # In float32, as those of the actor workers arrive.
+        gaps, copied = known([stream.gap for stream in streams]), known([stream.copy_share for stream in streams])
+        return streams_of([stream.scores_T for stream in streams], gaps, copied)
 
     def masses_on_grid(self, batch: KVBatchMeta, chosen: Sequence[Rollout], request: Request, nodes: int) -> list:
         """Masses at every node of a grid, ``(nodes, tokens)`` a rollout. Of the live actor, or the reference."""
-        keys = [one.key for one in chosen]
-        about = {"segrl": replace(request, certificate=False), "segrl_nodes": nodes}
-        self.workers.compute_segrl_masses(dispatched(batch, keys, self.ranks, FIELDS, **about))
-        (masses,) = columns(keys, batch.partition_id, [MASSES])
-        return [flat.double().reshape(nodes, -1) for flat in masses]
+        keys = [rollout.key for rollout in chosen]
+        extra = {"segrl": replace(request, certificate=False), "segrl_nodes": nodes}
+        self.workers.compute_segrl_masses(dispatched(batch, keys, self.ranks, FIELDS, **extra))
+        (rows,) = columns(keys, batch.partition_id, [MASSES])
+        return [masses.double().reshape(nodes, -1) for masses in rows]
 
-    def _scores(self, batch: KVBatchMeta, keys: list[str]) -> list[list]:
-        return columns(keys, batch.partition_id, SCORES)
 
-    def _labelled(self, one: Rollout) -> Rollout:
-        """With the toy world's labels, read from what was sampled."""
-        from segrl.toy.kinds import kinds_of
-
-        problem = self.tokenizer.decode(one.trace.prompt_ids.tolist())
-        return replace(one, trace=replace(one.trace, meta={"kinds": kinds_of(problem, one.trace, one.segments)}))
+def streams_of(scores: Sequence[torch.Tensor], gaps, copy_shares) -> list[Stream]:
+    """The streams of rollouts from their columns."""
+    rows = zip(scores, gaps, copy_shares, strict=True)
+    return [Stream(scores_T, float(gap), float(copy_share)) for scores_T, gap, copy_share in rows]

@@ -81,7 +81,7 @@ class SegmentCredit:
         frozen = None
         if self.credit.attributor == "frozen":
             frozen = FrozenAttributors(self.credit, self.tokenizer, on_cpu=self.config.trainer.device == "cpu")
-        self.sources = Sources(self.actor_rollout_wg, frozen, self.credit, self.tokenizer)
+        self.sources = Sources(self.actor_rollout_wg, frozen, self.credit)
 
     def fit(self, agent_loop_manager) -> None:
         try:

@@ -32,7 +32,7 @@ def test_an_attributor_that_dies_is_started_again_and_asked_again(monkeypatch):
         try:
             attributors = FrozenAttributors(credit, tokenizer, on_cpu=True)
             [before] = attributors.attributed([trace], Request())
-            [process] = [one for one in psutil.Process().children(recursive=True) if "FrozenAttributor" in one.name()]
+            [process] = [one for one in psutil.Process().children(recursive=True) if "ModelActor" in one.name()]
             process.kill()
             [after] = attributors.attributed([trace], Request())
         finally:

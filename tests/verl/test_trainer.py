@@ -25,6 +25,7 @@ from segrl.verl.worker import Attributing, explained_traces
 
 TOKENIZER = byte_level_tokenizer()
 THINKING = "3 + 4 = 7.\n\nWait, so 7.\n\nHowever, 7.\n"
+SUPERFICIAL = "3 + 4 = 7.\n\nWait, so 7.\n\nHowever, n = 7.\n</think> \\boxed{7}"
 # key -> advantage and reward; "e" is a group of equal rewards whose advantages rounding has left off zero
 ROWS = {
     "a_0_0": (0.5, 1.0),
@@ -287,6 +288,20 @@ def test_a_measure_that_needs_no_gradient_costs_no_forward(make, measure, asked)
     assert len(queue.rows["a_0_0"]["advantages"].unique()) > 1
 
 
+@pytest.mark.parametrize(("inverted", "last"), [(False, 0.0), (True, 1.0)])
+def test_the_planted_kinds_are_read_where_the_measure_reads_them(make, tmp_path, inverted, last):
+    """The last of the three thoughts is superficial, so redundant; the others count as checks."""
+    options = {"inverted": inverted}
+    trainer, queue = make(measure="oracle", measure_options=options, dump_dir=str(tmp_path / "dump"))
+    queue.rows["a_0_0"]["responses"] = torch.tensor(TOKENIZER(SUPERFICIAL)["input_ids"])
+    for name in ("response_mask", "rm_scores", "advantages"):
+        queue.rows["a_0_0"][name] = torch.ones(len(queue.rows["a_0_0"]["responses"]))
+    step(trainer, queue)
+    [line] = [json.loads(line) for line in (tmp_path / "dump" / "1.jsonl").read_text().splitlines()][:1]
+    assert line["strength"] == [0.5, 0.5, last, 0.0]
+    assert trainer.actor_rollout_wg.asked == []
+
+
 def test_the_first_rollouts_calibrate_once_and_the_file_is_found_on_resuming(make, tmp_path):
     trainer, queue = make(right=5, quadrature="calibrated", calibration_nodes=4, calibration_rollouts=4)
     step(trainer, queue)
@@ -410,7 +425,7 @@ class FallingOnes(FrozenOnes):
         return [Stream(0.5 ** torch.arange(trace.tokens), 0.3, 0.4) for trace in traces]
 
 
-def test_a_frozen_attributor_leaves_the_same_field_behind(make, monkeypatch):
+def test_a_frozen_attributor_gives_the_same_advantages_and_leaves_no_scores_behind(make, monkeypatch):
     monkeypatch.setattr(trainer_module, "FrozenAttributors", FrozenOnes)
     live, queue = make()
     step(live, queue)
@@ -419,7 +434,7 @@ def test_a_frozen_attributor_leaves_the_same_field_behind(make, monkeypatch):
     metrics = step(trainer, queue)
     assert trainer.actor_rollout_wg.asked == []
     assert torch.equal(queue.rows["a_0_0"]["advantages"], expected)
-    assert queue.rows["a_0_0"]["segrl_scores"][3] == 3.0
+    assert "segrl_scores" not in queue.rows["a_0_0"]
     assert metrics["segrl/gap"] == pytest.approx(0.3)
 
 
