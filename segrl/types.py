@@ -59,7 +59,6 @@ class Trace:
 
     @property
     def tokenised(self) -> bool:
-        """Whether the trace has token ids."""
         return False
 
     @property
@@ -79,10 +78,7 @@ class Trace:
         trainable_T: Tensor | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> TokenisedTrace:
-        """A trace from rollout ids, which are kept and never tokenised again.
-
-        Special tokens such as the end of text stand for no characters.
-        """
+        """A trace from rollout ids, which are kept as they are. Special tokens stand for no characters."""
         ids = torch.as_tensor(response_ids, dtype=torch.long)
         prompt = torch.as_tensor(prompt_ids, dtype=torch.long)
         text, offsets_T = decode(ids, tokenizer)

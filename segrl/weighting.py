@@ -142,7 +142,7 @@ def zscore(
 ) -> Tensor:
     """GRAIL's rule: 1 plus the z-score of log strength over the thoughts, between ``low`` and ``high``.
 
-    A strength of zero weighs ``low``. Where a strength is negative (pmi, losses, z-scores), strengths are differences of
+    A strength of zero weighs ``low``. Where a strength is negative (pmi, losses, z-scores), all are differences of
     logarithms already and are standardised as they are.
     """
     strength_S = scores.strength_S

@@ -43,6 +43,7 @@ def _is_byte_level(tokenizer) -> bool:
 
 
 def _build_byte_table(tokenizer) -> tuple[list[bytes], np.ndarray]:
+    """The bytes of every id and their lengths; special tokens and unknown ids have none."""
     byte_of = {char: byte for byte, char in enumerate(_byte_alphabet())}
     special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
     table = []
@@ -65,6 +66,7 @@ def _byte_alphabet() -> list[str]:
 
 
 def _decode_bytes(ids: Tensor, table: list[bytes], lengths: np.ndarray) -> tuple[str, Tensor]:
+    """The text of ``ids`` and the characters of each id, from the bytes of ``table``."""
     known = ids.clamp_max(len(table) - 1)
     data = b"".join([table[id] for id in known.tolist()])
     text, starts_char = _decode_utf8(data)
