@@ -34,7 +34,7 @@ def load_tokenizer(path: str) -> Any:
 
 
 def check_model(path: str, dtype: str = "float32", device: str = "auto") -> None:
-    """What can be said of these before anything is loaded, or written into a folder that a job claims."""
+    """Refuse a folder, dtype or device that is not there, before anything is loaded or a job claims its folder."""
     local_folder(path)
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}, expected one of {DTYPES}")
@@ -44,7 +44,7 @@ def check_model(path: str, dtype: str = "float32", device: str = "auto") -> None
 
 
 def local_folder(path: str) -> Path | None:
-    """The folder at ``path``; None for a hub id. What is spelt as a folder must be one."""
+    """The folder at ``path``; None for a hub id. A path that begins with ``.``, ``/`` or ``~`` must be a folder."""
     folder = Path(path).expanduser()
     if folder.is_dir():
         return folder
@@ -67,11 +67,12 @@ def check_weights(model_path: str) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
+    """The files of weights in a model's folder."""
     return [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
 
 
 def tokenizer_of(model):
-    """The tokenizer that lies beside the model it was loaded from."""
+    """The tokenizer from the folder or hub id that the model was loaded from."""
     name = getattr(model.config, "_name_or_path", "")
     if not name:
         raise ValueError("the model does not say where it was loaded from; pass tokenizer=...")

@@ -1,4 +1,4 @@
-"""From a name in a config to a function: a line in one of our tables, or ``package.module:function`` of the user's."""
+"""From a name in a config to a function: an entry of a table, or the user's ``package.module:function``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def resolve(name: str | Callable, table: Mapping[str, Callable] | None = None, what: str = "function") -> Callable:
-    """The function called ``name`` in ``table``, or the one that ``package.module:function`` names."""
+    """The function called ``name`` in ``table``, or the function that ``package.module:function`` names."""
     if callable(name):
         return name
     if table and name in table:
@@ -19,20 +19,20 @@ def resolve(name: str | Callable, table: Mapping[str, Callable] | None = None, w
         raise ValueError(f"no {what} is called {name!r}{near(name, table or ())}; or write package.module:function")
     module, _, attribute = name.partition(":")
     try:
-        found = getattr(import_module(module), attribute)
+        function = getattr(import_module(module), attribute)
     except ModuleNotFoundError as error:
         raise ValueError(
             f"{what} {name!r}: no module {error.name!r} can be imported; is its folder on PYTHONPATH?"
         ) from error
     except AttributeError as error:
         raise ValueError(f"{what} {name!r}: the module {module!r} has no {attribute!r}") from error
-    if not callable(found):
-        raise ValueError(f"{what} {name!r} is a {type(found).__name__}, expected a function")
-    return found
+    if not callable(function):
+        raise ValueError(f"{what} {name!r} is a {type(function).__name__}, expected a function")
+    return function
 
 
 def check_options(what: str, function: Callable, given: Sequence[object], options: Mapping[str, Any]) -> None:
-    """Refuse options that ``function``, given so many arguments before them, does not take or lacks."""
+    """Refuse ``options`` that ``function`` does not take, or too few of them, after the arguments ``given``."""
     try:
         inspect.signature(function).bind(*given, **options)
     except TypeError as error:
@@ -40,8 +40,8 @@ def check_options(what: str, function: Callable, given: Sequence[object], option
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """``, did you mean 'tau'?`` or the names there are: the tail of an error sentence."""
-    known = [str(one) for one in known]
+    """The end of an error sentence: ``, did you mean 'tau'?``, or the known names."""
+    known = [str(known_name) for known_name in known]
     close = get_close_matches(str(name), known, n=1)
     if close:
         return f", did you mean {close[0]!r}?"

@@ -1,8 +1,8 @@
 """Trace -> segments: where a long response is cut ([IG] 2.1 and C.2, and the rivals' ways).
 
-A segmenter is a function. Those that read text take ``text`` and return the characters at which a new segment starts;
-those that read tokens take ``trace`` (and ``evidence``) and return tokens. Either may be your own
-(``segmenter="package.module:function"``).
+A segmenter is a function. A segmenter of text takes ``text`` and returns the characters at which a new segment starts;
+a segmenter of tokens takes ``trace`` (and ``evidence``) and returns tokens. A user's function of either kind is named
+``segmenter="package.module:function"``.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ def segment(
     max_segments: int | None = None,
     **options,
 ) -> Segments:
-    """Cut the response's tokens. What follows the first ``</think>`` is one last segment of kind ``answer``.
+    """The segments of a response. What follows the first ``</think>`` is a single last segment of kind ``answer``.
 
-    A boundary inside a token gives that token to the segment in which it starts.
+    A token with a boundary inside it belongs to the segment in which it starts.
     """
     if trace.tokens == 0:
         raise ValueError(f"trace {trace.id!r} has an empty response: there is nothing to segment")
@@ -85,6 +85,7 @@ def segment(
 
 
 def _segments(boundaries: list[int], tokens: int) -> Segments:
+    """Thoughts between the boundaries, and behind the last boundary the answer, if tokens are left."""
     thoughts = [b for b in dict.fromkeys(boundaries) if b < tokens]
     kinds = ["thought"] * (len(thoughts) - (boundaries[-1] < tokens))
     return Segments((*thoughts, tokens), (*kinds, *["answer"] * (len(thoughts) - len(kinds))))
@@ -133,24 +134,24 @@ def fixed(trace: TokenisedTrace, evidence: Evidence | None = None, tokens: int =
 def entropy(
     trace: TokenisedTrace, evidence: Evidence | None = None, window: int = 16, threshold: float = 1.0
 ) -> Iterable[int]:
-    """Where the mean entropy of the next ``window`` tokens rises over that of the last ones, after a sentence's end.
+    """After a sentence's end, where the mean entropy of the next ``window`` tokens rises above that of the last.
 
     The rise is z-scored over the response; ``threshold`` is in standard deviations ([ACPO], as far as it is public).
     """
-    entropy_T = _asked_for(evidence, "entropy_T", "entropy")
+    entropy_T = _stream(evidence, "entropy_T", "entropy")
     sums = torch.cat([torch.zeros(1, dtype=torch.float64), entropy_T.double().cumsum(0)])
-    at = torch.arange(1, trace.tokens)
-    before, after = (at - window).clamp_min(0), (at + window).clamp_max(trace.tokens)
-    rise = (sums[after] - sums[at]) / (after - at) - (sums[at] - sums[before]) / (at - before)
+    token = torch.arange(1, trace.tokens)
+    before, after = (token - window).clamp_min(0), (token + window).clamp_max(trace.tokens)
+    rise = (sums[after] - sums[token]) / (after - token) - (sums[token] - sums[before]) / (token - before)
     z = (rise - rise.mean()) / rise.std().clamp_min(1e-12) if len(rise) > 1 else torch.zeros_like(rise)
-    return [t for t in at[z > threshold].tolist() if _ends_sentence(trace, t)]
+    return [t for t in token[z > threshold].tolist() if _ends_sentence(trace, t)]
 
 
 def probability(
     trace: TokenisedTrace, evidence: Evidence | None = None, below: float = 0.9, cutpoints: int = 5
 ) -> Iterable[int]:
-    """After every ``cutpoints`` tokens that the model gave less than ``below`` (SPO's adaptive partition)."""
-    logp_T = _asked_for(evidence, "logp_T", "probability")
+    """After every ``cutpoints`` tokens with a probability below ``below`` (SPO's adaptive partition)."""
+    logp_T = _stream(evidence, "logp_T", "probability")
     uncertain = (logp_T.exp() < below).nonzero().flatten().tolist()
     return uncertain[cutpoints::cutpoints]
 
@@ -158,7 +159,7 @@ def probability(
 def auto(
     trace: TokenisedTrace, evidence: Evidence | None = None, longest: int = 512, shortest: int = 32
 ) -> Iterable[int]:
-    """For rollouts: keywords, and inside any piece over ``longest`` tokens also paragraphs of ``shortest`` or more."""
+    """For rollouts: at keywords, and in pieces over ``longest`` tokens also at paragraphs of ``shortest`` or more."""
     pieces = [0, *_inside(_tokens_at(trace, keywords(trace.response)), trace.tokens), trace.tokens]
     paragraph_starts = torch.tensor(_tokens_at(trace, paragraphs(trace.response)), dtype=torch.long)
     starts: list[int] = []
@@ -184,17 +185,18 @@ SEGMENTERS: dict[str, Callable] = {
 
 
 def _tokens_at(trace: TokenisedTrace, chars: Iterable[int]) -> list[int]:
-    """The first token that starts at or behind each character."""
+    """For each character the first token that starts at it or behind it."""
     starts = trace.offsets_T[:, 0].contiguous()
     return torch.searchsorted(starts, torch.tensor(list(chars), dtype=torch.long)).tolist()
 
 
 def _inside(starts: Iterable[int], end: int) -> list[int]:
+    """The distinct starts between 0 and ``end``, in order."""
     return sorted({start for start in starts if 0 < start < end})
 
 
 def _merge_short(boundaries: list[int], min_tokens: int) -> list[int]:
-    """Merge each segment under ``min_tokens`` into the one before it; the first, which has none, takes in the next."""
+    """The boundaries after each segment under ``min_tokens`` is merged into the previous, the first into the next."""
     merged = [boundaries[0]]
     for start, end in zip(boundaries[1:], boundaries[2:], strict=False):
         if end - start >= min_tokens and start - merged[0] >= min_tokens:
@@ -203,7 +205,7 @@ def _merge_short(boundaries: list[int], min_tokens: int) -> list[int]:
 
 
 def _accumulate(boundaries: list[int], min_tokens: int) -> list[int]:
-    """The starts left when neighbours are joined, from the front, until each piece has ``min_tokens``."""
+    """The starts that remain when neighbours are joined, from the front, until each piece has ``min_tokens``."""
     starts = [boundaries[0]]
     for start in boundaries[1:-1]:
         if start - starts[-1] >= min_tokens and boundaries[-1] - start >= min_tokens:
@@ -212,12 +214,12 @@ def _accumulate(boundaries: list[int], min_tokens: int) -> list[int]:
 
 
 def _merge_to(boundaries: list[int], max_segments: int | None) -> list[int]:
-    """Merge the shortest pair of neighbours until at most ``max_segments`` are left."""
+    """The boundaries after the shortest pair of neighbours is merged until at most ``max_segments`` are left."""
     if max_segments is not None and max_segments < 1:
         raise ValueError(f"max_segments={max_segments}, expected 1 or more")
     while max_segments is not None and len(boundaries) - 1 > max_segments:
-        pair = [c - a for a, c in zip(boundaries, boundaries[2:], strict=False)]
-        del boundaries[1 + pair.index(min(pair))]
+        pair_lengths = [c - a for a, c in zip(boundaries, boundaries[2:], strict=False)]
+        del boundaries[1 + pair_lengths.index(min(pair_lengths))]
     return boundaries
 
 
@@ -226,12 +228,13 @@ def _ends_sentence(trace: TokenisedTrace, t: int) -> bool:
     return bool(SENTENCE_END.search(trace.response[start:end]))
 
 
-def _asked_for(evidence: Evidence | None, name: str, segmenter: str) -> Tensor:
-    found = None if evidence is None else getattr(evidence, name)
-    if found is None:
+def _stream(evidence: Evidence | None, name: str, segmenter: str) -> Tensor:
+    """The field ``name`` of the evidence; an error tells how to gather it."""
+    values_T = None if evidence is None else getattr(evidence, name)
+    if values_T is None:
         gather = f"segrl.gather(model, [trace], needs=({name[:-2]!r},))"
         raise ValueError(f"the segmenter {segmenter!r} reads {name}; pass evidence={gather}")
-    return found
+    return values_T
 
 
 def _find(segmenter: str | Callable) -> Callable:

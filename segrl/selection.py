@@ -1,4 +1,4 @@
-"""Segment scores -> which segments to keep ([IG] Eq. 5-7); which tokens, where the scores are a token measure's."""
+"""Segment scores -> which segments to keep ([IG] Eq. 5-7); scores of tokens -> which tokens to keep."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def select(
     for s in forced:
         if reason[s] != "strength":
             reason[s] = "forced"
-    keep_S = torch.tensor([one in ("strength", "forced") for one in reason], dtype=torch.bool)
+    keep_S = torch.tensor([why in ("strength", "forced") for why in reason], dtype=torch.bool)
     return Selection(keep_S, tuple(reason))
 
 
@@ -63,11 +63,11 @@ def kept_tokens(selection: Selection, segments: Segments) -> Tensor:
 
 
 def _passing(scores: SegmentScores, beta: float, beta_min_tokens: int, consistency: str) -> Tensor:
-    """Eq. 7: which are not too consistent, or too short to say."""
+    """Eq. 7: a mask of the segments that are not too consistent, or too short to judge."""
     if consistency not in CONSISTENCIES:
         raise ValueError(f"consistency={consistency!r}, expected one of {CONSISTENCIES}")
-    found_S = scores.consistency_S if consistency == "plain" else scores.excess_S
-    return (found_S.double() <= beta + ROUNDING) | (scores.tokens_S < beta_min_tokens)
+    consistency_S = scores.consistency_S if consistency == "plain" else scores.excess_S
+    return (consistency_S.double() <= beta + ROUNDING) | (scores.tokens_S < beta_min_tokens)
 
 
 def _strongest(scores: SegmentScores, tau: float) -> list[int]:
@@ -81,7 +81,10 @@ def _strongest(scores: SegmentScores, tau: float) -> list[int]:
 
 
 def _matching(scores: SegmentScores, passes_S: Tensor, forced: Sequence[int], share: float) -> list[int]:
-    """The strongest, those that pass first, so many that with the forced ones the share of tokens is nearest."""
+    """The strongest segments whose tokens, with the forced segments', come nearest to ``share``.
+
+    Segments that pass Eq. 7 come before those that do not.
+    """
     free_S = scores.thought_S.clone()
     free_S[forced] = False
     order = _order(scores)
@@ -92,15 +95,16 @@ def _matching(scores: SegmentScores, passes_S: Tensor, forced: Sequence[int], sh
 
 
 def _order(scores: SegmentScores) -> Tensor:
-    """Strongest first, ties by position (Eq. 5); what differs by rounding alone is tied."""
+    """The order of Eq. 5: strongest first, ties by position. Strengths that differ by rounding alone are tied."""
     scale = scores.strength_S.abs().max() if len(scores) else 1.0
     steps_S = (scores.strength_S / scale / ROUNDING).round() if scale > 0 else scores.strength_S
     return torch.argsort(steps_S, descending=True, stable=True)
 
 
 def _forced(scores: SegmentScores, force: Sequence[int]) -> list[int]:
-    """Indices of thoughts, counted like Python's; those beyond a short trace's ends are left out. Of token scores the
-    tokens of these thoughts.
+    """The thoughts that ``force`` names, and the answer; of token scores, their tokens.
+
+    ``force`` holds Python indices of thoughts; indices beyond the ends of a short trace are left out.
     """
     segment_S = torch.arange(len(scores)) if scores.segment_T is None else scores.segment_T
     thoughts = segment_S[scores.thought_S].unique().tolist()
@@ -109,5 +113,6 @@ def _forced(scores: SegmentScores, force: Sequence[int]) -> list[int]:
 
 
 def check_unit(name: str, value: float | None) -> None:
+    """Refuse a value outside 0 to 1."""
     if value is not None and not 0 <= value <= 1:
         raise ValueError(f"{name}={value}, expected a number from 0 to 1")

@@ -1,4 +1,4 @@
-"""The reward for TRL's GRPOTrainer, by the verdict that evaluation uses too; TRL itself is not imported.
+"""The reward for TRL's GRPOTrainer, with the verdict that evaluation uses; TRL itself is not imported.
 
 GRPOTrainer(model, reward_funcs=segrl.trl.accuracy_reward, train_dataset=...)   # with a column `answer` or `solution`
 """
@@ -21,10 +21,10 @@ def accuracy_reward(
     thinking: str = "auto",
     **columns: Any,
 ) -> list[float | None]:
-    """1.0 for a right answer, else 0.0; None, which TRL leaves out, where the gold answer itself cannot be read.
+    """1.0 for a right answer, else 0.0; None, which TRL leaves out, where the gold answer cannot be read.
 
-    A ``solution`` may be a worked one that boxes the answer. A prompt in plain text tells by its end whether it opened
-    the thought; where a chat template does that, ``thinking="required"``.
+    A ``solution`` may be a worked solution that boxes the answer. The end of a plain-text prompt tells whether it
+    opened the thought; where a chat template opens it, pass ``thinking="required"``.
     """
     golds = answer if answer is not None else solution
     if golds is None or len(golds) != len(completions):
@@ -32,8 +32,8 @@ def accuracy_reward(
             f"{len(completions)} completions came with {0 if golds is None else len(golds)} gold answers: the dataset "
             "needs a column `answer` or `solution`"
         )
-    texts = [one if isinstance(one, str) else one[-1]["content"] for one in completions]
-    plain = [one if isinstance(one, str) else "" for one in prompts or [""] * len(texts)]
+    texts = [text if isinstance(text, str) else text[-1]["content"] for text in completions]
+    plain = [prompt if isinstance(prompt, str) else "" for prompt in prompts or [""] * len(texts)]
 
     def judge(gold: str, text: str, prompt: str) -> float | None:
         verdict = grade(last_boxed(str(gold)) or str(gold), text, thinking=thinking, prompt=prompt)

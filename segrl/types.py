@@ -3,7 +3,7 @@
 Axis letters, used as suffixes everywhere: ``_T`` response token, ``_S`` segment, ``_B`` rollout in a batch,
 ``_J`` integration node, ``_A`` answer token, ``_P`` prompt token.
 
-Each type checks its invariants when it is made, so a stage that receives one need not check again.
+Each type checks its invariants when it is made, so a stage that receives a value need not check it again.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ DROP_REASONS = ("dropped", "consistency")
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """One problem and one response to it, as text.
+    """A problem and a response to it, as text.
 
-    ``meta`` carries whatever came along with the trace; what segrl itself reads of it has a property here.
+    ``meta`` holds whatever came along with the trace; the entries that segrl reads have properties here.
     """
 
     id: str
@@ -39,7 +39,7 @@ class Trace:
 
     @property
     def problem_id(self) -> str:
-        """Which problem this is, the same for all responses to it; a trace that came without one is its own problem."""
+        """The id of the problem, the same for all its responses; the trace's id where none was given."""
         return str(self.meta.get("problem_id") or self.id)
 
     @property
@@ -49,7 +49,7 @@ class Trace:
 
     @property
     def prompt(self) -> str | None:
-        """The rendered prompt, whose end may have opened the thought."""
+        """The rendered prompt, whose end may open the thought."""
         return self.meta.get("prompt")
 
     @property
@@ -78,9 +78,7 @@ class Trace:
         trainable_T: Tensor | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> TokenisedTrace:
-        """A trace from rollout ids, which are kept and never tokenised again. Special tokens such as the end of text
-        stand for no characters.
-        """
+        """A trace from rollout ids, which are kept as they are. Special tokens stand for no characters."""
         ids = torch.as_tensor(response_ids, dtype=torch.long)
         prompt = torch.as_tensor(prompt_ids, dtype=torch.long)
         text, offsets_T = decode(ids, tokenizer)
@@ -100,7 +98,7 @@ class Trace:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TokenisedTrace(Trace):
-    """A trace with the one tokenisation that every stage uses.
+    """A trace with the tokenisation that every stage uses.
 
     ``offsets_T[t] = (start, end)`` are the characters of ``response`` that token t stands for. Pieces of a character
     that is split over several tokens all carry that character's offsets; a special token stands for no character.
@@ -172,7 +170,7 @@ class Segments:
 
     @property
     def by_token(self) -> Segments:
-        """The same response with every token a segment of its own, of its segment's kind."""
+        """Segments of a single token each, of the kind of the segment that the token lies in."""
         kinds = tuple(self.kinds_S[s] for s in self.index_T.tolist())
         return Segments(tuple(range(self.tokens + 1)), kinds)
 
@@ -184,7 +182,7 @@ class Segments:
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """One number for each response token, and what is known of how far to trust them."""
+    """One number for each response token, and how far to trust them."""
 
     scores_T: Tensor
     gap: float | None = None  # the completeness gap, where the scores are held against it
@@ -221,11 +219,11 @@ class Attribution(Stream):
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What measures may read of one trace; a field is None unless it was asked for.
+    """What measures may read of one trace; a field that was not gathered is None.
 
-    Those with ``_S`` were gathered with ``segments``; entry s of a prefix is what comes after segment s, and the
-    ``empty_`` values are those of a trace without any thought. ``cost`` is what each field took, in evaluations: one is
-    a forward over the trace (with its backward, where there is one); shorter forwards count by their tokens.
+    Fields in ``_S`` were gathered for ``segments``. Entry s of a prefix field is the value after segment s; ``empty_``
+    fields are the values before the first segment. ``cost`` is the cost of each field in evaluations: an evaluation is
+    a forward over the trace (and its backward, if any); shorter forwards count by their tokens.
     """
 
     trace: TokenisedTrace
@@ -265,7 +263,7 @@ class Evidence:
 
 @dataclass(frozen=True, eq=False)
 class SegmentScores:
-    """What a measure says of each segment: Eq. 3 and 4, or a rival's score in ``strength_S``.
+    """The scores of each segment by a measure: Eq. 3 and 4, or a rival's score in ``strength_S``.
 
     ``thought_S`` is False for the ``answer`` segment, which has no score (default: all are thoughts). A rival's scores
     may be negative: ``strength_S`` keeps their sign for ranking, ``share_S`` is that of the positive parts.
@@ -309,7 +307,7 @@ class SegmentScores:
 class Selection:
     """Which segments to keep, and why: ``strength``, ``forced``, ``dropped`` or ``consistency``.
 
-    One entry a token where the scores are a token measure's.
+    With the scores of a token measure there is one entry a token.
     """
 
     keep_S: Tensor
@@ -326,7 +324,7 @@ class Selection:
 
 
 def given(value: T | None) -> T:
-    """The value, where whoever calls has promised that it is there."""
+    """The value, which the caller knows not to be None."""
     assert value is not None
     return value
 

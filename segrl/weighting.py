@@ -1,8 +1,8 @@
-"""Selection and scores -> token weights, mean one over the tokens they weigh.
+"""Selection and scores -> token weights, with mean 1 over the tokens that are weighed.
 
-A rule is a pure function ``(scores, selection, thought_S, **options) -> weights_S``; tokens get their segment's weight,
-or their own where the scores are a token measure's. The controls (random, permuted, length, position, oracle, inverted
-oracle) are measures, which any rule turns into weights.
+A rule is a pure function ``(scores, selection, thought_S, **options) -> weights_S``. A token gets the weight of its
+segment; with the scores of a token measure, each token has its weight. The controls (random, permuted, length,
+position, oracle, inverted oracle) are measures, which any rule turns into weights.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ def weigh(
     warmup_steps: int = 0,
     **options,
 ) -> Tensor:
-    """A weight for each token: non-negative, mean one over ``weighted_T`` (default: the thinking), one elsewhere.
+    """A weight for each token: non-negative, with mean 1 over ``weighted_T`` (default: the thinking), 1 elsewhere.
 
-    Where there is nothing to tell tokens apart (no token to weigh, all weights zero, scores that are not finite) every
-    weight is one. Over the first ``warmup_steps`` steps weights grow from one to what the rule says.
+    Every weight is 1 where nothing tells the tokens apart: no token to weigh, all weights zero, or scores that are not
+    finite. Over the first ``warmup_steps`` steps weights go from 1 to what the rule says.
 
-    ``sign`` says which responses are weighed: those of ``positive`` advantage, of ``negative``, or ``both``;
-    ``inverted`` is both, the order of the weights turned round where the advantage is negative; ``signed`` is both, and
-    where the advantage is negative only tokens count whose ``signed_T`` (IG of the response's own answer) is above
-    zero: those that support the wrong answer.
+    ``sign`` says which responses are weighed: those of ``positive`` advantage, of ``negative`` advantage, or ``both``.
+    ``inverted`` weighs both, and reverses the order of the weights where the advantage is negative. ``signed`` weighs
+    both, and where the advantage is negative only tokens count whose ``signed_T`` (IG of the answer that the response
+    gives) is above zero: those that support the wrong answer.
     """
     if sign not in SIGNS:
         raise ValueError(f"sign={sign!r}{near(sign, SIGNS)}")
@@ -61,6 +61,7 @@ def weigh(
 
 
 def _weighs(sign: str, advantage: float | None) -> bool:
+    """Whether a response of this advantage is weighed."""
     if advantage is None or sign not in ("positive", "negative"):
         return True
     return advantage > 0 if sign == "positive" else advantage < 0
@@ -69,7 +70,7 @@ def _weighs(sign: str, advantage: float | None) -> bool:
 def _rule_weights(
     scores: SegmentScores, segments: Segments, selection: Selection | None, rule: str | Callable, options: dict
 ) -> Tensor:
-    """What the rule says of each token, before normalisation."""
+    """The rule's weight of each token, before normalisation."""
     function, given = resolve(rule, WEIGHTINGS, "weighting rule"), [scores, selection, scores.thought_S]
     check_options(f"the weighting rule {rule!r}", function, given, options)
     weights_S = function(*given, **options).double()
@@ -80,7 +81,7 @@ def _rule_weights(
 
 
 def _for_negative(weights_T: Tensor, weighted_T: Tensor, sign: str, signed_T: Tensor | None) -> Tensor:
-    """The weights of a response that was worse than its group."""
+    """The weights of a response with a negative advantage."""
     if sign == "inverted":
         inside = weights_T[weighted_T]
         return (inside.max() + inside.min() - weights_T).clamp_min(0)
@@ -99,7 +100,7 @@ def uniform(scores: SegmentScores, selection: Selection | None, thought_S: Tenso
 
 
 def hard(scores: SegmentScores, selection: Selection | None, thought_S: Tensor) -> Tensor:
-    """Eq. 7's mask: kept segments count, the others do not."""
+    """The mask of Eq. 7: 1 for kept segments, 0 for the others."""
     return bilevel(scores, selection, thought_S, inside=1.0, outside=0.0)
 
 
@@ -117,14 +118,14 @@ def bilevel(
 
 
 def linear(scores: SegmentScores, selection: Selection | None, thought_S: Tensor) -> Tensor:
-    """As the share of Eq. 4; a share that is negative counts as none."""
+    """The share of Eq. 4, which is 0 for a negative strength."""
     return scores.share_S
 
 
 def rank(
     scores: SegmentScores, selection: Selection | None, thought_S: Tensor, low: float = 0.8, high: float = 1.2
 ) -> Tensor:
-    """Evenly from ``low`` for the weakest thought to ``high`` for the strongest; equals share their average rank."""
+    """Evenly spaced from ``low`` for the weakest thought to ``high`` for the strongest; ties get their average rank."""
     strength_S = scores.strength_S[thought_S]
     weights_S = torch.ones(len(scores), dtype=torch.float64)
     if len(strength_S) < 2:
@@ -139,21 +140,21 @@ def rank(
 def zscore(
     scores: SegmentScores, selection: Selection | None, thought_S: Tensor, low: float = 0.5, high: float = 5.0
 ) -> Tensor:
-    """GRAIL's: one plus the z-score of log strength over the thoughts, between ``low`` and ``high``.
+    """GRAIL's rule: 1 plus the z-score of log strength over the thoughts, between ``low`` and ``high``.
 
-    A strength of zero weighs ``low``. Scores with a negative one among them (pmi, losses, z-scores) are differences of
+    A strength of zero weighs ``low``. Where a strength is negative (pmi, losses, z-scores), all are differences of
     logarithms already and are standardised as they are.
     """
     strength_S = scores.strength_S
     logs = bool((strength_S[thought_S] < 0).any())
-    counted_S = thought_S if logs else thought_S & (strength_S > 0)
+    scored_S = thought_S if logs else thought_S & (strength_S > 0)
     weights_S = torch.full((len(scores),), low, dtype=torch.float64)
-    if not bool(counted_S.any()):
+    if not bool(scored_S.any()):
         return torch.ones(len(scores))
-    values = strength_S[counted_S] if logs else strength_S[counted_S].log()
+    values = strength_S[scored_S] if logs else strength_S[scored_S].log()
     spread = values.std(unbiased=False)
     z = (values - values.mean()) / spread if float(spread) > 1e-12 * (1 + float(values.abs().max())) else 0 * values
-    weights_S[counted_S] = (1 + z).clamp(low, high)
+    weights_S[scored_S] = (1 + z).clamp(low, high)
     return weights_S
 
 
@@ -165,7 +166,7 @@ def quantile(
     inside: float = 1.2,
     outside: float = 0.8,
 ) -> Tensor:
-    """OAR's two levels: ``inside`` for thoughts whose strength reaches the ``q`` quantile, ``outside`` for others."""
+    """OAR's rule: ``inside`` for thoughts whose strength reaches the ``q`` quantile, ``outside`` for the others."""
     if not bool(thought_S.any()):
         return torch.ones(len(scores))
     ordered = scores.strength_S[thought_S].sort().values
@@ -174,7 +175,7 @@ def quantile(
 
 
 def top(scores: SegmentScores, selection: Selection | None, thought_S: Tensor, share: float = 0.2) -> Tensor:
-    """The strongest that hold ``share`` of the tokens count, and what equals the weakest of them; the others do not.
+    """1 for the strongest thoughts that hold ``share`` of the tokens and for ties with the weakest of them, else 0.
 
     With the measure ``entropy`` by token (``aggregate=token``): the rule of the 20% most uncertain tokens.
     """

@@ -36,6 +36,7 @@ class _PathSums:
         self.evaluations = 0
 
     def add(self, row: Row, logp: float, masses_L: Tensor) -> None:
+        """Add an evaluation: a node with its weight, or the value at an end of the path."""
         self.evaluations += 1
         if row.weight is not None:
             weight, _ = self.nodes.get(row.alpha, (0.0, None))  # a user's rule may name a node twice

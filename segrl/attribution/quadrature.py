@@ -100,7 +100,7 @@ def _even(nodes: int) -> Tensor:
     return torch.full((nodes,), 1 / nodes, dtype=torch.float64)
 
 
-# --- where a midpoint grid is too coarse, as its own nodes tell ------------------------------------------------------
+# --- where a midpoint grid is too coarse, by the masses of its nodes -------------------------------------------------
 #
 # The answer's log-probability climbs the path in steps, a step for each token of the answer that becomes certain.
 # Between steps few nodes suffice. On a step the masses of neighbouring nodes differ, and only there are nodes added.

@@ -32,6 +32,7 @@ def perplexities(
 
 
 def _perplexities(model, trace: TokenisedTrace, segments: Segments) -> dict[str, Any]:
+    """The perplexity fields of one trace, and their cost in forwards over it."""
     whole = torch.exp(-token_streams(model, trace)[0].double().mean())
     values, read = [], len(trace.prompt_ids) + trace.tokens
     for s, thought in enumerate(segments.thought_S.tolist()):

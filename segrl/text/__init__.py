@@ -1,1 +1,1 @@
-"""What is known of texts and ids alone: prompts, boxes, and the characters of each id. No trace is known here."""
+"""Texts and token ids without a trace: prompts, boxed answers, and the characters of each id."""

@@ -1,4 +1,4 @@
-r"""Where the ``\boxed{...}`` of a text stand, braces balanced; in one pass, however hostile the text."""
+r"""Where ``\boxed{...}`` stands in a text, with balanced braces; a single pass over any text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MARKS = re.compile(r"\\{1,2}f?boxed\s*\{|\\.|[{}]", re.DOTALL)  # two backslashe
 
 def boxed_spans(text: str) -> list[tuple[int, int]]:
     """The ``(start, end)`` characters inside each balanced box, in order of their openings."""
-    first = text.find("boxed")  # braces before it close nothing that counts
+    first = text.find("boxed")  # braces before it belong to no box
     if first < 0:
         return []
     spans = []
@@ -25,6 +25,6 @@ def boxed_spans(text: str) -> list[tuple[int, int]]:
 
 
 def last_boxed(text: str) -> str | None:
-    """What the last balanced box holds, or None."""
+    """The text inside the last balanced box, or None."""
     spans = boxed_spans(text)
     return text[slice(*spans[-1])].strip() if spans else None

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# json.loads joins proper pairs, so whatever is left of this range stands alone and is no character.
+# json.loads joins proper pairs, so a surrogate that is left stands alone and is no character.
 LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -43,6 +43,7 @@ def _is_byte_level(tokenizer) -> bool:
 
 
 def _build_byte_table(tokenizer) -> tuple[list[bytes], np.ndarray]:
+    """The bytes of every id and their lengths; special tokens and unknown ids have none."""
     byte_of = {char: byte for byte, char in enumerate(_byte_alphabet())}
     special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
     table = []
@@ -58,13 +59,14 @@ def _build_byte_table(tokenizer) -> tuple[list[bytes], np.ndarray]:
 
 
 def _byte_alphabet() -> list[str]:
-    """GPT-2's printable stand-in for each byte: itself where it is printable, else the next free character from 256."""
+    """GPT-2's character for each byte: the byte's own where that is printable, else the next free one from 256."""
     printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     free = iter(range(256, 512))
     return [chr(byte) if byte in printable else chr(next(free)) for byte in range(256)]
 
 
 def _decode_bytes(ids: Tensor, table: list[bytes], lengths: np.ndarray) -> tuple[str, Tensor]:
+    """The text of ``ids`` and the characters of each id, from the bytes of ``table``."""
     known = ids.clamp_max(len(table) - 1)
     data = b"".join([table[id] for id in known.tolist()])
     text, starts_char = _decode_utf8(data)
@@ -78,7 +80,7 @@ def _decode_bytes(ids: Tensor, table: list[bytes], lengths: np.ndarray) -> tuple
 
 
 def _decode_utf8(data: bytes) -> tuple[str, np.ndarray]:
-    """The text, and for each byte whether a character starts there. Broken bytes become one U+FFFD a broken run."""
+    """The text, and for each byte whether a character starts there. Each run of broken bytes becomes one U+FFFD."""
     starts_char = (np.frombuffer(data, np.uint8) & 0xC0) != 0x80
     broken: list[tuple[int, int]] = []
 
@@ -99,7 +101,10 @@ def _decode_utf8(data: bytes) -> tuple[str, np.ndarray]:
 
 
 def decode_stepwise(ids: Tensor, tokenizer, window: int = 8) -> tuple[str, Tensor]:
-    """Decode token by token, each behind the few before it, and hold back pieces of a character until it is whole."""
+    """The text and the characters of each id, decoded token by token.
+
+    Each token is decoded behind the few before it. Pieces of a character are held back until the character is whole.
+    """
     text, spans = "", []
     tokens = ids.tolist()
     anchor = pending = 0  # tokens before `pending` have their text; decoding starts at `anchor`

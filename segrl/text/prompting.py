@@ -1,4 +1,4 @@
-"""The one function that renders a problem for a model, and the hash that travels with what was made from it."""
+"""The function that renders a problem for a model, and the hash that is stored with what was made from the prompt."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import hashlib
 
 USER_TEXT = "{problem}\nPlease reason step by step, and put your final answer within \\boxed{{}}."
 TEMPLATES = ("chat", "plain")
-THINK_END = "</think>"  # what a thought ends with, as `opens_thought` knows what it begins with
+THINK_END = "</think>"  # the end of a thought; `opens_thought` looks for its beginning
 
 
 def user_message(problem: str) -> dict[str, str]:
-    """What a user asks: the problem, and how to answer it."""
+    """The user's message: the problem, and how to answer it."""
     return {"role": "user", "content": USER_TEXT.format(problem=problem)}
 
 
@@ -18,7 +18,7 @@ def render(problem: str, tokenizer, template: str = "chat") -> str:
     """The prompt for ``problem``: the tokenizer's chat template up to where the assistant's turn begins.
 
     ``template`` is ``chat``, ``plain`` (the user text alone, for base models without a chat template), or a text of
-    your own that holds ``{problem}``.
+    yours that holds ``{problem}``.
     """
     if template == "plain":
         return user_message(problem)["content"] + "\n"
@@ -50,4 +50,5 @@ def strip_opening(response: str, prompt: str) -> str:
 
 
 def prompt_hash(prompt: str) -> str:
+    """The first 16 hex digits of the prompt's SHA-256."""
     return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]
