@@ -1,5 +1,5 @@
-"""Starting verl's own entry points: the composed config goes to a file, the entry point runs on it in a process of its
-own. So what ``segrl sft`` and ``segrl grpo`` run is a command that can be typed again.
+"""Starts verl's entry points: the composed config is written to a file, and the entry point runs on it as a
+command that can be typed again.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def run_verl(entry_point: Sequence[str], config: DictConfig, name: str) -> int:
     command = [sys.executable, "-m", *entry_point, "--config-path", str(out), "--config-name", name]
     command += [f"hydra.run.dir={out}", "hydra.output_subdir=null"]
     env = environment()
-    named = [f"{name}={env[name]}" for name in ("VERL_PLATFORM", "VERL_USE_EXTERNAL_MODULES") if name in env]
-    print(f"running {' '.join(named)} {shlex.join(command)}", flush=True)
+    settings = [f"{key}={env[key]}" for key in ("VERL_PLATFORM", "VERL_USE_EXTERNAL_MODULES") if key in env]
+    print(f"running {' '.join(settings)} {shlex.join(command)}", flush=True)
     causes = Causes()
     process = subprocess.Popen(
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=_end_with_parent
@@ -69,14 +69,14 @@ def run_verl(entry_point: Sequence[str], config: DictConfig, name: str) -> int:
 
 
 class Causes:
-    """The errors in a log of many processes. The first is mostly the cause, and the last what came of it."""
+    """The errors in a log of many processes. The first is mostly the cause, the last its consequence."""
 
     def __init__(self) -> None:
-        self.found: dict[str, None] = {}
+        self.errors: dict[str, None] = {}
         self.rest = b""
 
     def pass_on(self, stream) -> None:
-        """Everything from ``stream`` to standard output, as it comes: a progress bar has no lines."""
+        """Copy ``stream`` to standard output as it comes, not by lines, since a progress bar has none."""
         while chunk := os.read(stream.fileno(), 1 << 16):
             sys.stdout.write(chunk.decode(errors="replace"))
             sys.stdout.flush()
@@ -87,10 +87,10 @@ class Causes:
         for line in lines:
             error = ERROR.match(line.decode(errors="replace"))
             if error:
-                self.found.setdefault(error[1][:500])
+                self.errors.setdefault(error[1][:500])
 
     def sentence(self) -> str:
-        errors = list(self.found)
+        errors = list(self.errors)
         if not errors:
             return "the cause stands above"
         shown = errors if len(errors) < 4 else [*errors[:2], errors[-1]]
@@ -126,9 +126,9 @@ def environment() -> dict[str, str]:
 
 
 def on_cpu() -> bool:
-    """Whether verl is to run without an accelerator: asked for, or there is none and nothing else was asked for."""
-    asked = os.environ.get("VERL_PLATFORM")
-    return asked == "cpu" if asked else not torch.accelerator.is_available()
+    """Whether verl is to run without an accelerator: by ``VERL_PLATFORM``, or where unset because there is none."""
+    platform = os.environ.get("VERL_PLATFORM")
+    return platform == "cpu" if platform else not torch.accelerator.is_available()
 
 
 def check_device(config: DictConfig) -> None:

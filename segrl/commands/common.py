@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
-    found = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(found, dict)
-    return {str(key): value for key, value in found.items()}
+    """The node as a dict of plain values."""
+    values = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
 
 
 def model_path(config: DictConfig) -> str:
-    """The model that answers: the bundled one unless told otherwise."""
+    """The path of the model that answers: ``model_path``, else the bundled model."""
     from segrl import toy
 
     return config.model_path or str(toy.MODEL_PATH)
@@ -52,8 +53,8 @@ def tokenised(config: DictConfig) -> list[TokenisedTrace]:
     traces = load_traces(path, limit=config.limit, require_response=True)
     tokenizer = load_tokenizer(attributor_path(config))
     texts = [trace for trace in traces if not isinstance(trace, TokenisedTrace)]
-    made = iter(tokenize_all(texts, tokenizer, config.template))
-    return [trace if isinstance(trace, TokenisedTrace) else next(made) for trace in traces]
+    tokenised_texts = iter(tokenize_all(texts, tokenizer, config.template))
+    return [trace if isinstance(trace, TokenisedTrace) else next(tokenised_texts) for trace in traces]
 
 
 def segments_of(trace: TokenisedTrace, config: DictConfig) -> Segments:
@@ -77,18 +78,18 @@ def verdicts(traces: Sequence[Trace], thinking: str = "auto") -> Iterator[Verdic
 
 
 @contextmanager
-def progress(what: str, total: int, done: int = 0) -> Iterator[Callable[[int, int], None]]:
+def progress(what: str, total: int, completed: int = 0) -> Iterator[Callable[[int, int], None]]:
     """A bar with count, rates and time left; ``advance(traces, tokens)`` moves it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rates]}"))
-    began, counted = time.perf_counter(), [0, 0]
+    began, moved = time.perf_counter(), [0, 0]
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as bar:
-        task = bar.add_task(what, total=total, completed=done, rates="")
+        task = bar.add_task(what, total=total, completed=completed, rates="")
 
         def advance(traces: int, tokens: int) -> None:
-            counted[0] += traces
-            counted[1] += tokens
+            moved[0] += traces
+            moved[1] += tokens
             seconds = time.perf_counter() - began
-            rates = f"{counted[0] / seconds:.2f} traces/s, {counted[1] / seconds:,.0f} tokens/s"
+            rates = f"{moved[0] / seconds:.2f} traces/s, {moved[1] / seconds:,.0f} tokens/s"
             bar.update(task, advance=traces, rates=rates)
 
         yield advance

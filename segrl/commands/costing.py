@@ -1,4 +1,4 @@
-"""``segrl cost``: what attribution will add to a training step, before anything is downloaded or started."""
+"""``segrl cost``: seconds and memory that attribution adds to a training step, without loading the model."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from segrl.resolving import near
 
 
 def cost(config: DictConfig) -> None:
-    """Print seconds and memory of a step's attribution, by the model's config.json alone."""
+    """Print seconds and memory of a step's attribution, from the model's config.json alone."""
     from segrl.commands.common import model_path
 
     if config.gpu not in TFLOPS:
         raise ValueError(f"gpu={config.gpu!r}{near(config.gpu, TFLOPS)}")
-    found = estimate(
+    step = estimate(
         shape_of(read_config(model_path(config))),
         config.length,
         config.rollouts,
@@ -33,10 +33,10 @@ def cost(config: DictConfig) -> None:
     print(
         f"{config.rollouts} rollouts of {config.length} tokens, {config.nodes} node(s), share {config.share:g}, "
         f"{config.gpus} x {config.gpu} at {100 * config.utilisation:.0f}% of its peak\n"
-        f"  update_actor  {_seconds(found.update_seconds)}\n"
-        f"  attribution   {_seconds(found.attribution_seconds)}, {found.units:.2f} x update_actor, if every rollout of "
+        f"  update_actor  {_seconds(step.update_seconds)}\n"
+        f"  attribution   {_seconds(step.attribution_seconds)}, {step.units:.2f} x update_actor, if every rollout of "
         f"the share is worth attributing\n"
-        f"  memory        {found.memory_gib:.2g} GiB of activations a GPU while it runs, beyond the weights"
+        f"  memory        {step.memory_gib:.2g} GiB of activations a GPU while it runs, beyond the weights"
     )
 
 

@@ -35,7 +35,7 @@ GIB = 2**30
 class Check:
     part: str
     name: str
-    found: str
+    state: str
     ok: bool = True
     cure: str = ""
 
@@ -61,16 +61,16 @@ def report() -> list[Check]:
 def render(checks: list[Check]) -> str:
     lines = []
     for part, title in PARTS.items():
-        own = [check for check in checks if check.part == part]
-        bad = sum(not check.ok for check in own)
-        state = "" if part == "machine" else f" -- {f'{bad} to mend' if bad else 'complete'}"
-        lines += [f"{title}{state}", *map(_line, own), ""]
+        of_part = [check for check in checks if check.part == part]
+        bad = sum(not check.ok for check in of_part)
+        summary = "" if part == "machine" else f" -- {f'{bad} to mend' if bad else 'complete'}"
+        lines += [f"{title}{summary}", *map(_line, of_part), ""]
     return "\n".join(lines).rstrip()
 
 
 def _line(check: Check) -> str:
     cure = f"   mend with: {check.cure}" if check.cure and not check.ok else ""
-    return f"  {'ok' if check.ok else '--'}  {check.name:<18}{check.found}{cure}"
+    return f"  {'ok' if check.ok else '--'}  {check.name:<18}{check.state}{cure}"
 
 
 # --- packages --------------------------------------------------------------------------------------------------------
@@ -84,17 +84,16 @@ def version(name: str) -> str | None:
 
 
 def requirements(part: str, cure, extra: str | None = None) -> list[Check]:
-    """One check for each distribution that segrl's metadata names for this part."""
+    """A check for each distribution that segrl's metadata names for this part."""
     try:
         declared = [Requirement(text) for text in metadata.requires("segrl") or ()]
     except metadata.PackageNotFoundError:
         missing = Check(part, "segrl", "on the path, but not installed", False, f"pip install --no-deps -e {CHECKOUT}")
         return [missing] if part == "core" else []
     if part == "core":
-        mine = [one for one in declared if one.marker is None or one.marker.evaluate({"extra": ""})]
-        return [Check(part, "segrl", segrl.__version__), *(_package(part, one, cure) for one in mine)]
-    mine = [one for one in declared if one.marker and _only_for(one, extra or part)]
-    return [_package(part, one, cure) for one in mine]
+        core = [package for package in declared if package.marker is None or package.marker.evaluate({"extra": ""})]
+        return [Check(part, "segrl", segrl.__version__), *(_package(part, package, cure) for package in core)]
+    return [_package(part, package, cure) for package in declared if _only_for(package, extra or part)]
 
 
 def _only_for(requirement: Requirement, extra: str) -> bool:
@@ -103,12 +102,12 @@ def _only_for(requirement: Requirement, extra: str) -> bool:
 
 
 def _package(part: str, requirement: Requirement, cure) -> Check:
-    found = version(requirement.name)
-    if found is None:
+    installed = version(requirement.name)
+    if installed is None:
         return Check(part, requirement.name, "missing", False, cure(requirement))
-    if not requirement.specifier.contains(found, prereleases=True):
-        return Check(part, requirement.name, f"{found}, needs {requirement.specifier}", False, cure(requirement))
-    return Check(part, requirement.name, found)
+    if not requirement.specifier.contains(installed, prereleases=True):
+        return Check(part, requirement.name, f"{installed}, needs {requirement.specifier}", False, cure(requirement))
+    return Check(part, requirement.name, installed)
 
 
 def _pip(requirement: Requirement) -> str:
@@ -116,7 +115,7 @@ def _pip(requirement: Requirement) -> str:
 
 
 def _install(extra: str) -> str:
-    """The Makefile brings it in a checkout. So it does for the CPU stack anywhere: no plain pip command can."""
+    """The command that installs an extra: the Makefile's in a checkout and for the CPU stack, else pip's."""
     if (CHECKOUT / "Makefile").exists():
         return "make install GPU=1" if extra == "gpu" else "make install"
     return "in a clone of segrl: " + ("make install" if extra == "cpu" else f"pip install '.[{extra}]'")
@@ -162,18 +161,18 @@ def ask_verl(seconds: float = 180) -> list[Check]:
     """The platform verl will use, and whether it has loaded segrl's plugin."""
     print("asking verl, which takes 20 s or so to import ...", file=sys.stderr)
     try:
-        answer = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", _START, _ASK], capture_output=True, text=True, timeout=seconds, check=True
         )
-        said = json.loads(answer.stdout.splitlines()[-1])
+        answers = json.loads(process.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
         return [Check("verl", "plugin", f"no answer from verl in {seconds:.0f} s", False, "segrl doctor, once more")]
     except subprocess.CalledProcessError as error:
         last = (error.stderr.strip().splitlines() or [f"exit status {error.returncode}"])[-1]
         return [Check("verl", "plugin", last, False, "what `python -c 'import segrl.verl, verl'` says")]
-    platform_ = Check("verl", "platform", said["platform"])
-    if said["by_verl"]:
-        return [platform_, Check("verl", "plugin", f"registered, trainer {said['trainer']}")]
+    platform_ = Check("verl", "platform", answers["platform"])
+    if answers["by_verl"]:
+        return [platform_, Check("verl", "plugin", f"registered, trainer {answers['trainer']}")]
     if "VERL_USE_EXTERNAL_PLUGINS" in os.environ:
         why, cure = "shut out by VERL_USE_EXTERNAL_PLUGINS", "unset VERL_USE_EXTERNAL_PLUGINS"
     else:
@@ -185,13 +184,13 @@ def ask_verl(seconds: float = 180) -> list[Check]:
 
 
 def machine() -> list[Check]:
-    found = {
+    facts = {
         "python": f"{platform.python_version()}, {platform.system()} {platform.machine()}",
         "cores": f"{cores():g}",
         "memory": f"{memory() / GIB:.1f} GiB",
         "GPU": ", ".join(gpus()) or "none",
     }
-    return [Check("machine", name, value) for name, value in found.items()]
+    return [Check("machine", name, value) for name, value in facts.items()]
 
 
 def gpus() -> list[str]:
@@ -203,7 +202,7 @@ def gpus() -> list[str]:
 
 
 def cores() -> float:
-    """The cores this process may use: its affinity, or its control group's quota where that is less."""
+    """How many cores this process may use: its affinity, or its control group's quota where that is less."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota, _, period = _cgroup("cpu.max").partition(" ")
     return min(allowed, int(quota) / int(period)) if quota.isdigit() else allowed

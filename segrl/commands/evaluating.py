@@ -1,4 +1,4 @@
-"""Traces -> verdicts and what they come to."""
+"""The commands `grade`, `evaluate` and `compare`: traces -> verdicts, accuracies, differences."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from segrl.grading import Verdict
 
 AVERAGES = ("average", f"average{GREEDY}")
-Found = tuple[dict[str, Any], dict[str, list[float]]]  # a benchmark's summary, and its metrics problem by problem
+Result = tuple[dict[str, Any], dict[str, list[float]]]  # a benchmark's summary, and its metrics problem by problem
 
 
 def grade(config: DictConfig) -> None:
@@ -53,16 +53,16 @@ def evaluate(config: DictConfig) -> None:
     (out,) = needed(config, "out")
     folder, passes = Path(out), _passes(config)
     # Every problem is read and every gold tried before the first token is sampled.
-    failing = {name: _audit(problems_of(asked), name) for name, asked in passes.items()}
-    found = {}
-    for name, asked in passes.items():
-        traces = generated(asked, folder / "responses" / name)
+    failing = {name: _audit(problems_of(pass_config), name) for name, pass_config in passes.items()}
+    results = {}
+    for name, pass_config in passes.items():
+        traces = generated(pass_config, folder / "responses" / name)
         _warn_if_silent(traces, name)
         settings = json.loads((folder / "responses" / name / "settings.json").read_text())
         notes = {"gold_failing": failing[name], "settings": {**settings, "thinking": config.thinking}}
         samples = _graded(traces, config.thinking)
-        found[name] = _written(folder, name, samples, None if name.endswith(GREEDY) else config.k, notes)
-    _report(folder, found)
+        results[name] = _written(folder, name, samples, None if name.endswith(GREEDY) else config.k, notes)
+    _report(folder, results)
 
 
 def compare(config: DictConfig) -> None:
@@ -76,23 +76,23 @@ def compare(config: DictConfig) -> None:
     if not shared:
         raise ValueError(f"{places[0]} has {', '.join(a)}, {places[1]} has {', '.join(b)}: no benchmark is in both")
     differences = {name: _differences(name, a[name], b.get(name) or next(iter(b.values()))) for name in shared}
-    found = {name: paired([each]) for name, each in differences.items()}
+    comparisons = {name: paired([values]) for name, values in differences.items()}
     for name in AVERAGES:
-        group = [each for own, each in differences.items() if own.endswith(GREEDY) == name.endswith(GREEDY)]
+        group = [values for key, values in differences.items() if key.endswith(GREEDY) == name.endswith(GREEDY)]
         if len(group) > 1:
-            found[name] = paired(group)
-    print("\n".join(f"{name:<22}a - b = {difference}" for name, difference in found.items()))
+            comparisons[name] = paired(group)
+    print("\n".join(f"{name:<22}a - b = {comparison}" for name, comparison in comparisons.items()))
     if config.out:
-        write_json(Path(config.out), found)
+        write_json(Path(config.out), comparisons)
 
 
-# --- what is asked ---------------------------------------------------------------------------------------------------
+# --- passes ----------------------------------------------------------------------------------------------------------
 
 
 def _passes(config: DictConfig) -> dict[str, DictConfig]:
-    """name -> the config of one benchmark, sampled, and with ``greedy`` once more at temperature 0."""
-    given = config.benchmark
-    names = [given] if given is None or isinstance(given, str) else list(given)
+    """Name -> the config of a benchmark, sampled, and with ``greedy`` once more at temperature 0."""
+    benchmarks = config.benchmark
+    names = [benchmarks] if benchmarks is None or isinstance(benchmarks, str) else list(benchmarks)
     passes = {}
     for name in names:
         n, label = config.samples.get(name or "") or config.generation.n, name or "problems"
@@ -114,7 +114,7 @@ def _with(config: DictConfig, benchmark: str | None, generation: Mapping[str, An
 
 
 def _audit(traces: Sequence[Trace], name: str) -> list[str]:
-    """The problems whose gold fails when it is the answer: nobody can be right there, and the results say so."""
+    """The ids of problems whose gold fails against itself, so that no answer is right; a warning names them."""
     from segrl.grading import grade as judge
 
     golds = {trace.problem_id: trace.answer for trace in traces}
@@ -135,19 +135,19 @@ def _audit(traces: Sequence[Trace], name: str) -> list[str]:
 def _graded(traces: Sequence[Trace], thinking: str) -> list[dict[str, Any]]:
     samples = []
     with progress("grade", len(traces)) as advance:
-        for trace, found in zip(traces, verdicts(traces, thinking), strict=True):
-            samples.append(_sample(trace, found))
+        for trace, verdict in zip(traces, verdicts(traces, thinking), strict=True):
+            samples.append(_sample(trace, verdict))
             advance(1, samples[-1]["tokens"] or 0)
     return samples
 
 
 def _sample(trace: Trace, verdict: Verdict) -> dict[str, Any]:
-    found, level = asdict(verdict), trace.meta.get("level")
+    columns, level = asdict(verdict), trace.meta.get("level")
     return {
         "id": trace.id,
         "problem_id": trace.problem_id,
         "sample": trace.meta.get("sample", 0),
-        **{name: found[name] for name in ("correct", "status", "pred", "gold")},
+        **{name: columns[name] for name in ("correct", "status", "pred", "gold")},
         "tokens": trace.meta.get("tokens", trace.tokens if trace.tokenised else None),
         "finish": trace.finish,
         "level": None if level is None else str(level),
@@ -155,7 +155,7 @@ def _sample(trace: Trace, verdict: Verdict) -> dict[str, Any]:
 
 
 def _canonical(pred: str) -> str:
-    """What two answers share that are the same in another spelling: cheap, and enough to count votes."""
+    """The answer in one spelling, for counting votes: cheaper than grading answers against each other."""
     from segrl.grading import answer, latex
 
     return pred if answer.too_long(pred) else latex.key(latex.tidy(pred))
@@ -167,31 +167,32 @@ def _warn_if_silent(traces: Sequence[Trace], name: str) -> None:
         print(f"warning: {silent} of {len(traces)} responses on {name} are empty, and count as wrong", file=sys.stderr)
 
 
-# --- what they come to -----------------------------------------------------------------------------------------------
+# --- results ---------------------------------------------------------------------------------------------------------
 
 
-def _written(folder: Path, name: str, samples: list[dict], ks: Sequence[int] | None, notes: Mapping[str, Any]) -> Found:
+def _written(folder: Path, name: str, samples: list[dict], ks: Sequence[int] | None, notes: dict[str, Any]) -> Result:
+    """The benchmark's result, written to ``folder``."""
     from segrl.evaluation.results import write_result
     from segrl.evaluation.statistics import by_problem, per_problem, summary
 
     fewest = min(map(len, by_problem(samples).values()))
     values = per_problem(samples, ks or (1, fewest), _canonical)
-    found = {**summary(samples, values), **notes}
-    write_result(folder, name, samples, found)
-    return found, values
+    numbers = {**summary(samples, values), **notes}
+    write_result(folder, name, samples, numbers)
+    return numbers, values
 
 
-def _report(folder: Path, found: Mapping[str, Found]) -> None:
-    """The averages, the tables and the figure; the first table is printed too."""
+def _report(folder: Path, results: Mapping[str, Result]) -> None:
+    """Write the averages, the tables and the figure, and print the first table."""
     from segrl.data.files import write_text
     from segrl.evaluation.results import draw, page, table, write_json
     from segrl.evaluation.statistics import average
 
-    summaries = {name: one for name, (one, _) in found.items()}
+    summaries = {name: numbers for name, (numbers, _) in results.items()}
     for name in AVERAGES:
-        group = [one for own, one in found.items() if own.endswith(GREEDY) == name.endswith(GREEDY)]
+        group = [result for key, result in results.items() if key.endswith(GREEDY) == name.endswith(GREEDY)]
         if len(group) > 1:
-            summaries[name] = average([one for one, _ in group], [values for _, values in group])
+            summaries[name] = average([numbers for numbers, _ in group], [values for _, values in group])
             write_json(folder / f"results_{name}.json", summaries[name])
     write_text(folder / "results.md", page(summaries))
     try:
@@ -202,24 +203,24 @@ def _report(folder: Path, found: Mapping[str, Found]) -> None:
 
 
 def _differences(name: str, a: Sequence[dict], b: Sequence[dict]) -> list[float]:
-    """a - b on each problem that both have: the share of its samples that are right."""
+    """For each problem of both: the share of right samples in a, minus that in b."""
     from segrl.evaluation.statistics import by_problem
 
-    ours, theirs = by_problem(a), by_problem(b)
-    shared = [problem for problem in ours if problem in theirs]
+    in_a, in_b = by_problem(a), by_problem(b)
+    shared = [problem for problem in in_a if problem in in_b]
     if not shared:
-        raise ValueError(f"{name}: no problem is in both; a has {next(iter(ours))!r}, b has {next(iter(theirs))!r}")
-    if len(shared) < max(len(ours), len(theirs)):
-        print(f"{name}: a has {len(ours)} problems, b has {len(theirs)}; compared on the {len(shared)} in both")
+        raise ValueError(f"{name}: no problem is in both; a has {next(iter(in_a))!r}, b has {next(iter(in_b))!r}")
+    if len(shared) < max(len(in_a), len(in_b)):
+        print(f"{name}: a has {len(in_a)} problems, b has {len(in_b)}; compared on the {len(shared)} in both")
     for problem in shared:
-        golds = ours[problem][0]["gold"], theirs[problem][0]["gold"]
+        golds = in_a[problem][0]["gold"], in_b[problem][0]["gold"]
         if golds[0] != golds[1]:
             raise ValueError(
                 f"{name}: {problem!r} has the gold {golds[0]!r} in a and {golds[1]!r} in b; these are not the same "
                 "problems, or one of them was graded before the gold was mended: grade it again"
             )
-    return [_share(ours[problem]) - _share(theirs[problem]) for problem in shared]
+    return [_share(in_a[problem]) - _share(in_b[problem]) for problem in shared]
 
 
 def _share(samples: Sequence[Mapping[str, Any]]) -> float:
-    return sum(one["correct"] for one in samples) / len(samples)
+    return sum(sample["correct"] for sample in samples) / len(samples)

@@ -25,7 +25,7 @@ def export(config: DictConfig) -> None:
 
     path, out = needed(config, "traces", "out")
     rules = Rules(**plain(config.masking))
-    done = supervise(
+    supervision = supervise(
         load_traces(path, limit=config.limit, require_response=True),
         load_tokenizer(model_path(config)),
         rules,
@@ -35,26 +35,26 @@ def export(config: DictConfig) -> None:
         config.template,
         reselecting(config.selections, config.tau, config.beta),
     )
-    if not done.rows:
-        raise ValueError(f"no row is left to write: {'; '.join(done.notes())}")
-    save(Path(out) / "tokens", [token_row(*pair) for pair in zip(done.rows, done.examples, strict=True)])
-    save(Path(out) / "messages", [message_row(masked) for masked in done.rows])
-    kept = sum(int((one.mask_L > 0).sum()) for one in done.examples)
-    total = sum(len(one.ids_L) - one.prompt_tokens for one in done.examples)
-    print(f"{len(done.rows)} rows, {kept} of {total} response tokens kept ({kept / total:.1%}) -> {out}")
-    for note in done.notes():
+    if not supervision.rows:
+        raise ValueError(f"no row is left to write: {'; '.join(supervision.notes())}")
+    save(Path(out) / "tokens", [token_row(*pair) for pair in zip(supervision.rows, supervision.examples, strict=True)])
+    save(Path(out) / "messages", [message_row(masked) for masked in supervision.rows])
+    kept = sum(int((example.mask_L > 0).sum()) for example in supervision.examples)
+    total = sum(len(example.ids_L) - example.prompt_tokens for example in supervision.examples)
+    print(f"{len(supervision.rows)} rows, {kept} of {total} response tokens kept ({kept / total:.1%}) -> {out}")
+    for note in supervision.notes():
         print(f"  {note}")
 
 
-def token_row(masked: Masked, one: Example) -> dict[str, Any]:
-    """What TRL and Transformers read; ``loss_weights`` are those of ``labels``, which are shifted by the model."""
-    labels_L = one.ids_L.masked_fill(one.mask_L == 0, IGNORED)
+def token_row(masked: Masked, example: Example) -> dict[str, Any]:
+    """The row that TRL and Transformers read; ``loss_weights`` weigh ``labels``, which the model shifts."""
+    labels_L = example.ids_L.masked_fill(example.mask_L == 0, IGNORED)
     return {
         "id": masked.trace.id,
-        "input_ids": one.ids_L.tolist(),
-        "attention_mask": [1] * len(one.ids_L),
+        "input_ids": example.ids_L.tolist(),
+        "attention_mask": [1] * len(example.ids_L),
         "labels": labels_L.tolist(),
-        "loss_weights": one.mask_L.tolist(),
+        "loss_weights": example.mask_L.tolist(),
     }
 
 
@@ -66,20 +66,20 @@ def message_row(masked: Masked) -> dict[str, Any]:
 
 
 def spans(masked: Masked) -> list[dict[str, Any]]:
-    """Runs of tokens of one segment and weight as ``start``, ``end`` in characters; a character that several tokens
-    share goes to the first of them.
+    """Runs of tokens of equal segment and weight, with ``start`` and ``end`` in characters; a character that several
+    tokens share goes to the first of them.
     """
-    found: list[dict[str, Any]] = []
+    weighed: list[dict[str, Any]] = []
     rows = zip(masked.trace.offsets_T[:, 1].tolist(), masked.weights_T.tolist(), masked.segment_T.tolist(), strict=True)
     for (weight, _), run in groupby(rows, key=lambda row: row[1:]):
-        start, end = found[-1]["end"] if found else 0, [row[0] for row in run][-1]
+        start, end = weighed[-1]["end"] if weighed else 0, [row[0] for row in run][-1]
         if end > start:
-            found.append({"start": start, "end": end, "weight": weight})
-    return found
+            weighed.append({"start": start, "end": end, "weight": weight})
+    return weighed
 
 
 def save(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """A `datasets` folder, whole or not at all."""
+    """Write a `datasets` folder, whole or not at all."""
     from datasets import Dataset
 
     with replacing_folder(folder, "dataset_info.json") as draft:

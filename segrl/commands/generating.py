@@ -1,4 +1,4 @@
-"""Models -> traces."""
+"""The commands `generate` and `harvest`: models -> traces."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def generate(config: DictConfig) -> None:
 
 
 def generated(config: DictConfig, out: Path) -> list[Trace]:
-    """Every sample of every problem, those that an interrupted run has written included."""
+    """Every sample of every problem, also those that an interrupted run has written."""
     from segrl.data import load_traces, save_traces
     from segrl.generation import BACKENDS, Sampling, samples, whole_groups
     from segrl.loading import check_model
 
     options = plain(config.generation)
-    own = {name: options.pop(name) for name in BACKENDS}.get(config.backend, {})
+    backend_options = {name: options.pop(name) for name in BACKENDS}.get(config.backend, {})
     n, seed, batch = (options.pop(name) for name in ("n", "seed", "batch"))
     if batch < 1:
         raise ConfigError(f"generation.batch={batch}, expected 1 or more samples in a shard")
@@ -44,17 +44,18 @@ def generated(config: DictConfig, out: Path) -> list[Trace]:
     if config.backend != "openai":
         check_model(model_path(config))
     sampling = Sampling(_answering(config), config.template, **options)
-    asked = samples(problems_of(config), n, seed)
-    lasting = {name: value for name, value in own.items() if name not in CIRCUMSTANCES}
-    shards = Shards(out, {"backend": config.backend, **asdict(sampling), "n": n, "seed": seed, **lasting}, asked, batch)
+    prompts = samples(problems_of(config), n, seed)
+    lasting = {name: value for name, value in backend_options.items() if name not in CIRCUMSTANCES}
+    settings = {"backend": config.backend, **asdict(sampling), "n": n, "seed": seed, **lasting}
+    shards = Shards(out, settings, prompts, batch)
     todo = dict(shards.todo())
-    with progress("generate", len(asked), shards.done) as advance:
-        traces = _counted(backend(todo.values(), sampling, **own), advance) if todo else ()
+    with progress("generate", len(prompts), shards.done) as advance:
+        traces = _advancing(backend(todo.values(), sampling, **backend_options), advance) if todo else ()
         for i, group in whole_groups(todo, traces):
             save_traces(group, shards.part(i))
-    found = load_traces(str(out))
-    _refuse_silence(found, out)
-    return found
+    responses = load_traces(str(out))
+    _refuse_silence(responses, out)
+    return responses
 
 
 def harvest(config: DictConfig) -> None:
@@ -68,7 +69,7 @@ def harvest(config: DictConfig) -> None:
     without = {side: sum(not row[side] for row in rows) for side in ("correct", "incorrect")}
     without["either"] = sum(not row["correct"] and not row["incorrect"] for row in rows)
     summary = {"problems": len(rows), "without": without, "mean_tokens": _mean_lengths(rows), "kept": len(kept)}
-    write_json(out / "harvest.json", {"settings": _asked(config), **summary, "by_problem": rows})
+    write_json(out / "harvest.json", {"settings": _settings(config), **summary, "by_problem": rows})
     print("\n".join(f"{name:<12}{value}" for name, value in summary.items()))
     if not kept:
         raise ValueError(f"nothing to keep: no response to these {len(rows)} problems is {config.keep}; see {out}")
@@ -76,7 +77,7 @@ def harvest(config: DictConfig) -> None:
     print(f"-> {out / 'traces.parquet'}")
 
 
-# --- what is asked ---------------------------------------------------------------------------------------------------
+# --- problems --------------------------------------------------------------------------------------------------------
 
 
 def problems_of(config: DictConfig) -> list[Trace]:
@@ -92,7 +93,7 @@ def problems_of(config: DictConfig) -> list[Trace]:
 
 
 def _answering(config: DictConfig) -> str | None:
-    """The model that answers; a server's is never the bundled one by default."""
+    """The model that answers; of a server the one that is given, never the bundled one."""
     return config.model_path if config.backend == "openai" else model_path(config)
 
 
@@ -107,10 +108,11 @@ def _candidates(config: DictConfig, out: Path) -> list[Trace]:
     return [trace for group in list(by_problem(traces).values())[: config.limit] for trace in group]
 
 
-# --- what came -------------------------------------------------------------------------------------------------------
+# --- responses -------------------------------------------------------------------------------------------------------
 
 
-def _counted(traces: Iterable[Trace], advance) -> Iterator[Trace]:
+def _advancing(traces: Iterable[Trace], advance) -> Iterator[Trace]:
+    """The traces, each counted by the progress bar as it comes."""
     for trace in traces:
         advance(1, trace.meta["tokens"])
         yield trace
@@ -126,21 +128,21 @@ def _refuse_silence(traces: Sequence[Trace], out: Path) -> None:
 
 
 def _judged(traces: Sequence[Trace], config: DictConfig) -> list[Trace]:
-    """Each with its verdict and its length."""
+    """The traces with their verdict and length in ``meta``."""
     missing = next((trace.id for trace in traces if trace.answer is None), None)
     if missing:
         raise ValueError(f"trace {missing!r} has no gold answer to grade against; give traces with answers")
     judged, lengths = [], _lengths(traces, config)
     with progress("grade", len(traces)) as advance:
-        for trace, tokens, found in zip(traces, lengths, verdicts(traces, config.thinking), strict=True):
-            verdict = {"tokens": tokens, "correct": found.correct, "status": found.status}
-            judged.append(replace(trace, meta={**trace.meta, **verdict}))
+        for trace, tokens, verdict in zip(traces, lengths, verdicts(traces, config.thinking), strict=True):
+            graded = {"tokens": tokens, "correct": verdict.correct, "status": verdict.status}
+            judged.append(replace(trace, meta={**trace.meta, **graded}))
             advance(1, tokens)
     return judged
 
 
 def _lengths(traces: Sequence[Trace], config: DictConfig) -> list[int]:
-    """Sampled tokens where they were counted, else those of ``model_path``'s tokenizer."""
+    """The tokens of each response: those sampled where they were counted, else by ``model_path``'s tokenizer."""
     if all("tokens" in trace.meta for trace in traces):
         return [trace.meta["tokens"] for trace in traces]
     from segrl.loading import load_tokenizer
@@ -151,9 +153,10 @@ def _lengths(traces: Sequence[Trace], config: DictConfig) -> list[int]:
 
 def _mean_lengths(rows: Sequence[dict]) -> dict[str, float | None]:
     lengths = {side: [row[f"shortest_{side}"] for row in rows if row[side]] for side in ("correct", "incorrect")}
-    return {side: round(sum(found) / len(found), 1) if found else None for side, found in lengths.items()}
+    return {side: round(sum(counts) / len(counts), 1) if counts else None for side, counts in lengths.items()}
 
 
-def _asked(config: DictConfig) -> dict[str, Any]:
-    own = {name: config[name] for name in ("traces", "data_path", "thinking", "keep", "unanswered")}
-    return own if config.traces else {**own, "model_path": _answering(config), "n": config.generation.n}
+def _settings(config: DictConfig) -> dict[str, Any]:
+    """The settings that are noted in ``harvest.json``."""
+    settings = {name: config[name] for name in ("traces", "data_path", "thinking", "keep", "unanswered")}
+    return settings if config.traces else {**settings, "model_path": _answering(config), "n": config.generation.n}

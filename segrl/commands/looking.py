@@ -1,4 +1,4 @@
-"""To look at: one trace in the terminal, many on a page."""
+"""The commands `show` and `report`: a trace in the terminal, many on a page."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from segrl.commands.common import plain, tokenised, verdicts
 from segrl.commands.config import ConfigError, needed
 from segrl.data import records
+from segrl.data.files import Row
 from segrl.data.shards import by_id
 from segrl.types import Attribution, Segments, TokenisedTrace
 
@@ -26,7 +27,7 @@ def show(config: DictConfig) -> None:
     from segrl.report import draw, terminal
 
     traces = tokenised(config)
-    trace = next((one for one in traces if config.id in (None, one.id)), None)
+    trace = next((candidate for candidate in traces if config.id in (None, candidate.id)), None)
     if trace is None:
         raise ConfigError(f"no trace is called {config.id!r}; the first of {len(traces)} is {traces[0].id!r}")
     selections = [config.selections] if config.selections else []
@@ -42,8 +43,8 @@ def report(config: DictConfig) -> None:
     (out,) = needed(config, "out")
     if not config.traces and not config.rollouts:
         raise ConfigError("traces or rollouts must be given: traces=..., or what segrl.dump_dir holds as rollouts=...")
-    given = config.selections
-    selections = [given] if isinstance(given, str) else list(given or [])
+    paths = config.selections
+    selections = [paths] if isinstance(paths, str) else list(paths or [])
     for name in ("tau", "beta"):
         check_unit(name, config[name])
     entries = _entries(tokenised(config), selections, config.attributions) if config.traces else []
@@ -62,14 +63,14 @@ def report(config: DictConfig) -> None:
 
 
 def _entries(traces: Sequence[TokenisedTrace], selections: Sequence[str], attributions: str | None) -> list[Entry]:
-    """Each trace with what was made from it; its attribution scored here where there is no selection."""
+    """Each trace with its verdict, selections and attribution; without selections the attribution is scored here."""
     from segrl.report import Entry
     from segrl.segmentation import segment
 
     names = _names(selections)
     rows = {name: by_id(path, records.SELECTIONS) for name, path in zip(names, selections, strict=True)}
-    for name, found in rows.items():
-        if not any(trace.id in found for trace in traces):
+    for name, selected in rows.items():
+        if not any(trace.id in selected for trace in traces):
             raise ValueError(f"{name} has no selection of any of these {len(traces)} traces; select from these traces")
     scored = by_id(attributions, records.ATTRIBUTIONS) if attributions else {}
     entries = []
@@ -90,15 +91,15 @@ def _names(paths: Sequence[str]) -> list[str]:
     return [path if stems.count(stem) > 1 else stem for path, stem in zip(paths, stems, strict=True)]
 
 
-def _view(trace: TokenisedTrace, row: records.Row) -> View:
+def _view(trace: TokenisedTrace, row: Row) -> View:
     from segrl.report import View
 
     records.check_identity(trace, row, "selection")
     return View(records.segments_of(row), records.scores_of(row), records.selection_of(row))
 
 
-def _attribution(trace: TokenisedTrace, rows: Mapping[str, records.Row]) -> Attribution | None:
-    """None where it failed: `segrl attribute` has named the reason."""
+def _attribution(trace: TokenisedTrace, rows: Mapping[str, Row]) -> Attribution | None:
+    """The trace's attribution; None where there is none or it failed, which `segrl attribute` has reported."""
     row = rows.get(trace.id)
     if row is None or row["error"]:
         return None
@@ -116,7 +117,7 @@ def _scored(segments: Segments, attribution: Attribution) -> View:
 
 
 def _verdicts(traces: Sequence[TokenisedTrace]) -> list[Verdict | None]:
-    """Of those that have a gold answer."""
-    asked = [trace for trace in traces if trace.answer is not None]
-    found = dict(zip((trace.id for trace in asked), verdicts(asked), strict=True))
-    return [found.get(trace.id) for trace in traces]
+    """The verdict on each trace, None where it has no gold answer."""
+    answered = [trace for trace in traces if trace.answer is not None]
+    by_trace = dict(zip((trace.id for trace in answered), verdicts(answered), strict=True))
+    return [by_trace.get(trace.id) for trace in traces]

@@ -1,10 +1,10 @@
-"""Traces -> segments, attributions, selections."""
+"""The commands `segment`, `attribute`, `calibrate` and `select`: traces -> segments, attributions, selections."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from omegaconf import DictConfig
@@ -64,10 +64,10 @@ def calibrate(config: DictConfig) -> None:
     traces = tokenised(config)
     model, tokenizer = load_model(**attributor(config))
     options = {name: config.attribution[name] for name in CALIBRATED}
-    found = fit(model, traces, tokenizer, grid=config.grid, **options)
-    write_json(out, found)
+    calibration = fit(model, traces, tokenizer, grid=config.grid, **options)
+    write_json(out, calibration)
     print(f"calibrated on {len(traces)} traces with {config.grid} nodes -> {out}")
-    for count, rule in found["rules"].items():
+    for count, rule in calibration["rules"].items():
         print(f"  {count} nodes at {', '.join(f'{alpha:.3f}' for alpha in rule['alphas'])}")
 
 
@@ -75,39 +75,46 @@ def select(config: DictConfig) -> None:
     """Write each trace's segments, scores and which of them to keep; for a token measure each token's."""
     from segrl.data import save_traces, write_rows
     from segrl.data.files import write_text
-    from segrl.selection import kept_tokens
     from segrl.sft.pruning import prune
 
     _, out = needed(config, "traces", "out")
-    found = [_selected(evidence, segments, config) for evidence, segments in _evidence(config)]
-    if not any(float(one.scores.share_S.sum()) for one in found):
+    selected = [_selected(evidence, segments, config) for evidence, segments in _evidence(config)]
+    if not any(float(scores.share_S.sum()) for _, _, scores, _ in selected):
         raise ValueError(
-            f"the measure {config.measure!r} finds no segment above zero in any of {len(found)} traces: nothing to "
+            f"the measure {config.measure!r} finds no segment above zero in any of {len(selected)} traces: nothing to "
             "select by. With confidence_gain that is a model that never gets the answer right"
         )
-    shorter = [prune(one.trace, one.segments, one.selection) for one in found] if config.pruned else []
+    pruned = [prune(trace, segments, keep) for trace, segments, _, keep in selected] if config.pruned else []
     failed = list(_failed(config))
-    rows = [records.selection_row(one.trace, one.segments, one.scores, one.selection) for one in found]
-    write_rows(out, rows + [records.failed_selection_row(*one) for one in failed])
+    rows = [records.selection_row(*columns) for columns in selected]
+    write_rows(out, rows + [records.failed_selection_row(*columns) for columns in failed])
     write_text(records.made_by(out), how_selected(config))
     if config.pruned:
-        save_traces(shorter, config.pruned)
-    kept = sum(int(kept_tokens(one.selection, one.segments).sum()) for one in found)
-    total = sum(one.trace.tokens for one in found)
-    flat = sum(float(one.scores.share_S.sum()) == 0 for one in found)
+        save_traces(pruned, config.pruned)
+    print(f"{_summary(selected, len(failed))} -> {out}")
+
+
+def _summary(selected: Sequence[Selected], failed: int) -> str:
+    """How many traces there are, how many of their tokens are kept, and how many traces have nothing to keep."""
+    from segrl.selection import kept_tokens
+
+    kept = sum(int(kept_tokens(selection, segments).sum()) for _, segments, _, selection in selected)
+    total = sum(trace.tokens for trace, _, _, _ in selected)
+    flat = sum(float(scores.share_S.sum()) == 0 for _, _, scores, _ in selected)
     nothing = f", {flat} traces without a segment above zero" if flat else ""
-    nothing += f", nothing of {len(failed)} traces whose attribution failed" if failed else ""
-    print(f"{len(found)} traces, {kept} of {total} tokens kept ({100 * kept / total:.0f}%){nothing} -> {out}")
+    nothing += f", nothing of {failed} traces whose attribution failed" if failed else ""
+    return f"{len(selected)} traces, {kept} of {total} tokens kept ({100 * kept / total:.0f}%){nothing}"
 
 
 def how_selected(config: DictConfig) -> str:
-    """The note beside the selections: what they are of, and what the card of a model trained on them says of them."""
+    """The note beside the selections, as JSON: the measure, the thresholds, the attributor and a hash of the traces."""
     from segrl.data import load_traces
 
     how = {"measure": config.measure, **plain(config.measure_options), **plain(config.selection)}
     traces = load_traces(config.traces, limit=config.limit, require_response=True)
-    of = {"attributor": attributor(config)["path"], "template": config.template, "traces": records.traces_hash(traces)}
-    return json.dumps({**how, **of}, indent=1) + "\n"
+    model, digest = attributor(config)["path"], records.traces_hash(traces)
+    source = {"attributor": model, "template": config.template, "traces": digest}
+    return json.dumps({**how, **source}, indent=1) + "\n"
 
 
 class Selected(NamedTuple):
@@ -126,18 +133,18 @@ def _selected(evidence: Evidence, segments: Segments, config: DictConfig) -> Sel
 
 
 def _evidence(config: DictConfig) -> Iterator[tuple[Evidence, Segments]]:
-    """What the measure reads: from ``attributions`` where given, else computed by the attributor."""
+    """Each trace with what the measure reads of it, from ``attributions`` or computed here, and with its segments."""
     from segrl.importance import measure_of
 
     needs = measure_of(config.measure).needs
-    found: Iterator[Evidence]
+    gathered: Iterator[Evidence]
     if not needs:
-        found = (Evidence(trace) for trace in tokenised(config))
+        gathered = (Evidence(trace) for trace in tokenised(config))
     elif _reads_saved(config):
-        found = _saved_evidence(config)
+        gathered = _saved_evidence(config)
     else:
-        found = _computed_evidence(config, needs)
-    return ((evidence, evidence.segments or segments_of(evidence.trace, config)) for evidence in found)
+        gathered = _computed_evidence(config, needs)
+    return ((evidence, evidence.segments or segments_of(evidence.trace, config)) for evidence in gathered)
 
 
 def _reads_saved(config: DictConfig) -> bool:
@@ -147,7 +154,7 @@ def _reads_saved(config: DictConfig) -> bool:
 
 
 def _failed(config: DictConfig) -> Iterator[tuple[TokenisedTrace, Segments, str]]:
-    """The traces that `segrl attribute` has given up, with its reason."""
+    """The traces whose attribution failed, with their segments and the reason."""
     rows = by_id(config.attributions, ("id", "error")) if _reads_saved(config) else {}
     for trace in tokenised(config) if any(row["error"] for row in rows.values()) else ():
         if rows[trace.id]["error"]:

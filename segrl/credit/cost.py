@@ -1,6 +1,6 @@
 """What attribution adds to a training step, from a model's config.json alone: seconds and memory.
 
-The unit is ``update_actor``, the policy's own update on the same rollouts: one evaluation, a forward and a backward to
+The unit is ``update_actor``, the policy's update on the same rollouts: an evaluation, a forward and a backward to
 the input embeddings alone, is about half of its part of it, or three quarters where activations are checkpointed.
 """
 
@@ -33,7 +33,7 @@ class Shape:
         return self.layers * (attention + 3 * self.hidden * self.feed_forward) + self.vocabulary * self.hidden
 
     def forward_flops(self, length: int) -> float:
-        """Of one token in a sequence of ``length``; on average it attends to half of it."""
+        """Flops of a token in a sequence of ``length``; on average it attends to half of it."""
         return 2 * self.weights + 2 * self.layers * self.heads * self.head_dim * length
 
     def layer_activations(self) -> int:
@@ -43,7 +43,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one step: seconds on all GPUs together, and the most memory that attribution holds on one of them."""
+    """The cost of a step: seconds on all GPUs together, and the most memory that attribution holds on a GPU."""
 
     tokens: int
     update_seconds: float
@@ -77,7 +77,7 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
 
 
 def units(nodes: int, share: float, checkpointing: bool, certificate_every: int = 0) -> float:
-    """In units of update_actor. The certificate is two forwards on every so-many-th step."""
+    """What attribution costs, in units of update_actor. The certificate is two forwards on every so-many-th step."""
     certificate = 2 / FORWARDS_OF_UPDATE[checkpointing] / certificate_every if certificate_every else 0.0
     return share * (nodes * EVALUATION[checkpointing] + certificate)
 
@@ -104,9 +104,9 @@ def estimate(
     tokens = length * rollouts
     flops = tokens * shape.forward_flops(length) * FORWARDS_OF_UPDATE[checkpointing]
     update = flops / (gpus * tflops * 1e12 * utilisation)
-    found = units(nodes, share, checkpointing, certificate_every)
+    added = units(nodes, share, checkpointing, certificate_every)
     held = max(tokens_per_forward, length)
-    return Cost(tokens, update, update * found, found, memory(shape, held, checkpointing) / GIB)
+    return Cost(tokens, update, update * added, added, memory(shape, held, checkpointing) / GIB)
 
 
 def memory(shape: Shape, tokens: int, checkpointing: bool, bytes_each: int = 2) -> int:

@@ -1,4 +1,4 @@
-"""The stages of a training, how many steps each takes, and what must hold for one to be gone on with."""
+"""The stages of a training, how many steps each takes, and the checks before a stage is resumed."""
 
 from __future__ import annotations
 

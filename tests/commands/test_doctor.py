@@ -123,7 +123,7 @@ def test_a_plugin_that_does_not_import_shows_its_error(monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", fails)
     [plugin] = doctor.ask_verl()
-    assert (plugin.ok, plugin.found) == (False, "ImportError: no module named x")
+    assert (plugin.ok, plugin.state) == (False, "ImportError: no module named x")
 
 
 @pytest.mark.e2e
