@@ -31,7 +31,7 @@ from segrl import toy
 from segrl.commands.cli import main as run_segrl
 from segrl.credit.choosing import reasons
 from segrl.credit.rollout import Rollout, make_rollout, rollout_trace, weigh_rollout
-from segrl.credit.settings import Credit
+from segrl.credit.settings import CreditSettings
 from segrl.data import load_traces, save_traces, shards
 from segrl.data.files import write_text
 from segrl.toy.kinds import kinds_of
@@ -41,14 +41,14 @@ STEPPED = 16  # batches whose step is taken
 KL = 1e-3  # nat a token, of the step whose reward is measured
 TOGETHER = 16  # rollouts in a forward
 ARMS = {
-    "uniform": Credit(rule="uniform"),
-    "oracle": Credit(measure="oracle"),
-    "inverted_oracle": Credit(measure="oracle", measure_options={"inverted": True}),
-    "length": Credit(measure="length"),
-    "random": Credit(measure="random"),
-    "permuted": Credit(measure="permuted_ig"),
-    "entropy": Credit(measure="entropy"),
-    "ig": Credit(),
+    "uniform": CreditSettings(rule="uniform"),
+    "oracle": CreditSettings(measure="oracle"),
+    "inverted_oracle": CreditSettings(measure="oracle", measure_options={"inverted": True}),
+    "length": CreditSettings(measure="length"),
+    "random": CreditSettings(measure="random"),
+    "permuted": CreditSettings(measure="permuted_ig"),
+    "entropy": CreditSettings(measure="entropy"),
+    "ig": CreditSettings(),
 }
 
 
@@ -77,13 +77,15 @@ def group_of(traces: Sequence[Trace], tokenizer) -> list[Rollout]:
         ids += [tokenizer.eos_token_id] * (sample.meta["finish"] == "stop")
         trace = rollout_trace(key, torch.tensor(prompt), torch.tensor(ids), torch.ones(len(ids)), tokenizer)
         trace = replace(trace, problem=sample.problem)
-        found.append(make_rollout(key, trace, torch.full((len(ids),), float(advantage)), Credit(), float(reward)))
+        found.append(
+            make_rollout(key, trace, torch.full((len(ids),), float(advantage)), CreditSettings(), float(reward))
+        )
     return found
 
 
 def evidence(model, tokenizer, rollouts: Sequence[Rollout], nodes: int) -> dict[str, Evidence]:
     """Attribution, entropy and planted kinds of those that any arm weighs."""
-    why = reasons(rollouts, Credit(), step=1)
+    why = reasons(rollouts, CreditSettings(), step=1)
     found = {}
     for one in (one for one in rollouts if why[one.key] is None):
         kinds = kinds_of(one.trace.problem, one.trace, one.segments)
@@ -213,7 +215,9 @@ def mean_and_error(values: Sequence[float]) -> str:
     return f"{fmean(values):.4f} ± {stdev(values) / len(values) ** 0.5:.4f}"
 
 
-def weights_of(found: dict[str, Evidence], groups: Sequence[Sequence[Rollout]], credit: Credit) -> dict[str, Tensor]:
+def weights_of(
+    found: dict[str, Evidence], groups: Sequence[Sequence[Rollout]], credit: CreditSettings
+) -> dict[str, Tensor]:
     known = [one for group in groups for one in group if one.key in found]
     return {one.key: weigh_rollout(one, found[one.key], credit, step=1).weights_T for one in known}
 

@@ -23,7 +23,7 @@ from omegaconf import MISSING
 from segrl.commands.cli import COMMANDS
 from segrl.commands.config import CONFIG_DIR, ON_VERL
 from segrl.commands.schema import SCHEMAS
-from segrl.credit.settings import Credit
+from segrl.credit.settings import CreditSettings
 
 OUT = Path(__file__).parent.parent / "docs" / "configs.md"
 KEY = re.compile(r"^(?P<indent> *)(?P<key>[\w.]+):(?P<value>(?: [^#]*)?)(?:# ?(?P<comment>.*))?$")
@@ -69,7 +69,7 @@ def page() -> str:
 def command_part(name: str, what: str) -> str:
     path = CONFIG_DIR / f"{name}.yaml"
     head, keys = described(path)
-    types = types_of(SCHEMAS[name]) if name in SCHEMAS else types_of(Credit, "segrl.") if name == "grpo" else {}
+    types = types_of(SCHEMAS[name]) if name in SCHEMAS else types_of(CreditSettings, "segrl.") if name == "grpo" else {}
     if name in ON_VERL:
         own = [key for key in keys if key.name in OURS or (key.name.startswith("segrl.") and "${" not in key.value)]
     else:

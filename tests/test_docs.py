@@ -196,7 +196,7 @@ def test_the_readmes_own_measure_weighs_grpo_and_selects(tmp_path, monkeypatch, 
 
     from segrl import toy
     from segrl.credit.rollout import Rollout, evidence_of, weigh_rollout
-    from segrl.credit.settings import Credit
+    from segrl.credit.settings import CreditSettings
     from segrl.data import save_traces
     from segrl.types import Stream
 
@@ -207,7 +207,7 @@ def test_the_readmes_own_measure_weighs_grpo_and_selects(tmp_path, monkeypatch, 
     monkeypatch.delitem(sys.modules, "my_measures", raising=False)
     trace, segments = trace_of(["a b", "c d", "e f", "</think> \\boxed{12}"])
     rollout = Rollout("a_0_0", trace, segments, torch.full((8,), 0.5), 1.0)
-    credit = Credit(measure="my_measures:surprise")
+    credit = CreditSettings(measure="my_measures:surprise")
     logp_T = -torch.tensor([1.0, 2.0, 4.0, 5.0, 0.1, 0.1, 9.0, 9.0])  # means 1.5, 4.5 and 0.1: ranks 1, 2 and 0
     weighed = weigh_rollout(rollout, evidence_of(rollout, Stream(logp_T), credit), credit, step=1)
     assert weighed.weights_T.tolist() == pytest.approx([1.0, 1.0, 1.2, 1.2, 0.8, 0.8, 1.0, 1.0])

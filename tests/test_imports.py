@@ -134,10 +134,10 @@ ALLOWED_ARROWS = {
         *("data", "loading", "resolving", "segmentation", "selection", "text", "tokenization", "types", "weighting"),
     },
     "credit": {
-        *("attribution", "data", "grading", "importance", "resolving", "segmentation", "selection", "types"),
+        *("attribution", "data", "grading", "importance", "resolving", "segmentation", "selection", "toy", "types"),
         "weighting",
     },
-    "verl": {"attribution", "credit", "data", "grading", "launch", "loading", "toy", "types"},
+    "verl": {"attribution", "credit", "data", "grading", "launch", "loading", "types"},
 }
 
 

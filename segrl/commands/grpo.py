@@ -8,26 +8,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from segrl import toy
 from segrl.commands.config import needed
+from segrl.credit.checks import check_reads_text, check_supported, times_attributed
 from segrl.credit.cost import memory as activations
 from segrl.credit.cost import shape_of, units
-from segrl.credit.settings import Credit
+from segrl.credit.settings import CreditSettings
 from segrl.data import load_traces, read_rows, shards, write_verl_parquet
 from segrl.launch import check_device, editable, run_verl
 from segrl.loading import check_weights, load_tokenizer
 from segrl.sft.stages import TRACKER
 from segrl.text.prompting import opens_thought
 from segrl.types import Trace
-from segrl.verl.checks import (
-    OURS,
-    check_reads_text,
-    check_reward,
-    check_rows,
-    check_sizes,
-    check_supported,
-    check_vocabularies,
-    model_config,
-    times_attributed,
-)
+from segrl.verl.checks import SEGRL_REWARD, check_reward, check_rows, check_sizes, check_vocabularies, model_config
 
 # What a run must have in common with the one whose checkpoints it goes on from.
 ARM = ("segrl.rule", "segrl.measure", "segrl.sign", "algorithm.adv_estimator")
@@ -102,7 +93,7 @@ def _is_verl_parquet(path: str) -> bool:
 def thinking_as_prompted(config: DictConfig) -> DictConfig:
     """verl does not tell the reward what the prompt was; where it opens the thought, an answer stands after it."""
     reward = config.reward.custom_reward_function
-    if reward.path != OURS or reward.reward_kwargs.thinking != "auto":
+    if reward.path != SEGRL_REWARD or reward.reward_kwargs.thinking != "auto":
         return reward
     tokenizer = load_tokenizer(config.actor_rollout_ref.model.path)
     if tokenizer.chat_template:
@@ -115,7 +106,7 @@ def thinking_as_prompted(config: DictConfig) -> DictConfig:
 # --- what is said before it starts -----------------------------------------------------------------------------------
 
 
-def summary(config: DictConfig, credit: Credit) -> str:
+def summary(config: DictConfig, credit: CreditSettings) -> str:
     prompts, n, actor = config.data.train_batch_size, config.actor_rollout_ref.rollout.n, config.actor_rollout_ref.actor
     steps = config.trainer.total_training_steps or f"{config.trainer.total_epochs} epochs of"
     batches = prompts // actor.ppo_mini_batch_size
@@ -126,7 +117,7 @@ def summary(config: DictConfig, credit: Credit) -> str:
     )
 
 
-def attribution_cost(config: DictConfig, credit: Credit) -> str:
+def attribution_cost(config: DictConfig, credit: CreditSettings) -> str:
     """In units of verl's own update on the same rollouts, and what it holds in memory while vLLM may not be asleep."""
     if not credit.attributes:
         return "no attribution"

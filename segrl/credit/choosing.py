@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from segrl.credit.rollout import Rollout
-from segrl.credit.settings import Credit
+from segrl.credit.settings import CreditSettings
 
 LONGEST_ANSWER = 256  # characters; what stands in a longer box is not an answer, and would have to be attributed whole
 # verl's estimators that compare the rollouts of a prompt alone: equal rewards are then advantages of zero. Others mix
@@ -29,7 +29,7 @@ REASONS = (
 
 def reasons(
     rollouts: Sequence[Rollout],
-    credit: Credit,
+    credit: CreditSettings,
     step: int,
     too_long: Mapping[str, bool] | None = None,
     within_groups: bool = True,
@@ -45,12 +45,12 @@ def reasons(
     return found | {one.key: "not_sampled" for one in worth if one.key not in sampled}
 
 
-def off_step(credit: Credit, step: int) -> bool:
+def off_step(credit: CreditSettings, step: int) -> bool:
     """Whether ``segrl.every`` leaves the step out: nothing of its batch has to be read."""
     return (step - 1) % credit.every != 0
 
 
-def _reason(one: Rollout, credit: Credit, equal: set[str], too_long: bool) -> str | None:
+def _reason(one: Rollout, credit: CreditSettings, equal: set[str], too_long: bool) -> str | None:
     if one.group in equal or one.advantage == 0:
         return "equal_rewards"
     if (credit.sign == "positive" and one.advantage < 0) or (credit.sign == "negative" and one.advantage > 0):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segrl.attribution.calibration import COUNTS
-from segrl.credit.settings import Credit
+from segrl.credit.settings import CreditSettings
 from segrl.data.files import write_text
 
 MEMORY = "segrl.json"
@@ -36,7 +36,7 @@ class Memory:
         write_text(self.path, json.dumps(self.contents, indent=1) + "\n")
 
 
-def calibration_settings(credit: Credit) -> dict[str, Any]:
+def calibration_settings(credit: CreditSettings) -> dict[str, Any]:
     """What a calibration follows from, besides the model."""
     names = ("target", "interpolate", "attributor", "calibration_rollouts", "calibration_nodes")
     return {name: getattr(credit, name) for name in names} | {"counts": sorted({*COUNTS, credit.nodes})}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from segrl.credit.choosing import REASONS
 from segrl.credit.rollout import Rollout, Weighed
-from segrl.credit.settings import Credit
+from segrl.credit.settings import CreditSettings
 from segrl.importance import score
 from segrl.importance.ranking import spearman
 from segrl.segmentation import KEYWORDS
@@ -51,7 +51,7 @@ def credit_metrics(
     return metrics | ({"segrl/copy_share": fmean(copied)} if copied else {})
 
 
-def agreement(weighed: Sequence[Weighed], others: Sequence[Evidence | None], credit: Credit) -> float | None:
+def agreement(weighed: Sequence[Weighed], others: Sequence[Evidence | None], credit: CreditSettings) -> float | None:
     """Spearman's correlation of the thoughts' strengths with those that other evidence gives, mean over rollouts."""
     found = []
     for one, evidence in zip(weighed, others, strict=True):

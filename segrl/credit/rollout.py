@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from segrl.credit.settings import Credit
+from segrl.credit.settings import CreditSettings
 from segrl.grading.answer import extract
 from segrl.importance import score
 from segrl.segmentation import segment
@@ -99,7 +99,12 @@ def rollout_trace(key: str, prompt_ids: Tensor, response_ids: Tensor, trainable_
 
 
 def make_rollout(
-    key: str, trace: TokenisedTrace, advantages_T: Tensor, credit: Credit, reward: float = 0.0, gold: str | None = None
+    key: str,
+    trace: TokenisedTrace,
+    advantages_T: Tensor,
+    credit: CreditSettings,
+    reward: float = 0.0,
+    gold: str | None = None,
 ) -> Rollout:
     """The rollout with its segments, and the kinds of its thoughts where the measure reads them."""
     options = dict(credit.segmentation)
@@ -109,7 +114,7 @@ def make_rollout(
     return Rollout(key, trace, segments, advantages_T, reward, gold)
 
 
-def evidence_of(rollout: Rollout, stream: Stream | None, credit: Credit) -> Evidence:
+def evidence_of(rollout: Rollout, stream: Stream | None, credit: CreditSettings) -> Evidence:
     """What the measure reads, made from the one number a token that was found for it."""
     if credit.need is None:
         return Evidence(rollout.trace)
@@ -117,7 +122,7 @@ def evidence_of(rollout: Rollout, stream: Stream | None, credit: Credit) -> Evid
     return Evidence(rollout.trace, **fields)
 
 
-def weigh_rollout(rollout: Rollout, evidence: Evidence, credit: Credit, step: int) -> Weighed:
+def weigh_rollout(rollout: Rollout, evidence: Evidence, credit: CreditSettings, step: int) -> Weighed:
     scores = score(evidence, rollout.segments, credit.measure, **credit.measure_options)
     selection = select(scores, credit.tau, credit.beta)
     weights_T = weigh(

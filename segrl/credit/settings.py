@@ -40,7 +40,7 @@ REMOVED = {
 
 
 @dataclass
-class Credit:
+class CreditSettings:
     rule: str = "rank"
     rule_options: dict[str, Any] = field(default_factory=dict)
     measure: str = "ig"
@@ -127,16 +127,16 @@ class Credit:
         return self.rule != "uniform" and self.need in BY_GRADIENT
 
 
-def credit_from(config: DictConfig) -> Credit:
+def credit_from(config: DictConfig) -> CreditSettings:
     """The settings in verl's config; what is not given keeps its default."""
     given = config.get("segrl") or {}
-    known = [one.name for one in fields(Credit)]
+    known = [one.name for one in fields(CreditSettings)]
     for key in given:
         if key in REMOVED:
             raise ValueError(REMOVED[str(key)])
         if key not in known:
             raise ValueError(f"segrl.{key} is not a setting{near(str(key), known)}")
-    return cast(Credit, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Credit), given)))
+    return cast(CreditSettings, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(CreditSettings), given)))
 
 
 def _check_measure(name: str) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import warnings
-from importlib.metadata import version
+
+import verl
 
 VERL = "0.9.1"
 V1 = "verl.trainer.ppo.v1.trainer_base"
@@ -55,14 +56,14 @@ USED: dict[str, tuple[str, ...] | None] = {
 
 def drift(used: dict[str, tuple[str, ...] | None] | None = None, expected: str = VERL) -> list[str]:
     """A sentence for each thing that is not as it was in the verl that segrl was written for."""
-    found = []
-    if version("verl") != expected:
-        found.append(f"verl is {version('verl')}, segrl was written for {expected}")
+    sentences = []
+    if verl.__version__ != expected:
+        sentences.append(f"verl is {verl.__version__}, segrl was written for {expected}")
     for where, parameters in (USED if used is None else used).items():
         sentence = _changed(where, parameters)
         if sentence:
-            found.append(sentence)
-    return found
+            sentences.append(sentence)
+    return sentences
 
 
 def warn_of_drift() -> None:
@@ -77,17 +78,17 @@ def warn_of_drift() -> None:
 def _changed(where: str, parameters: tuple[str, ...] | None) -> str | None:
     module, _, path = where.partition(":")
     try:
-        found = importlib.import_module(module)
+        value = importlib.import_module(module)
         for name in path.split("."):
-            found = getattr(found, name)
+            value = getattr(value, name)
     except ImportError as error:
         return f"{module} cannot be imported ({error})"
     except AttributeError:
         return f"{module} has no {path}"
     if parameters is None:
         return None
-    assert callable(found)
-    have = tuple(inspect.signature(found).parameters)
+    assert callable(value)
+    have = tuple(inspect.signature(value).parameters)
     missing = [name for name in parameters if name not in have]
     if parameters[:1] == ("self",) and have != parameters:  # overridden: every parameter counts
         return f"{where} takes ({', '.join(have)}), not ({', '.join(parameters)})"

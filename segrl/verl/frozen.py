@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from segrl.attribution.cluster import ModelPool
 from segrl.attribution.lockstep import Request, attributed, split_until, together
-from segrl.credit.settings import Credit
+from segrl.credit.checks import check_vocabulary
+from segrl.credit.settings import CreditSettings
 from segrl.loading import load_tokenizer
 from segrl.types import Stream, TokenisedTrace, given
 
@@ -15,7 +16,7 @@ from segrl.types import Stream, TokenisedTrace, given
 class FrozenAttributors:
     """``attributor_workers`` of them, each on ``attributor_gpus``; on the CPU on one core each."""
 
-    def __init__(self, credit: Credit, tokenizer, on_cpu: bool) -> None:
+    def __init__(self, credit: CreditSettings, tokenizer, on_cpu: bool) -> None:
         path = given(credit.attributor_path)
         check_vocabulary(tokenizer, load_tokenizer(path), path)
         dtype, device = ("float32", "cpu") if on_cpu else (credit.attributor_dtype, "auto")
@@ -44,17 +45,3 @@ class FrozenAttributors:
 
 def _attribute(model, tokenizer, traces: Sequence[TokenisedTrace], request: Request) -> list[Stream]:
     return attributed(model, traces, tokenizer, request)
-
-
-def check_vocabulary(policy, attributor, path: str) -> None:
-    """Rollout ids are not tokenised again, so both models must read them alike."""
-    ours: Mapping[str, int] = policy.get_vocab()
-    theirs: Mapping[str, int] = attributor.get_vocab()
-    if ours == theirs:
-        return
-    differing = [token for token in ours if theirs.get(token) != ours[token]]
-    differing += [token for token in theirs if token not in ours]
-    raise ValueError(
-        f"the attributor {path} has another vocabulary than the policy: {len(differing)} of {len(ours)} tokens differ, "
-        f"like {differing[0]!r}; a frozen attributor must read the same ids"
-    )

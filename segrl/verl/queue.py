@@ -14,7 +14,7 @@ from transfer_queue import KVBatchMeta
 from verl.utils.seqlen_balancing import get_seqlen_balanced_partitions
 
 from segrl.credit.rollout import Rollout, make_rollout, rollout_trace
-from segrl.credit.settings import Credit
+from segrl.credit.settings import CreditSettings
 
 ROW = ["prompts", "responses", "response_mask", "advantages", "rm_scores"]
 
@@ -29,7 +29,7 @@ def plain_column(keys: list[str], partition_id: str, name: str) -> list:
     return tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=[name])[name].tolist()
 
 
-def rollouts_of(batch: KVBatchMeta, tokenizer, credit: Credit) -> list[Rollout]:
+def rollouts_of(batch: KVBatchMeta, tokenizer, credit: CreditSettings) -> list[Rollout]:
     """The rows of the batch, without those that verl adds to fill it up."""
     keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
     golds: list[str | None] = [None] * len(keys)

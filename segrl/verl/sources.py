@@ -11,7 +11,7 @@ from transfer_queue import KVBatchMeta
 
 from segrl.attribution.lockstep import Request, explained
 from segrl.credit.rollout import Rollout, evidence_of
-from segrl.credit.settings import BY_GRADIENT, FROM_VERL, Credit
+from segrl.credit.settings import BY_GRADIENT, FROM_VERL, CreditSettings
 from segrl.types import Evidence, Stream
 from segrl.verl.frozen import FrozenAttributors
 from segrl.verl.queue import columns, dispatched, known
@@ -23,7 +23,7 @@ COLUMN = dict(zip(FROM_VERL, ("entropy", "old_log_probs"), strict=True))
 class Sources:
     """``workers`` is verl's group of actor workers, ``frozen`` the frozen attributors, if any."""
 
-    def __init__(self, workers, frozen: FrozenAttributors | None, credit: Credit) -> None:
+    def __init__(self, workers, frozen: FrozenAttributors | None, credit: CreditSettings) -> None:
         self.workers, self.frozen, self.credit = workers, frozen, credit
 
     @property

@@ -23,18 +23,18 @@ from segrl.attribution.calibration import calibration_of
 from segrl.attribution.lockstep import Request
 from segrl.attribution.quadrature import CALIBRATED, midpoint, nodes_of
 from segrl.attribution.target import TEMPLATE
+from segrl.credit.checks import (
+    check_reads_text,
+    check_supported,
+    compares_within_groups,
+    position_limit,
+    runs_live,
+)
 from segrl.credit.choosing import off_step, reasons
 from segrl.credit.memory import Memory, calibration_settings
 from segrl.credit.metrics import agreement, check_finite, credit_metrics, nearly_plain, time_metrics
 from segrl.credit.rollout import Rollout, Weighed, record, weigh_rollout
-from segrl.verl.checks import (
-    check_reads_text,
-    check_supported,
-    compares_within_groups,
-    model_config,
-    position_limit,
-    runs_live,
-)
+from segrl.verl.checks import model_config
 from segrl.verl.drift import warn_of_drift
 from segrl.verl.frozen import FrozenAttributors
 from segrl.verl.health import Deadline, check_servers

@@ -21,7 +21,7 @@ from segrl.credit.metrics import (
     time_metrics,
 )
 from segrl.credit.rollout import Rollout, evidence_of, weigh_rollout
-from segrl.credit.settings import Credit
+from segrl.credit.settings import CreditSettings
 from segrl.types import Stream, TokenisedTrace
 
 SCORES_T = torch.tensor([1.0, -1.0, 3.0, 3.0, 3.0, 0.5, 9.0, 9.0])
@@ -45,7 +45,7 @@ def rollout(key: str = "a_0_0", boundaries=(0, 2, 5, 6, 8)) -> Rollout:
 
 
 def weighed(scores_T=SCORES_T, gap: float = 0.1, **settings):
-    one, credit = rollout(), Credit(**settings)
+    one, credit = rollout(), CreditSettings(**settings)
     return weigh_rollout(one, evidence_of(one, Stream(scores_T, gap, 0.2), credit), credit, step=1)
 
 
@@ -75,7 +75,7 @@ def test_scores_that_tell_nothing_apart_are_counted():
 
 
 def test_agreement_is_the_mean_rank_correlation_of_the_thoughts_strengths():
-    credit = Credit()
+    credit = CreditSettings()
     one = weighed()  # strengths 1.41, 5.20, 0.5: ranks 2, 3, 1
 
     def other(*scores):

@@ -9,7 +9,7 @@ from testkit.tiny import byte_level_tokenizer
 
 from segrl import Evidence, Segments
 from segrl.credit.rollout import Rollout, evidence_of, record, rollout_trace, weigh_rollout
-from segrl.credit.settings import Credit
+from segrl.credit.settings import CreditSettings
 from segrl.types import Stream, TokenisedTrace
 
 # Three thoughts of 2, 3 and 1 tokens, and the answer of 2.
@@ -33,7 +33,7 @@ def rollout(advantage: float = 0.5, answer: str | None = "7", trainable_T=None) 
 
 
 def weighed(one: Rollout, scores_T=SCORES_T, **settings):
-    credit = Credit(**settings)
+    credit = CreditSettings(**settings)
     return weigh_rollout(one, evidence_of(one, Stream(scores_T, gap=0.1, copy_share=0.2), credit), credit, step=1)
 
 
@@ -95,11 +95,11 @@ def test_scores_that_say_nothing_leave_the_advantages_as_they_were():
 
 def test_the_evidence_holds_what_the_measure_reads_and_nothing_else():
     one = rollout()
-    assert evidence_of(one, None, Credit(measure="length")).ig is None
-    entropy = evidence_of(one, Stream(SCORES_T.abs()), Credit(measure="entropy"))
+    assert evidence_of(one, None, CreditSettings(measure="length")).ig is None
+    entropy = evidence_of(one, Stream(SCORES_T.abs()), CreditSettings(measure="entropy"))
     assert torch.equal(entropy.entropy_T, SCORES_T.abs())
     assert entropy.ig is None
-    assert evidence_of(one, Stream(SCORES_T, gap=0.3), Credit()).ig.gap == 0.3
+    assert evidence_of(one, Stream(SCORES_T, gap=0.3), CreditSettings()).ig.gap == 0.3
     assert isinstance(entropy, Evidence)
 
 

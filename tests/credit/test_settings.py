@@ -5,7 +5,7 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
-from segrl.credit.settings import Credit, credit_from
+from segrl.credit.settings import CreditSettings, credit_from
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,8 @@ def test_a_wrong_setting_is_named_with_its_neighbour(section, sentence):
 
 
 def test_settings_that_are_not_given_keep_their_defaults():
-    assert credit_from(OmegaConf.create({"segrl": {"rule": "hard"}})) == Credit(rule="hard")
-    assert credit_from(OmegaConf.create({})) == Credit()
+    assert credit_from(OmegaConf.create({"segrl": {"rule": "hard"}})) == CreditSettings(rule="hard")
+    assert credit_from(OmegaConf.create({})) == CreditSettings()
 
 
 @pytest.mark.parametrize(
@@ -52,5 +52,5 @@ def test_settings_that_are_not_given_keep_their_defaults():
     ],
 )
 def test_a_model_runs_only_for_measures_that_read_gradients(settings, need, attributes):
-    credit = Credit(**settings)
+    credit = CreditSettings(**settings)
     assert (credit.need, credit.attributes) == (need, attributes)

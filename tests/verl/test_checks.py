@@ -9,7 +9,8 @@ from testkit.composed import changed
 
 from segrl import toy
 from segrl.commands import grpo
-from segrl.credit.settings import Credit
+from segrl.credit.checks import check_reads_text, check_supported, position_limit
+from segrl.credit.settings import CreditSettings
 from segrl.data import write_rows, write_verl_parquet
 from segrl.verl import checks
 
@@ -51,7 +52,7 @@ def grpo_config(*overrides):
 )
 def test_what_cannot_be_done_is_refused(overrides, sentence):
     with pytest.raises(ValueError, match=re.escape(sentence)):
-        checks.check_supported(grpo_config(*overrides))
+        check_supported(grpo_config(*overrides))
 
 
 @pytest.mark.parametrize(
@@ -72,13 +73,13 @@ def test_what_cannot_be_done_is_refused(overrides, sentence):
     ],
 )
 def test_what_can_be_done_is_let_through(overrides):
-    checks.check_supported(grpo_config(*overrides))
+    check_supported(grpo_config(*overrides))
 
 
 @pytest.mark.parametrize("loss", ["clip_cov", "kl_cov"])
 def test_a_loss_that_picks_tokens_by_advantage_is_a_warning(loss):
     with pytest.warns(UserWarning, match="picks tokens by their advantage"):
-        checks.check_supported(grpo_config(f"actor_rollout_ref.actor.policy_loss.loss_mode={loss}"))
+        check_supported(grpo_config(f"actor_rollout_ref.actor.policy_loss.loss_mode={loss}"))
 
 
 def test_the_loss_of_gmpo_is_the_same_with_any_weights_of_mean_one():
@@ -105,11 +106,11 @@ def test_a_frozen_attributor_of_another_vocabulary_is_refused_before_it_is_loade
     found = {"there": byte_level_tokenizer(vocab=400), "alike": byte_level_tokenizer()}
     monkeypatch.setattr(checks, "load_tokenizer", lambda path: read.append(path) or found.get(path, found["alike"]))
     config = grpo_config()
-    checks.check_vocabularies(config, Credit())
+    checks.check_vocabularies(config, CreditSettings())
     assert read == []
-    checks.check_vocabularies(config, Credit(attributor="frozen", attributor_path="alike"))
+    checks.check_vocabularies(config, CreditSettings(attributor="frozen", attributor_path="alike"))
     with pytest.raises(ValueError, match="the attributor there has another vocabulary than the policy"):
-        checks.check_vocabularies(config, Credit(attributor="frozen", attributor_path="there"))
+        checks.check_vocabularies(config, CreditSettings(attributor="frozen", attributor_path="there"))
     assert read == [str(toy.MODEL_PATH), "alike", str(toy.MODEL_PATH), "there"]
 
 
@@ -150,21 +151,21 @@ def test_the_models_config_is_the_one_that_verls_workers_read(tmp_path):
 
     byte_level_tokenizer().save_pretrained(tmp_path)
     model = grpo_config().actor_rollout_ref.model
-    assert checks.position_limit(checks.model_config(model)) == 1024
+    assert position_limit(checks.model_config(model)) == 1024
     model.tokenizer_path = str(tmp_path)
     OmegaConf.update(model, "override_config.max_position_embeddings", 300, force_add=True)
     OmegaConf.update(model, "override_config.attn_implementation", "sdpa", force_add=True)
     verls = omega_conf_to_dataclass(model)
-    assert checks.position_limit(checks.model_config(model)) == checks.position_limit(verls.hf_config) == 300
+    assert position_limit(checks.model_config(model)) == position_limit(verls.hf_config) == 300
 
 
 def test_a_model_that_sees_images_is_refused_where_it_would_be_attributed():
     from transformers import LlavaConfig
 
     with pytest.raises(ValueError, match="a LlavaConfig with a vision_config, but attribution feeds token ids alone"):
-        checks.check_reads_text(LlavaConfig(), Credit())
-    checks.check_reads_text(LlavaConfig(), Credit(measure="length"))
-    checks.check_reads_text(LlavaConfig().text_config, Credit())
+        check_reads_text(LlavaConfig(), CreditSettings())
+    check_reads_text(LlavaConfig(), CreditSettings(measure="length"))
+    check_reads_text(LlavaConfig().text_config, CreditSettings())
 
 
 def test_fewer_rows_than_a_batch_are_refused(tmp_path):

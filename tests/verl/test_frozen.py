@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 import segrl
 from segrl import toy
 from segrl.attribution.lockstep import Request
-from segrl.credit.settings import Credit
+from segrl.credit.settings import CreditSettings
 from segrl.verl.frozen import FrozenAttributors
 
 pytestmark = [
@@ -25,7 +25,7 @@ pytestmark = [
 def test_an_attributor_that_dies_is_started_again_and_asked_again(monkeypatch):
     tokenizer = AutoTokenizer.from_pretrained(toy.MODEL_PATH)
     [trace] = [segrl.tokenize(one, tokenizer) for one in toy.sample_traces(1, seed=3)]
-    credit = Credit(attributor="frozen", attributor_path=str(toy.MODEL_PATH))
+    credit = CreditSettings(attributor="frozen", attributor_path=str(toy.MODEL_PATH))
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         ray.init(num_cpus=2, _temp_dir=folder, include_dashboard=False, log_to_driver=False)

@@ -10,7 +10,8 @@ from testkit.composed import changed
 from segrl import toy
 from segrl.commands import grpo
 from segrl.commands.config import CONFIG_DIR, ConfigError, compose
-from segrl.credit.settings import Credit, credit_from
+from segrl.credit.checks import check_supported
+from segrl.credit.settings import CreditSettings, credit_from
 from segrl.verl import checks
 
 PRESETS = sorted(path.stem for path in (CONFIG_DIR / "grpo" / "preset").glob("*.yaml"))
@@ -47,14 +48,14 @@ def test_a_preset_passes_verls_own_checks_and_ours(name, without_download):
     assert rollout.log_prob_use_dynamic_bsz == actor.use_dynamic_bsz
     assert not need_critic(config)
     assert rollout.enable_sleep_mode is (name != "toy_cpu")
-    checks.check_supported(config)
+    check_supported(config)
     checks.check_sizes(config)
 
 
 def test_the_yaml_and_the_dataclass_have_the_same_defaults():
     config = compose("grpo", [])
-    assert credit_from(config) == Credit()
-    assert set(config.segrl) == set(OmegaConf.structured(Credit()))
+    assert credit_from(config) == CreditSettings()
+    assert set(config.segrl) == set(OmegaConf.structured(CreditSettings()))
 
 
 def test_a_typed_budget_is_refused_with_what_to_set_in_its_place():

@@ -15,8 +15,8 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import Role
 
 from segrl.attribution.target import TEMPLATE
+from segrl.credit.checks import check_vocabulary
 from segrl.types import Stream, Trace
-from segrl.verl import frozen as frozen_module
 from segrl.verl import queue as queue_module
 from segrl.verl import trainer as trainer_module
 from segrl.verl.queue import fill_up
@@ -451,8 +451,8 @@ def test_frozen_scores_are_held_against_the_live_actors(make, monkeypatch):
 def test_a_frozen_attributor_of_another_vocabulary_is_refused():
     other = byte_level_tokenizer(vocab=400)
     with pytest.raises(ValueError, match=r"the attributor there has another vocabulary than the policy: \d+ of \d+"):
-        frozen_module.check_vocabulary(TOKENIZER, other, "there")
-    frozen_module.check_vocabulary(TOKENIZER, TOKENIZER, "there")
+        check_vocabulary(TOKENIZER, other, "there")
+    check_vocabulary(TOKENIZER, TOKENIZER, "there")
 
 
 def test_the_worker_explains_the_rollouts_own_answer_or_the_gold_one():

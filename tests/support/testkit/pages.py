@@ -88,13 +88,13 @@ def many_kinds():
 def rollout_of(key, pieces, advantage, reward, scores_T=None, problem="What is 5 + 7?"):
     """A line of GRPO's rollout dump, written by the function that writes them; unweighed without scores."""
     from segrl.credit.rollout import Rollout, evidence_of, record, weigh_rollout
-    from segrl.credit.settings import Credit
+    from segrl.credit.settings import CreditSettings
 
     trace, segments = trace_of(pieces, id=key, problem="")
     rollout = Rollout(key, trace, segments, torch.full((trace.tokens,), advantage), reward)
     if scores_T is None:
         return {**record(rollout, "other_sign", None, rollout.advantages_T), "prompt": problem}
-    credit = Credit()
+    credit = CreditSettings()
     weighed = weigh_rollout(
         rollout, evidence_of(rollout, Stream(torch.tensor(scores_T), gap=0.1), credit), credit, step=1
     )

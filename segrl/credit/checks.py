@@ -1,0 +1,159 @@
+"""What GRPO with segment weights cannot follow, found in the config alone; each refusal is a sentence with the way out.
+
+Nothing here knows of verl, Ray or a model.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+import torch
+from omegaconf import DictConfig
+
+from segrl.credit.choosing import WITHIN_GROUPS
+from segrl.credit.rollout import evidence_of, make_rollout, weigh_rollout
+from segrl.credit.settings import BY_GRADIENT, CreditSettings, credit_from
+from segrl.types import Stream, TokenisedTrace
+
+# Losses that pick tokens by their advantage: there, weighting the advantage is not weighting the loss.
+PICK_BY_ADVANTAGE = ("clip_cov", "kl_cov")
+MEAN_ADVANTAGE = ("geo_mean",)
+
+
+def check_supported(config: DictConfig) -> CreditSettings:
+    """The settings of ``segrl``, if this trainer can follow them. Called under verl's own main too."""
+    settings = credit_from(config)
+    actor = config.actor_rollout_ref.actor
+    reasons = []
+    if config.algorithm.adv_estimator == "gae" or config.critic.get("enable"):
+        reasons.append(f"algorithm.adv_estimator={config.algorithm.adv_estimator} has a critic; take grpo or rloo")
+    if settings.attributes and settings.attributor != "frozen":
+        reasons += _reasons_of_engine(config)
+    reasons += _reasons_of_source(config, settings)
+    if actor.policy_loss.loss_mode in MEAN_ADVANTAGE and settings.rule != "uniform":
+        reasons.append(
+            f"actor.policy_loss.loss_mode={actor.policy_loss.loss_mode} takes each response's mean advantage, which "
+            "weights of mean one leave as it was; take another loss, or segrl.rule=uniform"
+        )
+    if reasons:
+        raise ValueError(f"segrl grpo cannot run this: {'; '.join(reasons)}")
+    if actor.policy_loss.loss_mode in PICK_BY_ADVANTAGE and settings.rule != "uniform":
+        warnings.warn(
+            f"policy_loss.loss_mode={actor.policy_loss.loss_mode} picks tokens by their advantage, so weights change "
+            "which tokens are picked, not only how much they count",
+            stacklevel=2,
+        )
+    check_options(settings)
+    return settings
+
+
+def runs_live(config: DictConfig) -> bool:
+    """Whether attribution can run on verl's actor."""
+    return not _reasons_of_engine(config)
+
+
+def compares_within_groups(config: DictConfig) -> bool:
+    """Whether advantages come from the rewards of a group alone: a KL penalty, too, tells its rollouts apart."""
+    return config.algorithm.adv_estimator in WITHIN_GROUPS and not config.algorithm.use_kl_in_reward
+
+
+def _reasons_of_engine(config: DictConfig) -> list[str]:
+    strategy, model = config.actor_rollout_ref.actor.strategy, config.actor_rollout_ref.model
+    reasons = []
+    if strategy != "fsdp2":
+        reasons.append(f"actor.strategy={strategy}; attribution runs on fsdp2")
+    if (model.get("tiled_mlp") or {}).get("enabled"):
+        reasons.append(
+            "model.tiled_mlp.enabled=true; attribution gives the last layer slices that verl's tiles do not take"
+        )
+    frozen = "; a frozen attributor works there: segrl.attributor=frozen segrl.attributor_path=..."
+    return [reason + frozen for reason in reasons]
+
+
+def _reasons_of_source(config: DictConfig, settings: CreditSettings) -> list[str]:
+    reasons = []
+    if bypasses(config) and settings.need == "entropy_T":
+        reasons.append(
+            f"segrl.measure={settings.measure} reads the entropy that verl computes with the old log-probs, which "
+            "algorithm.rollout_correction.bypass_mode leaves out"
+        )
+    if settings.attributor == "ref" and not has_reference(config):
+        reasons.append("segrl.attributor=ref without a reference: set actor.use_kl_loss=true, or train with LoRA")
+    if settings.sign == "signed" and settings.need != "ig":
+        reasons.append("segrl.sign=signed reads the sign of integrated gradients; take segrl.measure=ig with it")
+    if settings.sign == "signed" and settings.target == "gold":
+        reasons.append(
+            "segrl.sign=signed looks for the tokens that support a response's own answer, but segrl.target=gold "
+            "explains the gold one; take segrl.target=own with it"
+        )
+    if settings.attributor != "live" and settings.need not in BY_GRADIENT:
+        reasons.append(f"segrl.measure={settings.measure} attributes nothing; leave segrl.attributor at live")
+    return reasons
+
+
+def bypasses(config: DictConfig) -> bool:
+    """Whether verl takes the rollout servers' log-probs for the old ones, and runs no forward for them."""
+    return bool((config.algorithm.get("rollout_correction") or {}).get("bypass_mode", False))
+
+
+def times_attributed(config: DictConfig, settings: CreditSettings) -> int:
+    """On how many ranks a rollout is attributed: each rank of a Ulysses group attributes the group's rollouts."""
+    return 1 if settings.attributor == "frozen" else config.actor_rollout_ref.actor.ulysses_sequence_parallel_size
+
+
+def has_reference(config: DictConfig) -> bool:
+    """Whether the actor's workers hold a reference: a LoRA actor is its own with the adapter off."""
+    model = config.actor_rollout_ref.model
+    lora = (model.get("lora") or {}).get("rank", 0) or model.get("lora_rank", 0) or model.get("lora_adapter_path")
+    hybrid = config.actor_rollout_ref.get("hybrid_engine", True)  # else the reference has workers of its own
+    return bool(lora) or bool(
+        hybrid and (config.actor_rollout_ref.actor.use_kl_loss or config.algorithm.use_kl_in_reward)
+    )
+
+
+def check_options(settings: CreditSettings) -> None:
+    """Segment, score and weigh a made-up response, so that a wrong option is found before Ray starts."""
+    text = "one\n\nWait, two\n\nAlternatively, three</think> 4"
+    ends = torch.arange(1, len(text) + 1)
+    trace = TokenisedTrace(
+        id="a made-up response",
+        problem="",
+        response=text,
+        answer="4",
+        prompt_ids=torch.tensor([0]),
+        response_ids=ends,
+        offsets_T=torch.stack([ends - 1, ends], 1),
+        trainable_T=torch.ones(len(text), dtype=torch.bool),
+        prompt_hash="",
+    )
+    rollout = make_rollout("0_0_0", trace, torch.full((len(text),), 0.5), settings)
+    weigh_rollout(rollout, evidence_of(rollout, Stream(torch.linspace(-1, 1, len(text))), settings), settings, step=1)
+
+
+def position_limit(model_config) -> int | None:
+    """How many positions the model takes, where its config says so."""
+    return getattr(getattr(model_config, "text_config", model_config), "max_position_embeddings", None)
+
+
+def check_reads_text(model_config, settings: CreditSettings) -> None:
+    """Images are not handed on to attribution: scores would be those of another prompt."""
+    if settings.attributes and getattr(model_config, "vision_config", None) is not None:
+        raise ValueError(
+            f"the model is a {type(model_config).__name__} with a vision_config, but attribution feeds token ids "
+            "alone, without images; take a segrl.measure that runs no model, like entropy or length"
+        )
+
+
+def check_vocabulary(policy, attributor, path: str) -> None:
+    """Rollout ids are not tokenised again, so both models must read them alike."""
+    policy_ids: Mapping[str, int] = policy.get_vocab()
+    attributor_ids: Mapping[str, int] = attributor.get_vocab()
+    if policy_ids == attributor_ids:
+        return
+    differing = [token for token in policy_ids if attributor_ids.get(token) != policy_ids[token]]
+    differing += [token for token in attributor_ids if token not in policy_ids]
+    raise ValueError(
+        f"the attributor {path} has another vocabulary than the policy: {len(differing)} of {len(policy_ids)} tokens "
+        f"differ, like {differing[0]!r}; a frozen attributor must read the same ids"
+    )
