@@ -83,8 +83,8 @@ def test_a_reader_sees_the_lines_that_matter(tmp_path, monkeypatch, capsys):
     steps = [{"val-core/acc": 0.5}, {"actor/loss": 0.1, "critic/score/mean": 0.25, "segrl/gap": 0.9}]
     lines = "".join(json.dumps({"step": step, "data": data}) + "\n" for step, data in enumerate(steps))
     quickstart.metrics_of(grpo, tmp_path).write_text(lines + '{"step": 2, "da')  # verl is writing the next
-    heads = ["GRPO, rule rank, measure ig: 4 steps", "step:1 critic/score/mean:0.25"]
-    assert quickstart.said(grpo, tmp_path) == heads
+    said = ["GRPO, rule rank, measure ig: 4 steps", "step:1 critic/score/mean:0.25"]
+    assert quickstart.said(grpo, tmp_path) == said
 
 
 def test_a_stage_that_fails_ends_it_with_its_own_words(tmp_path, capsys):
