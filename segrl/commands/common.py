@@ -1,4 +1,4 @@
-"""What several commands need: the traces, the tokenizer and the models that their keys name, and a progress bar."""
+"""What several commands need: traces, tokenizer and models by their keys, a progress bar, and the summary."""
 
 from __future__ import annotations
 
@@ -17,6 +17,17 @@ from segrl.types import Segments, TokenisedTrace, Trace, given
 
 if TYPE_CHECKING:
     from segrl.grading import Verdict
+
+
+SUMMARY = "SEGRL_SUMMARY"  # the environment variable that names a file for what ``say`` prints
+
+
+def say(text: str) -> None:
+    """Print a line of the command's summary; where ``SEGRL_SUMMARY`` names a file, append it there too."""
+    print(text, flush=True)
+    if file := os.environ.get(SUMMARY):
+        with open(file, "a", encoding="utf-8") as summary:
+            summary.write(f"{text}\n")
 
 
 def plain(node: DictConfig) -> dict[str, Any]:

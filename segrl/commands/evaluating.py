@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from segrl.commands.common import progress, verdicts
+from segrl.commands.common import progress, say, verdicts
 from segrl.commands.config import ConfigError, needed
 from segrl.commands.generating import generated, problems_of
 from segrl.evaluation.statistics import GREEDY
@@ -81,7 +81,7 @@ def compare(config: DictConfig) -> None:
         group = [values for key, values in differences.items() if key.endswith(GREEDY) == name.endswith(GREEDY)]
         if len(group) > 1:
             comparisons[name] = paired(group)
-    print("\n".join(f"{name:<22}a - b = {comparison}" for name, comparison in comparisons.items()))
+    say("\n".join(f"{name:<22}a - b = {comparison}" for name, comparison in comparisons.items()))
     if config.out:
         write_json(Path(config.out), comparisons)
 
@@ -199,7 +199,8 @@ def _report(folder: Path, results: Mapping[str, Result]) -> None:
         draw(summaries, folder / "results")
     except ImportError as error:
         print(f"no figure: {error}; pip install matplotlib", file=sys.stderr)
-    print(f"{table(summaries)}\n-> {folder}")
+    say(table(summaries))
+    print(f"-> {folder}")
 
 
 def _differences(name: str, a: Sequence[dict], b: Sequence[dict]) -> list[float]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from segrl.commands.common import model_path, plain, progress, verdicts
+from segrl.commands.common import model_path, plain, progress, say, verdicts
 from segrl.commands.config import ConfigError, needed
 from segrl.data.shards import Shards
 from segrl.resolving import resolve
@@ -26,7 +26,7 @@ def generate(config: DictConfig) -> None:
     traces = generated(config, Path(out))
     cut = sum(trace.meta["finish"] == "length" for trace in traces)
     empty = sum(not trace.response.strip() for trace in traces)
-    print(f"{len(traces)} responses, {cut} cut at max_tokens, {empty} empty -> {out}")
+    say(f"{len(traces)} responses, {cut} cut at max_tokens, {empty} empty -> {out}")
 
 
 def generated(config: DictConfig, out: Path) -> list[Trace]:
@@ -70,7 +70,7 @@ def harvest(config: DictConfig) -> None:
     without["either"] = sum(not row["correct"] and not row["incorrect"] for row in rows)
     summary = {"problems": len(rows), "without": without, "mean_tokens": _mean_lengths(rows), "kept": len(kept)}
     write_json(out / "harvest.json", {"settings": _settings(config), **summary, "by_problem": rows})
-    print("\n".join(f"{name:<12}{value}" for name, value in summary.items()))
+    say("\n".join(f"{name:<12}{value}" for name, value in summary.items()))
     if not kept:
         raise ValueError(f"nothing to keep: no response to these {len(rows)} problems is {config.keep}; see {out}")
     save_traces(kept, out / "traces.parquet")

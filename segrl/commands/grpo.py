@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from segrl import toy
+from segrl.commands.common import say
 from segrl.commands.config import needed
 from segrl.credit.checks import check_reads_text, check_supported, times_attributed
 from segrl.credit.cost import memory as activations
@@ -41,7 +42,7 @@ def main(config: DictConfig) -> int:
     config.reward.custom_reward_function = thinking_as_prompted(config)
     check_reward(config)
     claim(config)
-    print(summary(config, credit), flush=True)
+    say(summary(config, credit))
     return run_verl(["verl.trainer.main_ppo"], config, "grpo")
 
 

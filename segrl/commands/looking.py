@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from segrl.commands.common import plain, tokenised, verdicts
+from segrl.commands.common import plain, say, tokenised, verdicts
 from segrl.commands.config import ConfigError, needed
 from segrl.data import records
 from segrl.data.files import Row
@@ -59,7 +59,7 @@ def report(config: DictConfig) -> None:
     right = sum(entry.verdict is not None and entry.verdict.correct for entry in entries)
     measures = ", ".join(measures_of([*entries, *rollouts])) or "none"
     counts = f"{len(entries)} traces, {right} right" + (f", {len(rollouts)} rollouts" if rollouts else "")
-    print(f"{counts}, measures: {measures}, {Path(out).stat().st_size / 1e6:.1f} MB -> {out}")
+    say(f"{counts}, measures: {measures}, {Path(out).stat().st_size / 1e6:.1f} MB -> {out}")
 
 
 def _entries(traces: Sequence[TokenisedTrace], selections: Sequence[str], attributions: str | None) -> list[Entry]:

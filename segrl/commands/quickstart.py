@@ -2,12 +2,14 @@
 
 A stage runs in a process of its own: vLLM and verl each set their process up for themselves. One that has ended well
 leaves its command line in ``out/logs/<stage>.done`` and is not run again; one that was interrupted goes on by itself.
+All that it prints goes to ``<stage>.log``; what it says through ``segrl.commands.common.say`` also goes to
+``<stage>.summary``, and what verl's ``file`` logger writes to ``<stage>.jsonl``. The reader is shown these two.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -21,21 +23,21 @@ from typing import NamedTuple
 from omegaconf import DictConfig
 
 from segrl.commands import doctor
+from segrl.commands.common import SUMMARY
 
-TABLE = r"^\| (?!-)"  # a row of one
 ON_VERL, NUMA = ("verl", "ray", "vllm"), "libnuma.so.1"
 # The bundled model is so small that threads only get in each other's way. A value that is already set stays.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 USERS_PROMPT = 512  # tokens, where the problems are not the toy world's
+METRICS = "VERL_FILE_LOGGER_PATH"  # verl's variable: where its logger ``file`` writes
+REWARD = "critic/score/mean"
+PAUSE = 0.2  # seconds between two looks at what a stage has said
 
 
 class Stage(NamedTuple):
-    """``shown`` finds the lines of its output that a reader wants; its groups, where it has any, are what is shown."""
-
     name: str
     command: str
     arguments: Sequence[str]
-    shown: str
 
     def __str__(self) -> str:
         return shlex.join(["segrl", self.command, *self.arguments])
@@ -62,7 +64,7 @@ def quickstart(config: DictConfig) -> int:
     return 0
 
 
-# --- what is there ---------------------------------------------------------------------------------------------------
+# --- preparation -----------------------------------------------------------------------------------------------------
 
 
 def write_problems(config: DictConfig, out: Path) -> None:
@@ -72,16 +74,16 @@ def write_problems(config: DictConfig, out: Path) -> None:
 
     learnt, tested = config.problems, config.test_problems
     if config.data_path:
-        given = load_traces(config.data_path, limit=learnt + tested)
-        if len(given) < learnt + tested:
+        problems = load_traces(config.data_path, limit=learnt + tested)
+        if len(problems) < learnt + tested:
             raise ValueError(
-                f"{config.data_path} holds {len(given)} problems; {learnt} to learn from and {tested} to be evaluated "
-                f"on are {learnt + tested}: give fewer as problems= and test_problems="
+                f"{config.data_path} holds {len(problems)} problems; {learnt} to learn from and {tested} to be "
+                f"evaluated on are {learnt + tested}: give fewer as problems= and test_problems="
             )
     else:
-        given = toy.sample_problems(learnt, config.seed) + toy.sample_problems(tested, config.seed + 1)
-    save_traces(given[:learnt], out / "problems.jsonl")
-    save_traces(given[learnt:], out / "test.jsonl")
+        problems = toy.sample_problems(learnt, config.seed) + toy.sample_problems(tested, config.seed + 1)
+    save_traces(problems[:learnt], out / "problems.jsonl")
+    save_traces(problems[learnt:], out / "test.jsonl")
 
 
 def missing() -> list[str]:
@@ -113,28 +115,28 @@ def stages_of(config: DictConfig, backend: str, trained: bool) -> list[Stage]:
     out = Path(config.out)
     model = [f"model_path={config.model_path}"] if config.model_path else []
     sampling = [f"backend={backend}", f"generation.max_tokens={config.max_tokens}", *eagerly(config, backend)]
-    asked = [f"data_path={out / 'problems.jsonl'}", *sampling, f"generation.n={config.samples}"]
-    tested = [f"data_path={out / 'test.jsonl'}", *sampling, f"generation.n={config.test_samples}"]
+    learning = [f"data_path={out / 'problems.jsonl'}", *sampling, f"generation.n={config.samples}"]
+    testing = [f"data_path={out / 'test.jsonl'}", *sampling, f"generation.n={config.test_samples}"]
     samples, traces = f"traces={out / 'samples'}", f"traces={out / 'harvest' / 'traces.parquet'}"
     scored, selected = f"attributions={out / 'attributions'}", f"selections={out / 'selections.parquet'}"
     look = [*model, traces, selected, scored, f"out={out / 'report.html'}"]
     stages = [
-        Stage("before", "evaluate", [*model, *tested, f"out={out / 'before'}"], TABLE),
-        Stage("generate", "generate", [*model, *asked, f"out={out / 'samples'}"], " responses, "),
-        Stage("harvest", "harvest", [samples, "keep=correct", f"out={out / 'harvest'}"], r"^\w+ {2,}"),
-        Stage("attribute", "attribute", [*model, traces, f"out={out / 'attributions'}"], " evaluations, "),
-        Stage("select", "select", [*model, traces, scored, f"out={out / 'selections.parquet'}"], "tokens kept"),
+        Stage("before", "evaluate", [*model, *testing, f"out={out / 'before'}"]),
+        Stage("generate", "generate", [*model, *learning, f"out={out / 'samples'}"]),
+        Stage("harvest", "harvest", [samples, "keep=correct", f"out={out / 'harvest'}"]),
+        Stage("attribute", "attribute", [*model, traces, f"out={out / 'attributions'}"]),
+        Stage("select", "select", [*model, traces, scored, f"out={out / 'selections.parquet'}"]),
     ]
     if trained:
         reached = f"model_path={trained_model(config)}"
         stages += [
-            Stage("sft", "sft", [*model, traces, selected, *sft(config)], r" SFT: |^trained model"),
-            Stage("grpo", "grpo", grpo(config), r"^GRPO, |(step:\d+) - .*?(critic/score/mean:\S+)"),
-            Stage("after", "evaluate", [reached, *tested, f"out={out / 'after'}"], TABLE),
-            Stage("compare", "compare", [f"a={out / 'after'}", f"b={out / 'before'}"], " points "),
+            Stage("sft", "sft", [*model, traces, selected, *sft(config)]),
+            Stage("grpo", "grpo", grpo(config)),
+            Stage("after", "evaluate", [reached, *testing, f"out={out / 'after'}"]),
+            Stage("compare", "compare", [f"a={out / 'after'}", f"b={out / 'before'}"]),
         ]
         look.append(f"rollouts={out / 'grpo' / 'rollouts'}")
-    return [*stages, Stage("report", "report", look, " traces, ")]
+    return [*stages, Stage("report", "report", look)]
 
 
 def eagerly(config: DictConfig, backend: str) -> list[str]:
@@ -143,27 +145,28 @@ def eagerly(config: DictConfig, backend: str) -> list[str]:
 
 
 def sft(config: DictConfig) -> list[str]:
-    given = [f"out={Path(config.out) / 'sft'}", f"data.train_batch_size={config.batch}"]
+    arguments = [f"out={Path(config.out) / 'sft'}", f"data.train_batch_size={config.batch}"]
     if config.model_path:
-        given += ["optim.lr=1e-5", f"data.max_length={USERS_PROMPT + config.max_tokens}"]
-    return [*(["preset=toy_cpu"] if on_cpu() else ["trainer.logger=[console]"]), *given, *config.sft]
+        arguments += ["optim.lr=1e-5", f"data.max_length={USERS_PROMPT + config.max_tokens}"]
+    return [*(["preset=toy_cpu"] if on_cpu() else ["trainer.logger=[console]"]), *arguments, *config.sft]
 
 
 def grpo(config: DictConfig) -> list[str]:
     out = Path(config.out)
-    given = [f"model_path={out / 'sft' / 'model'}", f"data_path={out / 'problems.jsonl'}", f"out={out / 'grpo'}"]
-    given += [f"data.train_batch_size={config.batch}", f"segrl.dump_dir={out / 'grpo' / 'rollouts'}"]
-    given += [f"trainer.total_training_steps={config.steps}", f"trainer.save_freq={config.steps}"]
-    given += ["actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]"]
+    arguments = [f"model_path={out / 'sft' / 'model'}", f"data_path={out / 'problems.jsonl'}", f"out={out / 'grpo'}"]
+    arguments += [f"data.train_batch_size={config.batch}", f"segrl.dump_dir={out / 'grpo' / 'rollouts'}"]
+    arguments += [f"trainer.total_training_steps={config.steps}", f"trainer.save_freq={config.steps}"]
+    arguments += ["trainer.logger=[console,file]"]
+    arguments += ["actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]"]
     if config.model_path or config.data_path:
-        given += [f"data.max_prompt_length={USERS_PROMPT}", f"data.max_response_length={config.max_tokens}"]
-        given += [f"actor_rollout_ref.rollout.max_model_len={USERS_PROMPT + config.max_tokens}"]
-        given += ["data.filter_overlong_prompts=true"]
+        arguments += [f"data.max_prompt_length={USERS_PROMPT}", f"data.max_response_length={config.max_tokens}"]
+        arguments += [f"actor_rollout_ref.rollout.max_model_len={USERS_PROMPT + config.max_tokens}"]
+        arguments += ["data.filter_overlong_prompts=true"]
     if config.model_path:
-        given += ["actor_rollout_ref.actor.optim.lr=1e-6"]
+        arguments += ["actor_rollout_ref.actor.optim.lr=1e-6"]
     # Adapters would have to be merged before the trained model can be evaluated.
-    gpu = ["preset=one_gpu", "actor_rollout_ref.model.lora_rank=0", "trainer.logger=[console]"]
-    return [*(["preset=toy_cpu"] if on_cpu() else gpu), *given, *config.grpo]
+    gpu = ["preset=one_gpu", "actor_rollout_ref.model.lora_rank=0"]
+    return [*(["preset=toy_cpu"] if on_cpu() else gpu), *arguments, *config.grpo]
 
 
 def trained_model(config: DictConfig) -> Path:
@@ -177,17 +180,18 @@ def on_cpu() -> bool:
     return not torch.accelerator.is_available()
 
 
-# --- one stage -------------------------------------------------------------------------------------------------------
+# --- running a stage -------------------------------------------------------------------------------------------------
 
 
 def run(stage: Stage, logs: Path) -> int:
-    """Its exit code; what went wrong is repeated."""
+    """Run the stage; its exit code. Where it fails, the end of its log is printed."""
     began = time.perf_counter()
     logs.mkdir(parents=True, exist_ok=True)
-    marker(stage, logs).unlink(missing_ok=True)
-    code = logged(stage, log_of(stage, logs))
+    for file in (marker(stage, logs), summary_of(stage, logs), metrics_of(stage, logs)):
+        file.unlink(missing_ok=True)
+    code = logged(stage, logs)
     if code:
-        tail = log_of(stage, logs).read_text().splitlines()[-12:]
+        tail = log_of(stage, logs).read_text(encoding="utf-8", errors="replace").splitlines()[-12:]
         failed = f"the stage {stage.name!r} failed; all it said: {log_of(stage, logs)}"
         print(*tail, "", failed, sep="\n", file=sys.stderr)
     else:
@@ -196,20 +200,17 @@ def run(stage: Stage, logs: Path) -> int:
     return code
 
 
-def logged(stage: Stage, file: Path) -> int:
-    """All that the stage prints goes to its log, what is ``shown`` to the reader as it comes."""
+def logged(stage: Stage, logs: Path) -> int:
+    """Run the stage with its output in its log, and print what it says as it says it. The exit code."""
     command = [sys.executable, "-m", "segrl", stage.command, *stage.arguments]
+    files = {SUMMARY: summary_of(stage, logs), METRICS: metrics_of(stage, logs)}
+    environment = os.environ | {name: str(file.absolute()) for name, file in files.items()}
     with (
-        file.open("w") as log,
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-        ) as process,
+        log_of(stage, logs).open("w") as log,
+        subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment) as process,
     ):
         try:
-            for line in process.stdout or ():
-                log.write(line)
-                if words := shown(stage, line):
-                    print(f"    {words}", flush=True)
+            follow(process, stage, logs)
         except KeyboardInterrupt:
             process.terminate()
             process.wait()  # nothing may still write where the next start goes on
@@ -217,9 +218,17 @@ def logged(stage: Stage, file: Path) -> int:
     return process.returncode
 
 
-def shown(stage: Stage, line: str) -> str:
-    found = re.search(stage.shown, line)
-    return " ".join(filter(None, found.groups())) or line.strip() if found else ""
+def follow(process: subprocess.Popen, stage: Stage, logs: Path) -> None:
+    """Print each line that the stage says, until its process has ended."""
+    printed, running = 0, True
+    while running:
+        running = process.poll() is None
+        lines = said(stage, logs)
+        for line in lines[printed:]:
+            print(f"    {line}", flush=True)
+        printed = len(lines)
+        if running:
+            time.sleep(PAUSE)
 
 
 def ended_well(stage: Stage, logs: Path) -> bool:
@@ -227,12 +236,27 @@ def ended_well(stage: Stage, logs: Path) -> bool:
 
 
 def said(stage: Stage, logs: Path) -> list[str]:
-    lines = log_of(stage, logs).read_text().splitlines()
-    return [words for line in lines if (words := shown(stage, line))]
+    """The lines of the stage's summary, then the mean reward of each step that verl has logged."""
+    steps = [json.loads(line) for line in whole_lines(metrics_of(stage, logs))]
+    rewards = [f"step:{step['step']} {REWARD}:{step['data'][REWARD]}" for step in steps if REWARD in step["data"]]
+    return whole_lines(summary_of(stage, logs)) + rewards
+
+
+def whole_lines(file: Path) -> list[str]:
+    """The lines of a file that may still be written to; none where there is no file."""
+    return file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
 
 
 def marker(stage: Stage, logs: Path) -> Path:
     return logs / f"{stage.name}.done"
+
+
+def summary_of(stage: Stage, logs: Path) -> Path:
+    return logs / f"{stage.name}.summary"
+
+
+def metrics_of(stage: Stage, logs: Path) -> Path:
+    return logs / f"{stage.name}.jsonl"
 
 
 def log_of(stage: Stage, logs: Path) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from rich.text import Text
 
+from segrl.commands.common import say
 from segrl.commands.config import compose, needed
 from segrl.data.records import how_made, made_by
 from segrl.launch import check_device, editable, run_verl
@@ -52,7 +53,7 @@ def main(config: DictConfig) -> int:
             return code
         config.model.path = str(model_folder(config, stage, stages))
     if config.node_rank == 0:
-        print(f"trained model: {config.model.path}")
+        say(f"trained model: {config.model.path}")
     return 0
 
 
@@ -66,7 +67,7 @@ def train(config: DictConfig, stage: Stage) -> int:
     if config.data.val_files:
         check_rows(rows_of(config, "val", tokenizer), config)
     steps = planned_steps(len(dataset), config)
-    print(summary(dataset, steps, stage), flush=True)
+    say(summary(dataset, steps, stage))
     trained = (Path(config.model_out) / "config.json").exists()
     if not trained:
         check_space(config)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig
 
-from segrl.commands.common import attributor, plain, progress, segments_of, tokenised
+from segrl.commands.common import attributor, plain, progress, say, segments_of, tokenised
 from segrl.commands.config import needed
 from segrl.data import records
 from segrl.data.shards import Shards, by_id, read_shards
@@ -49,7 +49,7 @@ def attribute(config: DictConfig) -> None:
         raise ValueError(f"not one of {len(rows)} traces could be attributed; the first: {failed[0]['error']}")
     flags = Counter(flag for row in rows for flag in row["flags"])
     evaluations = sum(row["evaluations"] or 0 for row in rows)
-    print(f"{len(rows)} traces, {evaluations} evaluations, {len(failed)} failed, flags {dict(flags)} -> {out}")
+    say(f"{len(rows)} traces, {evaluations} evaluations, {len(failed)} failed, flags {dict(flags)} -> {out}")
     for row in failed[:5]:
         print(f"  {row['id']}: {row['error']}")
 
@@ -91,7 +91,7 @@ def select(config: DictConfig) -> None:
     write_text(records.made_by(out), how_selected(config))
     if config.pruned:
         save_traces(pruned, config.pruned)
-    print(f"{_summary(selected, len(failed))} -> {out}")
+    say(f"{_summary(selected, len(failed))} -> {out}")
 
 
 def _summary(selected: Sequence[Selected], failed: int) -> str:

@@ -10,9 +10,9 @@ from importlib.util import find_spec
 import pytest
 from testkit.pages import read
 
-import segrl
 from segrl import toy
 from segrl.commands import quickstart
+from segrl.commands.common import SUMMARY, say
 from segrl.commands.config import ON_VERL, compose
 from segrl.data import load_traces, save_traces, write_rows
 from segrl.types import Trace
@@ -72,18 +72,23 @@ def test_problems_to_learn_from_are_not_those_to_be_tested_on(tmp_path):
         quickstart.write_problems(compose("quickstart", [*mine, "test_problems=5"]), tmp_path)
 
 
-def test_a_reader_sees_the_lines_that_matter():
-    shown = {stage.name: lambda line, stage=stage: quickstart.shown(stage, line) for stage in stages()}
-    line = "(TaskRunner pid=1) step:3 - actor/loss:0.1 - critic/score/mean:0.25 - segrl/gap:0.9"
-    assert shown["grpo"](line) == "step:3 critic/score/mean:0.25"
-    assert shown["grpo"]("GRPO, rule rank, measure ig: 4 steps\n") == "GRPO, rule rank, measure ig: 4 steps"
-    assert shown["grpo"]("INFO something") == ""
-    assert shown["before"]("| --- | ---: |") == ""
-    assert shown["before"]("| problems | 8 |") == "| problems | 8 |"
+def test_a_reader_sees_the_lines_that_matter(tmp_path, monkeypatch, capsys):
+    grpo = next(stage for stage in stages() if stage.name == "grpo")
+    assert "trainer.logger=[console,file]" in grpo.arguments
+    assert quickstart.said(grpo, tmp_path) == []
+    monkeypatch.setenv(SUMMARY, str(quickstart.summary_of(grpo, tmp_path)))
+    say("GRPO, rule rank, measure ig: 4 steps")
+    print("INFO something")
+    assert capsys.readouterr().out == "GRPO, rule rank, measure ig: 4 steps\nINFO something\n"
+    steps = [{"val-core/acc": 0.5}, {"actor/loss": 0.1, "critic/score/mean": 0.25, "segrl/gap": 0.9}]
+    lines = "".join(json.dumps({"step": step, "data": data}) + "\n" for step, data in enumerate(steps))
+    quickstart.metrics_of(grpo, tmp_path).write_text(lines + '{"step": 2, "da')  # verl is writing the next
+    said = ["GRPO, rule rank, measure ig: 4 steps", "step:1 critic/score/mean:0.25"]
+    assert quickstart.said(grpo, tmp_path) == said
 
 
 def test_a_stage_that_fails_ends_it_with_its_own_words(tmp_path, capsys):
-    stage = quickstart.Stage("broken", "selct", [], ".")
+    stage = quickstart.Stage("broken", "selct", [])
     assert quickstart.run(stage, tmp_path / "logs") == 2
     said = capsys.readouterr().err
     assert "no command is called 'selct'" in said
@@ -91,12 +96,18 @@ def test_a_stage_that_fails_ends_it_with_its_own_words(tmp_path, capsys):
     assert not quickstart.ended_well(stage, tmp_path / "logs")
 
 
-def test_a_stage_is_done_until_it_is_another(tmp_path):
-    stage = quickstart.Stage("version", "--version", [], r"segrl \d")
+def test_a_stage_is_done_until_it_is_another(tmp_path, capsys):
+    write_rows(tmp_path / "samples.jsonl", [{"problem_id": str(i), "correct": i > 1, "gold": "7"} for i in range(4)])
+    samples = tmp_path / "samples.jsonl"
+    stage = quickstart.Stage("compare", "compare", [f"a={samples}", f"b={samples}"])
     assert not quickstart.ended_well(stage, tmp_path)
-    assert quickstart.run(stage, tmp_path) == 0
-    assert quickstart.ended_well(stage, tmp_path)
-    assert quickstart.said(stage, tmp_path) == [f"segrl {segrl.__version__}"]
+    for _ in range(2):  # what the last run said is not said again
+        assert quickstart.run(stage, tmp_path) == 0
+        assert quickstart.ended_well(stage, tmp_path)
+        [line] = quickstart.said(stage, tmp_path)
+        assert "a - b = +0.0 points [" in line
+        assert capsys.readouterr().out.startswith(f"    {line}\n")
+    assert quickstart.log_of(stage, tmp_path).read_text() == f"{line}\n"
     assert not quickstart.ended_well(stage._replace(arguments=["limit=1"]), tmp_path)
 
 
@@ -135,7 +146,14 @@ def test_interrupted_it_goes_on_and_runs_to_its_page(tmp_path):
     dump = (tmp_path / "grpo" / "rollouts" / "1.jsonl").read_text(encoding="utf-8").splitlines()
     weighed = any(json.loads(line)["uniform"] is None for line in dump)  # else no reward of a group differed
     measures = "selections, grpo" if weighed else "selections"
-    for words in ("vllm", "SFT: ", "step:1 critic/score/mean:", "points [", f"rollouts, measures: {measures}, "):
+    for words in (
+        "vllm",
+        "| problems | ",
+        "SFT: ",
+        "step:1 critic/score/mean:",
+        "points [",
+        f"rollouts, measures: {measures}, ",
+    ):
         assert words in shown
     _, data = read((tmp_path / "report.html").read_text(encoding="utf-8"))
     heads = data["index"]["traces"]
