@@ -31,10 +31,10 @@ def test_an_attributor_that_dies_is_started_again_and_asked_again(monkeypatch):
         ray.init(num_cpus=2, _temp_dir=folder, include_dashboard=False, log_to_driver=False)
         try:
             attributors = FrozenAttributors(credit, tokenizer, on_cpu=True)
-            [before] = attributors.attributed([trace], Request())
+            [before] = attributors.attribute([trace], Request())
             [process] = [one for one in psutil.Process().children(recursive=True) if "ModelActor" in one.name()]
             process.kill()
-            [after] = attributors.attributed([trace], Request())
+            [after] = attributors.attribute([trace], Request())
         finally:
             ray.shutdown()
     assert after.scores_T.tolist() == before.scores_T.tolist()

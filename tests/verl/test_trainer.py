@@ -21,7 +21,7 @@ from segrl.verl import queue as queue_module
 from segrl.verl import trainer as trainer_module
 from segrl.verl.queue import fill_up
 from segrl.verl.trainer import SegmentCredit
-from segrl.verl.worker import Attributing, explained_traces
+from segrl.verl.worker import AttributingWorker, explained_traces
 
 TOKENIZER = byte_level_tokenizer()
 THINKING = "3 + 4 = 7.\n\nWait, so 7.\n\nHowever, 7.\n"
@@ -395,7 +395,7 @@ def test_the_rpc_is_mixed_into_whatever_worker_the_mapping_holds(make, monkeypat
     monkeypatch.setattr(Base, "_init_resource_pool_mgr", lambda self: setattr(self, "role_worker_mapping", mapping))
     trainer._init_resource_pool_mgr()
     worker_class = mapping[role].__ray_actor_class__
-    assert issubclass(worker_class, Attributing)
+    assert issubclass(worker_class, AttributingWorker)
     assert worker_class.__name__ == "Attributingobject"
 
 
@@ -415,13 +415,13 @@ class FrozenOnes:
     def __init__(self, credit, tokenizer, on_cpu):
         self.asked = []
 
-    def attributed(self, traces: list[Trace], request):
+    def attribute(self, traces: list[Trace], request):
         self.asked.append(traces)
         return [Stream(torch.arange(trace.tokens).float(), 0.3, 0.4) for trace in traces]
 
 
 class FallingOnes(FrozenOnes):
-    def attributed(self, traces: list[Trace], request):
+    def attribute(self, traces: list[Trace], request):
         return [Stream(0.5 ** torch.arange(trace.tokens), 0.3, 0.4) for trace in traces]
 
 
