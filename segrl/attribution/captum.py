@@ -24,16 +24,16 @@ def captum_masses(evaluate, index: int, rule, nodes: int) -> Tensor:
 
     if rule not in METHODS:
         raise ValueError(f"engine=captum has no rule {rule!r}, expected one of {', '.join(METHODS)}")
-    one = evaluate.explained[index]
+    explained = evaluate.explained[index]
     if evaluate.interpolate != "all" or evaluate.hide_answer:
         raise ValueError("engine=captum moves every position alike; use interpolate=all and hide_answer=false with it")
     if not isinstance(evaluate.baseline.token, int):
         raise ValueError(f"engine=captum takes a token as baseline, not {evaluate.baseline.token!r}")
     device = next(evaluate.model.parameters()).device
-    ids_BL = one.input_ids[None].to(device)
+    ids_BL = explained.input_ids[None].to(device)
 
     def logp(ids: Tensor) -> Tensor:
-        return evaluate.answer_logp(ids, torch.ones_like(ids, dtype=torch.bool), [one] * len(ids))
+        return evaluate.answer_logp(ids, torch.ones_like(ids, dtype=torch.bool), [explained] * len(ids))
 
     explainer = LayerIntegratedGradients(logp, evaluate.embedding)
     with evaluating(evaluate.model), warnings.catch_warnings():

@@ -42,9 +42,9 @@ def explained(traces: Sequence[TokenisedTrace], target: str, golds: Sequence[str
     return [replace(trace, answer=answer) for trace, answer in zip(traces, answers, strict=True)]
 
 
-def attributed(model, traces: Sequence[TokenisedTrace], tokenizer, request: Request) -> list[Stream]:
-    """One a trace; NaN scores where those of the model were not finite."""
-    found: list[Any] = [None] * len(traces)
+def attribute_in_lockstep(model, traces: Sequence[TokenisedTrace], tokenizer, request: Request) -> list[Stream]:
+    """One stream a trace; NaN scores where those of the model were not finite."""
+    streams: list[Any] = [None] * len(traces)
     nodes = tuple(torch.tensor(values, dtype=torch.float64) for values in (request.alphas, request.weights))
     options: dict[str, Any] = {"rule": nodes, "interpolate": request.interpolate, "certificate": request.certificate}
     if request.need == "gradient_T":
@@ -64,10 +64,12 @@ def attributed(model, traces: Sequence[TokenisedTrace], tokenizer, request: Requ
                 finite=False,  # one overflow must not end the run, nor cost the other rollouts their scores
                 **options,
             )
-        for i, one in zip(part, attributions, strict=True):
-            scores_T = one.scores_T + UNKNOWN if "not_finite" in one.flags else one.scores_T
-            found[i] = Stream(scores_T, one.gap, one.copy_share)
-    return found
+        for i, attribution in zip(part, attributions, strict=True):
+            scores_T = attribution.scores_T
+            if "not_finite" in attribution.flags:
+                scores_T = scores_T + UNKNOWN
+            streams[i] = Stream(scores_T, attribution.gap, attribution.copy_share)
+    return streams
 
 
 # --- how rollouts are put together -----------------------------------------------------------------------------------
@@ -76,19 +78,19 @@ def attributed(model, traces: Sequence[TokenisedTrace], tokenizer, request: Requ
 def parts(traces: Sequence[TokenisedTrace], tokens: int, agree: bool) -> list[list[int]]:
     """Indices of rollouts that share a forward; as many parts on every rank."""
     lengths = [len(trace.prompt_ids) + trace.tokens for trace in traces]
-    count = together(lengths, tokens)
-    return split_until(count, _most_on_any_rank(len(count)) if agree else len(count))
+    groups = together(lengths, tokens)
+    return split_until(groups, _most_on_any_rank(len(groups)) if agree else len(groups))
 
 
 def together(lengths: Sequence[int], tokens: int) -> list[list[int]]:
     """Indices, longest first, cut so that a part padded to its longest holds at most ``tokens``, or is one rollout."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    found: list[list[int]] = []
+    groups: list[list[int]] = []
     while order:
         fit = max(1, tokens // lengths[order[0]])
-        found.append(order[:fit])
+        groups.append(order[:fit])
         order = order[fit:]
-    return found
+    return groups
 
 
 def split_until(groups: list[list[int]], count: int) -> list[list[int]]:

@@ -32,17 +32,17 @@ def main(config: DictConfig) -> int:
     complete(config)
     check_device(config)
     check_weights(config.actor_rollout_ref.model.path)
-    credit = check_supported(config)
-    check_reads_text(model_config(config.actor_rollout_ref.model), credit)
+    settings = check_supported(config)
+    check_reads_text(model_config(config.actor_rollout_ref.model), settings)
     check_sizes(config)
-    check_vocabularies(config, credit)
+    check_vocabularies(config, settings)
     for split in ("train", "val"):
         config.data[f"{split}_files"] = verl_rows(config, split)
     check_rows(config)
     config.reward.custom_reward_function = thinking_as_prompted(config)
     check_reward(config)
     claim(config)
-    say(summary(config, credit))
+    say(summary(config, settings))
     return run_verl(["verl.trainer.main_ppo"], config, "grpo")
 
 
@@ -82,7 +82,7 @@ def toy_problems(split: str) -> list[Trace]:
     """
     if split == "val":
         return toy.sample_problems(128, seed=900_000)
-    return [one for one in toy.sample_problems(3072, seed=0) if one.meta["n_steps"] <= 6][:2048]
+    return [problem for problem in toy.sample_problems(3072, seed=0) if problem.meta["n_steps"] <= 6][:2048]
 
 
 def _is_verl_parquet(path: str) -> bool:
@@ -107,31 +107,33 @@ def thinking_as_prompted(config: DictConfig) -> DictConfig:
 # --- what is said before it starts -----------------------------------------------------------------------------------
 
 
-def summary(config: DictConfig, credit: CreditSettings) -> str:
+def summary(config: DictConfig, settings: CreditSettings) -> str:
     prompts, n, actor = config.data.train_batch_size, config.actor_rollout_ref.rollout.n, config.actor_rollout_ref.actor
     steps = config.trainer.total_training_steps or f"{config.trainer.total_epochs} epochs of"
     batches = prompts // actor.ppo_mini_batch_size
     return (
-        f"GRPO, rule {credit.rule}, measure {credit.measure}: {steps} steps, each {prompts} prompts x {n} = "
+        f"GRPO, rule {settings.rule}, measure {settings.measure}: {steps} steps, each {prompts} prompts x {n} = "
         f"{prompts * n} rollouts, {batches} mini-batches of {actor.ppo_mini_batch_size * n} and "
-        f"{batches * actor.ppo_epochs} optimiser steps; {attribution_cost(config, credit)}"
+        f"{batches * actor.ppo_epochs} optimiser steps; {attribution_cost(config, settings)}"
     )
 
 
-def attribution_cost(config: DictConfig, credit: CreditSettings) -> str:
+def attribution_cost(config: DictConfig, settings: CreditSettings) -> str:
     """In units of verl's own update on the same rollouts, and what it holds in memory while vLLM may not be asleep."""
-    if not credit.attributes:
+    if not settings.attributes:
         return "no attribution"
     model, rollout = config.actor_rollout_ref.model, config.actor_rollout_ref.rollout
-    asked = model.enable_gradient_checkpointing if credit.checkpointing is None else credit.checkpointing
-    times = times_attributed(config, credit)
-    cost = times * units(credit.nodes, credit.share, bool(asked), credit.certificate_every) / credit.every
+    checkpointing = model.enable_gradient_checkpointing if settings.checkpointing is None else settings.checkpointing
+    times = times_attributed(config, settings)
+    cost = (
+        times * units(settings.nodes, settings.share, bool(checkpointing), settings.certificate_every) / settings.every
+    )
     said = (
-        f"attribution with {credit.nodes} node(s) costs {cost:.2f} x update_actor at most, less by the share of "
+        f"attribution with {settings.nodes} node(s) costs {cost:.2f} x update_actor at most, less by the share of "
         "rollouts that have nothing to learn from"
     )
     if rollout.free_cache_engine or config.trainer.device == "cpu":
         return said
-    tokens = credit.tokens_per_forward or config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu
-    needs = activations(shape_of(model_config(model).to_dict()), tokens, bool(asked)) / 2**30
+    tokens = settings.tokens_per_forward or config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu
+    needs = activations(shape_of(model_config(model).to_dict()), tokens, bool(checkpointing)) / 2**30
     return f"{said}, and takes {needs:.1f} GiB a GPU beside vLLM, which stays awake (rollout.free_cache_engine=false)"

@@ -13,7 +13,7 @@ LONGEST_ANSWER = 256  # characters; what stands in a longer box is not an answer
 # verl's estimators that compare the rollouts of a prompt alone: equal rewards are then advantages of zero. Others mix
 # in the whole batch, or take no baseline.
 WITHIN_GROUPS = ("grpo", "grpo_vectorized", "rloo", "rloo_vectorized", "opo", "gpg")
-# Why every weight of a response is one, in the order in which it is asked.
+# Why every weight of a response is one, in the order of the checks.
 REASONS = (
     "off_step",  # segrl.every leaves this step out
     "equal_rewards",  # the advantage is zero, or would be but for rounding: nothing is learnt from it
@@ -29,35 +29,38 @@ REASONS = (
 
 def reasons(
     rollouts: Sequence[Rollout],
-    credit: CreditSettings,
+    settings: CreditSettings,
     step: int,
     too_long: Mapping[str, bool] | None = None,
     within_groups: bool = True,
 ) -> dict[str, str | None]:
     """By key: the first reason against attributing the rollout, or None. ``within_groups`` says that advantages come
     from comparing the rewards of a group alone."""
-    if off_step(credit, step):
-        return {one.key: "off_step" for one in rollouts}
+    if off_step(settings, step):
+        return {rollout.key: "off_step" for rollout in rollouts}
     equal = equal_groups(rollouts) if within_groups else set()
-    found = {one.key: _reason(one, credit, equal, (too_long or {}).get(one.key, False)) for one in rollouts}
-    worth = [one for one in rollouts if found[one.key] is None]
-    sampled = sample(worth, credit.share * sum(len(one.trace.prompt_ids) + one.trace.tokens for one in rollouts), step)
-    return found | {one.key: "not_sampled" for one in worth if one.key not in sampled}
+    too_long = too_long or {}
+    why = {rollout.key: _reason(rollout, settings, equal, too_long.get(rollout.key, False)) for rollout in rollouts}
+    worth = [rollout for rollout in rollouts if why[rollout.key] is None]
+    sampled = sample(worth, settings.share * sum(rollout.tokens for rollout in rollouts), step)
+    return why | {rollout.key: "not_sampled" for rollout in worth if rollout.key not in sampled}
 
 
-def off_step(credit: CreditSettings, step: int) -> bool:
+def off_step(settings: CreditSettings, step: int) -> bool:
     """Whether ``segrl.every`` leaves the step out: nothing of its batch has to be read."""
-    return (step - 1) % credit.every != 0
+    return (step - 1) % settings.every != 0
 
 
-def _reason(one: Rollout, credit: CreditSettings, equal: set[str], too_long: bool) -> str | None:
-    if one.group in equal or one.advantage == 0:
+def _reason(rollout: Rollout, settings: CreditSettings, equal: set[str], too_long: bool) -> str | None:
+    if rollout.group in equal or rollout.advantage == 0:
         return "equal_rewards"
-    if (credit.sign == "positive" and one.advantage < 0) or (credit.sign == "negative" and one.advantage > 0):
+    if (settings.sign == "positive" and rollout.advantage < 0) or (
+        settings.sign == "negative" and rollout.advantage > 0
+    ):
         return "other_sign"
-    if not one.explained or len(one.explained) > LONGEST_ANSWER:
+    if not rollout.explained or len(rollout.explained) > LONGEST_ANSWER:
         return "no_answer"
-    if one.thoughts < 2 or not bool(one.weighted_T.any()):
+    if rollout.thoughts < 2 or not bool(rollout.weighted_T.any()):
         return "one_thought"
     return "too_long" if too_long else None
 
@@ -66,21 +69,21 @@ def equal_groups(rollouts: Sequence[Rollout]) -> set[str]:
     """The groups whose rewards are all the same; their advantages may still be off zero by rounding. One session, of
     however many turns, has nothing to be compared with: verl takes its reward as it is."""
     rewards, sessions = defaultdict(set), defaultdict(set)
-    for one in rollouts:
-        rewards[one.group].add(one.reward)
-        sessions[one.group].add(one.session)
-    return {group for group, found in rewards.items() if len(found) == 1 and len(sessions[group]) > 1}
+    for rollout in rollouts:
+        rewards[rollout.group].add(rollout.reward)
+        sessions[rollout.group].add(rollout.session)
+    return {group for group, different in rewards.items() if len(different) == 1 and len(sessions[group]) > 1}
 
 
 def sample(worth: Sequence[Rollout], tokens: float, step: int) -> set[str]:
     """Keys of rollouts drawn at random until the next would exceed ``tokens``, one at least; the same in whatever order
     they come. A run that is started again draws others: verl's keys are new each time."""
-    order = sorted(worth, key=lambda one: one.key)
+    order = sorted(worth, key=lambda rollout: rollout.key)
     random.Random(f"segrl share {step}").shuffle(order)
     keys: set[str] = set()
-    for one in order:
-        tokens -= len(one.trace.prompt_ids) + one.trace.tokens
+    for rollout in order:
+        tokens -= rollout.tokens
         if tokens < 0 and keys:
             break
-        keys.add(one.key)
+        keys.add(rollout.key)
     return keys

@@ -36,7 +36,7 @@ class Memory:
         write_text(self.path, json.dumps(self.contents, indent=1) + "\n")
 
 
-def calibration_settings(credit: CreditSettings) -> dict[str, Any]:
+def calibration_settings(settings: CreditSettings) -> dict[str, Any]:
     """What a calibration follows from, besides the model."""
     names = ("target", "interpolate", "attributor", "calibration_rollouts", "calibration_nodes")
-    return {name: getattr(credit, name) for name in names} | {"counts": sorted({*COUNTS, credit.nodes})}
+    return {name: getattr(settings, name) for name in names} | {"counts": sorted({*COUNTS, settings.nodes})}

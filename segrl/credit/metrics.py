@@ -30,48 +30,51 @@ def credit_metrics(
     rollouts: Sequence[Rollout], why: Mapping[str, str | None], weighed: Sequence[Weighed]
 ) -> dict[str, float]:
     """``why`` says of each rollout's key why it was not attributed, or None."""
-    counts = Counter(why.values()) + Counter(no_scores=sum(one.uniform for one in weighed))
-    tokens = sum(one.trace.tokens for one in rollouts)
-    thoughts = sum(one.thoughts for one in rollouts)
-    thinking = sum(int(one.segments.tokens_S[one.segments.thought_S].sum()) for one in rollouts)
+    counts = Counter(why.values()) + Counter(no_scores=sum(response.uniform for response in weighed))
+    tokens = sum(rollout.trace.tokens for rollout in rollouts)
+    thoughts = sum(rollout.thoughts for rollout in rollouts)
+    thinking = sum(int(rollout.segments.tokens_S[rollout.segments.thought_S].sum()) for rollout in rollouts)
     metrics = {
         "segrl/attributed_share": len(weighed) / max(len(rollouts), 1),
-        "segrl/attributed_token_share": sum(one.rollout.trace.tokens for one in weighed) / max(tokens, 1),
+        "segrl/attributed_token_share": sum(response.rollout.trace.tokens for response in weighed) / max(tokens, 1),
         "segrl/segments_per_response": thoughts / max(len(rollouts), 1),
         "segrl/segment_length": thinking / max(thoughts, 1),
-        "segrl/keywords_per_1000": 1000 * sum(keywords(one.trace.response) for one in rollouts) / max(tokens, 1),
+        "segrl/keywords_per_1000": 1000
+        * sum(keywords(rollout.trace.response) for rollout in rollouts)
+        / max(tokens, 1),
         **{f"segrl/uniform/{reason}": float(counts[reason]) for reason in REASONS},
     }
     if weighed:
-        metrics["segrl/weight_ess"] = fmean(effective_share(one.weights_T[one.rollout.weighted_T]) for one in weighed)
-        metrics["segrl/selected_ratio"] = fmean(selected_ratio(one) for one in weighed)
-    streams = [one.stream for one in weighed if one.stream]
+        weights = [response.weights_T[response.rollout.weighted_T] for response in weighed]
+        metrics["segrl/weight_ess"] = fmean(effective_share(weights_T) for weights_T in weights)
+        metrics["segrl/selected_ratio"] = fmean(selected_ratio(response) for response in weighed)
+    streams = [response.stream for response in weighed if response.stream]
     gaps, copied = _known(stream.gap for stream in streams), _known(stream.copy_share for stream in streams)
     metrics |= {"segrl/gap": median(gaps)} if gaps else {}
     return metrics | ({"segrl/copy_share": fmean(copied)} if copied else {})
 
 
-def agreement(weighed: Sequence[Weighed], others: Sequence[Evidence | None], credit: CreditSettings) -> float | None:
+def agreement(weighed: Sequence[Weighed], others: Sequence[Evidence | None], settings: CreditSettings) -> float | None:
     """Spearman's correlation of the thoughts' strengths with those that other evidence gives, mean over rollouts."""
-    found = []
-    for one, evidence in zip(weighed, others, strict=True):
+    correlations = []
+    for response, evidence in zip(weighed, others, strict=True):
         if evidence is not None:
-            other = score(evidence, one.rollout.segments, credit.measure, **credit.measure_options)
+            other = score(evidence, response.rollout.segments, settings.measure, **settings.measure_options)
             thought_S = other.thought_S
-            found.append(spearman(one.scores.strength_S[thought_S], other.strength_S[thought_S]))
-    known = [value for value in found if value is not None]
+            correlations.append(spearman(response.scores.strength_S[thought_S], other.strength_S[thought_S]))
+    known = [value for value in correlations if value is not None]
     return fmean(known) if known else None
 
 
 def time_metrics(timing: Mapping[str, float]) -> dict[str, float]:
     """What attribution took of the step, and in units of ``update_actor``."""
     seconds = timing.get("attribution", 0.0)
-    found = {"segrl/seconds": seconds}
+    metrics = {"segrl/seconds": seconds}
     if timing.get("step"):
-        found["segrl/time_share"] = seconds / timing["step"]
+        metrics["segrl/time_share"] = seconds / timing["step"]
     if timing.get("update_actor"):
-        found["segrl/cost"] = seconds / timing["update_actor"]
-    return found
+        metrics["segrl/cost"] = seconds / timing["update_actor"]
+    return metrics
 
 
 def check_finite(metrics: Mapping[str, float], step: int) -> None:
@@ -91,7 +94,7 @@ def keywords(text: str) -> int:
 
 def nearly_plain(rollouts: Sequence[Rollout]) -> str | None:
     """A warning where most responses have too few segments for their weights to differ much."""
-    few = sum(one.thoughts < FEW_SEGMENTS for one in rollouts)
+    few = sum(rollout.thoughts < FEW_SEGMENTS for rollout in rollouts)
     if 2 * few <= len(rollouts):
         return None
     return (
@@ -106,11 +109,11 @@ def effective_share(weights_T: Tensor) -> float:
     return float(weights_T.sum()) ** 2 / squares if squares else 1.0
 
 
-def selected_ratio(one: Weighed) -> float:
+def selected_ratio(weighed: Weighed) -> float:
     """The share of thinking tokens that Eq. 7 keeps."""
-    weighted_T = one.rollout.weighted_T
-    keep_S = one.selection.keep_S
-    keep_T = keep_S if one.scores.segment_T is not None else keep_S[one.rollout.segments.index_T]
+    weighted_T = weighed.rollout.weighted_T
+    keep_S = weighed.selection.keep_S
+    keep_T = keep_S if weighed.scores.segment_T is not None else keep_S[weighed.rollout.segments.index_T]
     return float((keep_T & weighted_T).sum()) / max(int(weighted_T.sum()), 1)
 
 

@@ -39,6 +39,11 @@ class Rollout:
         return self.trace.answer if self.gold is None else self.gold
 
     @property
+    def tokens(self) -> int:
+        """Of prompt and response."""
+        return len(self.trace.prompt_ids) + self.trace.tokens
+
+    @property
     def group(self) -> str:
         """The rollouts of one prompt: verl's keys are ``{prompt}_{session}_{turn}``."""
         return self.key.rsplit("_", 2)[0]
@@ -102,41 +107,41 @@ def make_rollout(
     key: str,
     trace: TokenisedTrace,
     advantages_T: Tensor,
-    credit: CreditSettings,
+    settings: CreditSettings,
     reward: float = 0.0,
     gold: str | None = None,
 ) -> Rollout:
     """The rollout with its segments, and the kinds of its thoughts where the measure reads them."""
-    options = dict(credit.segmentation)
-    segments = segment(trace, credit.segmenter, **options.pop("options", {}), **options)
-    if credit.reads_kinds:
+    options = dict(settings.segmentation)
+    segments = segment(trace, settings.segmenter, **options.pop("options", {}), **options)
+    if settings.reads_kinds:
         trace = replace(trace, meta={"kinds": kinds_of(trace.problem, trace, segments)})
     return Rollout(key, trace, segments, advantages_T, reward, gold)
 
 
-def evidence_of(rollout: Rollout, stream: Stream | None, credit: CreditSettings) -> Evidence:
-    """What the measure reads, made from the one number a token that was found for it."""
-    if credit.need is None:
+def evidence_of(rollout: Rollout, stream: Stream | None, settings: CreditSettings) -> Evidence:
+    """What the measure reads, made from its number for each token."""
+    if settings.need is None:
         return Evidence(rollout.trace)
-    fields: dict[str, Any] = {credit.need: stream if credit.need == "ig" else given(stream).scores_T}
+    fields: dict[str, Any] = {settings.need: stream if settings.need == "ig" else given(stream).scores_T}
     return Evidence(rollout.trace, **fields)
 
 
-def weigh_rollout(rollout: Rollout, evidence: Evidence, credit: CreditSettings, step: int) -> Weighed:
-    scores = score(evidence, rollout.segments, credit.measure, **credit.measure_options)
-    selection = select(scores, credit.tau, credit.beta)
+def weigh_rollout(rollout: Rollout, evidence: Evidence, settings: CreditSettings, step: int) -> Weighed:
+    scores = score(evidence, rollout.segments, settings.measure, **settings.measure_options)
+    selection = select(scores, settings.tau, settings.beta)
     weights_T = weigh(
         scores,
         rollout.segments,
         selection,
-        credit.rule,
+        settings.rule,
         rollout.advantage,
         step,
         weighted_T=rollout.trace.trainable_T,
-        sign=credit.sign,
+        sign=settings.sign,
         signed_T=evidence.ig.scores_T if evidence.ig else None,
-        warmup_steps=credit.warmup_steps,
-        **credit.rule_options,
+        warmup_steps=settings.warmup_steps,
+        **settings.rule_options,
     )
     return Weighed(rollout, scores, selection, weights_T, evidence.ig)
 

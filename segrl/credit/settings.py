@@ -130,7 +130,7 @@ class CreditSettings:
 def credit_from(config: DictConfig) -> CreditSettings:
     """The settings in verl's config; what is not given keeps its default."""
     given = config.get("segrl") or {}
-    known = [one.name for one in fields(CreditSettings)]
+    known = [field.name for field in fields(CreditSettings)]
     for key in given:
         if key in REMOVED:
             raise ValueError(REMOVED[str(key)])

@@ -17,7 +17,7 @@ TRAINERS = "verl.trainer.ppo.v1"
 
 
 class _WithTrainers(MetaPathFinder):
-    """Lets the import of verl's trainers be followed by the import of ours, which register themselves."""
+    """A finder that imports segrl's trainers, which register themselves, right after verl's."""
 
     def find_spec(self, fullname, path, target=None):
         if fullname != TRAINERS:

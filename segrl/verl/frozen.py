@@ -1,4 +1,4 @@
-"""A frozen attributor: a model of its own that never changes, in Ray actors of its own."""
+"""Frozen attributors: Ray actors with a model that never changes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from segrl.attribution.cluster import ModelPool
-from segrl.attribution.lockstep import Request, attributed, split_until, together
+from segrl.attribution.lockstep import Request, attribute_in_lockstep, split_until, together
 from segrl.credit.checks import check_vocabulary
 from segrl.credit.settings import CreditSettings
 from segrl.loading import load_tokenizer
@@ -14,23 +14,23 @@ from segrl.types import Stream, TokenisedTrace, given
 
 
 class FrozenAttributors:
-    """``attributor_workers`` of them, each on ``attributor_gpus``; on the CPU on one core each."""
+    """``attributor_workers`` actors, each on ``attributor_gpus``; on the CPU on one core each."""
 
-    def __init__(self, credit: CreditSettings, tokenizer, on_cpu: bool) -> None:
-        path = given(credit.attributor_path)
+    def __init__(self, settings: CreditSettings, tokenizer, on_cpu: bool) -> None:
+        path = given(settings.attributor_path)
         check_vocabulary(tokenizer, load_tokenizer(path), path)
-        dtype, device = ("float32", "cpu") if on_cpu else (credit.attributor_dtype, "auto")
-        # An attribution changes nothing: where the process dies, a new one may be asked the same again, once.
+        dtype, device = ("float32", "cpu") if on_cpu else (settings.attributor_dtype, "auto")
+        # An attribution changes nothing: where the process dies, a new process gets the same call again, once.
         self.pool = ModelPool(
             {"path": path, "dtype": dtype, "device": device},
-            credit.attributor_workers,
+            settings.attributor_workers,
             num_cpus=1,
-            num_gpus=0 if on_cpu else credit.attributor_gpus,
+            num_gpus=0 if on_cpu else settings.attributor_gpus,
             max_restarts=1,
             max_task_retries=1,
         )
 
-    def attributed(self, traces: Sequence[TokenisedTrace], request: Request) -> list[Stream]:
+    def attribute(self, traces: Sequence[TokenisedTrace], request: Request) -> list[Stream]:
         """One stream a trace; traces of like length share a call to an actor."""
         lengths = [len(trace.prompt_ids) + trace.tokens for trace in traces]
         groups = together(lengths, request.tokens)
@@ -44,4 +44,4 @@ class FrozenAttributors:
 
 
 def _attribute(model, tokenizer, traces: Sequence[TokenisedTrace], request: Request) -> list[Stream]:
-    return attributed(model, traces, tokenizer, request)
+    return attribute_in_lockstep(model, traces, tokenizer, request)

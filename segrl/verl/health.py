@@ -19,7 +19,7 @@ HEARD = 5  # seconds, in which Ray carries the last words to the driver's log
 
 
 class Deadline:
-    """One at a time: each ``start`` replaces the one before."""
+    """A timer; ``start`` replaces the timer that runs."""
 
     def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds
@@ -51,8 +51,8 @@ def _expired(what: str, seconds: float) -> None:
 
 def check_servers(replicas) -> None:
     """Raises where an engine has died: verl would send it new weights next, and wait for ever for it to take them."""
-    asked = [replica.servers[0].collective_rpc.remote("check_health") for replica in replicas]
+    answers = [replica.servers[0].collective_rpc.remote("check_health") for replica in replicas]
     try:
-        ray.get(asked, timeout=ANSWERS_IN)
+        ray.get(answers, timeout=ANSWERS_IN)
     except ray.exceptions.GetTimeoutError as error:
         raise TimeoutError(f"a rollout server has not said within {ANSWERS_IN} s whether its engine lives") from error

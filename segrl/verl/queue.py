@@ -29,18 +29,18 @@ def plain_column(keys: list[str], partition_id: str, name: str) -> list:
     return tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=[name])[name].tolist()
 
 
-def rollouts_of(batch: KVBatchMeta, tokenizer, credit: CreditSettings) -> list[Rollout]:
+def rollouts_of(batch: KVBatchMeta, tokenizer, settings: CreditSettings) -> list[Rollout]:
     """The rows of the batch, without those that verl adds to fill it up."""
     keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
     golds: list[str | None] = [None] * len(keys)
-    if credit.target == "gold":
+    if settings.target == "gold":
         golds = [str(row["ground_truth"]) for row in plain_column(keys, batch.partition_id, "reward_model")]
     rollouts = []
     for key, prompt, response, mask, advantages_T, scores_T, gold in zip(
         keys, *columns(keys, batch.partition_id, ROW), golds, strict=True
     ):
         trace = rollout_trace(key, prompt, response, mask, tokenizer)
-        rollouts.append(make_rollout(key, trace, advantages_T, credit, float(scores_T.sum()), gold))
+        rollouts.append(make_rollout(key, trace, advantages_T, settings, float(scores_T.sum()), gold))
     return rollouts
 
 

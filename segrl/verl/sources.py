@@ -23,8 +23,8 @@ COLUMN = dict(zip(FROM_VERL, ("entropy", "old_log_probs"), strict=True))
 class Sources:
     """``workers`` is verl's group of actor workers, ``frozen`` the frozen attributors, if any."""
 
-    def __init__(self, workers, frozen: FrozenAttributors | None, credit: CreditSettings) -> None:
-        self.workers, self.frozen, self.credit = workers, frozen, credit
+    def __init__(self, workers, frozen: FrozenAttributors | None, settings: CreditSettings) -> None:
+        self.workers, self.frozen, self.settings = workers, frozen, settings
 
     @property
     def ranks(self) -> int:
@@ -34,19 +34,19 @@ class Sources:
         self, batch: KVBatchMeta, chosen: Sequence[Rollout], request: Request, live: bool = False
     ) -> list[Evidence | None]:
         """None for a rollout whose numbers are not finite."""
-        if self.credit.need is None:
-            return [evidence_of(rollout, None, self.credit) for rollout in chosen]
-        if self.credit.need in BY_GRADIENT:
+        if self.settings.need is None:
+            return [evidence_of(rollout, None, self.settings) for rollout in chosen]
+        if self.settings.need in BY_GRADIENT:
             streams = self.attribute(batch, chosen, request, live)
         else:
             keys = [rollout.key for rollout in chosen]
-            (rows,) = columns(keys, batch.partition_id, [COLUMN[self.credit.need]])
+            (rows,) = columns(keys, batch.partition_id, [COLUMN[self.settings.need]])
             streams = [Stream(values_T) for values_T in rows]
         return [self._evidence(rollout, stream) for rollout, stream in zip(chosen, streams, strict=True)]
 
     def _evidence(self, rollout: Rollout, stream: Stream) -> Evidence | None:
         finite = bool(torch.isfinite(stream.scores_T).all())
-        return evidence_of(rollout, stream, self.credit) if finite else None
+        return evidence_of(rollout, stream, self.settings) if finite else None
 
     def attribute(
         self, batch: KVBatchMeta, chosen: Sequence[Rollout], request: Request, live: bool = False
@@ -59,7 +59,7 @@ class Sources:
             self.workers.compute_segrl_scores(dispatched(batch, keys, self.ranks, FIELDS, segrl=request))
             return streams_of(*columns(keys, batch.partition_id, SCORES))
         golds = [rollout.gold or "" for rollout in chosen] if request.target == "gold" else []
-        streams = self.frozen.attributed(
+        streams = self.frozen.attribute(
             explained([rollout.trace for rollout in chosen], request.target, golds), request
         )
         # In float32, as those of the actor workers arrive.

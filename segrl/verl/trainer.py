@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import ray
@@ -40,7 +40,7 @@ from segrl.verl.frozen import FrozenAttributors
 from segrl.verl.health import Deadline, check_servers
 from segrl.verl.queue import columns, rollouts_of, write_advantages, write_jsonl
 from segrl.verl.sources import Sources
-from segrl.verl.worker import attributing
+from segrl.verl.worker import with_attribution
 
 ACTOR_ROLES = (Role.Actor, Role.ActorRollout, Role.ActorRolloutRef)
 LEAST_TO_CALIBRATE = 4  # rollouts; with fewer, midpoint nodes serve until a later step has more
@@ -50,7 +50,7 @@ logger = logging.getLogger("verl.segrl")  # under verl's own, which alone reache
 
 
 class SegmentCredit:
-    """Mixed over one of verl's trainers, whose name stands in ``base_mode``."""
+    """A mixin for verl's trainers; ``base_mode`` is the name that verl gives the trainer."""
 
     base_mode: str
 
@@ -58,30 +58,30 @@ class SegmentCredit:
         with open_dict(config):  # verl asks "is this the sync trainer?" by this name
             config.trainer.v1.trainer_mode = self.base_mode
         warn_of_drift()
-        self.credit = check_supported(config)
+        self.settings = check_supported(config)
         self.memory = Memory(config.trainer.default_local_dir, config.actor_rollout_ref.model.path)
-        self.deadline = Deadline(self.credit.step_timeout)
+        self.deadline = Deadline(self.settings.step_timeout)
         self.warned: set[str] = set()
         super().__init__(config)
-        self.replay_buffer.poll_interval = self.credit.poll_seconds
+        self.replay_buffer.poll_interval = self.settings.poll_seconds
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
         for role in ACTOR_ROLES:
             if role in self.role_worker_mapping:
                 worker_class = self.role_worker_mapping[role].__ray_actor_class__
-                self.role_worker_mapping[role] = ray.remote(attributing(worker_class))
+                self.role_worker_mapping[role] = ray.remote(with_attribution(worker_class))
 
     def _setup(self) -> None:
         self.deadline.start("the start")
         model = model_config(self.config.actor_rollout_ref.model)
-        check_reads_text(model, self.credit)
+        check_reads_text(model, self.settings)
         self.limit = position_limit(model)
         super()._setup()
         frozen = None
-        if self.credit.attributor == "frozen":
-            frozen = FrozenAttributors(self.credit, self.tokenizer, on_cpu=self.config.trainer.device == "cpu")
-        self.sources = Sources(self.actor_rollout_wg, frozen, self.credit)
+        if self.settings.attributor == "frozen":
+            frozen = FrozenAttributors(self.settings, self.tokenizer, on_cpu=self.config.trainer.device == "cpu")
+        self.sources = Sources(self.actor_rollout_wg, frozen, self.settings)
 
     def fit(self, agent_loop_manager) -> None:
         try:
@@ -99,7 +99,7 @@ class SegmentCredit:
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         batch = super()._compute_advantage(batch, metrics)
-        if self.credit.rule != "uniform":
+        if self.settings.rule != "uniform":
             with marked_timer("attribution", self.timing_raw, color="purple"):
                 self._spread_advantages(batch, metrics)
         return batch
@@ -111,127 +111,126 @@ class SegmentCredit:
 
     def on_step_end(self) -> None:
         if self.config.actor_rollout_ref.rollout.name == "vllm":
-            check_servers([one for manager in self._rollout_server_managers() for one in manager.get_replicas()])
+            managers = self._rollout_server_managers()
+            check_servers([replica for manager in managers for replica in manager.get_replicas()])
         super().on_step_end()
 
     def _compute_metrics(self, batch, metrics, timing_raw, global_steps, epoch) -> None:
         super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
-        if self.credit.rule != "uniform":
+        if self.settings.rule != "uniform":
             metrics.update(time_metrics(timing_raw))
 
     # --- the step ----------------------------------------------------------------------------------------------------
 
     def _spread_advantages(self, batch: KVBatchMeta, metrics: dict) -> None:
-        if off_step(self.credit, self.global_steps):
+        if off_step(self.settings, self.global_steps):
             rows = sum(not tag.get("is_padding", False) for tag in batch.tags)
             metrics.update({"segrl/attributed_share": 0.0, "segrl/uniform/off_step": float(rows)})
             return
-        rollouts = rollouts_of(batch, self.tokenizer, self.credit)
+        rollouts = rollouts_of(batch, self.tokenizer, self.settings)
         if sentence := None if "plain" in self.warned else nearly_plain(rollouts):
             self._warn(sentence, once="plain")
-        self.warned.add("plain")  # only the first batch is asked
+        self.warned.add("plain")  # only the first batch is looked at
         why = self._reasons(rollouts)
-        chosen = [one for one in rollouts if why[one.key] is None]
+        chosen = [rollout for rollout in rollouts if why[rollout.key] is None]
         weighed = self._weighed(batch, chosen) if chosen else []
-        why |= dict.fromkeys({one.key for one in chosen} - {one.rollout.key for one in weighed}, "not_finite")
+        by_key = {response.rollout.key: response for response in weighed}
+        why |= dict.fromkeys({rollout.key for rollout in chosen} - by_key.keys(), "not_finite")
         if weighed:
-            write_advantages(batch, {one.rollout.key: one.advantages_T for one in weighed})
+            write_advantages(batch, {key: response.advantages_T for key, response in by_key.items()})
         metrics.update(credit_metrics(rollouts, why, weighed))
         if self._compares and weighed:
-            metrics.update(self._agreements(batch, weighed[: self.credit.fidelity_rollouts]))
-        if self.credit.dump_dir:
-            self._dump(self.credit.dump_dir, batch, rollouts, why, weighed)
+            metrics.update(self._agreements(batch, weighed[: self.settings.fidelity_rollouts]))
+        if self.settings.dump_dir:
+            self._dump(self.settings.dump_dir, batch, rollouts, why, by_key)
 
     def _reasons(self, rollouts: Sequence[Rollout]) -> dict[str, str | None]:
         too_long, within_groups = self._too_long(rollouts), compares_within_groups(self.config)
-        return reasons(rollouts, self.credit, self.global_steps, too_long, within_groups)
+        return reasons(rollouts, self.settings, self.global_steps, too_long, within_groups)
 
     def _too_long(self, rollouts: Sequence[Rollout]) -> dict[str, bool]:
         """By key, whether prompt, response and appended answer may exceed the model's positions; a token is a byte at
         least."""
-        return {
-            one.key: len(one.trace.prompt_ids) + one.trace.tokens + len(TEMPLATE) + len((one.explained or "").encode())
-            > (self.limit or float("inf"))
-            for one in rollouts
-        }
+        limit = self.limit or float("inf")
+        return {rollout.key: rollout.tokens + _tokens_appended(rollout) > limit for rollout in rollouts}
 
     def _weighed(self, batch: KVBatchMeta, chosen: Sequence[Rollout]) -> list[Weighed]:
-        if self.credit.attributes:
+        if self.settings.attributes:
             self._calibrate_once(batch, chosen)
-        found = self.sources.evidence(batch, chosen, self._request())
+        gathered = self.sources.evidence(batch, chosen, self._request())
         return [
-            weigh_rollout(one, evidence, self.credit, self.global_steps)
-            for one, evidence in zip(chosen, found, strict=True)
+            weigh_rollout(rollout, evidence, self.settings, self.global_steps)
+            for rollout, evidence in zip(chosen, gathered, strict=True)
             if evidence is not None
         ]
 
     @property
     def _compares(self) -> bool:
-        credit = self.credit
-        wanted = credit.fidelity_every and (self._weighed_before + 1) % credit.fidelity_every == 0
-        return bool(wanted) and credit.attributes and credit.need == "ig"
+        settings = self.settings
+        wanted = settings.fidelity_every and (self._weighed_before + 1) % settings.fidelity_every == 0
+        return bool(wanted) and settings.attributes and settings.need == "ig"
 
     def _agreements(self, batch: KVBatchMeta, few: Sequence[Weighed]) -> dict[str, float]:
         """A few rollouts once more: with many nodes; and by the live actor, where another model explains."""
-        chosen, request = [one.rollout for one in few], replace(self._request(), certificate=False)
-        alphas_J, weights_J = midpoint(self.credit.fidelity_nodes)
+        chosen, request = [weighed.rollout for weighed in few], replace(self._request(), certificate=False)
+        alphas_J, weights_J = midpoint(self.settings.fidelity_nodes)
         fine = replace(request, alphas=tuple(alphas_J.tolist()), weights=tuple(weights_J.tolist()))
-        found = {"segrl/fidelity": self.sources.evidence(batch, chosen, fine)}
-        if self.credit.attributor != "live" and runs_live(self.config):
+        others = {"segrl/fidelity": self.sources.evidence(batch, chosen, fine)}
+        if self.settings.attributor != "live" and runs_live(self.config):
             live = replace(request, model="live")
-            found["segrl/agreement"] = self.sources.evidence(batch, chosen, live, live=True)
-        agreements = {name: agreement(few, evidence, self.credit) for name, evidence in found.items()}
+            others["segrl/agreement"] = self.sources.evidence(batch, chosen, live, live=True)
+        agreements = {name: agreement(few, evidence, self.settings) for name, evidence in others.items()}
         return {name: value for name, value in agreements.items() if value is not None}
 
     def _request(self) -> Request:
-        credit, config = self.credit, self.config
-        calibration = self.memory.get("calibration", calibration_settings(credit)) or {}
-        alphas_J, weights_J = nodes_of(credit.quadrature, credit.nodes, calibration)
+        settings, config = self.settings, self.config
+        calibration = self.memory.get("calibration", calibration_settings(settings)) or {}
+        alphas_J, weights_J = nodes_of(settings.quadrature, settings.nodes, calibration)
         on_cpu = config.trainer.device == "cpu"
         return Request(
-            need=credit.need or "ig",
-            model="ref" if credit.attributor == "ref" else "live",
+            need=settings.need or "ig",
+            model="ref" if settings.attributor == "ref" else "live",
             alphas=tuple(alphas_J.tolist()),
             weights=tuple(weights_J.tolist()),
-            target=credit.target,
-            interpolate=credit.interpolate,
-            tokens=credit.tokens_per_forward
+            target=settings.target,
+            interpolate=settings.interpolate,
+            tokens=settings.tokens_per_forward
             or (CPU_TOKENS if on_cpu else config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu),
             checkpointing=self._checkpointing,
-            certificate=bool(credit.certificate_every) and self._weighed_before % credit.certificate_every == 0,
+            certificate=bool(settings.certificate_every) and self._weighed_before % settings.certificate_every == 0,
         )
 
     @property
     def _weighed_before(self) -> int:
         """How many steps were weighed before this one: ``every`` leaves the others out."""
-        return (self.global_steps - 1) // self.credit.every
+        return (self.global_steps - 1) // self.settings.every
 
     @property
     def _checkpointing(self) -> bool:
-        asked = self.credit.checkpointing
-        return self.config.actor_rollout_ref.model.enable_gradient_checkpointing if asked is None else asked
+        setting = self.settings.checkpointing
+        return self.config.actor_rollout_ref.model.enable_gradient_checkpointing if setting is None else setting
 
     # --- once a run --------------------------------------------------------------------------------------------------
 
     def _calibrate_once(self, batch: KVBatchMeta, chosen: Sequence[Rollout]) -> None:
         """The first use of a model without a calibration; the file beside the checkpoints keeps it."""
-        credit = self.credit
-        frozen = credit.attributor == "frozen"
-        asked = credit.quadrature == CALIBRATED and credit.need == "ig" and not frozen
-        settings = calibration_settings(credit)
-        if not asked or self.memory.get("calibration", settings) or len(chosen) < LEAST_TO_CALIBRATE:
+        settings = self.settings
+        frozen = settings.attributor == "frozen"
+        wanted = settings.quadrature == CALIBRATED and settings.need == "ig" and not frozen
+        basis = calibration_settings(settings)
+        if not wanted or self.memory.get("calibration", basis) or len(chosen) < LEAST_TO_CALIBRATE:
             return
         began = time.perf_counter()
-        sample = chosen[: credit.calibration_rollouts]
-        masses = self.sources.masses_on_grid(batch, sample, self._request(), credit.calibration_nodes)
+        sample = chosen[: settings.calibration_rollouts]
+        masses = self.sources.masses_on_grid(batch, sample, self._request(), settings.calibration_nodes)
         masses = [masses_JL for masses_JL in masses if bool(torch.isfinite(masses_JL).all())]
         if not masses:
             return
-        calibration = calibration_of(masses, settings["counts"])
-        self.memory.keep("calibration", settings, calibration)
-        alphas = ", ".join(f"{alpha:.2f}" for alpha in calibration["rules"][str(credit.nodes)]["alphas"])
+        calibration = calibration_of(masses, basis["counts"])
+        self.memory.keep("calibration", basis, calibration)
+        alphas = ", ".join(f"{alpha:.2f}" for alpha in calibration["rules"][str(settings.nodes)]["alphas"])
         logger.warning(
-            f"segrl: calibrated on {len(masses)} rollouts in {time.perf_counter() - began:.1f} s: {credit.nodes} "
+            f"segrl: calibrated on {len(masses)} rollouts in {time.perf_counter() - began:.1f} s: {settings.nodes} "
             f"node(s) at {alphas} -> {self.memory.path}"
         )
 
@@ -242,15 +241,19 @@ class SegmentCredit:
             self.warned.add(once)
             logger.warning(f"segrl: {sentence}")
 
-    def _dump(self, folder: str, batch: KVBatchMeta, rollouts, why, weighed: Sequence[Weighed]) -> None:
-        by_key = {one.rollout.key: one for one in weighed}
-        keys = [one.key for one in rollouts]
+    def _dump(self, folder: str, batch: KVBatchMeta, rollouts, why, by_key: Mapping[str, Weighed]) -> None:
+        keys = [rollout.key for rollout in rollouts]
         (written,) = columns(keys, batch.partition_id, ["advantages"])
         lines = (
-            record(one, _why(why[one.key], by_key.get(one.key)), by_key.get(one.key), advantages_T)
-            for one, advantages_T in zip(rollouts, written, strict=True)
+            record(rollout, _why(why[key], by_key.get(key)), by_key.get(key), advantages_T)
+            for key, rollout, advantages_T in zip(keys, rollouts, written, strict=True)
         )
         write_jsonl(folder, self.global_steps, lines, more=self.local_trigger_step > 0)
+
+
+def _tokens_appended(rollout: Rollout) -> int:
+    """An upper bound for the answer in its template."""
+    return len(TEMPLATE) + len((rollout.explained or "").encode())
 
 
 def _why(reason: str | None, weighed: Weighed | None) -> str | None:

@@ -14,7 +14,7 @@ from verl.utils.profiler import DistProfiler
 from verl.utils.ulysses import get_ulysses_sequence_parallel_group, set_ulysses_sequence_parallel_group
 
 from segrl.attribution.calibration import masses_on_grid
-from segrl.attribution.lockstep import Request, attributed, explained, parts
+from segrl.attribution.lockstep import Request, attribute_in_lockstep, explained, parts
 from segrl.attribution.quadrature import midpoint
 from segrl.credit.rollout import rollout_trace
 from segrl.types import TokenisedTrace
@@ -25,8 +25,8 @@ SCORES = ("segrl_scores", "segrl_gap", "segrl_copy_share")
 MASSES = "segrl_masses"
 
 
-class Attributing:
-    """Mixed over the worker class that verl's mapping holds, whichever that is."""
+class AttributingWorker:
+    """A mixin for verl's worker class."""
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
     @DistProfiler.annotate(color="purple", role="segrl_attribution")
@@ -34,12 +34,13 @@ class Attributing:
         """Writes the fields ``SCORES``: one score a response token, and two numbers a rollout."""
         request: Request = tu.get_non_tensor_data(data, "segrl", default=None)
         tokenizer = self.actor.model_config.tokenizer
+        traces = explained_traces(data, tokenizer, request.target)
         with self._segrl_model(request.model) as model:
-            found = attributed(model, explained_traces(data, tokenizer, request.target), tokenizer, request)
+            streams = attribute_in_lockstep(model, traces, tokenizer, request)
         return _columns(
-            segrl_scores=_jagged([one.scores_T for one in found]),
-            segrl_gap=known([one.gap for one in found]),
-            segrl_copy_share=known([one.copy_share for one in found]),
+            segrl_scores=_jagged([stream.scores_T for stream in streams]),
+            segrl_gap=known([stream.gap for stream in streams]),
+            segrl_copy_share=known([stream.copy_share for stream in streams]),
         )
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
@@ -65,10 +66,10 @@ class Attributing:
     @contextmanager
     def _segrl_model(self, which: str) -> Iterator:
         """The live actor, or the reference: a model of its own, or the actor without its LoRA adapter."""
-        own_ref = which == "ref" and self.ref is not None
-        engine = (self.ref if own_ref else self.actor).engine
+        separate = which == "ref" and self.ref is not None
+        engine = (self.ref if separate else self.actor).engine
         with engine.eval_mode(), unsplit():
-            if which == "ref" and not own_ref:
+            if which == "ref" and not separate:
                 with engine.disable_adapter():
                     yield engine.module
             else:
@@ -94,9 +95,9 @@ def explained_traces(data: TensorDict, tokenizer, target: str) -> list[Tokenised
     return explained(traces, target, golds)
 
 
-def attributing(worker_class: type) -> type:
+def with_attribution(worker_class: type) -> type:
     """``worker_class`` with the attribution RPCs."""
-    return type(f"Attributing{worker_class.__name__}", (Attributing, worker_class), {})
+    return type(f"Attributing{worker_class.__name__}", (AttributingWorker, worker_class), {})
 
 
 def _jagged(rows: list[torch.Tensor]) -> torch.Tensor:

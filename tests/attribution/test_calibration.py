@@ -35,8 +35,8 @@ def test_two_shapes_need_two_nodes():
     masses_JX = mix_J[:, None] * shapes[0] + (1 - mix_J)[:, None] * shapes[1]
     two, weights = fit_nodes(masses_JX, 2)
     assert misfit(masses_JX, two, weights) == pytest.approx(0, abs=1e-12)
-    one, weight = fit_nodes(masses_JX, 1)
-    assert misfit(masses_JX, one, weight) > 1e-3
+    single, weight = fit_nodes(masses_JX, 1)
+    assert misfit(masses_JX, single, weight) > 1e-3
 
 
 def test_the_chosen_nodes_are_the_best_of_all():
@@ -73,17 +73,19 @@ def test_traces_of_any_size_have_one_voice_in_the_single_node():
 def test_masses_on_the_grid_average_to_the_midpoint_rule():
     model, tokenizer = tiny_model(), byte_level_tokenizer()
     grid = masses_on_grid(model, traces(), tokenizer, midpoint(6)[0].tolist())
-    for masses_JL, one in zip(grid, segrl.attribute(model, traces(), tokenizer, nodes=6, tolerance=None), strict=True):
+    for masses_JL, attribution in zip(
+        grid, segrl.attribute(model, traces(), tokenizer, nodes=6, tolerance=None), strict=True
+    ):
         scores_T = masses_JL.mean(0)[-len(masses_JL[0]) :]
-        total = float(one.scores_T.double().sum()) + one.mass_prompt + one.mass_suffix
+        total = float(attribution.scores_T.double().sum()) + attribution.mass_prompt + attribution.mass_suffix
         assert float(scores_T.sum()) == pytest.approx(total, rel=1e-4)
 
 
 def test_a_calibration_is_a_rule(tmp_path):
     model, tokenizer = tiny_model(), byte_level_tokenizer()
     file = tmp_path / "deep" / "calibration.json"
-    found = calibrate(model, traces(), tokenizer, grid=12, counts=(1, 4))
-    write_json(file, found)
+    calibration = calibrate(model, traces(), tokenizer, grid=12, counts=(1, 4))
+    write_json(file, calibration)
     alphas_J, weights_J = nodes_of(str(file), 4)
     assert len(alphas_J) == len(weights_J) == 4
     reference = segrl.attribute(model, traces(), tokenizer, nodes=96, tolerance=None)

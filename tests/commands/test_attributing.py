@@ -94,9 +94,9 @@ def test_killed_on_ray_the_rows_are_the_same(job, uninterrupted, tmp_path):
     for count in (1, 4, 9):
         kill_at(job, out, count, *ray)
     finish(job, out, *ray)
-    found = read_shards(out)
-    assert [row["id"] for row in found] == [row["id"] for row in uninterrupted]
-    for row, expected in zip(found, uninterrupted, strict=True):
+    rows = read_shards(out)
+    assert [row["id"] for row in rows] == [row["id"] for row in uninterrupted]
+    for row, expected in zip(rows, uninterrupted, strict=True):
         assert row["error"] == expected["error"]
         assert row["scores"] == pytest.approx(expected["scores"], rel=1e-4, abs=1e-6)
 

@@ -36,7 +36,7 @@ RIGHT, WRONG = rollout("a_0_0", 1.0, 0.5), rollout("a_1_0", 0.0, -0.5)
 
 
 @pytest.mark.parametrize(
-    ("one", "settings", "reason"),
+    ("candidate", "settings", "reason"),
     [
         (RIGHT, {}, None),
         (WRONG, {}, "other_sign"),
@@ -52,9 +52,9 @@ RIGHT, WRONG = rollout("a_0_0", 1.0, 0.5), rollout("a_1_0", 0.0, -0.5)
         (replace(RIGHT, segments=Segments((0, 8, 10), ("thought", "answer"))), {}, "one_thought"),
     ],
 )
-def test_attribution_is_spent_where_it_can_change_something(one, settings, reason):
-    partner = WRONG if one.key == "a_0_0" else RIGHT
-    assert reasons([one, partner], CreditSettings(**settings), step=1)[one.key] == reason
+def test_attribution_is_spent_where_it_can_change_something(candidate, settings, reason):
+    partner = WRONG if candidate.key == "a_0_0" else RIGHT
+    assert reasons([candidate, partner], CreditSettings(**settings), step=1)[candidate.key] == reason
 
 
 def test_a_group_with_equal_rewards_costs_nothing_even_where_rounding_leaves_an_advantage():
@@ -90,20 +90,20 @@ def advantages_of_verl(estimator: str) -> dict[str, float]:
     tensors = {"token_level_rewards": rewards, "response_mask": torch.ones(len(REWARDS), 10)}
     data = DataProto.from_dict(tensors, non_tensors={"uid": uids})
     config = OmegaConf.create({"gamma": 1.0})
-    found = compute_advantage_for_multi_trajectories(data, list(REWARDS), estimator, config=config)
-    return dict(zip(REWARDS, found.batch["advantages"].mean(-1).tolist(), strict=True))
+    data = compute_advantage_for_multi_trajectories(data, list(REWARDS), estimator, config=config)
+    return dict(zip(REWARDS, data.batch["advantages"].mean(-1).tolist(), strict=True))
 
 
 @pytest.mark.parametrize("estimator", [*WITHIN_GROUPS, "reinforce_plus_plus", "reinforce_plus_plus_baseline"])
 def test_equal_rewards_teach_nothing_where_verl_compares_groups_alone(estimator):
-    found = advantages_of_verl(estimator)
-    equal = [abs(found[f"e_{i}_0"]) for i in range(3)]
+    advantages = advantages_of_verl(estimator)
+    equal = [abs(advantages[f"e_{i}_0"]) for i in range(3)]
     within = estimator in WITHIN_GROUPS
     assert max(equal) < 1e-2 if within else min(equal) > 0.05
-    batch = [rollout(key, reward, found[key]) for key, reward in REWARDS.items()]
+    batch = [rollout(key, reward, advantages[key]) for key, reward in REWARDS.items()]
     why = reasons(batch, CreditSettings(sign="both"), step=1, within_groups=within)
     assert {why[f"e_{i}_0"] for i in range(3)} == {"equal_rewards" if within else None}
-    assert why["s_0_0"] == (None if found["s_0_0"] else "equal_rewards")
+    assert why["s_0_0"] == (None if advantages["s_0_0"] else "equal_rewards")
     assert why["u_0_0"] is None
 
 
@@ -121,7 +121,9 @@ def test_only_every_so_many_steps_from_the_first_on():
 
 @given(st.integers(2, 12), st.floats(0.01, 1.0), st.integers(1, 50))
 def test_a_share_bounds_the_tokens_of_the_step(pairs, share, step):
-    batch = [one for i in range(pairs) for one in (replace(RIGHT, key=f"{i}_0_0"), replace(WRONG, key=f"{i}_1_0"))]
+    batch = [
+        member for i in range(pairs) for member in (replace(RIGHT, key=f"{i}_0_0"), replace(WRONG, key=f"{i}_1_0"))
+    ]
     why = reasons(batch, CreditSettings(share=share), step)
     chosen = [key for key, reason in why.items() if reason is None]
     assert 1 <= len(chosen) <= max(1, share * len(batch))

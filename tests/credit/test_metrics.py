@@ -45,8 +45,8 @@ def rollout(key: str = "a_0_0", boundaries=(0, 2, 5, 6, 8)) -> Rollout:
 
 
 def weighed(scores_T=SCORES_T, gap: float = 0.1, **settings):
-    one, credit = rollout(), CreditSettings(**settings)
-    return weigh_rollout(one, evidence_of(one, Stream(scores_T, gap, 0.2), credit), credit, step=1)
+    response, credit = rollout(), CreditSettings(**settings)
+    return weigh_rollout(response, evidence_of(response, Stream(scores_T, gap, 0.2), credit), credit, step=1)
 
 
 def test_metrics_of_a_step():
@@ -76,16 +76,16 @@ def test_scores_that_tell_nothing_apart_are_counted():
 
 def test_agreement_is_the_mean_rank_correlation_of_the_thoughts_strengths():
     credit = CreditSettings()
-    one = weighed()  # strengths 1.41, 5.20, 0.5: ranks 2, 3, 1
+    response = weighed()  # strengths 1.41, 5.20, 0.5: ranks 2, 3, 1
 
     def other(*scores):
-        return evidence_of(one.rollout, Stream(torch.tensor(scores)), credit)
+        return evidence_of(response.rollout, Stream(torch.tensor(scores)), credit)
 
     same = other(1.0, 1.0, 9.0, 9.0, 9.0, 0.1, 0.0, 0.0)
     shifted = other(0.0, 0.1, 1.0, 1.0, 1.0, 0.5, 9.0, 9.0)  # 0.07, 1.73, 0.5: ranks 1, 3, 2; 1 - 6 * 2 / (3 * 8) = 0.5
-    assert agreement([one], [same], credit) == pytest.approx(1.0)
-    assert agreement([one, one, one], [same, shifted, None], credit) == pytest.approx(0.75)
-    assert agreement([one], [other(*[0.0] * 8)], credit) is None
+    assert agreement([response], [same], credit) == pytest.approx(1.0)
+    assert agreement([response, response, response], [same, shifted, None], credit) == pytest.approx(0.75)
+    assert agreement([response], [other(*[0.0] * 8)], credit) is None
 
 
 def test_effective_share_by_hand():
@@ -96,19 +96,19 @@ def test_effective_share_by_hand():
 def test_selected_ratio_by_hand():
     # forced: first and last thought, 2 + 1 tokens; by strength the second, 3 tokens
     assert selected_ratio(weighed()) == 1.0
-    one = weighed()
+    response = weighed()
     dropped = replace(
-        one.selection,
+        response.selection,
         keep_S=torch.tensor([True, False, False, True]),
         reason_S=("forced", "dropped", "dropped", "forced"),
     )
-    assert selected_ratio(replace(one, selection=dropped)) == pytest.approx(2 / 6)
+    assert selected_ratio(replace(response, selection=dropped)) == pytest.approx(2 / 6)
 
 
 def test_selected_ratio_of_a_token_measure():
-    one = weighed(measure="abs_ig_tokens")
-    assert len(one.selection) == 8
-    assert 0 < selected_ratio(one) <= 1
+    response = weighed(measure="abs_ig_tokens")
+    assert len(response.selection) == 8
+    assert 0 < selected_ratio(response) <= 1
 
 
 def test_keywords_are_counted_wherever_they_stand():
@@ -116,8 +116,8 @@ def test_keywords_are_counted_wherever_they_stand():
 
 
 def test_times_of_a_step():
-    found = time_metrics({"attribution": 1.0, "step": 10.0, "update_actor": 4.0})
-    assert found == {"segrl/seconds": 1.0, "segrl/time_share": 0.1, "segrl/cost": 0.25}
+    metrics = time_metrics({"attribution": 1.0, "step": 10.0, "update_actor": 4.0})
+    assert metrics == {"segrl/seconds": 1.0, "segrl/time_share": 0.1, "segrl/cost": 0.25}
     assert time_metrics({"step": 10.0}) == {"segrl/seconds": 0.0, "segrl/time_share": 0.0}
 
 

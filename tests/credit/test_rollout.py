@@ -32,9 +32,11 @@ def rollout(advantage: float = 0.5, answer: str | None = "7", trainable_T=None) 
     return Rollout("p_0_0", trace, SEGMENTS, torch.full((8,), advantage))
 
 
-def weighed(one: Rollout, scores_T=SCORES_T, **settings):
+def weighed(response: Rollout, scores_T=SCORES_T, **settings):
     credit = CreditSettings(**settings)
-    return weigh_rollout(one, evidence_of(one, Stream(scores_T, gap=0.1, copy_share=0.2), credit), credit, step=1)
+    return weigh_rollout(
+        response, evidence_of(response, Stream(scores_T, gap=0.1, copy_share=0.2), credit), credit, step=1
+    )
 
 
 def test_rank_weights_times_advantage_by_hand():
@@ -48,58 +50,58 @@ def test_rank_weights_times_advantage_by_hand():
 def test_options_reach_the_rule_and_the_measure():
     # ranks 2, 3, 1 over [0, 1] -> 0.5, 1, 0: (2 * 0.5 + 3 * 1) / 6 = 4 / 6
     expected = torch.tensor([0.5, 0.5, 1, 1, 1, 0, 4 / 6, 4 / 6]) * 6 / 4
-    one = weighed(rollout(), rule_options={"low": 0.0, "high": 1.0})
-    torch.testing.assert_close(one.weights_T, expected)
+    response = weighed(rollout(), rule_options={"low": 0.0, "high": 1.0})
+    torch.testing.assert_close(response.weights_T, expected)
     # sums of |s|: 2, 9 and 0.5
-    one = weighed(rollout(), rule="linear", measure_options={"aggregate": "sum"})
+    response = weighed(rollout(), rule="linear", measure_options={"aggregate": "sum"})
     share = torch.tensor([2.0, 2, 9, 9, 9, 0.5]) / 11.5
-    torch.testing.assert_close(one.weights_T[:6], share / share.mean())
+    torch.testing.assert_close(response.weights_T[:6], share / share.mean())
 
 
 def test_each_response_keeps_its_mean_advantage():
-    one = weighed(rollout(0.5))
-    assert one.weights_T[one.rollout.weighted_T].mean() == pytest.approx(1.0)
-    assert one.advantages_T.mean() == pytest.approx(0.5)
+    response = weighed(rollout(0.5))
+    assert response.weights_T[response.rollout.weighted_T].mean() == pytest.approx(1.0)
+    assert response.advantages_T.mean() == pytest.approx(0.5)
 
 
 def test_hard_keeps_the_selected_tokens_alone():
     # Four thoughts: 1.41, 5.20, 0.50 and 0.50 of 7.61, so the second alone has the 0.6; first and last are forced.
     four = Segments((0, 2, 5, 6, 7, 8), ("thought", "thought", "thought", "thought", "answer"))
     scores_T = torch.tensor([1.0, -1.0, 3.0, 3.0, 3.0, 0.5, 0.5, 9.0])
-    one = weighed(replace(rollout(), segments=four), scores_T, rule="hard", tau=0.6)
-    assert one.selection.reason_S == ("forced", "strength", "dropped", "forced", "forced")
+    response = weighed(replace(rollout(), segments=four), scores_T, rule="hard", tau=0.6)
+    assert response.selection.reason_S == ("forced", "strength", "dropped", "forced", "forced")
     kept = 7 / 6  # of seven tokens of thinking, six are left
-    torch.testing.assert_close(one.weights_T, torch.tensor([kept, kept, kept, kept, kept, 0, kept, 1]))
+    torch.testing.assert_close(response.weights_T, torch.tensor([kept, kept, kept, kept, kept, 0, kept, 1]))
 
 
 def test_tokens_of_a_tool_or_beyond_rollout_correction_weigh_one_and_do_not_count():
     trainable_T = torch.tensor([1, 1, 0, 0, 0, 1, 1, 1], dtype=torch.bool)
-    one = weighed(rollout(trainable_T=trainable_T))
+    response = weighed(rollout(trainable_T=trainable_T))
     # left in the thinking: two tokens of rank weight 1.0 and one of 0.8, mean 2.8 / 3
-    torch.testing.assert_close(one.weights_T, torch.tensor([3 / 2.8, 3 / 2.8, 1, 1, 1, 2.4 / 2.8, 1, 1]))
+    torch.testing.assert_close(response.weights_T, torch.tensor([3 / 2.8, 3 / 2.8, 1, 1, 1, 2.4 / 2.8, 1, 1]))
 
 
 def test_signed_weighs_what_supports_the_wrong_answer_alone():
-    one = weighed(rollout(-0.5), sign="signed", rule="linear", measure_options={"aggregate": "sum"})
-    assert one.weights_T[1] == 0  # the one token whose attribution is negative
-    assert bool((one.weights_T[[0, 2, 3, 4, 5]] > 0).all())
-    assert one.advantages_T[:6].mean() == pytest.approx(-0.5)
+    response = weighed(rollout(-0.5), sign="signed", rule="linear", measure_options={"aggregate": "sum"})
+    assert response.weights_T[1] == 0  # the one token whose attribution is negative
+    assert bool((response.weights_T[[0, 2, 3, 4, 5]] > 0).all())
+    assert response.advantages_T[:6].mean() == pytest.approx(-0.5)
 
 
 def test_scores_that_say_nothing_leave_the_advantages_as_they_were():
-    one = weighed(rollout(), torch.zeros(8))
-    assert one.uniform
-    assert torch.equal(one.advantages_T, one.rollout.advantages_T)
+    response = weighed(rollout(), torch.zeros(8))
+    assert response.uniform
+    assert torch.equal(response.advantages_T, response.rollout.advantages_T)
     assert not weighed(rollout()).uniform
 
 
 def test_the_evidence_holds_what_the_measure_reads_and_nothing_else():
-    one = rollout()
-    assert evidence_of(one, None, CreditSettings(measure="length")).ig is None
-    entropy = evidence_of(one, Stream(SCORES_T.abs()), CreditSettings(measure="entropy"))
+    response = rollout()
+    assert evidence_of(response, None, CreditSettings(measure="length")).ig is None
+    entropy = evidence_of(response, Stream(SCORES_T.abs()), CreditSettings(measure="entropy"))
     assert torch.equal(entropy.entropy_T, SCORES_T.abs())
     assert entropy.ig is None
-    assert evidence_of(one, Stream(SCORES_T, gap=0.3), CreditSettings()).ig.gap == 0.3
+    assert evidence_of(response, Stream(SCORES_T, gap=0.3), CreditSettings()).ig.gap == 0.3
     assert isinstance(entropy, Evidence)
 
 
@@ -117,15 +119,15 @@ def test_the_answer_of_a_rollout_is_read_after_its_thinking():
 
 
 def test_a_record_holds_what_a_report_draws():
-    one = weighed(rollout())
-    line = json.loads(json.dumps(record(one.rollout, None, one, one.advantages_T), allow_nan=False))
+    response = weighed(rollout())
+    line = json.loads(json.dumps(record(response.rollout, None, response, response.advantages_T), allow_nan=False))
     assert line["boundaries"] == [0, 2, 5, 6, 8]
     assert line["group"] == "p"
     assert line["advantages"] == [a * w for a, w in zip([0.5] * 8, line["weights"], strict=True)]
 
 
 def test_a_record_of_a_rollout_that_was_not_attributed_says_why():
-    one = replace(rollout(), reward=1.0)
-    line = json.loads(json.dumps(record(one, "equal_rewards", None, one.advantages_T), allow_nan=False))
+    response = replace(rollout(), reward=1.0)
+    line = json.loads(json.dumps(record(response, "equal_rewards", None, response.advantages_T), allow_nan=False))
     assert (line["uniform"], line["strength"], line["gap"], line["reward"]) == ("equal_rewards", [], None, 1.0)
     assert line["weights"] == [1.0] * 8

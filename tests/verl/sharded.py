@@ -11,7 +11,7 @@ from verl.utils.fsdp_utils import apply_fsdp2
 import segrl
 from segrl import Trace
 from segrl.attribution.calibration import masses_on_grid
-from segrl.attribution.lockstep import Request, attributed, parts
+from segrl.attribution.lockstep import Request, attribute_in_lockstep, parts
 from segrl.attribution.quadrature import midpoint
 
 rank, _, world = initialize_global_process_group()
@@ -39,8 +39,8 @@ def close(found, expected, what):
 alone_request = Request(**(vars(request) | {"agree": False}))
 for i, (found, expected) in enumerate(
     zip(
-        attributed(sharded, traces, tokenizer, request),
-        attributed(plain, traces, tokenizer, alone_request),
+        attribute_in_lockstep(sharded, traces, tokenizer, request),
+        attribute_in_lockstep(plain, traces, tokenizer, alone_request),
         strict=True,
     )
 ):

@@ -21,13 +21,13 @@ def test_each_change_is_named_with_its_place():
         "segrl.credit.choosing:sample": ("worth", "tokens"),
         "segrl.credit.rollout:Rollout.__eq__": ("self", "value"),
     }
-    found = drift(used, expected="0.0.1")
-    assert found[0].startswith("verl is ")
-    assert found[0].endswith("segrl was written for 0.0.1")
-    assert "verl.nowhere cannot be imported" in found[1]
-    assert found[2] == "segrl.verl.drift has no nothing"
-    assert found[3] == "segrl.verl.drift:drift takes (used, expected), without strictness"
-    assert len(found) == 4  # what is called may have more parameters; what is overridden may not
+    sentences = drift(used, expected="0.0.1")
+    assert sentences[0].startswith("verl is ")
+    assert sentences[0].endswith("segrl was written for 0.0.1")
+    assert "verl.nowhere cannot be imported" in sentences[1]
+    assert sentences[2] == "segrl.verl.drift has no nothing"
+    assert sentences[3] == "segrl.verl.drift:drift takes (used, expected), without strictness"
+    assert len(sentences) == 4  # what is called may have more parameters; what is overridden may not
 
 
 def test_a_changed_verl_is_a_warning_at_the_start(monkeypatch):

@@ -24,17 +24,17 @@ pytestmark = [
 
 def test_an_attributor_that_dies_is_started_again_and_asked_again(monkeypatch):
     tokenizer = AutoTokenizer.from_pretrained(toy.MODEL_PATH)
-    [trace] = [segrl.tokenize(one, tokenizer) for one in toy.sample_traces(1, seed=3)]
+    [trace] = [segrl.tokenize(sampled, tokenizer) for sampled in toy.sample_traces(1, seed=3)]
     credit = CreditSettings(attributor="frozen", attributor_path=str(toy.MODEL_PATH))
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         ray.init(num_cpus=2, _temp_dir=folder, include_dashboard=False, log_to_driver=False)
         try:
             attributors = FrozenAttributors(credit, tokenizer, on_cpu=True)
-            [before] = attributors.attributed([trace], Request())
-            [process] = [one for one in psutil.Process().children(recursive=True) if "ModelActor" in one.name()]
+            [before] = attributors.attribute([trace], Request())
+            [process] = [child for child in psutil.Process().children(recursive=True) if "ModelActor" in child.name()]
             process.kill()
-            [after] = attributors.attributed([trace], Request())
+            [after] = attributors.attribute([trace], Request())
         finally:
             ray.shutdown()
     assert after.scores_T.tolist() == before.scores_T.tolist()

@@ -13,7 +13,7 @@ from testkit.tiny import byte_level_tokenizer
 
 import segrl
 from segrl import Trace, toy
-from segrl.attribution.lockstep import Request, attributed
+from segrl.attribution.lockstep import Request, attribute_in_lockstep
 from segrl.importance import segment_scores
 from segrl.importance.ranking import spearman
 
@@ -57,7 +57,7 @@ def test_one_node_costs_less_than_an_update_at_4k_tokens():
     """Both with activation checkpointing, one rollout a forward; the update without its optimiser step."""
     model, tokenizer, traces = qwen2_1_5b(), byte_level_tokenizer(), rollouts(4, 4096)
     request = Request(tokens=1, checkpointing=True)
-    attribution = seconds(lambda: attributed(model, traces, tokenizer, request))
+    attribution = seconds(lambda: attribute_in_lockstep(model, traces, tokenizer, request))
     model.train().gradient_checkpointing_enable()
 
     def update() -> None:
@@ -75,7 +75,7 @@ def test_flash_attention_ranks_segments_as_sdpa_does():
     request = Request(alphas=(0.25, 0.75), weights=(0.5, 0.5))
     strengths = []
     for attention in ("sdpa", "flash_attention_2"):
-        [one] = attributed(qwen2_1_5b(attention), [trace], tokenizer, request)
+        [one] = attribute_in_lockstep(qwen2_1_5b(attention), [trace], tokenizer, request)
         strengths.append(segment_scores(one.scores_T, segrl.segment(trace)).strength_S)
     assert spearman(*strengths) > 0.95
 

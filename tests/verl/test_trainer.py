@@ -21,7 +21,7 @@ from segrl.verl import queue as queue_module
 from segrl.verl import trainer as trainer_module
 from segrl.verl.queue import fill_up
 from segrl.verl.trainer import SegmentCredit
-from segrl.verl.worker import Attributing, explained_traces
+from segrl.verl.worker import AttributingWorker, explained_traces
 
 TOKENIZER = byte_level_tokenizer()
 THINKING = "3 + 4 = 7.\n\nWait, so 7.\n\nHowever, 7.\n"
@@ -81,11 +81,11 @@ class Actor:
     """A worker group whose attribution is the token's position, and which remembers what it was asked for."""
 
     def __init__(self, queue, ranks=1):
-        self.queue, self._dispatch_info, self.asked, self.on_grid = queue, {"actor": list(range(ranks))}, [], []
+        self.queue, self._dispatch_info, self.batches, self.on_grid = queue, {"actor": list(range(ranks))}, [], []
         self.broken: set[str] = set()  # keys whose scores are not finite
 
     def compute_segrl_scores(self, batch):
-        self.asked.append(batch)
+        self.batches.append(batch)
         for key in batch.keys:
             scores_T = torch.arange(len(self.queue.rows[key]["responses"])).float()
             scores_T[3] += torch.inf if key in self.broken else 0.0
@@ -165,7 +165,7 @@ def test_only_what_can_learn_is_attributed_and_weighted(make):
     trainer, queue = make()
     before = {key: row["advantages"].clone() for key, row in queue.rows.items()}
     metrics = step(trainer, queue)
-    assert [batch.keys for batch in trainer.actor_rollout_wg.asked] == [["a_0_0"]]
+    assert [batch.keys for batch in trainer.actor_rollout_wg.batches] == [["a_0_0"]]
     for key in set(ROWS) - {"a_0_0"}:
         assert torch.equal(queue.rows[key]["advantages"], before[key])
     after = queue.rows["a_0_0"]["advantages"]
@@ -189,7 +189,7 @@ def test_a_rollout_whose_scores_are_not_finite_weighs_one_and_is_counted(make, t
     assert metrics["segrl/attributed_share"] == 2 / 9  # a_0_0 and r1_0_0, of nine responses
     assert queue.rows["r0_0_0"]["advantages"].tolist() == [0.5] * len(queue.rows["r0_0_0"]["advantages"])
     assert len(queue.rows["r1_0_0"]["advantages"].unique()) > 1
-    lines = {one["key"]: one for one in map(json.loads, (tmp_path / "dump" / "1.jsonl").read_text().splitlines())}
+    lines = {line["key"]: line for line in map(json.loads, (tmp_path / "dump" / "1.jsonl").read_text().splitlines())}
     assert lines["r0_0_0"]["uniform"] == "not_finite"
     assert set(lines["r0_0_0"]["weights"]) == {1.0}
 
@@ -200,7 +200,7 @@ def test_a_few_rollouts_are_held_against_many_nodes_on_every_so_many_steps(make)
     for trainer.global_steps in (1, 2):
         logged.append(step(trainer, queue).get("segrl/fidelity"))
     assert logged == [None, 1.0]  # the actor's scores are the same, however many nodes
-    plain, again, fine = trainer.actor_rollout_wg.asked
+    plain, again, fine = trainer.actor_rollout_wg.batches
     assert len(again.keys) == len(plain.keys) == 4
     assert len(fine.keys) == 2
     assert fine.extra_info["segrl"].alphas == pytest.approx((0.1, 0.3, 0.5, 0.7, 0.9))
@@ -213,22 +213,22 @@ def test_with_steps_left_out_the_weighed_ones_are_counted(make):
     for trainer.global_steps in range(1, 11):
         logged += [trainer.global_steps] if "segrl/fidelity" in step(trainer, queue) else []
     assert logged == [4, 10]
-    plain = [one.extra_info["segrl"] for one in trainer.actor_rollout_wg.asked]
-    assert [one.certificate for one in plain if len(one.alphas) == 1] == [True, False, False, True]
+    plain = [batch.extra_info["segrl"] for batch in trainer.actor_rollout_wg.batches]
+    assert [request.certificate for request in plain if len(request.alphas) == 1] == [True, False, False, True]
 
 
 def test_a_response_that_leaves_no_room_for_the_answer_weighs_one(make):
     trainer, queue = make()
     trainer.limit = len(queue.rows["a_0_0"]["responses"]) + 10
     assert step(trainer, queue)["segrl/uniform/too_long"] == 1.0
-    assert trainer.actor_rollout_wg.asked == []
+    assert trainer.actor_rollout_wg.batches == []
 
 
 def test_uniform_is_plain_grpo_bit_for_bit(make):
     trainer, queue = make(rule="uniform")
     before = {key: row["advantages"].clone() for key, row in queue.rows.items()}
     assert step(trainer, queue) == {}
-    assert trainer.actor_rollout_wg.asked == []
+    assert trainer.actor_rollout_wg.batches == []
     assert all(torch.equal(queue.rows[key]["advantages"], before[key]) for key in before)
 
 
@@ -239,20 +239,20 @@ def test_equal_rewards_are_no_reason_where_advantages_differ_all_the_same(make, 
     OmegaConf.update(trainer.config, name, {"true": True}.get(value, value))
     metrics = step(trainer, queue)
     assert metrics["segrl/uniform/equal_rewards"] == 0.0
-    assert trainer.actor_rollout_wg.asked[0].keys == ["a_0_0", "e_0_0"]
+    assert trainer.actor_rollout_wg.batches[0].keys == ["a_0_0", "e_0_0"]
 
 
 def test_a_step_that_is_left_out_reads_nothing(make):
     trainer, queue = make(every=2)
     trainer.global_steps = 2
     assert step(trainer, queue) == {"segrl/attributed_share": 0.0, "segrl/uniform/off_step": 5.0}
-    assert trainer.actor_rollout_wg.asked == []
+    assert trainer.actor_rollout_wg.batches == []
 
 
 def test_towards_the_gold_answer_a_response_without_one_of_its_own_is_attributed(make):
     trainer, queue = make(target="gold")
     assert step(trainer, queue)["segrl/uniform/no_answer"] == 0.0
-    assert trainer.actor_rollout_wg.asked[0].keys == ["a_0_0", SILENT]
+    assert trainer.actor_rollout_wg.batches[0].keys == ["a_0_0", SILENT]
     longest = len(queue.rows["a_0_0"]["responses"]) + 1 + len(TEMPLATE)
     trainer.limit = longest + 39  # the gold answer has 40 characters, its own one
     assert step(trainer, queue)["segrl/uniform/too_long"] == 1.0
@@ -261,8 +261,11 @@ def test_towards_the_gold_answer_a_response_without_one_of_its_own_is_attributed
 def test_every_rank_gets_as_many_rows_and_the_shortest_fill_up(make):
     trainer, queue = make(ranks=2)
     step(trainer, queue)
-    [asked] = trainer.actor_rollout_wg.asked
-    assert sorted(asked.keys) == ["a_0_0", SILENT]  # the silent one is the shortest: it keeps the second rank company
+    [attributed] = trainer.actor_rollout_wg.batches
+    assert sorted(attributed.keys) == [
+        "a_0_0",
+        SILENT,
+    ]  # the silent one is the shortest: it keeps the second rank company
 
 
 def test_filling_up_by_hand():
@@ -275,15 +278,15 @@ def test_the_certificate_is_asked_for_on_every_so_many_steps(make):
     trainer, queue = make(certificate_every=3)
     for trainer.global_steps in range(1, 6):
         step(trainer, queue)
-    asked = [batch.extra_info["segrl"].certificate for batch in trainer.actor_rollout_wg.asked]
-    assert asked == [True, False, False, True, False]
+    certificates = [batch.extra_info["segrl"].certificate for batch in trainer.actor_rollout_wg.batches]
+    assert certificates == [True, False, False, True, False]
 
 
-@pytest.mark.parametrize(("measure", "asked"), [("length", 0), ("random", 0), ("entropy", 0), ("oar", 1), ("ig", 1)])
-def test_a_measure_that_needs_no_gradient_costs_no_forward(make, measure, asked):
+@pytest.mark.parametrize(("measure", "forwards"), [("length", 0), ("random", 0), ("entropy", 0), ("oar", 1), ("ig", 1)])
+def test_a_measure_that_needs_no_gradient_costs_no_forward(make, measure, forwards):
     trainer, queue = make(measure=measure)
     metrics = step(trainer, queue)
-    assert len(trainer.actor_rollout_wg.asked) == asked
+    assert len(trainer.actor_rollout_wg.batches) == forwards
     assert metrics["segrl/attributed_share"] == 0.2
     assert len(queue.rows["a_0_0"]["advantages"].unique()) > 1
 
@@ -299,7 +302,7 @@ def test_the_planted_kinds_are_read_where_the_measure_reads_them(make, tmp_path,
     step(trainer, queue)
     [line] = [json.loads(line) for line in (tmp_path / "dump" / "1.jsonl").read_text().splitlines()][:1]
     assert line["strength"] == [0.5, 0.5, last, 0.0]
-    assert trainer.actor_rollout_wg.asked == []
+    assert trainer.actor_rollout_wg.batches == []
 
 
 def test_the_first_rollouts_calibrate_once_and_the_file_is_found_on_resuming(make, tmp_path):
@@ -309,19 +312,19 @@ def test_the_first_rollouts_calibrate_once_and_the_file_is_found_on_resuming(mak
     [on_grid] = trainer.actor_rollout_wg.on_grid
     assert len(on_grid.keys) == 4
 
-    assert trainer.actor_rollout_wg.asked[0].extra_info["segrl"].alphas == (0.375,)
+    assert trainer.actor_rollout_wg.batches[0].extra_info["segrl"].alphas == (0.375,)
     assert (tmp_path / "checkpoints" / "segrl.json").is_file()
     again, queue = make(right=5, quadrature="calibrated", calibration_nodes=4, calibration_rollouts=4)
     step(again, queue)
     assert again.actor_rollout_wg.on_grid == []
-    assert again.actor_rollout_wg.asked[0].extra_info["segrl"].alphas == (0.375,)
+    assert again.actor_rollout_wg.batches[0].extra_info["segrl"].alphas == (0.375,)
 
 
 def test_too_few_rollouts_do_not_calibrate(make):
     trainer, queue = make(quadrature="calibrated")
     step(trainer, queue)
     assert trainer.actor_rollout_wg.on_grid == []
-    assert trainer.actor_rollout_wg.asked[0].extra_info["segrl"].alphas == (0.5,)
+    assert trainer.actor_rollout_wg.batches[0].extra_info["segrl"].alphas == (0.5,)
 
 
 @pytest.mark.parametrize(
@@ -395,7 +398,7 @@ def test_the_rpc_is_mixed_into_whatever_worker_the_mapping_holds(make, monkeypat
     monkeypatch.setattr(Base, "_init_resource_pool_mgr", lambda self: setattr(self, "role_worker_mapping", mapping))
     trainer._init_resource_pool_mgr()
     worker_class = mapping[role].__ray_actor_class__
-    assert issubclass(worker_class, Attributing)
+    assert issubclass(worker_class, AttributingWorker)
     assert worker_class.__name__ == "Attributingobject"
 
 
@@ -403,25 +406,25 @@ def test_the_asynchronous_modes_are_registered_over_verls_own():
     from verl.trainer.ppo.v1 import get_trainer_cls
 
     for mode in ("sync", "colocate_async", "separate_async"):
-        ours = get_trainer_cls("segrl" if mode == "sync" else f"segrl_{mode}")
-        assert issubclass(ours, get_trainer_cls(mode))
-        assert ours.base_mode == mode
-        assert ours.__mro__.index(SegmentCredit) < ours.__mro__.index(get_trainer_cls(mode))
+        trainer_class = get_trainer_cls("segrl" if mode == "sync" else f"segrl_{mode}")
+        assert issubclass(trainer_class, get_trainer_cls(mode))
+        assert trainer_class.base_mode == mode
+        assert trainer_class.__mro__.index(SegmentCredit) < trainer_class.__mro__.index(get_trainer_cls(mode))
 
 
 class FrozenOnes:
-    """Our own actors, whose score is the token's position."""
+    """Frozen attributors whose score is the token's position."""
 
     def __init__(self, credit, tokenizer, on_cpu):
-        self.asked = []
+        self.calls = []
 
-    def attributed(self, traces: list[Trace], request):
-        self.asked.append(traces)
+    def attribute(self, traces: list[Trace], request):
+        self.calls.append(traces)
         return [Stream(torch.arange(trace.tokens).float(), 0.3, 0.4) for trace in traces]
 
 
 class FallingOnes(FrozenOnes):
-    def attributed(self, traces: list[Trace], request):
+    def attribute(self, traces: list[Trace], request):
         return [Stream(0.5 ** torch.arange(trace.tokens), 0.3, 0.4) for trace in traces]
 
 
@@ -432,7 +435,7 @@ def test_a_frozen_attributor_gives_the_same_advantages_and_leaves_no_scores_behi
     expected = queue.rows["a_0_0"]["advantages"]
     trainer, queue = make(attributor="frozen", attributor_path="elsewhere")
     metrics = step(trainer, queue)
-    assert trainer.actor_rollout_wg.asked == []
+    assert trainer.actor_rollout_wg.batches == []
     assert torch.equal(queue.rows["a_0_0"]["advantages"], expected)
     assert "segrl_scores" not in queue.rows["a_0_0"]
     assert metrics["segrl/gap"] == pytest.approx(0.3)
@@ -444,8 +447,8 @@ def test_frozen_scores_are_held_against_the_live_actors(make, monkeypatch):
     trainer, queue = make(attributor="frozen", attributor_path="elsewhere", fidelity_every=1)
     metrics = step(trainer, queue)
     assert (metrics["segrl/fidelity"], metrics["segrl/agreement"]) == (1.0, -1.0)
-    [asked] = trainer.actor_rollout_wg.asked
-    assert asked.extra_info["segrl"].model == "live"
+    [attributed] = trainer.actor_rollout_wg.batches
+    assert attributed.extra_info["segrl"].model == "live"
 
 
 def test_a_frozen_attributor_of_another_vocabulary_is_refused():
