@@ -9,11 +9,13 @@ from dataclasses import replace
 import torch
 from transfer_queue import KVBatchMeta
 
-from segrl.attribution.lockstep import Request, explained
+from segrl.attribution.cluster import ModelPool
+from segrl.attribution.lockstep import Request, attribute_in_lockstep, explained, split_until, together
+from segrl.credit.checks import check_vocabulary
 from segrl.credit.rollout import Rollout, evidence_of
 from segrl.credit.settings import BY_GRADIENT, FROM_VERL, CreditSettings
-from segrl.types import Evidence, Stream
-from segrl.verl.frozen import FrozenAttributors
+from segrl.loading import load_tokenizer
+from segrl.types import Evidence, Stream, TokenisedTrace, given
 from segrl.verl.queue import columns, dispatched, known
 from segrl.verl.worker import FIELDS, MASSES, SCORES
 
@@ -79,3 +81,40 @@ def streams_of(scores: Sequence[torch.Tensor], gaps, copy_shares) -> list[Stream
     """The streams of rollouts from their columns."""
     rows = zip(scores, gaps, copy_shares, strict=True)
     return [Stream(scores_T, float(gap), float(copy_share)) for scores_T, gap, copy_share in rows]
+
+
+# --- frozen attributors: Ray actors with a model that never changes ---------------------------------------------------
+
+
+class FrozenAttributors:
+    """``attributor_workers`` actors, each on ``attributor_gpus``; on the CPU on one core each."""
+
+    def __init__(self, settings: CreditSettings, tokenizer, on_cpu: bool) -> None:
+        path = given(settings.attributor_path)
+        check_vocabulary(tokenizer, load_tokenizer(path), path)
+        dtype, device = ("float32", "cpu") if on_cpu else (settings.attributor_dtype, "auto")
+        # An attribution changes nothing: where the process dies, a new process gets the same call again, once.
+        self.pool = ModelPool(
+            {"path": path, "dtype": dtype, "device": device},
+            settings.attributor_workers,
+            num_cpus=1,
+            num_gpus=0 if on_cpu else settings.attributor_gpus,
+            max_restarts=1,
+            max_task_retries=1,
+        )
+
+    def attribute(self, traces: Sequence[TokenisedTrace], request: Request) -> list[Stream]:
+        """One stream a trace; traces of like length share a call to an actor."""
+        lengths = [len(trace.prompt_ids) + trace.tokens for trace in traces]
+        groups = together(lengths, request.tokens)
+        groups = split_until(groups, min(len(self.pool.actors), len(traces)))
+        request = replace(request, agree=False)
+        calls = {g: ([traces[i] for i in group], request) for g, group in enumerate(groups)}
+        streams: dict[int, Stream] = {}
+        for g, of_group in self.pool.run(_attribute, calls):
+            streams.update(zip(groups[g], of_group, strict=True))
+        return [streams[i] for i in range(len(traces))]
+
+
+def _attribute(model, tokenizer, traces: Sequence[TokenisedTrace], request: Request) -> list[Stream]:
+    return attribute_in_lockstep(model, traces, tokenizer, request)

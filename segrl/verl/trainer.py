@@ -36,10 +36,9 @@ from segrl.credit.metrics import agreement, check_finite, credit_metrics, nearly
 from segrl.credit.rollout import Rollout, Weighed, record, weigh_rollout
 from segrl.verl.checks import model_config
 from segrl.verl.drift import warn_of_drift
-from segrl.verl.frozen import FrozenAttributors
 from segrl.verl.health import Deadline, check_servers
 from segrl.verl.queue import columns, rollouts_of, write_advantages, write_jsonl
-from segrl.verl.sources import Sources
+from segrl.verl.sources import FrozenAttributors, Sources
 from segrl.verl.worker import with_attribution
 
 ACTOR_ROLES = (Role.Actor, Role.ActorRollout, Role.ActorRolloutRef)

@@ -14,7 +14,7 @@ import segrl
 from segrl import toy
 from segrl.attribution.lockstep import Request
 from segrl.credit.settings import CreditSettings
-from segrl.verl.frozen import FrozenAttributors
+from segrl.verl.sources import FrozenAttributors
 
 pytestmark = [
     pytest.mark.e2e,
