@@ -8,6 +8,8 @@ is done stands in evaluator.py; here is what is evaluated and what becomes of it
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +22,31 @@ from segrl.types import Attribution, TokenisedTrace
 
 FLAT = 0.1  # nat: below this change from baseline to input there is little to attribute
 ENGINES = ("segrl", "captum")
+# The settings that say what of a trace is explained, and what moves along the path.
+EXPLAINED = ("target", "template", "context", "interpolate", "hide_answer", "baseline")
+
+
+@dataclass(frozen=True)
+class AttributionSettings:
+    """The options of :func:`attribute`, and the section ``attribution`` of a command's config."""
+
+    # or right (the paper's Eq. 2), left, trapezoid, gauss_legendre, authors, a calibration's path
+    rule: str = "midpoint"
+    nodes: int = 12
+    # completeness gap or unevenness above which a trace gets nodes where its path is steep; null: never
+    tolerance: float | None = 0.2
+    max_nodes: int = 108
+    target: str = "gold"  # or own: the answer that the response itself boxes
+    template: str = TEMPLATE
+    context: str = "think"  # or full: explain after the whole response, visible answer included
+    interpolate: str = "all"  # or response: the prompt and the appended answer stay at their input
+    hide_answer: bool = False  # hold tokens that restate the answer at the baseline
+    baseline: Any = "pad"  # or a token id
+    batch_tokens: int | None = None  # held by one forward; null: 16384, and 2048 on a CPU
+    # activation checkpointing; null: for traces longer than batch_tokens, or than 16384
+    checkpointing: bool | None = None
+    engine: str = "segrl"  # or captum
+    compat: str | None = None  # or authors: the numbers of the paper's code, whatever rule, nodes and tolerance say
 
 
 class _Found:
@@ -95,26 +122,13 @@ def attribute(
     traces: Sequence[TokenisedTrace],
     tokenizer=None,
     *,
-    rule: str | Nodes = "midpoint",
-    nodes: int = 12,
-    tolerance: float | None = 0.2,
-    max_nodes: int = 108,
-    target: str = "gold",
-    template: str = TEMPLATE,
-    context: str = "think",
-    interpolate: str = "all",
-    hide_answer: bool = False,
-    baseline: str | int = "pad",
-    batch_tokens: int | None = None,
     batch_rows: int | None = None,
-    checkpointing: bool | None = None,
-    engine: str = "segrl",
-    compat: str | None = None,
     certificate: bool = True,
     finite: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    **options,
 ) -> list[Attribution]:
-    """Attribute each trace's answer to its response tokens.
+    """Attribute each trace's answer to its response tokens. ``options`` are those of :class:`AttributionSettings`.
 
     ``rule`` is a name of ``RULES``, the path of a calibration, or ``(alphas, weights)``. Where the masses of a trace
     miss ``F(input) - F(baseline)`` by more than ``tolerance``, or its midpoint grid is more uneven than that, the cells
@@ -128,40 +142,32 @@ def attribute(
     no tolerance. A trace whose scores are not finite is an error; with ``finite=False`` it gets zeros and the flag
     ``not_finite``, and the other traces their scores.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"engine={engine!r}, expected one of {ENGINES}")
-    evaluate = evaluator(
-        model,
-        traces,
-        tokenizer,
-        target=target,
-        template=template,
-        context=context,
-        interpolate=interpolate,
-        hide_answer=hide_answer,
-        baseline=baseline,
-    )
-    if compat is not None:
-        rule, nodes, tolerance = _compatible(compat)
+    settings = AttributionSettings(**options)
+    if settings.engine not in ENGINES:
+        raise ValueError(f"engine={settings.engine!r}, expected one of {ENGINES}")
+    evaluate = evaluator(model, traces, tokenizer, **{name: getattr(settings, name) for name in EXPLAINED})
+    rule, nodes, tolerance = settings.rule, settings.nodes, settings.tolerance
+    if settings.compat is not None:
+        rule, nodes, tolerance = _compatible(settings.compat)
     alphas_J, weights_J = nodes_of(rule, nodes)
     if tolerance is not None and not certificate:
         raise ValueError(f"tolerance={tolerance} is held against the certificate; give tolerance=None without one")
     sums = [_Found(len(one), midpoints=rule == "midpoint") for one in evaluate.explained]
     rows = [row for index in range(len(sums)) for row in _first_rows(index, alphas_J, weights_J, certificate)]
-    if engine == "captum":
+    if settings.engine == "captum":
         _ask_captum(evaluate, sums, rule, nodes)
         rows, tolerance = [row for row in rows if row.weight is None], None
-    batching = Batching(batch_tokens, batch_rows, checkpointing)
+    batching = Batching(settings.batch_tokens, batch_rows, settings.checkpointing)
     while rows:
         for done, (row, logp, masses_L) in enumerate(batching.run(evaluate, rows), 1):
             sums[row.index].add(row, logp, masses_L)
             if progress:
                 progress(done, len(rows))
         touched = dict.fromkeys(row.index for row in rows)
-        rows = [new for i in touched for new in _refinement(i, sums[i], len(alphas_J), tolerance, max_nodes)]
-    unit = compat == "authors"
+        rows = [new for i in touched for new in _refinement(i, sums[i], len(alphas_J), tolerance, settings.max_nodes)]
+    unit = settings.compat == "authors"
     return [
-        _finish(one, done, target=target, tolerance=tolerance, unit=unit, finite=finite)
+        _finish(one, done, target=settings.target, tolerance=tolerance, unit=unit, finite=finite)
         for one, done in zip(evaluate.explained, sums, strict=True)
     ]
 

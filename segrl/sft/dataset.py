@@ -6,6 +6,7 @@ the file in which ``segrl sft`` leaves those of ``data.train_files``, so that no
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from segrl.loading import load_tokenizer
 from segrl.sft.masking import Rules
 from segrl.sft.rows import Supervision, fingerprint, load_examples, read_selections, reselecting, supervise
 
-RULES = ("mode", "end", "think_end", "boxed", "too_long", "normalise", "weighting", "weighting_options")
+RULES = tuple(field.name for field in fields(Rules))
 
 
 class SelectiveDataset(Dataset):
