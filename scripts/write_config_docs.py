@@ -21,21 +21,26 @@ import yaml
 from omegaconf import MISSING
 
 from segrl.commands.cli import COMMANDS
-from segrl.commands.config import CONFIG_DIR, ON_VERL
-from segrl.commands.schema import SCHEMAS
+from segrl.commands.config import CONFIG_DIR, ON_VERL, schema_of
+from segrl.commands.trace_schema import SECTIONS
 from segrl.credit.settings import CreditSettings
+from segrl.sft.masking import Rules
 
 OUT = Path(__file__).parent.parent / "docs" / "configs.md"
 KEY = re.compile(r"^(?P<indent> *)(?P<key>[\w.]+):(?P<value>(?: [^#]*)?)(?:# ?(?P<comment>.*))?$")
 FIELD = re.compile(r"^    (?P<name>\w+): [^#]+?(?:  # (?P<comment>.*))?$")
+ABOVE = re.compile(r"^    # (?P<comment>.*)$")
 MORE = re.compile(r"^ {8,}# ?(?P<comment>.*)$")
 # What stands in sft.yaml and grpo.yaml beside `segrl.` and is not verl's.
 OURS = ("model_path", "attributor_path", "data_path", "out", "traces", "val_path", "selections", "attributions")
 OURS += ("measure", "tau", "beta", "mode", "stages", "nproc", "node_rank", "master")
+# The section that a dataclass is, where the command has no choice of it.
+IN_SECTION = {"sft": ("segrl.", Rules), "grpo": ("segrl.", CreditSettings), "export": ("masking.", Rules)}
 HEAD = """# Configs
 
-Written by `python scripts/write_config_docs.py` from the schema
-([segrl/commands/schema.py](../segrl/commands/schema.py)) and the values in [configs/](../configs/).
+Written by `python scripts/write_config_docs.py` from the schemas
+([schema.py](../segrl/commands/schema.py), [trace_schema.py](../segrl/commands/trace_schema.py)) and the values in
+[configs/](../configs/).
 Every key is given as `key=value`; a typo fails at the start and names its neighbour.
 `segrl <command> --help` prints the values as they are now, `--cfg job` as yaml alone.
 
@@ -67,13 +72,16 @@ def page() -> str:
 
 
 def command_part(name: str, what: str) -> str:
-    path = CONFIG_DIR / f"{name}.yaml"
+    path, schema = CONFIG_DIR / f"{name}.yaml", schema_of(name)
     head, keys = described(path)
-    types = types_of(SCHEMAS[name]) if name in SCHEMAS else types_of(CreditSettings, "segrl.") if name == "grpo" else {}
-    if name in ON_VERL:
+    prefix, section = IN_SECTION.get(name, ("", None))
+    types = {**(types_of(section, prefix) if section else {}), **(types_of(schema) if schema else {})}
+    if schema is None:
         own = [key for key in keys if key.name in OURS or (key.name.startswith("segrl.") and "${" not in key.value)]
     else:
-        own = keys_of(SCHEMAS[name], keys)
+        own = keys_of(schema, keys)
+    if section:
+        own += [key for key in section_keys(section, prefix) if key.name not in {each.name for each in keys}]
     used = [f"[{group}](#{anchor(group, name)})" for group in groups(path)]
     note = f"Sections: {', '.join(used)}." if used else ""
     said = f"{what[0].upper()}{what[1:]}{'' if what.endswith('?') else '.'}"
@@ -82,7 +90,9 @@ def command_part(name: str, what: str) -> str:
 
 def section_part(group: str) -> str:
     """The default values of a section explained, then what else there is to choose."""
-    return "\n\n".join([f"## {group}", *options(group, CONFIG_DIR / group)])
+    section = SECTIONS.get(group)
+    shown = [f"**`{group}=default`**", table(section_keys(section), types_of(section))] if section else []
+    return "\n\n".join([f"## {group}", *shown, *options(group, CONFIG_DIR / group)])
 
 
 def presets_part(command: str) -> str:
@@ -103,7 +113,8 @@ def options(group: str, folder: Path) -> list[str]:
 
 
 def sections() -> list[str]:
-    return sorted(path.name for path in CONFIG_DIR.iterdir() if path.is_dir() and path.name not in COMMANDS)
+    folders = {path.name for path in CONFIG_DIR.iterdir() if path.is_dir() and path.name not in COMMANDS}
+    return sorted(folders | set(SECTIONS))
 
 
 def anchor(group: str, command: str) -> str:
@@ -148,23 +159,41 @@ def keys_of(schema: type, keys: Sequence[Key]) -> list[Key]:
     return own + [key._replace(comment=key.comment or comments.get(key.name, "")) for key in keys]
 
 
+def section_keys(section: type, prefix: str = "") -> list[Key]:
+    """The keys of a section that a dataclass is, with the defaults of its fields."""
+    comments, keys = comments_of(section), []
+    for field in fields(section):
+        made = field.default_factory is not dataclasses.MISSING
+        value = shown(field.default_factory() if made else field.default)
+        keys.append(Key(f"{prefix}{field.name}", value, comments[field.name]))
+    return keys
+
+
 def comments_of(schema: type) -> dict[str, str]:
-    """The comments beside the fields of a dataclass and of those that it extends."""
-    comments = {}
+    """The comments beside and above the fields of a dataclass and of those that it extends, or of the parameters that
+    they are made of.
+    """
+    comments: dict[str, str] = {}
     for base in filter(is_dataclass, reversed(schema.__mro__)):
-        for line in inspect.getsource(base).splitlines():
+        above: list[str] = []
+        for line in inspect.getsource(vars(base).get("described_in", base)).splitlines():
             if match := FIELD.match(line):
-                comments[match["name"]] = match["comment"] or ""
+                comments[match["name"]] = " ".join([*above, match["comment"] or ""]).strip()
+            above = [*above, more["comment"]] if (more := ABOVE.match(line)) else []
     return comments
 
 
 def shown(value: object) -> str:
     """A value as yaml writes it."""
-    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
 
 
 def types_of(schema: type, prefix: str = "") -> Mapping[str, str]:
-    return {f"{prefix}{field.name}": str(field.type) for field in fields(schema)}
+    return {f"{prefix}{field.name}": type_name(field.type) for field in fields(schema)}
+
+
+def type_name(annotation: object) -> str:
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

@@ -61,8 +61,8 @@ def segment(
     segmenter: str | Callable = "keywords",
     evidence: Evidence | None = None,
     *,
-    min_tokens: int = 1,
-    max_segments: int | None = None,
+    min_tokens: int = 1,  # a shorter segment joins the one before it
+    max_segments: int | None = None,  # join the shortest neighbours until at most so many are left
     **options,
 ) -> Segments:
     """The segments of a response. What follows the first ``</think>`` is a single last segment of kind ``answer``.

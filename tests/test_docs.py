@@ -12,8 +12,7 @@ from testkit.readme import BLOCK, ROOT, own_measure
 from testkit.script_files import loaded
 
 from segrl.commands.cli import COMMANDS, main
-from segrl.commands.config import ON_VERL, compose
-from segrl.commands.schema import SCHEMAS
+from segrl.commands.config import ON_VERL, compose, schema_of
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 INLINE = re.compile(r"`([^`\n]+)`")
@@ -158,9 +157,9 @@ def test_the_configs_page_is_up_to_date():
 
 def test_every_key_of_every_command_is_explained():
     text = (ROOT / "docs" / "configs.md").read_text()
-    for schema in SCHEMAS.values():
-        for name, field in schema.__dataclass_fields__.items():
-            assert f"`{name}`" in text or str(field.type).endswith("Config"), name
+    for command in COMMANDS:
+        for name, field in getattr(schema_of(command), "__dataclass_fields__", {}).items():
+            assert f"`{name}`" in text or str(field.type).endswith(("Config", "Settings", "Rules")), name
 
 
 def texts_of(package):

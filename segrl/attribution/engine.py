@@ -10,6 +10,8 @@ evaluator.py runs the forwards.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +23,31 @@ from segrl.types import Attribution, TokenisedTrace
 
 FLAT = 0.1  # nat: below this change from baseline to input there is little to attribute
 ENGINES = ("segrl", "captum")
+# The settings that say what of a trace is explained, and what moves along the path.
+EXPLAINED = ("target", "template", "context", "interpolate", "hide_answer", "baseline")
+
+
+@dataclass(frozen=True)
+class AttributionSettings:
+    """The options of :func:`attribute`, and the section ``attribution`` of a command's config."""
+
+    # or right (the paper's Eq. 2), left, trapezoid, gauss_legendre, authors, a calibration's path
+    rule: str = "midpoint"
+    nodes: int = 12
+    # completeness gap or unevenness above which a trace gets nodes where its path is steep; null: never
+    tolerance: float | None = 0.2
+    max_nodes: int = 108
+    target: str = "gold"  # or own: the answer that the response itself boxes
+    template: str = TEMPLATE
+    context: str = "think"  # or full: explain after the whole response, visible answer included
+    interpolate: str = "all"  # or response: the prompt and the appended answer stay at their input
+    hide_answer: bool = False  # hold tokens that restate the answer at the baseline
+    baseline: Any = "pad"  # or a token id
+    batch_tokens: int | None = None  # held by one forward; null: 16384, and 2048 on a CPU
+    # activation checkpointing; null: for traces longer than batch_tokens, or than 16384
+    checkpointing: bool | None = None
+    engine: str = "segrl"  # or captum
+    compat: str | None = None  # or authors: the numbers of the paper's code, whatever rule, nodes and tolerance say
 
 
 class _PathSums:
@@ -102,26 +129,15 @@ def attribute(
     traces: Sequence[TokenisedTrace],
     tokenizer=None,
     *,
-    rule: str | Nodes = "midpoint",
-    nodes: int = 12,
-    tolerance: float | None = 0.2,
-    max_nodes: int = 108,
-    target: str = "gold",
-    template: str = TEMPLATE,
-    context: str = "think",
-    interpolate: str = "all",
-    hide_answer: bool = False,
-    baseline: str | int = "pad",
-    batch_tokens: int | None = None,
     batch_rows: int | None = None,
-    checkpointing: bool | None = None,
-    engine: str = "segrl",
-    compat: str | None = None,
     certificate: bool = True,
     finite: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    **options,
 ) -> list[Attribution]:
     """One attribution a trace: what each response token contributes to the answer's log-probability.
+
+    ``options`` are those of :class:`AttributionSettings`.
 
     ``rule`` is a name of ``RULES``, the path of a calibration, or ``(alphas, weights)``. A trace is refined where its
     masses miss ``F(input) - F(baseline)`` by more than ``tolerance``, or its midpoint grid is more uneven than that:
@@ -136,40 +152,32 @@ def attribute(
     ends of the path, and with them the gap: for few nodes and no tolerance. A trace whose scores are not finite is an
     error; with ``finite=False`` it gets zeros and the flag ``not_finite``, and the other traces keep their scores.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"engine={engine!r}, expected one of {ENGINES}")
-    evaluate = evaluator(
-        model,
-        traces,
-        tokenizer,
-        target=target,
-        template=template,
-        context=context,
-        interpolate=interpolate,
-        hide_answer=hide_answer,
-        baseline=baseline,
-    )
-    if compat is not None:
-        rule, nodes, tolerance = _compatible(compat)
+    settings = AttributionSettings(**options)
+    if settings.engine not in ENGINES:
+        raise ValueError(f"engine={settings.engine!r}, expected one of {ENGINES}")
+    evaluate = evaluator(model, traces, tokenizer, **{name: getattr(settings, name) for name in EXPLAINED})
+    rule, nodes, tolerance = settings.rule, settings.nodes, settings.tolerance
+    if settings.compat is not None:
+        rule, nodes, tolerance = _compatible(settings.compat)
     alphas_J, weights_J = nodes_of(rule, nodes)
     if tolerance is not None and not certificate:
         raise ValueError(f"tolerance={tolerance} is held against the certificate; give tolerance=None without one")
     sums = [_PathSums(len(sequence), midpoints=rule == "midpoint") for sequence in evaluate.explained]
     rows = [row for index in range(len(sums)) for row in _first_rows(index, alphas_J, weights_J, certificate)]
-    if engine == "captum":
+    if settings.engine == "captum":
         _add_captum(evaluate, sums, rule, nodes)
         rows, tolerance = [row for row in rows if row.weight is None], None
-    batching = Batching(batch_tokens, batch_rows, checkpointing)
+    batching = Batching(settings.batch_tokens, batch_rows, settings.checkpointing)
     while rows:
         for count, (row, logp, masses_L) in enumerate(batching.run(evaluate, rows), 1):
             sums[row.index].add(row, logp, masses_L)
             if progress:
                 progress(count, len(rows))
         evaluated = dict.fromkeys(row.index for row in rows)
-        rows = [row for i in evaluated for row in _refinement(i, sums[i], len(alphas_J), tolerance, max_nodes)]
-    unit = compat == "authors"
+        rows = [row for i in evaluated for row in _refinement(i, sums[i], len(alphas_J), tolerance, settings.max_nodes)]
+    unit = settings.compat == "authors"
     return [
-        _attribution(sequence, path_sums, target=target, tolerance=tolerance, unit=unit, finite=finite)
+        _attribution(sequence, path_sums, target=settings.target, tolerance=tolerance, unit=unit, finite=finite)
         for sequence, path_sums in zip(evaluate.explained, sums, strict=True)
     ]
 

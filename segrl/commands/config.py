@@ -37,7 +37,7 @@ def compose(command: str, overrides: list[str]) -> DictConfig:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
 
-    _store_schemas()
+    _store_schemas(command)
     _check_preset(command, overrides)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
@@ -49,13 +49,41 @@ def compose(command: str, overrides: list[str]) -> DictConfig:
     return config
 
 
+def schema_of(command: str) -> type | None:
+    """The dataclass of a command's keys; None of one that runs on verl. Most import torch."""
+    if command in SCHEMAS or command in ON_VERL:
+        return SCHEMAS.get(command)
+    from segrl.commands.trace_schema import TRACE_SCHEMAS
+
+    return TRACE_SCHEMAS[command]
+
+
 @cache
-def _store_schemas() -> None:
-    """Once a process: each is half as dear as a command's yaml."""
+def _store_schemas(command: str) -> None:
+    """Once a process: a schema is half as dear as a command's yaml."""
     from hydra.core.config_store import ConfigStore
 
-    for name, schema in SCHEMAS.items():
-        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+    store = ConfigStore.instance()
+    if command in SCHEMAS:
+        store.store(name=f"{command}_schema", node=SCHEMAS[command])
+        return
+    from segrl.commands.trace_schema import IN_VERLS, SECTIONS
+
+    for name, values in IN_VERLS.items():
+        store.store(name=name, node=values)
+    for group, section in SECTIONS.items():
+        store.store(group=group, name="default", node=_writable(section))
+    if schema := schema_of(command):
+        store.store(name=f"{command}_schema", node=_writable(schema))
+
+
+def _writable(schema: type) -> DictConfig:
+    """The schema as a node; OmegaConf refuses every change of a frozen dataclass."""
+    node = OmegaConf.structured(schema)
+    for section in (node, *(node._get_node(key) for key in node)):
+        if isinstance(section, DictConfig):
+            section._set_flag("readonly", None)
+    return node
 
 
 def _check_preset(command: str, overrides: list[str]) -> None:
@@ -96,7 +124,7 @@ def _verl_configs() -> Path:
 
 def _opened(command: str, overrides: list[str]) -> list[str]:
     """A free mapping such as ``measure_options`` takes any key; Hydra wants a ``++`` before such a one."""
-    schema = SCHEMAS.get(command)
+    schema = schema_of(command)
     return [f"++{one}" if schema and _is_free(schema, one.partition("=")[0]) else one for one in overrides]
 
 
@@ -135,7 +163,7 @@ def _unknown_key(command: str, key: str) -> str:
 
         if last in REMOVED:
             return REMOVED[last]
-    return f"there is no key {key!r}{near(last, _keys(SCHEMAS.get(command), parent))}"
+    return f"there is no key {key!r}{near(last, _keys(schema_of(command), parent))}"
 
 
 def _keys(schema: type | None, parent: str) -> list[str]:

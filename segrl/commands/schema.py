@@ -1,6 +1,6 @@
-"""The schema of every command, as dataclasses: what keys it has and of what type. The values stand in ``configs/``.
+"""The schemas of the commands that start without torch, as dataclasses: what keys a command has and of what type.
 
-A choice from a table (``segmenter``, ``measure``, ``rule``) is a key of its own; how a stage works is in its section.
+A value that is MISSING here stands in ``configs/``. The other commands are in trace_schema.py.
 """
 
 from __future__ import annotations
@@ -11,77 +11,6 @@ from typing import Any
 from omegaconf import MISSING
 
 # --- sections --------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class SegmentationConfig:
-    min_tokens: int = MISSING
-    max_segments: int | None = MISSING
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class AttributionConfig:
-    rule: str = MISSING
-    nodes: int = MISSING
-    tolerance: float | None = MISSING
-    max_nodes: int = MISSING
-    target: str = MISSING
-    template: str = MISSING
-    context: str = MISSING
-    interpolate: str = MISSING
-    hide_answer: bool = MISSING
-    baseline: Any = MISSING
-    batch_tokens: int | None = MISSING
-    checkpointing: bool | None = MISSING
-    engine: str = MISSING
-    compat: str | None = MISSING
-
-
-@dataclass
-class SelectionConfig:
-    tau: float = MISSING
-    beta: float = MISSING
-    beta_min_tokens: int = MISSING
-    force: list[int] = MISSING
-    match_tokens: float | None = MISSING
-    consistency: str = MISSING
-
-
-@dataclass
-class EvidenceConfig:
-    shared_prefixes: bool = MISSING
-    samples: int = MISSING
-    temperature: float = MISSING
-    answer_tokens: int = MISSING
-    seed: int = MISSING
-
-
-@dataclass
-class AnalysisConfig:
-    tau: float = MISSING
-    beta: float = MISSING
-    taus: list[float] = MISSING
-    betas: list[float] = MISSING
-    held: float = MISSING
-    gain: str = MISSING
-    samples: int = MISSING
-    temperature: float = MISSING
-    answer_tokens: int = MISSING
-    truncation: str = MISSING
-    bleu_tokenize: str = MISSING
-
-
-@dataclass
-class MaskingConfig:
-    mode: str = MISSING
-    end: str = MISSING
-    think_end: str = MISSING
-    boxed: str = MISSING
-    too_long: str = MISSING
-    normalise: str = MISSING
-    weighting: str = MISSING
-    weighting_options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -147,14 +76,6 @@ class LoadedModel:
 
 
 @dataclass
-class Cut:
-    """How a response is cut into segments."""
-
-    segmenter: str = MISSING
-    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
-
-
-@dataclass
 class Sampler(LoadedModel):
     """What samples responses."""
 
@@ -166,39 +87,6 @@ class Sampler(LoadedModel):
 @dataclass
 class Doctor:
     """No key: it looks at what is installed."""
-
-
-@dataclass
-class Segment(Cut, ReadTraces):
-    out: str | None = None  # a .jsonl or .parquet file
-
-
-@dataclass
-class Attribute(LoadedModel, ReadTraces):
-    out: str | None = None  # a folder
-    executor: str = MISSING
-    workers: int = MISSING
-    shard: int = MISSING
-    attribution: AttributionConfig = field(default_factory=AttributionConfig)
-
-
-@dataclass
-class Calibrate(LoadedModel, ReadTraces):
-    out: str | None = None  # a .json file
-    grid: int = MISSING
-    attribution: AttributionConfig = field(default_factory=AttributionConfig)
-
-
-@dataclass
-class Select(Cut, LoadedModel, ReadTraces):
-    out: str | None = None  # a .jsonl or .parquet file
-    measure: str = MISSING
-    measure_options: dict[str, Any] = field(default_factory=dict)
-    attributions: str | None = None
-    pruned: str | None = None
-    attribution: AttributionConfig = field(default_factory=AttributionConfig)
-    evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
-    selection: SelectionConfig = field(default_factory=SelectionConfig)
 
 
 @dataclass
@@ -237,45 +125,10 @@ class Grade:
 
 
 @dataclass
-class Export(ReadTraces):
-    out: str | None = None  # a folder
-    selections: str | None = None
-    tau: float | None = None
-    beta: float | None = None
-    max_length: int | None = None
-    masking: MaskingConfig = field(default_factory=MaskingConfig)
-
-
-@dataclass
 class Compare:
     a: str | None = None
     b: str | None = None
     out: str | None = None  # a .json file of the differences
-
-
-@dataclass
-class Analyze(Cut, Sampler, ReadTraces):
-    out: str | None = None  # a folder
-    measure: str = MISSING
-    measure_options: dict[str, Any] = field(default_factory=dict)
-    thinking: str = MISSING
-    seed: int = MISSING
-    shard: int = MISSING
-    judge_path: str | None = None
-    attribution: AttributionConfig = field(default_factory=AttributionConfig)
-    analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
-
-
-@dataclass
-class Truth(Cut, LoadedModel, ReadTraces):
-    out: str | None = None  # a folder
-    measures: list[str] | None = None
-    measure_options: dict[str, Any] = field(default_factory=dict)
-    tau: float = MISSING
-    beta: float = MISSING
-    seed: int = MISSING
-    shard: int = MISSING
-    attribution: AttributionConfig = field(default_factory=AttributionConfig)
 
 
 @dataclass
@@ -336,16 +189,9 @@ SCHEMAS: dict[str, type] = {
     "quickstart": Quickstart,
     "generate": Generate,
     "harvest": Harvest,
-    "segment": Segment,
-    "attribute": Attribute,
-    "calibrate": Calibrate,
-    "select": Select,
     "evaluate": Evaluate,
     "grade": Grade,
-    "export": Export,
     "compare": Compare,
-    "analyze": Analyze,
-    "truth": Truth,
     "cost": Cost,
     "report": Report,
     "show": Show,

@@ -1,6 +1,6 @@
 """The ``segrl`` section of verl's config: its keys, their defaults, and what is refused before anything starts.
 
-``configs/grpo.yaml`` says what each key does. Nothing here knows of verl, Ray or a model.
+Nothing here knows of verl, Ray or a model.
 """
 
 from __future__ import annotations
@@ -41,38 +41,44 @@ REMOVED = {
 
 @dataclass
 class CreditSettings:
-    rule: str = "rank"
-    rule_options: dict[str, Any] = field(default_factory=dict)
-    measure: str = "ig"
-    measure_options: dict[str, Any] = field(default_factory=dict)
-    sign: str = "positive"
-    warmup_steps: int = 0
-    segmenter: str = "auto"
-    segmentation: dict[str, Any] = field(default_factory=dict)
-    tau: float = 0.7
-    beta: float = 1.0
-    every: int = 1
-    share: float = 1.0
-    target: str = "own"
+    """How a rollout's advantage is spread over its tokens: the section ``segrl`` of `segrl grpo`."""
+
+    rule: str = "rank"  # a name of WEIGHTINGS, or package.module:function; uniform is plain GRPO
+    rule_options: dict[str, Any] = field(default_factory=dict)  # of that function: {low: 0.8, high: 1.2} for rank
+    measure: str = "ig"  # a name of MEASURES that can be had online, or package.module:function
+    measure_options: dict[str, Any] = field(default_factory=dict)  # of that function
+    sign: str = "positive"  # the advantages whose tokens are weighted: positive, negative, both, inverted, signed
+    warmup_steps: int = 0  # weights grow from one over so many steps
+    segmenter: str = "auto"  # keywords, and paragraphs inside pieces over 512 tokens
+    segmentation: dict[str, Any] = field(default_factory=dict)  # min_tokens, max_segments, options of the segmenter
+    tau: float = 0.7  # Eq. 6, for the rules hard and bilevel and for the selected ratio
+    beta: float = 1.0  # Eq. 7; 1.0 drops nothing
+    every: int = 1  # weigh on the first step and on every so-many-th after it
+    share: float = 1.0  # attribute at most this part of a step's tokens, in rollouts drawn at random
+    target: str = "own"  # what is explained: the rollout's own answer, or the gold one
     nodes: int = 1
+    # nodes where this model's path is steep, found on the first rollouts; or a rule, or a .json
     quadrature: str = CALIBRATED
     calibration_rollouts: int = 16
     calibration_nodes: int = 48
-    interpolate: str = "response"
-    certificate_every: int = 10
+    interpolate: str = "response"  # response or all: the positions that move along the path
+    certificate_every: int = 10  # weighed steps on which completeness is certified, at two forwards more; 0: never
+    # weighed steps on which a few rollouts are attributed with many nodes too, and compared; 0: never
     fidelity_every: int = 50
     fidelity_rollouts: int = 8
     fidelity_nodes: int = 48
-    tokens_per_forward: int | None = None
-    checkpointing: bool | None = None
+    tokens_per_forward: int | None = None  # padding included; null: actor.ppo_max_token_len_per_gpu, and 2048 on a CPU
+    checkpointing: bool | None = None  # activation checkpointing; null: as the model's enable_gradient_checkpointing
+    # live, frozen (a model that never changes), ref (verl's reference; under LoRA the bare actor)
     attributor: str = "live"
-    attributor_path: str | None = None
+    attributor_path: str | None = None  # of the frozen one; it must share the policy's vocabulary
     attributor_dtype: str = "bfloat16"
-    attributor_workers: int = 1
-    attributor_gpus: float = 1.0
-    poll_seconds: float = 2.0
+    attributor_workers: int = 1  # Ray actors, each with a copy
+    attributor_gpus: float = 1.0  # of each; leave them free of trainer.n_gpus_per_node
+    poll_seconds: float = 2.0  # how often verl looks for finished rollouts; shorter where a whole step takes less
+    # seconds after which a start, a step or a validation is taken to hang and the job ends; or null
     step_timeout: float | None = 7200
-    dump_dir: str | None = None
+    dump_dir: str | None = None  # one jsonl a step: segments, scores, weights and advantages of every response
 
     def __post_init__(self) -> None:
         resolve(self.rule, WEIGHTINGS, "weighting rule")

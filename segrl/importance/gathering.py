@@ -11,6 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 from segrl.attribution import attribute
+from segrl.attribution.engine import AttributionSettings
 from segrl.attribution.path import evaluating
 from segrl.importance.answers import gradients, prefix_answer_logprob, prefixes, without
 from segrl.importance.confidence import confidences
@@ -43,9 +44,10 @@ NEEDS: dict[str, Callable[..., list[Fields]]] = {
     "confidence_S": confidences,
 }
 
+KEYWORD = inspect.Parameter.KEYWORD_ONLY
 READING = tuple(field.name for field in fields(Reading))
-PARAMETERS = inspect.signature(attribute).parameters.values()
-PATH = tuple(parameter.name for parameter in PARAMETERS if parameter.kind is parameter.KEYWORD_ONLY)
+PATH = tuple(option.name for option in inspect.signature(attribute).parameters.values() if option.kind is KEYWORD)
+PATH += tuple(field.name for field in fields(AttributionSettings))
 
 
 def gather(

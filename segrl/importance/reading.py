@@ -14,7 +14,21 @@ from segrl.types import TokenisedTrace
 
 
 @dataclass(frozen=True)
-class Reading:
+class EvidenceSettings:
+    """The section ``evidence`` of a command's config: how confidence is sampled, which only confidence_gain asks for,
+    and how prefixes are read.
+    """
+
+    # pmi, confidence_gain_cheap: read a trace once, not each prefix (long traces: many times as fast)
+    shared_prefixes: bool = False
+    samples: int = 32  # of confidence_gain alone: answers forced after each prefix of the thinking
+    temperature: float = 0.6
+    answer_tokens: int = 32  # an answer not closed by then is wrong
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Reading(EvidenceSettings):
     """The options of all gatherers but integrated gradients, whose options are those of :func:`segrl.attribute`."""
 
     target: str = "gold"
@@ -23,11 +37,6 @@ class Reading:
     batch_tokens: int | None = None
     batch_rows: int | None = None  # rows a forward, whatever their lengths: a process group needs a fixed number
     checkpointing: bool | None = None
-    shared_prefixes: bool = False  # read a trace once, stopping after each segment, not once for each of its prefixes
-    samples: int = 32  # answers drawn after each prefix
-    temperature: float = 0.6
-    answer_tokens: int = 32  # an answer that is not closed by then is wrong
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.temperature <= 0 or self.answer_tokens < 1:

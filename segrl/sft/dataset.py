@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from segrl.loading import load_tokenizer
 from segrl.sft.masking import Example, Rules
 from segrl.sft.rows import Supervision, read_selections, reselecting, supervise
 
-RULES = ("mode", "end", "think_end", "boxed", "too_long", "normalise", "weighting", "weighting_options")
+RULES = tuple(field.name for field in fields(Rules))
 
 
 class SelectiveDataset(Dataset):

@@ -5,7 +5,6 @@ No trainer is known here: verl's dataset and `segrl export` read the same rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,16 +24,20 @@ NORMALISATIONS = ("batch", "trace")
 
 @dataclass(frozen=True)
 class Rules:
-    """What counts as a label. ``configs/sft.yaml`` says what each value means."""
+    """What counts as a label: ``masking`` in the config of `segrl export`, in ``segrl`` in that of `segrl sft`."""
 
+    # full: loss on the whole response; selective: on kept segments; pruned: the response is cut down to them; soft:
+    # every token counts by its segment's weight
     mode: str = "selective"
-    end: str = "always"
-    think_end: str = "always"
-    boxed: str = "always"
-    too_long: str = "error"
+    end: str = "always"  # does the end of text count as a label: always, never, or as the last token does (segment)
+    think_end: str = "always"  # the same of </think>, beside what its segment says
+    boxed: str = "always"  # the same of the last \boxed{...}
+    too_long: str = "error"  # error, drop, or truncate at a segment boundary: a trace over data.max_length
+    # batch: the mean over all kept tokens of a global batch (verl's); trace: over each trace's own kept tokens, then
+    # over traces (Eq. 9)
     normalise: str = "batch"
-    weighting: str | Callable = "linear"
-    weighting_options: Mapping[str, Any] = field(default_factory=dict)
+    weighting: str = "linear"  # mode=soft: a rule of segrl.weigh, or package.module:function
+    weighting_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check("mode", self.mode, MODES)

@@ -258,3 +258,8 @@ def test_compat_gives_the_numbers_of_the_papers_code():
     assert found.evaluations == 52
     with pytest.raises(ValueError, match="compat='papers', expected authors"):
         segrl.attribute(model, traces(1), tokenizer, compat="papers")
+
+
+def test_an_unknown_option_is_a_type_error_that_names_it():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'nods'"):
+        segrl.attribute(tiny_model(), traces(1), byte_level_tokenizer(), nods=3)

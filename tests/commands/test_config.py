@@ -11,12 +11,11 @@ from omegaconf import OmegaConf, ReadonlyConfigError
 
 from segrl.commands import schema
 from segrl.commands.cli import COMMANDS, main
-from segrl.commands.config import CONFIG_DIR, ConfigError, compose
+from segrl.commands.config import CONFIG_DIR, ON_VERL, ConfigError, compose
 from segrl.commands.looking import SLIDERS
-from segrl.commands.schema import SCHEMAS
 
 COMMANDS_DIR = Path(schema.__file__).parent
-OWN = sorted(SCHEMAS)  # sft and grpo compose verl's config and are tested with it
+OWN = sorted({*COMMANDS} - {*ON_VERL})  # sft and grpo compose verl's config and are tested with it
 
 
 @cache

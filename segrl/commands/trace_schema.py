@@ -1,0 +1,171 @@
+"""The schemas of the commands whose sections are the options of a function.
+
+Its dataclass or its signature is the section, and the only place of the defaults.
+
+A choice from a table (``segmenter``, ``measure``, ``rule``) is a key of its own; how a stage works is in its section.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, make_dataclass
+from functools import partial
+from typing import Any, get_type_hints
+
+from omegaconf import MISSING
+
+from segrl.attribution.engine import AttributionSettings
+from segrl.commands.schema import LoadedModel, ReadTraces, Sampler
+from segrl.credit.settings import CreditSettings
+from segrl.importance.reading import EvidenceSettings
+from segrl.segmentation import segment
+from segrl.selection import select
+from segrl.sft.masking import Rules
+
+# --- sections --------------------------------------------------------------------------------------------------------
+
+
+def section_of(function: Callable, *names: str) -> type:
+    """A dataclass of some parameters of a function, with its types and defaults; a tuple becomes a list, as in yaml."""
+    hints, parameters = get_type_hints(function), inspect.signature(function).parameters
+    options: list[tuple[str, Any, Any]] = []
+    for name in names:
+        default = parameters[name].default
+        if isinstance(default, tuple):
+            options.append((name, list[int], field(default_factory=partial(list, default))))
+        else:
+            options.append((name, hints[name], default))
+    return make_dataclass(function.__name__, options, namespace={"described_in": function})
+
+
+SELECTION = section_of(select, "tau", "beta", "beta_min_tokens", "force", "match_tokens", "consistency")
+SEGMENTATION = section_of(segment, "min_tokens", "max_segments")
+
+
+@dataclass
+class SelectionSettings(SELECTION):  # type: ignore[valid-type, misc]
+    """The section ``selection``: the options of :func:`segrl.select`."""
+
+
+@dataclass
+class SegmentationSettings(SEGMENTATION):  # type: ignore[valid-type, misc]
+    """The section ``segmentation``: the options of :func:`segrl.segment` and of the segmenter."""
+
+    # of the segmenter: {word_boundary: true, crlf: true} for keywords, {pattern: ...} for regex
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+SECTIONS: dict[str, type] = {
+    "attribution": AttributionSettings,
+    "segmentation": SegmentationSettings,
+    "evidence": EvidenceSettings,
+    "selection": SelectionSettings,
+}
+# What is mixed into a section of verl's config, as plain mappings: verl's own main runs on them.
+IN_VERLS = {"masking": asdict(Rules()), "credit": asdict(CreditSettings())}
+
+
+@dataclass
+class AnalysisConfig:
+    tau: float = MISSING
+    beta: float = MISSING
+    taus: list[float] = MISSING
+    betas: list[float] = MISSING
+    held: float = MISSING
+    gain: str = MISSING
+    samples: int = MISSING
+    temperature: float = MISSING
+    answer_tokens: int = MISSING
+    truncation: str = MISSING
+    bleu_tokenize: str = MISSING
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Cut:
+    """How a response is cut into segments."""
+
+    segmenter: str = MISSING
+    segmentation: SegmentationSettings = field(default_factory=SegmentationSettings)
+
+
+@dataclass
+class Segment(Cut, ReadTraces):
+    out: str | None = None  # a .jsonl or .parquet file
+
+
+@dataclass
+class Attribute(LoadedModel, ReadTraces):
+    out: str | None = None  # a folder
+    executor: str = MISSING
+    workers: int = MISSING
+    shard: int = MISSING
+    attribution: AttributionSettings = field(default_factory=AttributionSettings)
+
+
+@dataclass
+class Calibrate(LoadedModel, ReadTraces):
+    out: str | None = None  # a .json file
+    grid: int = MISSING
+    attribution: AttributionSettings = field(default_factory=AttributionSettings)
+
+
+@dataclass
+class Select(Cut, LoadedModel, ReadTraces):
+    out: str | None = None  # a .jsonl or .parquet file
+    measure: str = MISSING
+    measure_options: dict[str, Any] = field(default_factory=dict)
+    attributions: str | None = None
+    pruned: str | None = None
+    attribution: AttributionSettings = field(default_factory=AttributionSettings)
+    evidence: EvidenceSettings = field(default_factory=EvidenceSettings)
+    selection: SelectionSettings = field(default_factory=SelectionSettings)
+
+
+@dataclass
+class Export(ReadTraces):
+    out: str | None = None  # a folder
+    selections: str | None = None
+    tau: float | None = None
+    beta: float | None = None
+    max_length: int | None = None
+    masking: Rules = field(default_factory=Rules)
+
+
+@dataclass
+class Analyze(Cut, Sampler, ReadTraces):
+    out: str | None = None  # a folder
+    measure: str = MISSING
+    measure_options: dict[str, Any] = field(default_factory=dict)
+    thinking: str = MISSING
+    seed: int = MISSING
+    shard: int = MISSING
+    judge_path: str | None = None
+    attribution: AttributionSettings = field(default_factory=AttributionSettings)
+    analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
+
+
+@dataclass
+class Truth(Cut, LoadedModel, ReadTraces):
+    out: str | None = None  # a folder
+    measures: list[str] | None = None
+    measure_options: dict[str, Any] = field(default_factory=dict)
+    tau: float = MISSING
+    beta: float = MISSING
+    seed: int = MISSING
+    shard: int = MISSING
+    attribution: AttributionSettings = field(default_factory=AttributionSettings)
+
+
+TRACE_SCHEMAS: dict[str, type] = {
+    "segment": Segment,
+    "attribute": Attribute,
+    "calibrate": Calibrate,
+    "select": Select,
+    "export": Export,
+    "analyze": Analyze,
+    "truth": Truth,
+}
