@@ -145,11 +145,11 @@ def toy_methods(model, tokenizer, calibrations: dict[str, str]) -> dict[str, Cal
         methods |= {
             f"default, {moves}": ours(interpolate=moves),
             f"default at tolerance 0.3, {moves}": ours(interpolate=moves, tolerance=0.3),
-            f"calibrated 6, {moves}": ours(interpolate=moves, rule=file, nodes=6),
+            f"calibrated 6, {moves}": ours(interpolate=moves, quadrature=file, nodes=6),
             f"online: midpoint 1, {moves}": ours(nodes=1, **few),
             f"online: midpoint 4, {moves}": ours(nodes=4, **few),
-            f"online: calibrated 4, {moves}": ours(rule=file, nodes=4, **few),
-            f"online: calibrated 1, {moves}": ours(rule=file, nodes=1, **few),
+            f"online: calibrated 4, {moves}": ours(quadrature=file, nodes=4, **few),
+            f"online: calibrated 1, {moves}": ours(quadrature=file, nodes=1, **few),
         }
     return methods
 

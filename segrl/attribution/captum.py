@@ -18,12 +18,12 @@ METHODS = {
 }
 
 
-def captum_masses(evaluate, index: int, rule, nodes: int) -> Tensor:
+def captum_masses(evaluate, index: int, quadrature, nodes: int) -> Tensor:
     """The masses of one trace's tokens by ``LayerIntegratedGradients`` on the embedding, one node at a time."""
     from captum.attr import LayerIntegratedGradients
 
-    if rule not in METHODS:
-        raise ValueError(f"engine=captum has no rule {rule!r}, expected one of {', '.join(METHODS)}")
+    if quadrature not in METHODS:
+        raise ValueError(f"engine=captum has no rule {quadrature!r}, expected one of {', '.join(METHODS)}")
     explained = evaluate.explained[index]
     if evaluate.interpolate != "all" or evaluate.hide_answer:
         raise ValueError("engine=captum moves every position alike; use interpolate=all and hide_answer=false with it")
@@ -38,6 +38,6 @@ def captum_masses(evaluate, index: int, rule, nodes: int) -> Tensor:
     explainer = LayerIntegratedGradients(logp, evaluate.embedding)
     with evaluating(evaluate.model), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # captum warns that a layer it was given is used
-        options = {"n_steps": nodes, "method": METHODS[rule], "internal_batch_size": 1}
+        options = {"n_steps": nodes, "method": METHODS[quadrature], "internal_batch_size": 1}
         baseline = torch.full_like(ids_BL, evaluate.baseline.token)
         return explainer.attribute(ids_BL, baseline, **options).sum(-1)[0].double().cpu().detach()

@@ -32,7 +32,7 @@ class AttributionSettings:
     """The options of :func:`attribute`, and the section ``attribution`` of a command's config."""
 
     # or right (the paper's Eq. 2), left, trapezoid, gauss_legendre, authors, a calibration's path
-    rule: str = "midpoint"
+    quadrature: str = "midpoint"
     nodes: int = 12
     # completeness gap or unevenness above which a trace gets nodes where its path is steep; null: never
     tolerance: float | None = 0.2
@@ -47,7 +47,8 @@ class AttributionSettings:
     # activation checkpointing; null: for traces longer than batch_tokens, or than 16384
     checkpointing: bool | None = None
     engine: str = "segrl"  # or captum
-    compat: str | None = None  # or authors: the numbers of the paper's code, whatever rule, nodes and tolerance say
+    # or authors: the numbers of the paper's code, whatever quadrature, nodes and tolerance say
+    compat: str | None = None
 
 
 class _PathSums:
@@ -139,9 +140,9 @@ def attribute(
 
     ``options`` are those of :class:`AttributionSettings`.
 
-    ``rule`` is a name of ``RULES``, the path of a calibration, or ``(alphas, weights)``. A trace is refined where its
-    masses miss ``F(input) - F(baseline)`` by more than ``tolerance``, or its midpoint grid is more uneven than that:
-    the cells at fault are cut in three, up to ``max_nodes`` nodes. A trace that still misses gets the flag ``coarse``.
+    ``quadrature`` is a name of ``RULES``, the path of a calibration, or ``(alphas, weights)``. A trace is refined where
+    its masses miss ``F(input) - F(baseline)`` by more than ``tolerance``, or its midpoint grid is more uneven than
+    that: the cells at fault are cut in three, up to ``max_nodes`` nodes. A trace that still misses gets the flag ``coarse``.
     ``tolerance=None`` fixes the number of evaluations beforehand, as a process group needs it.
 
     ``batch_tokens`` is the number of tokens in one forward (default 16,384; 2,048 on a CPU, whose cache holds no more).
@@ -152,20 +153,22 @@ def attribute(
     ends of the path, and with them the gap: for few nodes and no tolerance. A trace whose scores are not finite is an
     error; with ``finite=False`` it gets zeros and the flag ``not_finite``, and the other traces keep their scores.
     """
+    if "rule" in options:
+        raise TypeError("attribute() has no option rule: how nodes are chosen is quadrature= now")
     settings = AttributionSettings(**options)
     if settings.engine not in ENGINES:
         raise ValueError(f"engine={settings.engine!r}, expected one of {ENGINES}")
     evaluate = evaluator(model, traces, tokenizer, **{name: getattr(settings, name) for name in EXPLAINED})
-    rule, nodes, tolerance = settings.rule, settings.nodes, settings.tolerance
+    quadrature, nodes, tolerance = settings.quadrature, settings.nodes, settings.tolerance
     if settings.compat is not None:
-        rule, nodes, tolerance = _compatible(settings.compat)
-    alphas_J, weights_J = nodes_of(rule, nodes)
+        quadrature, nodes, tolerance = _compatible(settings.compat)
+    alphas_J, weights_J = nodes_of(quadrature, nodes)
     if tolerance is not None and not certificate:
         raise ValueError(f"tolerance={tolerance} is held against the certificate; give tolerance=None without one")
-    sums = [_PathSums(len(sequence), midpoints=rule == "midpoint") for sequence in evaluate.explained]
+    sums = [_PathSums(len(sequence), midpoints=quadrature == "midpoint") for sequence in evaluate.explained]
     rows = [row for index in range(len(sums)) for row in _first_rows(index, alphas_J, weights_J, certificate)]
     if settings.engine == "captum":
-        _add_captum(evaluate, sums, rule, nodes)
+        _add_captum(evaluate, sums, quadrature, nodes)
         rows, tolerance = [row for row in rows if row.weight is None], None
     batching = Batching(settings.batch_tokens, batch_rows, settings.checkpointing)
     while rows:
@@ -185,12 +188,12 @@ def attribute(
 # --- which nodes are evaluated ---------------------------------------------------------------------------------------
 
 
-def _add_captum(evaluate: Evaluator, sums: Sequence[_PathSums], rule: str | Nodes, nodes: int) -> None:
+def _add_captum(evaluate: Evaluator, sums: Sequence[_PathSums], quadrature: str | Nodes, nodes: int) -> None:
     """Give each trace the masses that captum sums over all nodes; only the ends of the path are left to evaluate."""
     from segrl.attribution.captum import captum_masses
 
     for index, path_sums in enumerate(sums):
-        path_sums.nodes[1.0] = (1.0, captum_masses(evaluate, index, rule, nodes))
+        path_sums.nodes[1.0] = (1.0, captum_masses(evaluate, index, quadrature, nodes))
         path_sums.evaluations, path_sums.midpoints = nodes, False
 
 

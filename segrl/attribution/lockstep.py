@@ -46,10 +46,14 @@ def attribute_in_lockstep(model, traces: Sequence[TokenisedTrace], tokenizer, re
     """One stream a trace; NaN scores where those of the model were not finite."""
     streams: list[Any] = [None] * len(traces)
     nodes = tuple(torch.tensor(values, dtype=torch.float64) for values in (request.alphas, request.weights))
-    options: dict[str, Any] = {"rule": nodes, "interpolate": request.interpolate, "certificate": request.certificate}
+    options: dict[str, Any] = {
+        "quadrature": nodes,
+        "interpolate": request.interpolate,
+        "certificate": request.certificate,
+    }
     if request.need == "gradient_T":
         ends = torch.ones(1, dtype=torch.float64)
-        options = {"rule": (ends, ends), "interpolate": "response", "baseline": "zero", "certificate": False}
+        options = {"quadrature": (ends, ends), "interpolate": "response", "baseline": "zero", "certificate": False}
     for part in parts(traces, request.tokens, request.agree):
         with warnings.catch_warnings():
             if request.need == "gradient_T":

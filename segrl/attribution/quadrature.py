@@ -58,22 +58,23 @@ RULES: dict[str, Callable[[int], Nodes]] = {
 }
 
 
-def nodes_of(rule: str | Nodes, nodes: int, calibration: Mapping[str, Any] | None = None) -> Nodes:
-    """The alphas and weights that ``rule`` names, or is.
+def nodes_of(quadrature: str | Nodes, nodes: int, calibration: Mapping[str, Any] | None = None) -> Nodes:
+    """The alphas and weights that ``quadrature`` names, or is.
 
     A name is one of ``RULES``, a ``package.module:function``, the path of a calibration (.json), or ``calibrated``
     where a run keeps a ``calibration``; as long as that has no rule of so many nodes, midpoint nodes serve.
     """
-    if not isinstance(rule, str):
-        return rule
-    if rule.endswith(".json"):
-        return _nodes_in_file(rule, nodes)
-    if rule == CALIBRATED and calibration is not None:
+    if not isinstance(quadrature, str):
+        return quadrature
+    if quadrature.endswith(".json"):
+        return _nodes_in_file(quadrature, nodes)
+    if quadrature == CALIBRATED and calibration is not None:
         rules = calibration.get("rules", {})
         return _as_tensors(rules[str(nodes)]) if str(nodes) in rules else midpoint(nodes)
-    if rule not in RULES and ":" not in rule:
-        raise ValueError(f"rule={rule!r}, expected one of {', '.join(RULES)}, or the path of a calibration (.json)")
-    return resolve(rule, RULES, "quadrature rule")(nodes)
+    if quadrature not in RULES and ":" not in quadrature:
+        known = ", ".join(RULES)
+        raise ValueError(f"quadrature={quadrature!r}, expected one of {known}, or the path of a calibration (.json)")
+    return resolve(quadrature, RULES, "quadrature rule")(nodes)
 
 
 def _nodes_in_file(path: str, nodes: int) -> Nodes:

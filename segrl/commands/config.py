@@ -23,6 +23,14 @@ _PACKAGED = Path(__file__).parent.parent / "configs"
 CONFIG_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "configs"
 ON_VERL = ("sft", "grpo")  # composed over verl's own config, which is their schema
 # What `preset` was called in each command.
+# Keys that users knew by another name.
+RENAMED = {
+    "attribution.rule": "attribution.quadrature",
+    "masking.weighting": "masking.rule",
+    "masking.weighting_options": "masking.rule_options",
+    "segrl.weighting": "segrl.rule",
+    "segrl.weighting_options": "segrl.rule_options",
+}
 PRESET_BEFORE = {"sft": "sft_preset", "grpo": "grpo_preset", "evaluate": "evaluation", "quickstart": "size"}
 
 
@@ -158,6 +166,8 @@ def _sentence(command: str, error: Exception) -> str:
 
 def _unknown_key(command: str, key: str) -> str:
     parent, _, last = key.rpartition(".")
+    if key in RENAMED and not (command == "grpo" and parent == "segrl"):
+        return f"{key}= is now {RENAMED[key]}="
     if command == "grpo" and parent == "segrl":
         from segrl.credit.settings import REMOVED
 

@@ -55,7 +55,7 @@ def attribute(config: DictConfig) -> None:
 
 
 def calibrate(config: DictConfig) -> None:
-    """Fit few nodes to where this model's answers change; ``attribution.rule=<out>`` then uses them."""
+    """Fit few nodes to where this model's answers change; ``attribution.quadrature=<out>`` then uses them."""
     from segrl.attribution.calibration import calibrate as fit
     from segrl.data.files import write_json
     from segrl.loading import load_model

@@ -93,7 +93,7 @@ def merged_weights(weights: dict[str, Tensor], alpha: float) -> dict[str, Tensor
 def card(config: DictConfig, steps: int, stage: Stage, dataset: SelectiveDataset) -> str:
     """A model card: what was trained on what, and how."""
     earlier = [Stage(**settings) for settings in config.stages[: stage.number - 1]]
-    weighting = f", weighed by the rule {config.segrl.weighting}" if stage.mode == "soft" else ""
+    weighting = f", weighed by the rule {config.segrl.rule}" if stage.mode == "soft" else ""
     facts = {
         "trained from": config.base_model,
         **{

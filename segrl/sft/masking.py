@@ -36,8 +36,8 @@ class Rules:
     # batch: the mean over all kept tokens of a global batch (verl's); trace: over each trace's own kept tokens, then
     # over traces (Eq. 9)
     normalise: str = "batch"
-    weighting: str = "linear"  # mode=soft: a rule of segrl.weigh, or package.module:function
-    weighting_options: dict[str, Any] = field(default_factory=dict)
+    rule: str = "linear"  # mode=soft: a rule of segrl.weigh, or package.module:function
+    rule_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check("mode", self.mode, MODES)

@@ -239,7 +239,7 @@ def _weights(row: Row, segments: Segments, selection: Selection, rules: Rules) -
     """The weight of each segment: Eq. 7's 0 or 1, or what the weighting rule makes of its score."""
     if rules.mode != "soft":
         return selection.keep_S.float()
-    weights_T = weigh(scores_of(row), segments, selection, rules.weighting, **rules.weighting_options)
+    weights_T = weigh(scores_of(row), segments, selection, rules.rule, **rules.rule_options)
     return weights_T[torch.tensor(segments.boundaries[:-1])]
 
 

@@ -90,7 +90,7 @@ def test_a_calibration_is_a_rule(tmp_path):
     assert len(alphas_J) == len(weights_J) == 4
     reference = segrl.attribute(model, traces(), tokenizer, nodes=96, tolerance=None)
     errors = {}
-    for name, options in {"even": {}, "calibrated": {"rule": str(file)}}.items():
+    for name, options in {"even": {}, "calibrated": {"quadrature": str(file)}}.items():
         few = segrl.attribute(model, traces(), tokenizer, nodes=4, tolerance=None, **options)
         assert few[0].evaluations == 6
         pairs = zip(few, reference, strict=True)
@@ -101,7 +101,7 @@ def test_a_calibration_is_a_rule(tmp_path):
 def test_a_trace_that_a_calibration_misses_gets_a_midpoint_grid(tmp_path):
     model, tokenizer = tiny_model(), byte_level_tokenizer()
     rule = (torch.tensor([0.99], dtype=torch.float64), torch.ones(1, dtype=torch.float64))
-    [refined] = segrl.attribute(model, traces(1), tokenizer, rule=rule, nodes=1, tolerance=1e-6, max_nodes=3)
+    [refined] = segrl.attribute(model, traces(1), tokenizer, quadrature=rule, nodes=1, tolerance=1e-6, max_nodes=3)
     [direct] = segrl.attribute(model, traces(1), tokenizer, nodes=3, tolerance=None)
     assert refined.evaluations == 2 + 1 + 3
     assert refined.scores_T.tolist() == pytest.approx(direct.scores_T.tolist(), rel=1e-4)

@@ -60,7 +60,7 @@ def test_scores_equal_captums(architecture):
 @pytest.mark.parametrize("rule", METHODS)
 def test_every_rule_equals_captums(rule):
     model, trace = tiny_model(), traces(1)[0]
-    options = {"rule": rule, "nodes": 6, "tolerance": None, "baseline": BASELINE}
+    options = {"quadrature": rule, "nodes": 6, "tolerance": None, "baseline": BASELINE}
     [found] = segrl.attribute(model, [trace], byte_level_tokenizer(), **options)
     assert error(found.scores_T, captum_scores(model, trace, 6, rule)) < 1e-5
 
@@ -218,8 +218,10 @@ def test_bad_input_is_a_sentence():
     long = segrl.tokenize(Trace("long", "p", "7 " * 600, "7"), tokenizer)
     with pytest.raises(ValueError, match=r"'long' has \d+ tokens with prompt and answer, the model takes 512"):
         segrl.attribute(model, [long], tokenizer)
-    with pytest.raises(ValueError, match="rule='simpson', expected one of midpoint"):
-        segrl.attribute(model, traces(1), tokenizer, rule="simpson")
+    with pytest.raises(TypeError, match="no option rule: how nodes are chosen is quadrature= now"):
+        segrl.attribute(model, traces(1), tokenizer, rule="left")
+    with pytest.raises(ValueError, match="quadrature='simpson', expected one of midpoint"):
+        segrl.attribute(model, traces(1), tokenizer, quadrature="simpson")
     with pytest.raises(ValueError, match="interpolate='none'"):
         segrl.attribute(model, traces(1), tokenizer, interpolate="none")
     with torch.no_grad():

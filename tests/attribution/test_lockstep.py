@@ -31,7 +31,7 @@ def traces():
 def test_parts_and_batches_do_not_change_a_score(traces):
     model, tokenizer = tiny_model(), byte_level_tokenizer()
     rule = (torch.tensor([0.3, 0.8]), torch.tensor([0.4, 0.6]))
-    expected = segrl.attribute(model, traces, tokenizer, rule=rule, tolerance=None, interpolate="response")
+    expected = segrl.attribute(model, traces, tokenizer, quadrature=rule, tolerance=None, interpolate="response")
     for tokens in (1, 100, 10_000):
         request = Request(alphas=(0.3, 0.8), weights=(0.4, 0.6), tokens=tokens, certificate=True)
         for stream, wanted in zip(attribute_in_lockstep(model, traces, tokenizer, request), expected, strict=True):

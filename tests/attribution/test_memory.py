@@ -125,7 +125,9 @@ def test_an_interrupt_comes_through_and_the_model_is_put_back():
 def test_captum_behind_the_same_call(rule):
     model = tiny_model()
     ours, theirs = (
-        segrl.attribute(model, traces(), byte_level_tokenizer(), rule=rule, nodes=6, tolerance=None, engine=engine)
+        segrl.attribute(
+            model, traces(), byte_level_tokenizer(), quadrature=rule, nodes=6, tolerance=None, engine=engine
+        )
         for engine in ("segrl", "captum")
     )
     for a, b in zip(ours, theirs, strict=True):
@@ -139,6 +141,6 @@ def test_what_captum_cannot_do_is_a_sentence():
     with pytest.raises(ValueError, match="engine=captum moves every position alike"):
         segrl.attribute(model, traces(1), tokenizer, engine="captum", interpolate="response")
     with pytest.raises(ValueError, match="engine=captum has no rule 'authors'"):
-        segrl.attribute(model, traces(1), tokenizer, engine="captum", rule="authors")
+        segrl.attribute(model, traces(1), tokenizer, engine="captum", quadrature="authors")
     with pytest.raises(ValueError, match="engine='shap'"):
         segrl.attribute(model, traces(1), tokenizer, engine="shap")

@@ -35,7 +35,7 @@ def test_nodes_come_from_the_calibration_a_rule_or_a_file(tmp_path):
 
 @pytest.mark.parametrize("rule", ["calibrated", "simpson"])
 def test_without_a_kept_calibration_a_name_is_one_of_the_rules(rule):
-    with pytest.raises(ValueError, match=rf"rule='{rule}', expected one of midpoint, left, "):
+    with pytest.raises(ValueError, match=rf"quadrature='{rule}', expected one of midpoint, left, "):
         nodes_of(rule, 3)
 
 

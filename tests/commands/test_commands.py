@@ -92,7 +92,7 @@ def test_generated_samples_are_those_of_an_uninterrupted_run(tmp_path):
 @pytest.mark.e2e
 def test_a_calibration_is_used_by_its_path(planted, tmp_path):
     run("attribute", "calibrate", f"traces={planted}", f"out={tmp_path / 'c.json'}", "grid=8", "limit=2")
-    rule = [f"attribution.rule={tmp_path / 'c.json'}", "attribution.nodes=3", "attribution.tolerance=null"]
+    rule = [f"attribution.quadrature={tmp_path / 'c.json'}", "attribution.nodes=3", "attribution.tolerance=null"]
     run("attribute", f"traces={planted}", f"out={tmp_path / 'ig'}", "limit=2", *rule)
     assert [row["evaluations"] for row in read_shards(tmp_path / "ig")] == [5, 5]
 

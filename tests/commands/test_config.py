@@ -201,6 +201,9 @@ def test_a_misspelt_preset_names_its_neighbour(command):
 @pytest.mark.parametrize(
     ("command", "typed", "sentence"),
     [
+        ("attribute", "attribution.rule=left", "attribution.rule= is now attribution.quadrature="),
+        ("export", "masking.weighting=rank", "masking.weighting= is now masking.rule="),
+        ("sft", "segrl.weighting=rank", "segrl.weighting= is now segrl.rule="),
         ("grpo", "grpo_preset=toy_cpu", "grpo_preset= is now preset=toy_cpu"),
         ("grpo", "+grpo_preset=toy_cpu", "grpo_preset= is now preset=toy_cpu"),
         ("sft", "sft_preset=toy_cpu", "sft_preset= is now preset=toy_cpu"),
@@ -208,6 +211,6 @@ def test_a_misspelt_preset_names_its_neighbour(command):
         ("quickstart", "size=short", "size= is now preset=short"),
     ],
 )
-def test_the_former_name_of_a_preset_group_is_refused_with_the_new_one(command, typed, sentence):
+def test_a_former_name_is_refused_with_the_new_one(command, typed, sentence):
     with pytest.raises(ConfigError, match=f"^{sentence}$"):
         compose(command, [typed])
