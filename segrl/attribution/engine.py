@@ -142,8 +142,8 @@ def attribute(
 
     ``quadrature`` is a name of ``RULES``, the path of a calibration, or ``(alphas, weights)``. A trace is refined where
     its masses miss ``F(input) - F(baseline)`` by more than ``tolerance``, or its midpoint grid is more uneven than
-    that: the cells at fault are cut in three, up to ``max_nodes`` nodes. A trace that still misses gets the flag ``coarse``.
-    ``tolerance=None`` fixes the number of evaluations beforehand, as a process group needs it.
+    that: the cells at fault are cut in three, up to ``max_nodes`` nodes. A trace that still misses gets the flag
+    ``coarse``. ``tolerance=None`` fixes the number of evaluations beforehand, as a process group needs it.
 
     ``batch_tokens`` is the number of tokens in one forward (default 16,384; 2,048 on a CPU, whose cache holds no more).
     ``batch_rows`` is the number of rows in one forward, whatever their lengths. Traces longer than ``batch_tokens``
