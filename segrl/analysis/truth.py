@@ -157,7 +157,7 @@ def table(rows: Sequence[Row]) -> dict[str, Row]:
 def _line(rows: Sequence[Row], name: str) -> Row:
     results = [_of_trace(row, row["scores"][name]) for row in rows]
     ig_results = [_of_trace(row, row["scores"]["ig"]) if "ig" in row["scores"] else None for row in rows]
-    known = {what: [result[what] for result in results if result[what] is not None] for what in WHAT}
+    known = {what: [value for result in results if (value := result[what]) is not None] for what in WHAT}
     return {
         **{what: bootstrap(values) if values else None for what, values in known.items()},
         "above_ig": {what: _above(results, ig_results, what) for what in ("planted_auroc", "shapley_auroc")},
@@ -213,7 +213,8 @@ def _by_kind(rows: Sequence[Row], name: str) -> dict[str, Any]:
     shares: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         for s, kind in enumerate(row["kinds"]):
-            shares[kind].append(outranked(row["scores"][name], s))
+            if (share := outranked(row["scores"][name], s)) is not None:
+                shares[kind].append(share)
     return {kind: bootstrap(values) for kind, values in sorted(shares.items())}
 
 

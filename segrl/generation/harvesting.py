@@ -22,20 +22,21 @@ def harvest(judged: Iterable[Trace], keep: str = "both", unanswered: bool = Fals
     """
     if keep not in KEEPS:
         raise ValueError(f"keep={keep!r}, expected one of {', '.join(KEEPS)}")
-    kept, rows = [], []
+    kept: list[Trace] = []
+    rows = []
     for problem_id, candidates in by_problem(judged).items():
         right = [candidate for candidate in candidates if candidate.meta["correct"]]
         wrong = [candidate for candidate in candidates if _wrong(candidate, unanswered)]
         best = {True: _shortest(right), False: _shortest(wrong)}
-        kept += [best[side] for side in KEEPS[keep] if best[side]]
+        kept += [trace for side in KEEPS[keep] if (trace := best[side])]
         rows.append(
             {
                 "problem_id": problem_id,
                 "candidates": len(candidates),
                 "correct": len(right),
                 "incorrect": len(wrong),
-                "shortest_correct": best[True] and best[True].meta["tokens"],
-                "shortest_incorrect": best[False] and best[False].meta["tokens"],
+                "shortest_correct": _tokens(best[True]),
+                "shortest_incorrect": _tokens(best[False]),
             }
         )
     return kept, rows
@@ -56,3 +57,7 @@ def _wrong(trace: Trace, unanswered: bool) -> bool:
 
 def _shortest(traces: Sequence[Trace]) -> Trace | None:
     return min(traces, key=lambda trace: trace.meta["tokens"], default=None)
+
+
+def _tokens(trace: Trace | None) -> int | None:
+    return None if trace is None else trace.meta["tokens"]

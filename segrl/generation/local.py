@@ -10,12 +10,12 @@ import torch
 from segrl.generation.sampling import Sampling, answered
 from segrl.loading import load_model
 from segrl.text.prompting import render
-from segrl.types import Trace
+from segrl.types import Trace, given
 
 
 def generate(groups: Iterable[Sequence[Trace]], sampling: Sampling, *, dtype: str, device: str) -> Iterator[Trace]:
     """The traces, one batch for each group, seeded by its first sample: a resumed run draws the same as a whole run."""
-    model, tokenizer = load_model(sampling.model_path, dtype, device)
+    model, tokenizer = load_model(given(sampling.model_path), dtype, device)
     for group in groups:
         yield from sample(
             model,

@@ -66,7 +66,7 @@ def in_parallel(answer: Callable[[Request], Trace], requests: Iterable[Request],
         raise ValueError(f"concurrency={threads}, expected 1 or more")
     waiting = deque(requests)  # made before the threads start: a tokenizer serves one thread at a time
     expected = len(waiting)
-    finished: SimpleQueue[tuple[Trace | None, BaseException | None]] = SimpleQueue()
+    finished: SimpleQueue[Trace | BaseException] = SimpleQueue()
     over = Event()
 
     def serve() -> None:
@@ -76,18 +76,18 @@ def in_parallel(answer: Callable[[Request], Trace], requests: Iterable[Request],
             except IndexError:
                 return
             try:
-                finished.put((answer(request), None))
+                finished.put(answer(request))
             except BaseException as error:  # raised again in the caller's thread
                 over.set()
-                finished.put((None, error))
+                finished.put(error)
 
     for _ in range(min(threads, expected)):
         Thread(target=serve, daemon=True).start()
     try:
         for _ in range(expected):
-            trace, error = finished.get()
-            if error is not None:
-                raise error
+            trace = finished.get()
+            if isinstance(trace, BaseException):
+                raise trace
             yield trace
     finally:
         over.set()

@@ -12,7 +12,7 @@ from segrl.generation.sampling import Sampling, answered
 from segrl.loading import DTYPES, load_tokenizer
 from segrl.resolving import near
 from segrl.text.prompting import render
-from segrl.types import Trace
+from segrl.types import Trace, given
 
 # A value that is already set stays.
 ENVIRONMENT = {
@@ -27,7 +27,7 @@ def generate(
 ) -> Iterator[Trace]:
     """The traces as they finish; each sample is a request with its own seed, and the prefix cache shares its prompt."""
     llm_engine = _engine(sampling.model_path, dtype, engine)
-    tokenizer = load_tokenizer(sampling.model_path)
+    tokenizer = load_tokenizer(given(sampling.model_path))
     samples, prompts = {}, {}
     for sample in (sample for group in groups for sample in group):
         samples[sample.id], prompts[sample.id] = sample, render(sample.problem, tokenizer, sampling.template)

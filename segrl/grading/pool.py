@@ -112,10 +112,9 @@ class Pool:
         with self._lock:
             while not self.closed:
                 fresh = self._template is None
-                if fresh:
-                    self._template = _Template(self.equal, self.memory_mb)
+                template = self._template = self._template or _Template(self.equal, self.memory_mb)
                 try:
-                    return self._template.fork()
+                    return template.fork()
                 except (EOFError, OSError) as error:
                     self._template = None
                     if fresh:

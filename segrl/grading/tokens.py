@@ -32,7 +32,7 @@ class Tokens:
 
     def __init__(self, text: str):
         self.tokens: list[tuple[str, str]] = [
-            (str(match.lastgroup), match[match.lastgroup]) for match in TOKEN.finditer(text) if match[0].strip()
+            (str(match.lastgroup), match[str(match.lastgroup)]) for match in TOKEN.finditer(text) if match[0].strip()
         ]
         self.at = 0
         self.depth = 0

@@ -63,14 +63,14 @@ async def grade_async(
 def grade_answer(gold: str, pred: str | None) -> Verdict:
     """The verdict on an extracted answer."""
     start = time.perf_counter()
-    settled = cheap(gold, pred) or shared().call(_gold(gold), pred)
+    settled = cheap(gold, pred) or shared().call(_gold(gold), pred or "")
     return _verdict(settled, gold, pred, start)
 
 
 async def grade_answer_async(gold: str, pred: str | None) -> Verdict:
     """``grade_answer`` for an event loop."""
     start = time.perf_counter()
-    settled = await _aside(pred, cheap, gold, pred) or await shared().call_async(_gold(gold), pred)
+    settled = await _aside(pred, cheap, gold, pred) or await shared().call_async(_gold(gold), pred or "")
     return _verdict(settled, gold, pred, start)
 
 
