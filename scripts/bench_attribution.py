@@ -173,7 +173,7 @@ def ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> float:
 
 def certificate(found: list) -> dict:
     """What a method says of its own error, and for how many traces it spent more than it began with."""
-    gaps = [one.gap for one in found]
+    gaps = [float("nan") if one.gap is None else one.gap for one in found]  # None without a certificate
     return {
         "gap": statistics.median(gaps),
         "gap<=0.05": sum(gap <= 0.05 for gap in gaps) / len(gaps),

@@ -25,7 +25,7 @@ RIDGE = 1e-9  # of the mean square mass: neighbouring nodes can be all but equal
 def calibrate(
     model, traces: Sequence[TokenisedTrace], tokenizer=None, *, grid: int = 48, counts=COUNTS, **options
 ) -> dict[str, Any]:
-    """``{"grid", "traces", "change", "rules": {count: {"alphas", "weights"}}}``: what :func:`save` writes."""
+    """``{"grid", "traces", "change", "rules": {count: {"alphas", "weights"}}}``, which `segrl calibrate` writes."""
     return calibration_of(masses_on_grid(model, traces, tokenizer, midpoint(grid)[0].tolist(), **options), counts)
 
 

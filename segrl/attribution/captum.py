@@ -23,7 +23,7 @@ def captum_masses(evaluate, index: int, quadrature, nodes: int) -> Tensor:
     from captum.attr import LayerIntegratedGradients
 
     if quadrature not in METHODS:
-        raise ValueError(f"engine=captum has no rule {quadrature!r}, expected one of {', '.join(METHODS)}")
+        raise ValueError(f"engine=captum has no quadrature {quadrature!r}, expected one of {', '.join(METHODS)}")
     explained = evaluate.explained[index]
     if evaluate.interpolate != "all" or evaluate.hide_answer:
         raise ValueError("engine=captum moves every position alike; use interpolate=all and hide_answer=false with it")

@@ -67,7 +67,7 @@ class _PathSums:
         """Add an evaluation: a node with its weight, or the value at an end of the path."""
         self.evaluations += 1
         if row.weight is not None:
-            weight, _ = self.nodes.get(row.alpha, (0.0, None))  # a user's rule may name a node twice
+            weight, _ = self.nodes.get(row.alpha, (0.0, None))  # a user's function may name a node twice
             self.nodes[row.alpha] = (weight + row.weight, masses_L)
         elif row.alpha == 1.0:
             self.logp_input = logp
@@ -111,7 +111,7 @@ class _PathSums:
     def finer(self, uneven_J: Tensor, nodes: int, max_nodes: int) -> dict[float, float]:
         """The weight of each new node, by its alpha.
 
-        A midpoint grid gets its worst cells cut in three; another rule gives way to a midpoint grid.
+        A midpoint grid gets its worst cells cut in three; nodes of another quadrature give way to a midpoint grid.
         """
         if not self.midpoints and 3 * nodes <= max_nodes:
             self.nodes, self.midpoints = {}, True
@@ -198,14 +198,14 @@ def _add_captum(evaluate: Evaluator, sums: Sequence[_PathSums], quadrature: str 
 
 
 def _compatible(compat: str) -> tuple[str, int, None]:
-    """The rule, the number of nodes and the tolerance of the paper's code: linspace(0, 1, 50) and no refinement."""
+    """Quadrature, number of nodes and tolerance of the paper's code: linspace(0, 1, 50) and no refinement."""
     if compat != "authors":
         raise ValueError(f"compat={compat!r}, expected authors, or null for segrl's own way")
     return "authors", 50, None
 
 
 def _first_rows(index: int, alphas_J: Tensor, weights_J: Tensor, certificate: bool) -> list[Row]:
-    """The rows of one trace before any refinement: the ends of its path if certified, and the nodes of the rule."""
+    """The rows of one trace before any refinement: the ends of its path if certified, and the nodes."""
     ends = [Row(index, 1.0, None), Row(index, 0.0, None)] if certificate else []
     nodes = [Row(index, alpha, weight) for alpha, weight in zip(alphas_J.tolist(), weights_J.tolist(), strict=True)]
     return ends + nodes

@@ -22,7 +22,6 @@ __all__ = ["CONFIG_DIR", "ON_VERL", "ConfigError", "compose", "needed"]
 _PACKAGED = Path(__file__).parent.parent / "configs"
 CONFIG_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "configs"
 ON_VERL = ("sft", "grpo")  # composed over verl's own config, which is their schema
-# What `preset` was called in each command.
 # Keys that users knew by another name.
 RENAMED = {
     "attribution.rule": "attribution.quadrature",
@@ -31,6 +30,7 @@ RENAMED = {
     "segrl.weighting": "segrl.rule",
     "segrl.weighting_options": "segrl.rule_options",
 }
+# What `preset` was called in each command.
 PRESET_BEFORE = {"sft": "sft_preset", "grpo": "grpo_preset", "evaluate": "evaluation", "quickstart": "size"}
 
 
@@ -46,6 +46,7 @@ def compose(command: str, overrides: list[str]) -> DictConfig:
     from hydra.errors import HydraException
 
     _store_schemas(command)
+    _check_former(command, overrides)
     _check_preset(command, overrides)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
@@ -94,13 +95,22 @@ def _writable(schema: type) -> DictConfig:
     return node
 
 
+def _check_former(command: str, overrides: list[str]) -> None:
+    """Refuse a key's former name with the new one. After a ``+`` Hydra would add the key, and nothing would read it."""
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if key == PRESET_BEFORE.get(command):
+            raise ConfigError(f"{key}= is now preset={value}")
+        former = next((name for name in RENAMED if f"{key}.".startswith(f"{name}.")), None)
+        if former and not (command == "grpo" and former.startswith("segrl.")):
+            raise ConfigError(f"{former}= is now {RENAMED[former]}=")
+
+
 def _check_preset(command: str, overrides: list[str]) -> None:
     """Hydra leaves out a preset that it does not find, since having none is allowed; then nothing would be as asked."""
     known = {file.stem for file in (CONFIG_DIR / command / "preset").glob("*.yaml")}
     for override in overrides:
         key, _, name = override.lstrip("+").partition("=")
-        if key == PRESET_BEFORE.get(command):
-            raise ConfigError(f"{key}= is now preset={name}")
         if known and key == "preset" and name not in known | {"null"}:
             raise ConfigError(f"there is no preset={name}{near(name, known)}")
 
@@ -166,8 +176,6 @@ def _sentence(command: str, error: Exception) -> str:
 
 def _unknown_key(command: str, key: str) -> str:
     parent, _, last = key.rpartition(".")
-    if key in RENAMED and not (command == "grpo" and parent == "segrl"):
-        return f"{key}= is now {RENAMED[key]}="
     if command == "grpo" and parent == "segrl":
         from segrl.credit.settings import REMOVED
 

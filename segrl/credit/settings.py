@@ -22,6 +22,7 @@ ATTRIBUTORS = ("live", "frozen", "ref")
 QUADRATURES = RULES | {CALIBRATED: midpoint}  # which serves until there is a calibration
 # What a measure may read inside GRPO: from a backward pass of the attributor, and from what verl has computed anyway.
 BY_GRADIENT = ("ig", "gradient_T")
+FROM_VERL = ("entropy_T", "logp_T")
 AT_LEAST_ONE = (
     "nodes",
     "every",
@@ -31,7 +32,6 @@ AT_LEAST_ONE = (
     "fidelity_nodes",
     "attributor_workers",
 )
-FROM_VERL = ("entropy_T", "logp_T")
 # Keys that earlier versions had, and what to set in their place.
 REMOVED = {
     "budget": "segrl.budget is no longer a setting: set segrl.nodes, the points on each path, and segrl.share, the "
@@ -57,7 +57,7 @@ class CreditSettings:
     share: float = 1.0  # attribute at most this part of a step's tokens, in rollouts drawn at random
     target: str = "own"  # what is explained: the rollout's own answer, or the gold one
     nodes: int = 1
-    # nodes where this model's path is steep, found on the first rollouts; or a rule, or a .json
+    # nodes where this model's path is steep, found on the first rollouts; or what attribution.quadrature takes
     quadrature: str = CALIBRATED
     calibration_rollouts: int = 16
     calibration_nodes: int = 48

@@ -140,7 +140,7 @@ def test_what_captum_cannot_do_is_a_sentence():
     model, tokenizer = tiny_model(), byte_level_tokenizer()
     with pytest.raises(ValueError, match="engine=captum moves every position alike"):
         segrl.attribute(model, traces(1), tokenizer, engine="captum", interpolate="response")
-    with pytest.raises(ValueError, match="engine=captum has no rule 'authors'"):
+    with pytest.raises(ValueError, match="engine=captum has no quadrature 'authors'"):
         segrl.attribute(model, traces(1), tokenizer, engine="captum", quadrature="authors")
     with pytest.raises(ValueError, match="engine='shap'"):
         segrl.attribute(model, traces(1), tokenizer, engine="shap")

@@ -202,8 +202,11 @@ def test_a_misspelt_preset_names_its_neighbour(command):
     ("command", "typed", "sentence"),
     [
         ("attribute", "attribution.rule=left", "attribution.rule= is now attribution.quadrature="),
+        ("attribute", "+attribution.rule=left", "attribution.rule= is now attribution.quadrature="),
         ("export", "masking.weighting=rank", "masking.weighting= is now masking.rule="),
+        ("export", "masking.weighting_options.low=0", "masking.weighting_options= is now masking.rule_options="),
         ("sft", "segrl.weighting=rank", "segrl.weighting= is now segrl.rule="),
+        ("sft", "++segrl.weighting=rank", "segrl.weighting= is now segrl.rule="),
         ("grpo", "grpo_preset=toy_cpu", "grpo_preset= is now preset=toy_cpu"),
         ("grpo", "+grpo_preset=toy_cpu", "grpo_preset= is now preset=toy_cpu"),
         ("sft", "sft_preset=toy_cpu", "sft_preset= is now preset=toy_cpu"),

@@ -1,4 +1,4 @@
-"""Against a real server over a real socket that samples from the toy model (tests/support/completions.py)."""
+"""Against a real server over a real socket that samples from the toy model (tests/support/testkit/completions.py)."""
 
 import socket
 import time

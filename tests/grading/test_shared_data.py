@@ -1,4 +1,4 @@
-"""The grader against the cases and the golds that lie beside a checkout on some machines; see tests/support/real.py."""
+"""The grader against cases and golds that lie beside a checkout on some machines (tests/support/testkit/real.py)."""
 
 import json
 import random
