@@ -46,8 +46,9 @@ NEEDS: dict[str, Callable[..., list[Fields]]] = {
 
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 READING = tuple(field.name for field in fields(Reading))
-PATH = tuple(option.name for option in inspect.signature(attribute).parameters.values() if option.kind is KEYWORD)
-PATH += tuple(field.name for field in fields(AttributionSettings))
+OF_CALL = [option.name for option in inspect.signature(attribute).parameters.values() if option.kind is KEYWORD]
+PATH = tuple(dict.fromkeys((*OF_CALL, *(field.name for field in fields(AttributionSettings)))))
+OPTIONS = tuple(dict.fromkeys((*PATH, *READING)))
 
 
 def gather(
@@ -66,8 +67,10 @@ def gather(
     """
     needs = [_field(need) for need in needs]
     for name in options:
-        if name not in (*PATH, *READING):
-            raise ValueError(f"gather has no option {name!r}{near(name, (*PATH, *READING))}")
+        if name == "rule":
+            raise ValueError("gather has no option 'rule': how nodes are chosen is quadrature= now")
+        if name not in OPTIONS:
+            raise ValueError(f"gather has no option {name!r}{near(name, OPTIONS)}")
     if segments is None and any(need.endswith("_S") for need in needs):
         raise ValueError(f"needs={tuple(needs)} are of segments; pass segments=, one Segments a trace")
     if segments is not None and len(segments) != len(traces):

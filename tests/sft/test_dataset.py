@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -284,3 +285,8 @@ def test_saved_rows_are_the_rows(tmp_path):
     assert (read.fingerprint, read.tokens, read.kept) == (made.fingerprint, made.tokens, made.kept)
     for a, b in zip(made, read, strict=True):
         assert all(torch.equal(a[name], b[name]) for name in ("input_ids", "position_ids", "loss_mask"))
+
+
+def test_the_former_module_says_the_new_one():
+    with pytest.raises(ImportError, match=r"is now segrl\.sft\.dataset"):
+        import_module("segrl.verl.sft_dataset")
