@@ -68,7 +68,7 @@ RUN = (
     "truth out=runs/truth measures=[ig,random,my_measures:surprise]",
 )
 ELSEWHERE = {
-    "cost model_path=... length=... rollouts=... gpus=...": "tests/credit/test_cost.py",
+    "cost model_path=... length=... rollouts=... gpus=...": "tests/cost/test_hours.py",
     "report rollouts=x out=rollouts.html": "tests/report/test_rollouts.py",
     "truth out=runs/truth limit=64": "tests/commands/test_analysing.py",
     "grpo preset=toy_cpu": "tests/verl/test_end_to_end.py",

@@ -32,7 +32,7 @@ COMMANDS = {
     ),
     "analyze": ("segrl.commands.analysing:analyze", "the paper's analysis of a set of traces: numbers and figures"),
     "truth": ("segrl.commands.analysing:truth", "every measure against planted kinds and exact Shapley values"),
-    "cost": ("segrl.commands.costing:cost", "what attribution adds to a step, in seconds and memory, from config.json"),
+    "cost": ("segrl.commands.costing:cost", "what a command takes in memory, disk and hours, from config.json alone"),
     "report": ("segrl.commands.looking:report", "traces, scores and selections as one offline page to look at"),
     "show": ("segrl.commands.looking:show", "a trace in the terminal, coloured by importance"),
 }

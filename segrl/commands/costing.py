@@ -1,22 +1,24 @@
-"""``segrl cost``: seconds and memory that attribution adds to a training step, without loading the model."""
+"""``segrl cost``: what attribution adds to a training step, and what a command takes, without loading the model."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from omegaconf import DictConfig
 
-from segrl.credit.cost import TFLOPS, estimate, shape_of
+from segrl.commands.common import attributor_path, model_path
+from segrl.commands.config import compose
+from segrl.commands.planning import PLANS, gpu_named, read_config
+from segrl.cost.hours import estimate
+from segrl.cost.shape import shape_of
+from segrl.launch import editable
 from segrl.resolving import near
 
 
 def cost(config: DictConfig) -> None:
-    """Print seconds and memory of a step's attribution, from the model's config.json alone."""
-    from segrl.commands.common import model_path
-
-    if config.gpu not in TFLOPS:
-        raise ValueError(f"gpu={config.gpu!r}{near(config.gpu, TFLOPS)}")
+    """Print seconds and memory of a step's attribution, or a command's plan, from the model's config.json alone."""
+    if config.command:
+        print_plan(config)
+        return
+    gpu = gpu_named(config.gpu)
     step = estimate(
         shape_of(read_config(model_path(config))),
         config.length,
@@ -27,7 +29,7 @@ def cost(config: DictConfig) -> None:
         checkpointing=config.checkpointing,
         certificate_every=config.certificate_every,
         tokens_per_forward=config.tokens_per_forward,
-        tflops=TFLOPS[config.gpu],
+        tflops=gpu.tflops,
         utilisation=config.utilisation,
     )
     print(
@@ -40,19 +42,17 @@ def cost(config: DictConfig) -> None:
     )
 
 
-def read_config(path: str) -> dict[str, Any]:
-    """config.json of a folder, or of a hub id, of which that one small file is fetched."""
-    from segrl.loading import local_folder
-
-    local = local_folder(path)
-    if local is None:
-        from transformers import AutoConfig
-
-        return AutoConfig.from_pretrained(path).to_dict()
-    file = local / "config.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"{local} holds no config.json")
-    return json.loads(file.read_text(encoding="utf-8"))
+def print_plan(config: DictConfig) -> None:
+    """Print what a command would take on the GPU that its config or ``gpu`` names, and refuse what does not fit."""
+    if config.command not in PLANS:
+        raise ValueError(f"command={config.command!r}{near(config.command, PLANS)}")
+    planned = editable(compose(config.command, list(config.overrides)))
+    path = (attributor_path if config.command == "attribute" else model_path)(planned)
+    details = read_config(path)
+    plan = PLANS[config.command](planned, shape_of(details), gpu_named(planned.get("gpu") or config.gpu), details)
+    if plan is not None:
+        print(plan.lines())
+        plan.check()
 
 
 def _seconds(value: float) -> str:

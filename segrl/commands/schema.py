@@ -134,6 +134,8 @@ class Compare:
 @dataclass
 class Cost:
     model_path: str | None = None  # the model to train: a folder or hub id; null: the bundled toy model
+    command: str | None = MISSING
+    overrides: list[str] = MISSING
     length: int = MISSING
     rollouts: int = MISSING
     gpus: int = MISSING
