@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from testkit.readme import BLOCK, ROOT, own_measure
 from testkit.script_files import loaded
 
-from segrl.commands.cli import COMMANDS, main
+from segrl.commands.cli import COMMANDS, PLANNED, main
 from segrl.commands.config import ON_VERL, compose, schema_of
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -20,6 +20,7 @@ LINK = re.compile(r"(?<!!)\[[^\]\n]+\]\(([^)\s]+)\)|!\[[^\]\n]*\]\(([^)\s]+)\)")
 COMMAND = re.compile(r"\s*(?:[A-Z_]+=\S* )*(?:\.venv/bin/)?segrl (.*)")
 PLACEHOLDER = re.compile(r"<[^<>\n]*>")
 TWO_WORDS = {("attribute", "calibrate"): "calibrate", ("analyze", "truth"): "truth"}
+TWO_WORDS |= {("cost", planned): planned for planned in PLANNED}
 
 
 def commands():

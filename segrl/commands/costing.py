@@ -5,19 +5,14 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from segrl.commands.common import attributor_path, model_path
-from segrl.commands.config import compose
-from segrl.commands.planning import PLANS, gpu_named, read_config
+from segrl.commands.planning import PLANS, gpu_named, hardware_of, read_config
 from segrl.cost.hours import estimate
 from segrl.cost.shape import shape_of
 from segrl.launch import editable
-from segrl.resolving import near
 
 
 def cost(config: DictConfig) -> None:
-    """Print seconds and memory of a step's attribution, or a command's plan, from the model's config.json alone."""
-    if config.command:
-        print_plan(config)
-        return
+    """Print seconds and memory of a step's attribution, from the model's config.json alone."""
     gpu = gpu_named(config.gpu)
     step = estimate(
         shape_of(read_config(model_path(config))),
@@ -42,17 +37,18 @@ def cost(config: DictConfig) -> None:
     )
 
 
-def print_plan(config: DictConfig) -> None:
-    """Print what a command would take on the GPU that its config or ``gpu`` names, and refuse what does not fit."""
-    if config.command not in PLANS:
-        raise ValueError(f"command={config.command!r}{near(config.command, PLANS)}")
-    planned = editable(compose(config.command, list(config.overrides)))
-    path = (attributor_path if config.command == "attribute" else model_path)(planned)
-    details = read_config(path)
-    plan = PLANS[config.command](planned, shape_of(details), gpu_named(planned.get("gpu") or config.gpu), details)
-    if plan is not None:
-        print(plan.lines())
-        plan.check()
+def print_plan(config: DictConfig, command: str) -> None:
+    """Print what a command would take on the GPU that ``gpu`` names, else on this machine; refuse what does not fit."""
+    config = editable(config)
+    details = read_config((attributor_path if command == "attribute" else model_path)(config))
+    hardware = gpu_named(config.gpu) if config.gpu else hardware_of(config)
+    if hardware is None:
+        raise ValueError("no GPU is here to plan for; name one, like gpu=h100")
+    plan = PLANS[command](config, shape_of(details), hardware, details)
+    if plan is None:
+        raise ValueError(f"backend={config.backend} runs no model here")
+    print(plan.lines())
+    plan.check()
 
 
 def _seconds(value: float) -> str:

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from segrl import toy
 from segrl.commands.common import say
 from segrl.commands.config import needed
+from segrl.commands.planning import announce
 from segrl.cost.hours import units
 from segrl.cost.memory import attribution
 from segrl.cost.shape import shape_of
@@ -34,6 +35,7 @@ def main(config: DictConfig) -> int:
     check_device(config)
     check_weights(config.actor_rollout_ref.model.path)
     settings = check_supported(config)
+    announce("grpo", config)
     check_reads_text(model_config(config.actor_rollout_ref.model), settings)
     check_sizes(config)
     check_vocabularies(config, settings)

@@ -16,6 +16,11 @@ VLLM_WORK = 3 * GIB  # what vLLM keeps for its forward, its graphs and its sampl
 ENTROPY_COPIES = 3  # softmax, its product with the logits, and a chunk in float32
 
 
+def bytes_of(dtype: str) -> int:
+    """Bytes of a number of a dtype, by transformers' name or verl's."""
+    return 4 if dtype in ("float32", "fp32") else 2
+
+
 @dataclass(frozen=True)
 class Phase:
     """What a phase holds at its peak: part -> bytes."""

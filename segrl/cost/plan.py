@@ -25,14 +25,16 @@ class Plan:
     def lines(self) -> str:
         """The plan in a few lines."""
         each = f"{self.gpus} x {self.hardware.name}" if self.hardware.is_gpu else "this machine"
-        holds = f"{self.hardware.memory / GIB:.0f} GiB" + (" each" if self.gpus > 1 else "")
-        lines = [f"plan: {self.shape.parameters / 1e9:.3g} billion parameters on {each} of {holds}"]
+        holds = f"{self.hardware.memory / GIB:.3g} GiB" + (" each" if self.gpus > 1 else "")
+        count = self.shape.parameters
+        size = f"{count / 1e9:.3g} billion" if count >= 1e8 else f"{count / 1e6:.3g} million"
+        lines = [f"plan: {size} parameters on {each} of {holds}"]
         lines += [f"  {phase.name:<12}{_phase(phase)}" for phase in self.phases]
         if self.checkpoint:
             kept = f", {self.kept} kept" if self.kept else ", all kept"
             lines.append(f"  {'disk':<12}{self.checkpoint / GIB:.3g} GiB a checkpoint{kept}")
         if self.hours is not None:
-            lines.append(f"  {'hours':<12}{hours_said(self.hours)} by flops, {self.of}")
+            lines.append(f"  {'time':<12}{hours_said(self.hours)} by flops, {self.of}")
         return "\n".join(lines)
 
     def check(self) -> None:
@@ -44,7 +46,7 @@ class Plan:
                 spare = f" and {reserve / GIB:.0f} GiB to spare" if reserve else ""
                 raise ValueError(
                     f"{phase.name} needs {_phase(phase)}{spare}; {self.hardware.name} has "
-                    f"{self.hardware.memory / GIB:.0f} GiB: {self.remedies[part]}"
+                    f"{self.hardware.memory / GIB:.3g} GiB: {self.remedies[part]}"
                 )
 
 
@@ -54,4 +56,8 @@ def _phase(phase: Phase) -> str:
 
 
 def hours_said(hours: float) -> str:
-    return f"{hours:.2g} hours" if hours < 10 else f"{hours:,.0f} hours"
+    """The time in the unit in which it is a number to remember."""
+    for name, unit in (("hours", 1), ("minutes", 60)):
+        if hours * unit >= 1:
+            return f"{hours * unit:,.3g} {name}" if hours * unit < 1000 else f"{hours * unit:,.0f} {name}"
+    return f"{hours * 3600:.2g} seconds"
