@@ -15,7 +15,7 @@ from rich.text import Text
 
 from segrl.commands.common import say
 from segrl.commands.config import compose, needed
-from segrl.commands.planning import announce, hours_of_stage
+from segrl.commands.planning import announce, hours_of_stage, say_attention
 from segrl.data.records import how_made, made_by
 from segrl.launch import check_device, editable, run_verl
 from segrl.loading import check_weights
@@ -46,6 +46,7 @@ def main(config: DictConfig) -> int:
     check_device(config)
     check_weights(config.model.path)
     check_saved(config)
+    say_attention(config.model, config.engine.ulysses_sequence_parallel_size)
     announce("sft", config)
     stages = stages_of(config)
     select_here(config, stages)

@@ -19,7 +19,8 @@ TRACKER = "latest_checkpointed_iteration.txt"  # verl's, written last
 PLACES = ("out", "model_out", "node_rank", "master", "gpu", "trainer.default_local_dir", "trainer.logger")
 KEPT = ("trainer.resume_mode", "trainer.save_freq", "trainer.test_freq", "trainer.max_ckpt_to_keep")
 SIZES = ("data.num_workers", "data.max_token_len_per_gpu", "model.enable_gradient_checkpointing")
-FREE = (*PLACES, *KEPT, *SIZES, "trainer.project_name", "trainer.experiment_name")
+ATTENTION = ("model.use_remove_padding", "model.override_config.attn_implementation")
+FREE = (*ATTENTION, *PLACES, *KEPT, *SIZES, "trainer.project_name", "trainer.experiment_name")
 
 
 @dataclass(frozen=True)
