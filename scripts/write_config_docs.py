@@ -33,7 +33,7 @@ ABOVE = re.compile(r"^    # (?P<comment>.*)$")
 MORE = re.compile(r"^ {8,}# ?(?P<comment>.*)$")
 # What stands in sft.yaml and grpo.yaml beside `segrl.` and is not verl's.
 OURS = ("model_path", "attributor_path", "data_path", "out", "traces", "val_path", "selections", "attributions")
-OURS += ("measure", "tau", "beta", "mode", "stages", "nproc", "node_rank", "master")
+OURS += ("measure", "tau", "beta", "mode", "stages", "nproc", "node_rank", "master", "gpu")
 # The section that a dataclass is, where the command has no choice of it.
 IN_SECTION = {"sft": ("segrl.", Rules), "grpo": ("segrl.", CreditSettings), "export": ("masking.", Rules)}
 HEAD = """# Configs

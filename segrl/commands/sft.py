@@ -15,6 +15,7 @@ from rich.text import Text
 
 from segrl.commands.common import say
 from segrl.commands.config import compose, needed
+from segrl.commands.planning import announce, hours_of_stage
 from segrl.data.records import how_made, made_by
 from segrl.launch import check_device, editable, run_verl
 from segrl.loading import check_weights
@@ -45,6 +46,7 @@ def main(config: DictConfig) -> int:
     check_device(config)
     check_weights(config.model.path)
     check_saved(config)
+    announce("sft", config)
     stages = stages_of(config)
     select_here(config, stages)
     for stage in stages:
@@ -67,7 +69,7 @@ def train(config: DictConfig, stage: Stage) -> int:
     if config.data.val_files:
         check_rows(rows_of(config, "val", tokenizer), config)
     steps = planned_steps(len(dataset), config)
-    say(summary(dataset, steps, stage))
+    say(summary(dataset, steps, stage) + hours_of_stage(config, [len(one.ids_L) for one in dataset.examples], steps))
     trained = (Path(config.model_out) / "config.json").exists()
     if not trained:
         check_space(config)

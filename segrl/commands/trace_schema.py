@@ -100,6 +100,7 @@ class Segment(Cut, ReadTraces):
 @dataclass
 class Attribute(LoadedModel, ReadTraces):
     out: str | None = None  # a folder
+    gpu: str | None = None  # the GPU to plan for where none is here: h200, h100, a100, a100-40gb, l40s, a10, 4090
     executor: str = MISSING
     workers: int = MISSING
     shard: int = MISSING

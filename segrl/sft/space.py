@@ -8,8 +8,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-# Of one parameter in a checkpoint: float32, Adam's two moments, and once more for Hugging Face.
-BYTES = {"model": 4, "optimizer": 8, "hf_model": 4}
+from segrl.cost.disk import checkpoint_bytes
+
 EXPORTED = 4  # of one parameter in the exported model, at most
 FULL = 64 * 2**20  # bytes left on a disk that is as good as full
 
@@ -26,10 +26,8 @@ def check_space(config: DictConfig) -> None:
     folder, place = Path(config.model.path).expanduser(), Path(config.trainer.default_local_dir)
     if not folder.is_dir():
         return
-    saved = [name for name in config.checkpoint.save_contents if name in BYTES]
-    if config.model.lora_rank:
-        saved = [name for name in saved if name != "optimizer"]  # the adapters' alone, which is little
-    needed = (sum(BYTES[name] for name in saved) + EXPORTED) * parameters(folder)
+    count = parameters(folder)
+    needed = checkpoint_bytes(count, config.checkpoint.save_contents, bool(config.model.lora_rank)) + EXPORTED * count
     taken = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())  # of a training that goes on
     free = shutil.disk_usage(next(path for path in (place, *place.absolute().parents) if path.exists())).free
     if free < needed - taken:
