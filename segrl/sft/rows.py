@@ -51,6 +51,7 @@ class Supervision:
     rows: list[Masked] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
     too_long: list[str] = field(default_factory=list)
+    refused: list[tuple[int, str]] = field(default_factory=list)  # tokens, id
     empty: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     truncated: list[str] = field(default_factory=list)
@@ -115,6 +116,13 @@ def supervise(
             supervision.empty.append(trained.id)
         else:
             _fit(masked, rules, max_length, tokenizer.eos_token_id, supervision)
+    if supervision.refused:
+        tokens, id = max(supervision.refused)
+        raise ValueError(
+            f"{len(supervision.refused)} of {len(chosen)} traces are longer than data.max_length={max_length} with "
+            f"their prompt; the longest, {id!r}, has {tokens} tokens: raise data.max_length, or set segrl.too_long to "
+            "drop or truncate"
+        )
     return supervision
 
 
@@ -160,10 +168,8 @@ def _fit(masked: Masked, rules: Rules, max_length: int | None, eos_id: int, supe
     id, sequence = masked.trace.id, example(masked, eos_id, rules.normalise)
     if max_length is not None and len(sequence.ids_L) > max_length:
         if rules.too_long == "error":
-            raise ValueError(
-                f"trace {id!r} has {len(sequence.ids_L)} tokens with its prompt, data.max_length is {max_length}; "
-                "raise it, or set segrl.too_long to drop or truncate"
-            )
+            supervision.refused.append((len(sequence.ids_L), id))
+            return
         short = truncate(masked, max_length - sequence.prompt_tokens) if rules.too_long == "truncate" else None
         if short is None:
             supervision.too_long.append(id)

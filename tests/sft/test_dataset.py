@@ -187,7 +187,7 @@ def test_words_of_one_family_in_another_models_prompt_are_made_again(tmp_path):
 
 def test_too_long_is_an_error_or_dropped_or_cut_and_counted(tmp_path):
     rows = [selected(trace, "1011") for trace in traces(2)]
-    with pytest.raises(ValueError, match=r"data\.max_length is 40; raise it, or set segrl.too_long to drop or trunc"):
+    with pytest.raises(ValueError, match=r"data\.max_length=40 .*; the longest, '[^']+', has \d+ tokens"):
         dataset(tmp_path, traces(1), max_length=40)
     assert dataset(tmp_path, traces(2), max_length=40, too_long="drop").notes == ["2 too long and dropped (t0, t1)"]
     trace = segrl.tokenize(traces(1)[0], TOKENIZER)
