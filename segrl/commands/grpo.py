@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from segrl import toy
 from segrl.commands.common import say
 from segrl.commands.config import needed
-from segrl.commands.planning import announce
+from segrl.commands.planning import announce, say_attention
 from segrl.cost.hours import units
 from segrl.cost.memory import attribution
 from segrl.cost.shape import shape_of
@@ -34,6 +34,8 @@ def main(config: DictConfig) -> int:
     check_device(config)
     check_weights(config.actor_rollout_ref.model.path)
     settings = check_supported(config)
+    roles = config.actor_rollout_ref
+    say_attention(roles.model, roles.actor.ulysses_sequence_parallel_size)
     announce("grpo", config)
     check_reads_text(model_config(config.actor_rollout_ref.model), settings)
     check_sizes(config)

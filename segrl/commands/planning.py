@@ -17,6 +17,7 @@ from segrl.cost.hours import attribution_flops, hours, training_flops
 from segrl.cost.memory import Phase, Serving, bytes_of
 from segrl.cost.plan import Plan, hours_said
 from segrl.cost.shape import Shape, shape_of
+from segrl.launch import fit_attention
 from segrl.resolving import near
 
 VLLM_SHARE = 0.9  # vLLM's own default of gpu_memory_utilization
@@ -38,6 +39,12 @@ def announce(command: str, config: DictConfig, **known: Any) -> None:
     if plan is not None:
         say(plan.lines())
         plan.check()
+
+
+def say_attention(model: DictConfig, sequence_parallel: int) -> None:
+    """Give verl an attention that is installed, and say so where it is not the one that it asks for."""
+    if sentence := fit_attention(model, sequence_parallel):
+        say(sentence)
 
 
 def planned_model(command: str, config: DictConfig) -> str:

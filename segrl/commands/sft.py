@@ -17,7 +17,7 @@ from rich.text import Text
 from segrl.commands.cold_start import select_here, selects_here
 from segrl.commands.common import say
 from segrl.commands.config import needed
-from segrl.commands.planning import announce, hours_of_stage
+from segrl.commands.planning import announce, hours_of_stage, say_attention
 from segrl.launch import check_device, editable, on_cpu, run_verl
 from segrl.loading import check_weights, load_tokenizer
 from segrl.report import draw
@@ -47,6 +47,7 @@ def main(config: DictConfig) -> int:
     complete(config)
     check_weights(config.model.path)
     check_saved(config)
+    say_attention(config.model, config.engine.ulysses_sequence_parallel_size)
     announce("sft", config)
     stages = stages_of(config)
     if selects_here(config, stages):
