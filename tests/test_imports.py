@@ -124,7 +124,7 @@ ALLOWED_ARROWS = {
     "segmentation": {"resolving", "tokenization", "types"},
     "attribution": {"loading", "resolving", "text", "tokenization", "types"},
     "generation": {"loading", "resolving", "text", "types"},
-    "importance": {"attribution", "grading", "loading", "resolving", "tokenization", "toy", "types"},
+    "importance": {"attribution", "grading", "loading", "resolving", "text", "tokenization", "toy", "types"},
     "data": {"text", "types"},
     "report": {"grading", "types"},
     "launch": {"toy"},
@@ -136,10 +136,10 @@ ALLOWED_ARROWS = {
         "weighting",
     },
     "credit": {
-        *("attribution", "data", "grading", "importance", "resolving", "segmentation", "selection", "toy", "types"),
-        "weighting",
+        *("attribution", "data", "grading", "importance", "resolving", "segmentation", "selection", "text"),
+        *("toy", "types", "weighting"),
     },
-    "verl": {"attribution", "credit", "data", "grading", "launch", "loading", "types"},
+    "verl": {"attribution", "credit", "data", "grading", "launch", "loading", "text", "types"},
 }
 
 

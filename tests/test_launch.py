@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 from omegaconf import OmegaConf
-from testkit.composed import changed
+from testkit.composed import changed, needs_verl
 
 from segrl import toy
 from segrl.commands import grpo
@@ -90,6 +90,7 @@ def test_an_accelerator_or_a_platform_asked_for_leaves_the_environment_alone(mon
     assert "VERL_PLATFORM" not in environment()
 
 
+@needs_verl
 @pytest.mark.parametrize("command", ["sft", "grpo"])
 def test_a_gpu_config_without_a_gpu_is_refused_with_the_way_out(command):
     with pytest.raises(ValueError, match="no accelerator; add preset=toy_cpu"):
@@ -117,6 +118,7 @@ def test_the_sft_preset_becomes_verls_dataclasses():
 # --- the rows verl trains on -----------------------------------------------------------------------------------------
 
 
+@needs_verl
 def test_problems_become_verls_rows_and_verls_rows_stay(tmp_path):
     write_rows(tmp_path / "mine.jsonl", [{"id": "a", "problem": "What is 3 + 4?", "answer": "7"}])
     config = grpo_config(f"out={tmp_path}", f"data_path={tmp_path / 'mine.jsonl'}")
@@ -126,6 +128,7 @@ def test_problems_become_verls_rows_and_verls_rows_stay(tmp_path):
     assert grpo.verl_rows(config, "train") == written
 
 
+@needs_verl
 def test_without_problems_the_toy_world_is_trained(tmp_path):
     config = grpo_config(f"out={tmp_path}")
     rows = {split: grpo.read_rows(grpo.verl_rows(config, split)) for split in ("train", "val")}
@@ -133,6 +136,7 @@ def test_without_problems_the_toy_world_is_trained(tmp_path):
     assert not problems["train"] & problems["val"]
 
 
+@needs_verl
 def test_a_model_that_is_not_there_is_named_before_anything_starts(tmp_path):
     config = changed("grpo", "toy_cpu", f"out={tmp_path / 'out'}", f"model_path={tmp_path / 'none'}")
     with pytest.raises(FileNotFoundError, match=r"there is no model folder '.*none'; give a folder or a hub id"):
@@ -140,6 +144,7 @@ def test_a_model_that_is_not_there_is_named_before_anything_starts(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@needs_verl
 def test_another_arms_checkpoints_are_not_gone_on_from(tmp_path):
     """Until there is one, anything may change; afterwards what makes the arm may not, but on purpose."""
 

@@ -110,10 +110,13 @@ def _summary(selected: Sequence[Selected], failed: int) -> str:
 
 
 def how_selected(config: DictConfig) -> str:
-    """The note beside the selections, as JSON: the measure, the thresholds, the attributor and a hash of the traces."""
+    """The note beside the selections, as JSON: the measure, the thresholds, the segmenter, the attributor and a hash of
+    the traces.
+    """
     from segrl.data import load_traces
 
     how = {"measure": config.measure, **plain(config.measure_options), **plain(config.selection)}
+    how |= {"segmenter": config.segmenter, "segmentation": plain(config.segmentation)}
     traces = load_traces(config.traces, limit=config.limit, require_response=True)
     model, digest = attributor(config)["path"], records.traces_hash(traces)
     source = {"attributor": model, "template": config.template, "traces": digest}
