@@ -40,9 +40,12 @@ GRPO_REMEDIES = {
 
 def sft_plan(config: DictConfig, shape: Shape, hardware: Hardware, details: Mapping[str, Any]) -> Plan:
     data, gpus = config.data, (config.nproc or 1) * config.trainer.nnodes
-    tokens = data.max_token_len_per_gpu
-    if not data.use_dynamic_bsz:
-        tokens = data.micro_batch_size_per_gpu * data.max_length
+    shared = config.engine.ulysses_sequence_parallel_size  # ranks that share a row
+    rows = max(1, data.train_batch_size * shared // gpus)  # of a step, on such ranks together
+    most = (
+        data.max_token_len_per_gpu * shared if data.use_dynamic_bsz else data.micro_batch_size_per_gpu * data.max_length
+    )
+    tokens = min(most, rows * data.max_length) // shared
     training = _training(config.model, config.engine, gpus, tokens, scaled=False)
     phases: tuple[Phase, ...] = (memory.update(shape, training), memory.step(shape, training))
     if not hardware.is_gpu:

@@ -1,6 +1,7 @@
 """Every preset on the hardware it names, and what is said and refused before a run starts."""
 
 import json
+from importlib import import_module
 
 import pytest
 from testkit.composed import changed
@@ -36,7 +37,7 @@ MODELS = {
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": details(1536, 28, 12, 2, 8960, 151936),
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": QWEN_7B,
     "Qwen/Qwen2.5-7B-Instruct": QWEN_7B,
-    "meta-llama/Llama-3.1-8B": LLAMA_8B,
+    "meta-llama/Llama-3.1-8B-Instruct": LLAMA_8B,
     "deepseek-ai/DeepSeek-R1-Distill-Llama-8B": LLAMA_8B,
 }
 PRESETS = [
@@ -49,6 +50,7 @@ PRESETS = [
 
 def planned(command, preset, *overrides, gpu=None):
     config = changed(command, preset, *overrides)
+    import_module(f"segrl.commands.{command}").complete(config)
     figures = MODELS[config.model_path]
     return PLANS[command](config, shape_of(figures), gpu_named(gpu or config.gpu), figures)
 
