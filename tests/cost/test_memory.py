@@ -1,9 +1,12 @@
 """Memory by phase: numbers by hand, and what autograd really saves."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from segrl import toy
 from segrl.cost.hardware import GIB, named
@@ -78,6 +81,51 @@ def test_a_layer_keeps_what_autograd_saves():
     shape, ids = shape_of(model.config.to_dict()), torch.randint(3, 500, (2, 256))
     planned = update(shape, Training(tokens=512, precision=4, checkpointing=False)).parts["activations"]
     assert saved_for_backward(model, ids) == pytest.approx(planned, rel=0.15)
+
+
+class Peak(TorchDispatchMode):
+    """The most bytes that results of torch's operations held at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live: dict[int, int] = {}
+        self.most = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if type(tensor) is torch.Tensor and tensor.untyped_storage()._cdata not in self.live:
+                storage = tensor.untyped_storage()
+                self.live[storage._cdata] = storage.nbytes()
+                weakref.finalize(storage, self.live.pop, storage._cdata, 0)
+                self.most = max(self.most, sum(self.live.values()))
+        return result
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_verls_loss_on_padded_rows_holds_as_many_copies_of_the_logits_as_planned(dtype, temperature):
+    """As verl's engine calls it, on two rows whose logits are large beside all else."""
+    pytest.importorskip("verl")
+    from verl.utils.torch_functional import logprobs_from_logits_v2
+
+    rows, tokens, words = 2, 64, 4000
+    head = torch.randn(words, 8, dtype=dtype, requires_grad=True)
+    hidden, labels = torch.randn(rows, tokens, 8, dtype=dtype), torch.randint(0, words, (rows * tokens,))
+    with Peak() as peak:
+        logits = output = hidden @ head.t()  # the model's output lives until the loss is known
+        if temperature != 1:
+            logits = output / torch.tensor(temperature).to(dtype)
+        lengths = torch.tensor([tokens] * rows)
+        logits = torch.nested.narrow(logits, 1, torch.zeros_like(lengths), lengths, layout=torch.jagged)
+        flat = torch.cat(list(logits.unbind()))
+        loss = logprobs_from_logits_v2(flat, labels).float().sum()
+        del logits, output, flat
+        loss.backward()
+    training = Training(tokens=rows * tokens, precision=dtype.itemsize, packed=False, scaled=temperature != 1)
+    shape = Shape(layers=1, hidden=8, heads=1, kv_heads=1, head_dim=8, feed_forward=8, vocabulary=words)
+    assert peak.most == pytest.approx(update(shape, training).parts["logits"], rel=0.05)
 
 
 # --- the plan --------------------------------------------------------------------------------------------------------
