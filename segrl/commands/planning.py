@@ -33,11 +33,11 @@ def announce(command: str, config: DictConfig, **known: Any) -> None:
         details = read_config(planned_model(command, config))
         shape = shape_of(details)
     except (OSError, ValueError) as error:
-        say(f"no plan: {str(error).splitlines()[0]}")
+        print(f"no plan: {str(error).splitlines()[0]}", flush=True)
         return
     plan = PLANS[command](config, shape, hardware, details, **known)
     if plan is not None:
-        say(plan.lines())
+        print(plan.lines(), flush=True)
         plan.check()
 
 

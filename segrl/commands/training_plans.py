@@ -137,7 +137,7 @@ def _grpo_on_cpu(config: DictConfig, shape: Shape) -> Phase:
     served = bytes_of(roles.rollout.dtype) * shape.parameters * gpus
     reference = 4 * shape.parameters if has_reference(config) and not roles.model.lora_rank else 0
     cache = memory.CPU_CACHE * gpus / roles.rollout.tensor_model_parallel_size
-    return Phase(phase.name, {**phase.parts, "reference": reference, "vLLM's weights": served, "KV cache": cache})
+    return Phase(phase.name, {**phase.parts, "reference": reference, "vLLM's weights": served, "cache": cache})
 
 
 def _actor(config: DictConfig, phase: str) -> Training:

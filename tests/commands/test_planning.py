@@ -92,6 +92,15 @@ def test_what_does_not_fit_is_refused_before_anything_starts(tmp_path, capsys, m
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", ["sft", "grpo"])
+def test_a_training_on_a_cpu_is_planned_with_all_its_processes(command, capsys, monkeypatch):
+    planning.announce(command, changed(command, "toy_cpu"))
+    assert "plan: 1.02 million parameters on this machine" in capsys.readouterr().out
+    monkeypatch.setattr(planning, "machine_memory", lambda: GIB)
+    with pytest.raises(ValueError, match=r"update needs .* GiB \(processes .*; cpu has 1 GiB: lower .*max_token_len"):
+        planning.announce(command, changed(command, "toy_cpu"))
+
+
 def test_cost_says_the_plan_of_a_command_and_refuses_it(tmp_path, capsys):
     model = f"model_path={write_config(tmp_path, QWEN_7B)}"
     assert main(["cost", "evaluate", model, "gpu=h100", "backend=vllm", "dtype=bfloat16"]) == 0
