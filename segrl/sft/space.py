@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -23,19 +24,31 @@ def check_saved(config: DictConfig) -> None:
 
 def check_space(config: DictConfig) -> None:
     """Refuse to start where a local model's checkpoint, and the model exported from it, would find no room."""
-    folder, place = Path(config.model.path).expanduser(), Path(config.trainer.default_local_dir)
-    if not folder.is_dir():
-        return
-    saved = [name for name in config.checkpoint.save_contents if name in BYTES]
-    if config.model.lora_rank:
-        saved = [name for name in saved if name != "optimizer"]  # the adapters' alone, which is little
-    needed = (sum(BYTES[name] for name in saved) + EXPORTED) * parameters(folder)
-    taken = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())  # of a training that goes on
-    free = shutil.disk_usage(next(path for path in (place, *place.absolute().parents) if path.exists())).free
+    folder = Path(config.model.path).expanduser()
+    if folder.is_dir():
+        saved = saved_bytes(config.checkpoint.save_contents, bool(config.model.lora_rank))
+        check_room(parameters(folder), [saved], config.trainer.default_local_dir, "checkpoint.save_contents")
+
+
+def saved_bytes(contents: Sequence[str], adapters: bool) -> int:
+    """Of one parameter in a checkpoint; of adapters the optimizer's share is little."""
+    return sum(BYTES[name] for name in contents if name in BYTES and not (adapters and name == "optimizer"))
+
+
+def check_room(count: int, checkpoints: Sequence[int], place: str, key: str) -> None:
+    """Refuse where the disk has no room for the checkpoints, each of so many bytes a parameter, and the exported model.
+
+    ``count`` is the number of parameters, ``key`` the config's that says what a checkpoint holds.
+    """
+    folder = Path(place)
+    needed = (sum(checkpoints) + EXPORTED) * count
+    taken = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())  # of a training that goes on
+    free = shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
     if free < needed - taken:
+        what = "a checkpoint" if len(checkpoints) == 1 else f"{len(checkpoints)} checkpoints"
         raise OSError(
-            f"a checkpoint and the exported model take about {_size(needed)}, {place} has {_size(free)} left; make "
-            "room, give another out=, or leave the optimizer out with checkpoint.save_contents=[model,extra,hf_model]"
+            f"{what} and the exported model take about {_size(needed)}, {place} has {_size(free)} left; make "
+            f"room, give another out=, or leave the optimizer out with {key}=[model,extra,hf_model]"
         )
 
 
