@@ -17,6 +17,7 @@ from rich.text import Text
 from segrl.commands.cold_start import select_here, selects_here
 from segrl.commands.common import say
 from segrl.commands.config import needed
+from segrl.commands.planning import announce, hours_of_stage, say_attention
 from segrl.launch import check_device, editable, on_cpu, run_verl
 from segrl.loading import check_weights, load_tokenizer
 from segrl.report import draw
@@ -46,6 +47,8 @@ def main(config: DictConfig) -> int:
     complete(config)
     check_weights(config.model.path)
     check_saved(config)
+    say_attention(config.model, config.engine.ulysses_sequence_parallel_size)
+    announce("sft", config)
     stages = stages_of(config)
     if selects_here(config, stages):
         check_beforehand(config, stages)
@@ -98,7 +101,7 @@ def train(config: DictConfig, stage: Stage) -> int:
     if config.data.val_files:
         check_rows(rows_of(config, "val", tokenizer), config)
     steps = planned_steps(len(dataset), config)
-    say(summary(dataset, steps, stage))
+    say(summary(dataset, steps, stage) + hours_of_stage(config, [len(one.ids_L) for one in dataset.examples], steps))
     trained = is_trained(config)
     if not trained:
         check_space(config)

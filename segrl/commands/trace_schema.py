@@ -110,6 +110,7 @@ class Spread(LoadedModel):
 @dataclass
 class Attribute(Spread, ReadTraces):
     out: str | None = None  # a folder
+    gpu: str | None = None  # the GPU to plan for where none is here: h200, h100, a100, a100-40gb, l40s, a10, 4090
     attribution: AttributionSettings = field(default_factory=AttributionSettings)
 
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from segrl.commands.common import attributor, plain, progress, say, segments_of, tokenised
 from segrl.commands.config import needed
+from segrl.commands.planning import announce
 from segrl.data import records
 from segrl.data.shards import Shards, by_id, read_shards
 from segrl.types import Evidence, Segments, SegmentScores, Selection, TokenisedTrace
@@ -39,7 +40,9 @@ def attribute(config: DictConfig) -> None:
     model, options = attributor(config), plain(config.attribution)
     check_model(**model)
     settings = {"traces": path, "path": model["path"], "dtype": model["dtype"], **options}
-    shards = Shards(out, settings, tokenised(config), config.shard)
+    traces = tokenised(config)
+    announce("attribute", config, lengths=[len(trace.prompt_ids) + trace.tokens for trace in traces])
+    shards = Shards(out, settings, traces, config.shard)
     with progress("attribute", shards.items, shards.done) as advance:
         run(shards, model, options, config.executor, config.workers, advance)
     rows = read_shards(out)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-# Of one parameter in a checkpoint: float32, Adam's two moments, and once more for Hugging Face.
-BYTES = {"model": 4, "optimizer": 8, "hf_model": 4}
+from segrl.cost.disk import checkpoint_bytes
+
 EXPORTED = 4  # of one parameter in the exported model, at most
 FULL = 64 * 2**20  # bytes left on a disk that is as good as full
 
@@ -39,12 +39,11 @@ def check_space(*stages: DictConfig) -> None:
 
 def _bytes_needed(config: DictConfig) -> int:
     """Of all checkpoints that are kept and the exported model; verl writes a new one before it deletes a single one."""
-    saved = [name for name in config.checkpoint.save_contents if name in BYTES]
-    if config.model.lora_rank:
-        saved = [name for name in saved if name != "optimizer"]  # the adapters' alone, which is little
+    count = parameters(Path(config.model.path).expanduser())
+    each = checkpoint_bytes(count, config.checkpoint.save_contents, bool(config.model.lora_rank))
     saves = config.trainer.total_epochs if config.trainer.save_freq == "after_each_epoch" else 2
     kept = min(saves, max(2, config.trainer.max_ckpt_to_keep or saves))
-    return (kept * sum(BYTES[name] for name in saved) + EXPORTED) * parameters(Path(config.model.path).expanduser())
+    return kept * each + EXPORTED * count
 
 
 def _bytes_taken(config: DictConfig) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 USER_TEXT = "{problem}\nPlease reason step by step, and put your final answer within \\boxed{{}}."
 TEMPLATES = ("chat", "plain")
@@ -39,6 +40,11 @@ def render(problem: str, tokenizer, template: str = "chat") -> str:
 def opens_thought(prompt: str) -> bool:
     """Whether the prompt itself opens the thought, as R1-Distill's template does."""
     return prompt.rstrip().endswith("<think>")
+
+
+def prompt_tail(prompt_ids: Sequence[int], tokenizer) -> str:
+    """The end of a prompt, which says whether the prompt opens the thought."""
+    return tokenizer.decode(prompt_ids[-16:])
 
 
 def strip_opening(response: str, prompt: str) -> str:

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
-from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from testkit.composed import changed
 
@@ -444,7 +443,7 @@ def test_without_a_model_there_is_nothing_to_export(tmp_path):
 
 
 def test_given_adapters_keep_their_scale_and_are_applied_once(tmp_path):
-    LoraConfig(r=4, lora_alpha=32).save_pretrained(tmp_path)
+    pytest.importorskip("peft").LoraConfig(r=4, lora_alpha=32).save_pretrained(tmp_path)
     config = sft_config(tmp_path, TWO, "model.lora_rank=4", f"model.lora_adapter_path={tmp_path}")
     stages = stages_of(config)
     one, two = (stage_config(config, stage, stages) for stage in stages)
