@@ -28,6 +28,7 @@ from segrl.sft.stages import (
     Stage,
     claim_stage,
     executed_steps,
+    forget_checkpoints,
     mend_position,
     model_folder,
     planned_steps,
@@ -44,10 +45,10 @@ def main(config: DictConfig) -> int:
     needed(config, "traces", "out")
     config = editable(config)
     check_device(config)
-    complete(config)
     check_weights(config.model.path)
     check_saved(config)
     say_attention(config.model, config.engine.ulysses_sequence_parallel_size)
+    complete(config)
     announce("sft", config)
     stages = stages_of(config)
     if selects_here(config, stages):
@@ -64,7 +65,9 @@ def main(config: DictConfig) -> int:
 
 
 def complete(config: DictConfig) -> None:
-    """Set the number of ranks where none is given, and where the batch has no row for each, how many share one."""
+    """Set the number of ranks where none is given, and where the batch has no row for each, how many share one, which
+    takes packed rows.
+    """
     if config.nproc is None:
         config.nproc = 1 if on_cpu() else torch.cuda.device_count()
     processes, batch = config.nproc * config.trainer.nnodes, config.data.train_batch_size
@@ -136,6 +139,7 @@ def run(config: DictConfig, stage: Stage, dataset: SelectiveDataset) -> int:
     config.segrl.rows = str(Path(config.out).absolute() / f"{name}.safetensors")
     save_examples(config.segrl.rows, dataset.examples)
     mend_position(config, len(dataset))
+    forget_checkpoints(config)
     return run_verl([*torchrun(config), "-m", "verl.trainer.sft_trainer"], config, name)
 
 

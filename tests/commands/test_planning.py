@@ -36,7 +36,7 @@ MODELS = {
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": details(1536, 28, 12, 2, 8960, 151936),
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": QWEN_7B,
     "Qwen/Qwen2.5-7B-Instruct": QWEN_7B,
-    "meta-llama/Llama-3.1-8B": LLAMA_8B,
+    "meta-llama/Llama-3.1-8B-Instruct": LLAMA_8B,
     "deepseek-ai/DeepSeek-R1-Distill-Llama-8B": LLAMA_8B,
 }
 PRESETS = [
