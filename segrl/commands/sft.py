@@ -28,6 +28,7 @@ from segrl.sft.stages import (
     Stage,
     claim_stage,
     executed_steps,
+    forget_checkpoints,
     mend_position,
     model_folder,
     planned_steps,
@@ -65,7 +66,9 @@ def main(config: DictConfig) -> int:
 
 
 def complete(config: DictConfig) -> None:
-    """Set the number of ranks where none is given, and where the batch has no row for each, how many share one."""
+    """Set the number of ranks where none is given, and where the batch has no row for each, how many share one, which
+    takes packed rows.
+    """
     if config.nproc is None:
         config.nproc = 1 if on_cpu() else torch.cuda.device_count()
     processes, batch = config.nproc * config.trainer.nnodes, config.data.train_batch_size
@@ -137,6 +140,7 @@ def run(config: DictConfig, stage: Stage, dataset: SelectiveDataset) -> int:
     config.segrl.rows = str(Path(config.out).absolute() / f"{name}.safetensors")
     save_examples(config.segrl.rows, dataset.examples)
     mend_position(config, len(dataset))
+    forget_checkpoints(config)
     return run_verl([*torchrun(config), "-m", "verl.trainer.sft_trainer"], config, name)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from segrl.cost.disk import checkpoint_bytes
+from segrl.sft.stages import executed_steps
 
 EXPORTED = 4  # of one parameter in the exported model, at most
 FULL = 64 * 2**20  # bytes left on a disk that is as good as full
@@ -51,9 +52,11 @@ def bytes_needed(count: int, contents: Iterable[str], adapters: bool, kept: int)
 
 
 def _needed(config: DictConfig) -> int:
-    """Of all checkpoints that are kept and the exported model; verl writes a new one before it deletes a single one."""
+    """Of all checkpoints that are kept, the one that a training goes on from, and the exported model. verl writes a new
+    one before it deletes a single one, and never deletes one of an earlier run.
+    """
     saves = config.trainer.total_epochs if config.trainer.save_freq == "after_each_epoch" else 2
-    kept = min(saves, max(2, config.trainer.max_ckpt_to_keep or saves))
+    kept = min(saves, max(2, config.trainer.max_ckpt_to_keep or saves)) + bool(executed_steps(config))
     count = parameters(Path(config.model.path).expanduser())
     return bytes_needed(count, config.checkpoint.save_contents, bool(config.model.lora_rank), kept)
 
