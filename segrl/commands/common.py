@@ -51,7 +51,8 @@ def attributor_path(config: DictConfig) -> str:
 
 def attributor(config: DictConfig) -> dict[str, Any]:
     """The model that explains, as ``load_model`` takes it."""
-    return {"path": attributor_path(config), "dtype": config.dtype, "device": config.device}
+    dtype = "float32" if config.dtype == "auto" else config.dtype
+    return {"path": attributor_path(config), "dtype": dtype, "device": config.device}
 
 
 def tokenised(config: DictConfig) -> list[TokenisedTrace]:
