@@ -9,9 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 from segrl import toy
 from segrl.commands.common import say
 from segrl.commands.config import needed
+from segrl.commands.planning import announce, say_attention
+from segrl.cost.hours import units
+from segrl.cost.memory import attribution
+from segrl.cost.shape import shape_of
 from segrl.credit.checks import check_reads_text, check_supported, times_attributed
-from segrl.credit.cost import memory as activations
-from segrl.credit.cost import shape_of, units
 from segrl.credit.settings import CreditSettings
 from segrl.data import load_traces, shards, write_verl_parquet
 from segrl.launch import check_device, editable, run_verl
@@ -32,6 +34,9 @@ def main(config: DictConfig) -> int:
     check_device(config)
     check_weights(config.actor_rollout_ref.model.path)
     settings = check_supported(config)
+    roles = config.actor_rollout_ref
+    say_attention(roles.model, roles.actor.ulysses_sequence_parallel_size)
+    announce("grpo", config)
     check_reads_text(model_config(config.actor_rollout_ref.model), settings)
     check_sizes(config)
     check_vocabularies(config, settings)
@@ -120,5 +125,5 @@ def attribution_cost(config: DictConfig, settings: CreditSettings) -> str:
     if rollout.free_cache_engine or config.trainer.device == "cpu":
         return said
     tokens = settings.tokens_per_forward or config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu
-    needs = activations(shape_of(model_config(model).to_dict()), tokens, bool(checkpointing)) / 2**30
+    needs = attribution(shape_of(model_config(model).to_dict()), tokens, bool(checkpointing)) / 2**30
     return f"{said}, and takes {needs:.1f} GiB a GPU beside vLLM, which stays awake (rollout.free_cache_engine=false)"

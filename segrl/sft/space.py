@@ -8,8 +8,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-# Of one parameter in a checkpoint: float32, Adam's two moments, and once more for Hugging Face.
-BYTES = {"model": 4, "optimizer": 8, "hf_model": 4}
+from segrl.cost.disk import checkpoint_bytes
+
 EXPORTED = 4  # of one parameter in the exported model, at most
 FULL = 64 * 2**20  # bytes left on a disk that is as good as full
 
@@ -21,22 +21,35 @@ def check_saved(config: DictConfig) -> None:
         raise ValueError(f"checkpoint.save_contents={saved} has no hf_model, from which the trained model is exported")
 
 
-def check_space(config: DictConfig) -> None:
-    """Refuse to start where a local model's checkpoint, and the model exported from it, would find no room."""
-    folder, place = Path(config.model.path).expanduser(), Path(config.trainer.default_local_dir)
-    if not folder.is_dir():
+def check_space(*stages: DictConfig) -> None:
+    """Refuse to start where the checkpoints of a local model's stages, and what is exported of them, find no room."""
+    if not stages or not Path(stages[0].model.path).expanduser().is_dir():
         return
-    saved = [name for name in config.checkpoint.save_contents if name in BYTES]
-    if config.model.lora_rank:
-        saved = [name for name in saved if name != "optimizer"]  # the adapters' alone, which is little
-    needed = (sum(BYTES[name] for name in saved) + EXPORTED) * parameters(folder)
-    taken = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())  # of a training that goes on
+    each = [_bytes_needed(config) for config in stages]
+    needed = sum(max(0, needed - _bytes_taken(config)) for needed, config in zip(each, stages, strict=True))
+    place = Path(stages[0].trainer.default_local_dir)
     free = shutil.disk_usage(next(path for path in (place, *place.absolute().parents) if path.exists())).free
-    if free < needed - taken:
+    if free < needed:
         raise OSError(
-            f"a checkpoint and the exported model take about {_size(needed)}, {place} has {_size(free)} left; make "
-            "room, give another out=, or leave the optimizer out with checkpoint.save_contents=[model,extra,hf_model]"
+            f"the checkpoints and the exported model take about {_size(sum(each))}, {place} has {_size(free)} left; "
+            "make room, give another out=, or leave the optimizer out with "
+            "checkpoint.save_contents=[model,extra,hf_model]"
         )
+
+
+def _bytes_needed(config: DictConfig) -> int:
+    """Of all checkpoints that are kept and the exported model; verl writes a new one before it deletes a single one."""
+    count = parameters(Path(config.model.path).expanduser())
+    each = checkpoint_bytes(count, config.checkpoint.save_contents, bool(config.model.lora_rank))
+    saves = config.trainer.total_epochs if config.trainer.save_freq == "after_each_epoch" else 2
+    kept = min(saves, max(2, config.trainer.max_ckpt_to_keep or saves))
+    return kept * each + EXPORTED * count
+
+
+def _bytes_taken(config: DictConfig) -> int:
+    """Of the checkpoints of a training that goes on."""
+    files = Path(config.trainer.default_local_dir).rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def parameters(folder: Path) -> int:

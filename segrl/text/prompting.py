@@ -55,6 +55,13 @@ def strip_opening(response: str, prompt: str) -> str:
     return response
 
 
+def with_opening(response: str, prompt: str) -> str:
+    """The response with a leading ``<think>`` where neither it nor the prompt opens the thought."""
+    if opens_thought(prompt) or response.lstrip().startswith("<think>"):
+        return response
+    return f"<think>\n{response}"
+
+
 def prompt_hash(prompt: str) -> str:
     """The first 16 hex digits of the prompt's SHA-256."""
     return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]
