@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from segrl.commands.common import model_path, plain, progress, say, verdicts
+from segrl.commands.common import loaded_dtype, model_path, plain, progress, say, verdicts
 from segrl.commands.config import ConfigError, needed
 from segrl.data.shards import Shards
 from segrl.resolving import resolve
@@ -103,9 +103,8 @@ def _dtype(dtype: str, config: DictConfig) -> str:
     """What ``dtype=auto`` stands for: the model's own with vLLM, float32 with transformers."""
     from segrl.loading import own_dtype
 
-    if dtype != "auto":
-        return dtype
-    return own_dtype(model_path(config)) if config.backend == "vllm" else "float32"
+    own = dtype == "auto" and config.backend == "vllm"
+    return own_dtype(model_path(config)) if own else loaded_dtype(dtype)
 
 
 def _candidates(config: DictConfig, out: Path) -> list[Trace]:
