@@ -9,7 +9,7 @@ TORCH := $(shell grep '^torch==' requirements/cpu.lock)
 # A .venv is made for cpu, or for gpu with `make install GPU=1`, and stays so; the empty file .venv/.ready-cpu says which.
 READY := $(or $(if $(filter 1,$(GPU)),.venv/.ready-gpu),$(wildcard .venv/.ready-*),.venv/.ready-cpu)
 
-.PHONY: help install quickstart test test-all test-gpu core lint format clean
+.PHONY: help install quickstart test test-all test-gpu core newest lint format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s%s\n", $$1, $$2}' Makefile
@@ -32,6 +32,12 @@ test-gpu: $(READY)  ## the tests that need a GPU
 core: $(READY)  ## the core tests alone
 	.venv/bin/pytest -m "not slow and not gpu and not e2e"
 
+newest:  ## the core tests on the newest releases pip finds of all but torch, without verl, in .venv-newest
+	$(PYTHON) -m venv --clear .venv-newest
+	.venv-newest/bin/python -m pip install --quiet $(TORCH)
+	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager '.[dev]' peft $(TORCH)
+	.venv-newest/bin/python -m pytest -m "not slow and not gpu and not e2e"
+
 lint: $(READY)  ## ruff and mypy
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
@@ -42,7 +48,7 @@ format: $(READY)  ## what ruff can repair by itself
 	.venv/bin/ruff format
 
 clean:  ## remove .venv and the caches
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-newest .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 .venv/.ready-cpu: pyproject.toml requirements/cpu.lock requirements/dev.lock
 	$(call make_venv,5 minutes and 3.5 GB of disk)

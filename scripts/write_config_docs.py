@@ -22,7 +22,7 @@ from omegaconf import MISSING
 
 from segrl.commands.cli import COMMANDS
 from segrl.commands.config import CONFIG_DIR, ON_VERL, schema_of
-from segrl.commands.trace_schema import SECTIONS
+from segrl.commands.trace_schema import SECTIONS, ColdStart
 from segrl.credit.settings import CreditSettings
 from segrl.sft.masking import Rules
 
@@ -33,9 +33,13 @@ ABOVE = re.compile(r"^    # (?P<comment>.*)$")
 MORE = re.compile(r"^ {8,}# ?(?P<comment>.*)$")
 # What stands in sft.yaml and grpo.yaml beside `segrl.` and is not verl's.
 OURS = ("model_path", "attributor_path", "data_path", "out", "traces", "val_path", "selections", "attributions")
-OURS += ("measure", "tau", "beta", "mode", "stages", "nproc", "node_rank", "master")
-# The section that a dataclass is, where the command has no choice of it.
-IN_SECTION = {"sft": ("segrl.", Rules), "grpo": ("segrl.", CreditSettings), "export": ("masking.", Rules)}
+OURS += ("measure", "tau", "beta", "mode", "stages", "nproc", "node_rank", "master", "gpu")
+# What a dataclass mixes into a command's config, behind a prefix.
+MIXED_IN: dict[str, list[tuple[str, type]]] = {
+    "sft": [("", ColdStart), ("segrl.", Rules)],
+    "grpo": [("segrl.", CreditSettings)],
+    "export": [("masking.", Rules)],
+}
 HEAD = """# Configs
 
 Written by `python scripts/write_config_docs.py` from the schemas
@@ -74,13 +78,13 @@ def page() -> str:
 def command_part(name: str, what: str) -> str:
     path, schema = CONFIG_DIR / f"{name}.yaml", schema_of(name)
     head, keys = described(path)
-    prefix, section = IN_SECTION.get(name, ("", None))
-    types = {**(types_of(section, prefix) if section else {}), **(types_of(schema) if schema else {})}
+    types = types_of(schema) if schema else {}
     if schema is None:
         own = [key for key in keys if key.name in OURS or (key.name.startswith("segrl.") and "${" not in key.value)]
     else:
         own = keys_of(schema, keys)
-    if section:
+    for prefix, section in MIXED_IN.get(name, ()):
+        types = {**types_of(section, prefix), **types}
         own += [key for key in section_keys(section, prefix) if key.name not in {each.name for each in keys}]
     used = [f"[{group}](#{anchor(group, name)})" for group in groups(path)]
     note = f"Sections: {', '.join(used)}." if used else ""
@@ -164,6 +168,8 @@ def section_keys(section: type, prefix: str = "") -> list[Key]:
     comments, keys = comments_of(section), []
     for field in fields(section):
         made = field.default_factory is not dataclasses.MISSING
+        if is_dataclass(field.default_factory):
+            continue  # a section of its own
         value = shown(field.default_factory() if made else field.default)
         keys.append(Key(f"{prefix}{field.name}", value, comments[field.name]))
     return keys

@@ -5,6 +5,7 @@ command that can be typed again.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import re
 import shlex
@@ -34,6 +35,7 @@ CPU_ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's name for "stay on loopback", on any system
 }
 PLUGIN = "segrl.verl"
+FLASH_ATTENTION = "pip install flash-attn --no-build-isolation"  # no wheel on PyPI: it is compiled, with nvcc
 PR_SET_PDEATHSIG = 1
 # The last line of a traceback, behind the name of the process that Ray writes before it.
 ERROR = re.compile(
@@ -148,3 +150,28 @@ def check_device(config: DictConfig) -> None:
             f"trainer.device={config.trainer.device}, but this machine has no accelerator; add preset=toy_cpu, or "
             "take from it what a CPU needs"
         )
+
+
+def fit_attention(model: DictConfig, sequence_parallel: int) -> str:
+    """What is to be said of attention: "" where verl can have what it asks for, flash attention; else ``model`` is set
+    to PyTorch's own, SDPA, on padded rows, since packing needs the kernel.
+    """
+    if "attn_implementation" in model.override_config or flash_attention():
+        return ""
+    if sequence_parallel > 1:
+        raise ValueError(
+            f"ulysses_sequence_parallel_size={sequence_parallel} shares packed rows, which needs flash-attn, and it "
+            f"cannot be imported: {FLASH_ATTENTION}, or set it to 1"
+        )
+    OmegaConf.update(model, "override_config.attn_implementation", "sdpa", force_add=True)
+    model.use_remove_padding = False
+    return f"attention: SDPA on padded rows, since flash-attn cannot be imported ({FLASH_ATTENTION}); packing is faster"
+
+
+def flash_attention() -> bool:
+    """Whether flash-attn can be imported; one that was built for another torch cannot."""
+    try:
+        importlib.import_module("flash_attn")
+    except ImportError:
+        return False
+    return True

@@ -5,12 +5,13 @@ GRPOTrainer(model, reward_funcs=segrl.trl.accuracy_reward, train_dataset=...)   
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from segrl.grading import grade
 from segrl.text.boxed import last_boxed
+from segrl.text.ending import finish_of
 
 
 def accuracy_reward(
@@ -18,13 +19,17 @@ def accuracy_reward(
     answer: Sequence[str] | None = None,
     solution: Sequence[str] | None = None,
     prompts: Sequence[str | list[dict]] | None = None,
+    completion_ids: Sequence[Sequence[int]] | None = None,
     thinking: str = "auto",
+    opened: bool = False,
+    ends: Collection[int] = (),
     **columns: Any,
 ) -> list[float | None]:
     """1.0 for a right answer, else 0.0; None, which TRL leaves out, where the gold answer cannot be read.
 
-    A ``solution`` may be a worked solution that boxes the answer. The end of a plain-text prompt tells whether it
-    opened the thought; where a chat template opens it, pass ``thinking="required"``.
+    A ``solution`` may be a worked solution that boxes the answer. TRL does not say how a completion ended: with
+    ``ends``, the tokens that end one (``[tokenizer.eos_token_id]``), its ids do. The end of a plain-text prompt tells
+    whether it opened the thought; where a chat template opens it, pass ``opened=True``.
     """
     golds = answer if answer is not None else solution
     if golds is None or len(golds) != len(completions):
@@ -33,11 +38,13 @@ def accuracy_reward(
             "needs a column `answer` or `solution`"
         )
     texts = [text if isinstance(text, str) else text[-1]["content"] for text in completions]
-    plain = [prompt if isinstance(prompt, str) else "" for prompt in prompts or [""] * len(texts)]
+    opening = "<think>" if opened else ""
+    plain = [prompt if isinstance(prompt, str) else opening for prompt in prompts or [opening] * len(texts)]
+    finishes = [finish_of(ids, ends) for ids in completion_ids] if ends and completion_ids else [None] * len(texts)
 
-    def judge(gold: str, text: str, prompt: str) -> float | None:
-        verdict = grade(last_boxed(str(gold)) or str(gold), text, thinking=thinking, prompt=prompt)
+    def judge(gold: str, text: str, prompt: str, finish: str | None) -> float | None:
+        verdict = grade(last_boxed(str(gold)) or str(gold), text, thinking=thinking, prompt=prompt, finish=finish)
         return None if verdict.status == "gold_unparsable" else float(verdict.correct)
 
     with ThreadPoolExecutor(4) as threads:  # they wait for the workers of the grading pool
-        return list(threads.map(judge, golds, texts, plain))
+        return list(threads.map(judge, golds, texts, plain, finishes))

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from testkit.readme import BLOCK, ROOT, own_measure
 from testkit.script_files import loaded
 
-from segrl.commands.cli import COMMANDS, main
+from segrl.commands.cli import COMMANDS, PLANNED, main
 from segrl.commands.config import ON_VERL, compose, schema_of
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -20,6 +20,7 @@ LINK = re.compile(r"(?<!!)\[[^\]\n]+\]\(([^)\s]+)\)|!\[[^\]\n]*\]\(([^)\s]+)\)")
 COMMAND = re.compile(r"\s*(?:[A-Z_]+=\S* )*(?:\.venv/bin/)?segrl (.*)")
 PLACEHOLDER = re.compile(r"<[^<>\n]*>")
 TWO_WORDS = {("attribute", "calibrate"): "calibrate", ("analyze", "truth"): "truth"}
+TWO_WORDS |= {("cost", planned): planned for planned in PLANNED}
 
 
 def commands():
@@ -68,7 +69,7 @@ RUN = (
     "truth out=runs/truth measures=[ig,random,my_measures:surprise]",
 )
 ELSEWHERE = {
-    "cost model_path=... length=... rollouts=... gpus=...": "tests/credit/test_cost.py",
+    "cost model_path=... length=... rollouts=... gpus=...": "tests/cost/test_hours.py",
     "report rollouts=x out=rollouts.html": "tests/report/test_rollouts.py",
     "truth out=runs/truth limit=64": "tests/commands/test_analysing.py",
     "grpo preset=toy_cpu": "tests/verl/test_end_to_end.py",

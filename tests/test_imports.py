@@ -98,7 +98,7 @@ def test_what_the_core_imports_is_among_its_dependencies():
 
 # From the ground up: a room imports from floors below it, wherever in a file the import stands.
 FLOORS = (
-    ("text", "resolving"),
+    ("text", "resolving", "cost"),
     ("types",),
     ("tokenization", "loading", "toy", "grading", "selection", "weighting"),
     ("segmentation", "attribution", "generation"),
@@ -113,6 +113,7 @@ FLOORS = (
 ALLOWED_ARROWS = {
     "text": set(),
     "resolving": set(),
+    "cost": set(),
     "types": {"text"},
     "tokenization": {"text", "types"},
     "loading": set(),
@@ -123,7 +124,7 @@ ALLOWED_ARROWS = {
     "segmentation": {"resolving", "tokenization", "types"},
     "attribution": {"loading", "resolving", "text", "tokenization", "types"},
     "generation": {"loading", "resolving", "text", "types"},
-    "importance": {"attribution", "grading", "loading", "resolving", "tokenization", "toy", "types"},
+    "importance": {"attribution", "grading", "loading", "resolving", "text", "tokenization", "toy", "types"},
     "data": {"text", "types"},
     "report": {"grading", "types"},
     "launch": {"toy"},
@@ -131,13 +132,14 @@ ALLOWED_ARROWS = {
     "evaluation": {"data"},
     "analysis": {"evaluation", "grading", "importance", "selection", "text", "toy", "types"},
     "sft": {
-        *("data", "loading", "resolving", "segmentation", "selection", "text", "tokenization", "types", "weighting"),
-    },
-    "credit": {
-        *("attribution", "data", "grading", "importance", "resolving", "segmentation", "selection", "toy", "types"),
+        *("cost", "data", "loading", "resolving", "segmentation", "selection", "text", "tokenization", "types"),
         "weighting",
     },
-    "verl": {"attribution", "credit", "data", "grading", "launch", "loading", "types"},
+    "credit": {
+        *("attribution", "data", "grading", "importance", "resolving", "segmentation", "selection", "text"),
+        *("toy", "types", "weighting"),
+    },
+    "verl": {"attribution", "credit", "data", "grading", "launch", "loading", "text", "types"},
 }
 
 

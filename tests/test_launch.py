@@ -5,14 +5,14 @@ import sys
 import pytest
 import torch
 from omegaconf import OmegaConf
-from testkit.composed import changed
+from testkit.composed import changed, needs_verl
 
-from segrl import launch
+from segrl import launch, toy
 from segrl.commands import grpo
 from segrl.commands.config import compose
 from segrl.commands.grpo_rows import give_rows, rows_file
 from segrl.data import read_rows, write_rows
-from segrl.launch import PLUGIN, check_device, editable, environment, loggers, on_cpu, run_verl
+from segrl.launch import PLUGIN, check_device, editable, environment, fit_attention, loggers, on_cpu, run_verl
 
 ENTRY_POINT = """
 import os, pathlib, sys
@@ -92,6 +92,7 @@ def test_an_accelerator_or_a_platform_asked_for_leaves_the_environment_alone(mon
     assert "VERL_PLATFORM" not in environment()
 
 
+@needs_verl
 @pytest.mark.parametrize("command", ["sft", "grpo"])
 def test_a_gpu_config_without_a_gpu_is_refused_with_the_way_out(command):
     with pytest.raises(ValueError, match="no accelerator; add preset=toy_cpu"):
@@ -127,6 +128,7 @@ def test_tensorboard_is_left_out_where_it_is_not_installed(monkeypatch, capsys):
 # --- the rows verl trains on -----------------------------------------------------------------------------------------
 
 
+@needs_verl
 def test_problems_become_verls_rows_and_verls_rows_stay(tmp_path):
     write_rows(tmp_path / "mine.jsonl", [{"id": "a", "problem": "What is 3 + 4?", "answer": "7"}])
     config = grpo_config(f"out={tmp_path}", f"data_path={tmp_path / 'mine.jsonl'}")
@@ -177,6 +179,7 @@ def test_a_benchmark_is_known_by_its_name(tmp_path):
         rows_file(grpo_config(f"out={tmp_path}", "val_path=aime24"), "val")
 
 
+@needs_verl
 def test_a_model_that_is_not_there_is_named_before_anything_starts(tmp_path):
     config = changed("grpo", "toy_cpu", f"out={tmp_path / 'out'}", f"model_path={tmp_path / 'none'}")
     with pytest.raises(FileNotFoundError, match=r"there is no model folder '.*none'; give a folder or a hub id"):
@@ -184,6 +187,7 @@ def test_a_model_that_is_not_there_is_named_before_anything_starts(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@needs_verl
 def test_another_arms_checkpoints_are_not_gone_on_from(tmp_path):
     """Until there is one, anything may change; afterwards what makes the arm may not, but on purpose."""
 
@@ -198,3 +202,56 @@ def test_another_arms_checkpoints_are_not_gone_on_from(tmp_path):
     with pytest.raises(ValueError, match=r"another run: segrl.measure was 'length', now 'ig'; choose another out="):
         grpo.claim(asked("segrl.measure=ig"))
     grpo.claim(asked("segrl.measure=ig", "trainer.resume_mode=resume_path"))
+
+
+# --- attention -------------------------------------------------------------------------------------------------------
+
+
+def model_of(command: str, preset: str, *overrides: str):
+    """The model's section of the composed config."""
+    config = changed(command, preset, *overrides)
+    return config.model if command == "sft" else config.actor_rollout_ref.model
+
+
+PRESETS = [("sft", "r1_distill_qwen_7b"), ("grpo", "r1_distill_qwen_1.5b")]
+
+
+@pytest.fixture(params=[True, False], ids=["flash", "no flash"])
+def flash(request, tmp_path, monkeypatch):
+    """flash_attn as a package that can be imported, or as one that was built for another torch."""
+    body = "" if request.param else "raise ImportError('undefined symbol')"
+    (tmp_path / "flash_attn.py").write_text(body)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
+    yield request.param
+    sys.modules.pop("flash_attn", None)
+
+
+@pytest.mark.parametrize(("command", "preset"), PRESETS)
+def test_attention_is_flash_where_it_can_be_imported_and_else_sdpa_without_packing(command, preset, flash):
+    pytest.importorskip("verl")
+    from verl.utils.config import omega_conf_to_dataclass
+    from verl.workers.config import HFModelConfig
+
+    model = model_of(command, preset)
+    said = fit_attention(model, 1)
+    model.path = str(toy.MODEL_PATH)
+    read = omega_conf_to_dataclass(model, HFModelConfig)  # as verl reads it: it asks transformers for this attention
+    assert read.hf_config._attn_implementation == ("flash_attention_2" if flash else "sdpa")
+    assert read.use_remove_padding is flash
+    assert said == "" if flash else "SDPA on padded rows" in said and "pip install flash-attn" in said
+
+
+def test_a_chosen_attention_stays(flash):
+    model = model_of("sft", "toy_cpu")
+    assert fit_attention(model, 1) == ""
+    assert model.override_config.attn_implementation == "sdpa"
+
+
+def test_shared_rows_need_packing(flash):
+    model = model_of("sft", "r1_distill_qwen_7b")
+    if flash:
+        assert fit_attention(model, 2) == ""
+    else:
+        with pytest.raises(ValueError, match="ulysses_sequence_parallel_size=2 shares packed rows, which needs flash"):
+            fit_attention(model, 2)

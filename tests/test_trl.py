@@ -19,6 +19,15 @@ def test_trl_gets_a_float_for_each_completion():
     assert all(isinstance(one, float) for one in found)
 
 
+def test_a_completion_without_think_end_is_judged_by_how_it_ended():
+    """The template opened the thought. The first ended by itself; the second was cut off with a draft in a box."""
+    said = [[{"role": "assistant", "content": "so \\boxed{7}"}]] * 2
+    asked = [[{"role": "user", "content": "3 + 4?"}]] * 2
+    given = {"prompts": asked, "completions": said, "answer": ["7"] * 2, "opened": True}
+    assert accuracy_reward(**given, completion_ids=[[5, 2], [5, 6]], ends=[2]) == [1.0, 0.0]
+    assert accuracy_reward(**given, completion_ids=[[5, 2], [5, 6]]) == [0.0, 0.0]
+
+
 def test_conversations_and_worked_solutions_are_read():
     completions = [[{"role": "assistant", "content": "so \\boxed{7}"}]] * 2
     prompts = [[{"role": "user", "content": "3 + 4?"}]] * 2

@@ -41,7 +41,8 @@ def gathered(
     try:
         [evidence] = gather(model, [trace], tokenizer, needs, segments=[segments], **gather_options or {})
         scores = score(evidence, segments, measure, **measure_options or {})
-        verdict = grade(given(trace.answer), trace.response, thinking=thinking, prompt=trace.prompt or "")
+        prompt, finish = trace.prompt or "", trace.finish
+        verdict = grade(given(trace.answer), trace.response, thinking=thinking, prompt=prompt, finish=finish)
     except ValueError as error:
         return {**dict.fromkeys(COLUMNS), **ids, "error": str(error)}
     texts, thought_S = thought_texts(trace, segments), segments.thought_S

@@ -43,8 +43,8 @@ class AttributionSettings:
     interpolate: str = "all"  # or response: the prompt and the appended answer stay at their input
     hide_answer: bool = False  # hold tokens that restate the answer at the baseline
     baseline: Any = "pad"  # or a token id
-    batch_tokens: int | None = None  # held by one forward; null: 16384, and 2048 on a CPU
-    # activation checkpointing; null: for traces longer than batch_tokens, or than 16384
+    batch_tokens: int | None = None  # held by one forward; null: 8192, and 2048 on a CPU
+    # activation checkpointing; null: for traces longer than batch_tokens, or than 8192
     checkpointing: bool | None = None
     engine: str = "segrl"  # or captum
     # or authors: the numbers of the paper's code, whatever quadrature, nodes and tolerance say
@@ -145,9 +145,9 @@ def attribute(
     that: the cells at fault are cut in three, up to ``max_nodes`` nodes. A trace that still misses gets the flag
     ``coarse``. ``tolerance=None`` fixes the number of evaluations beforehand, as a process group needs it.
 
-    ``batch_tokens`` is the number of tokens in one forward (default 16,384; 2,048 on a CPU, whose cache holds no more).
+    ``batch_tokens`` is the number of tokens in one forward (default 8,192; 2,048 on a CPU, whose cache holds no more).
     ``batch_rows`` is the number of rows in one forward, whatever their lengths. Traces longer than ``batch_tokens``
-    (default 16,384) are checkpointed; ``checkpointing`` True or False decides for all.
+    (default 8,192) are checkpointed; ``checkpointing`` True or False decides for all.
 
     ``compat="authors"`` gives the numbers of the paper's code. ``certificate=False`` leaves out the values at the two
     ends of the path, and with them the gap: for few nodes and no tolerance. A trace whose scores are not finite is an

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
+
+import torch
 
 from segrl.attribution.engine import attribute
 from segrl.data import write_rows
@@ -12,7 +15,7 @@ from segrl.data.shards import Shards
 from segrl.loading import load_model
 from segrl.types import TokenisedTrace
 
-EXECUTORS = ("local", "ray")
+EXECUTORS = ("auto", "local", "ray")
 Advance = Callable[[int, int], None]  # traces, tokens
 
 
@@ -22,9 +25,12 @@ def run(
     """Fill the missing shards. ``model`` is what :func:`load_model` takes; ``options`` go to attribute."""
     if executor not in EXECUTORS:
         raise ValueError(f"executor={executor!r}, expected one of {EXECUTORS}")
+    if executor == "auto":
+        executor = "ray" if torch.cuda.device_count() > 1 and find_spec("ray") else "local"
     for i, rows in _rows_of_groups(shards.todo(), model, options, executor, workers):
         write_rows(shards.part(i), rows)
         advance(len(rows), sum(len(row["input_ids"]) for row in rows))
+    torch.cuda.empty_cache()  # a training that follows needs the room that the model had
 
 
 def _rows_of_groups(groups, model, options, executor: str, workers: int) -> Iterator[tuple[int, list[Row]]]:

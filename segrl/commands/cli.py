@@ -32,10 +32,11 @@ COMMANDS = {
     ),
     "analyze": ("segrl.commands.analysing:analyze", "the paper's analysis of a set of traces: numbers and figures"),
     "truth": ("segrl.commands.analysing:truth", "every measure against planted kinds and exact Shapley values"),
-    "cost": ("segrl.commands.costing:cost", "what attribution adds to a step, in seconds and memory, from config.json"),
+    "cost": ("segrl.commands.costing:cost", "what a command takes in memory, disk and hours, from config.json alone"),
     "report": ("segrl.commands.looking:report", "traces, scores and selections as one offline page to look at"),
     "show": ("segrl.commands.looking:show", "a trace in the terminal, coloured by importance"),
 }
+PLANNED = ("sft", "grpo", "attribute", "evaluate")  # behind `segrl cost`
 INPUTS = ("traces", "data_path", "val_path", "selections", "attributions", "a", "b")
 OUTPUTS = ("out", "pruned")
 USAGE = "usage: segrl <command> [key=value ...]   [--help | --cfg job | --version]"
@@ -51,6 +52,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if argv[:2] in (["attribute", "calibrate"], ["analyze", "truth"]):
         argv = argv[1:]
+    if argv[0] == "cost" and argv[1:2] and argv[1] in PLANNED:
+        return _run(argv[1], argv[2:], "segrl.commands.costing:print_plan")
     if argv[0] not in COMMANDS:
         from segrl.resolving import near
 
@@ -58,7 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     return _run(argv[0], argv[1:])
 
 
-def _run(command: str, arguments: list[str]) -> int:
+def _run(command: str, arguments: list[str], planner: str = "") -> int:
+    """Run the command, or the function that prints its plan; the exit code."""
     where, what = COMMANDS[command]
     flags = [argument for argument in arguments if argument.startswith("-")]
     overrides = [argument for argument in arguments if argument not in flags and argument != "job"]
@@ -72,8 +76,8 @@ def _run(command: str, arguments: list[str]) -> int:
         if flags:
             print(_help(command, what, config) if flags[0] in ("-h", "--help") else _yaml(config), end="")
             return 0
-        module, _, function = where.partition(":")
-        return getattr(import_module(module), function)(config) or 0
+        module, _, function = (planner or where).partition(":")
+        return getattr(import_module(module), function)(config, *([command] if planner else [])) or 0
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get("SEGRL_TRACEBACK"):
             raise

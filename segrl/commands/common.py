@@ -80,7 +80,6 @@ def verdicts(traces: Sequence[Trace], thinking: str = "auto") -> Iterator[Verdic
     from segrl.grading import grade
 
     def verdict(trace: Trace) -> Verdict:
-        # Where the prompt opened the thought, a response that was cut before its end has no answer.
         prompt = trace.prompt or ""
         return grade(given(trace.answer), trace.response, thinking=thinking, prompt=prompt, finish=trace.finish)
 

@@ -67,6 +67,13 @@ def schema_of(command: str) -> type | None:
     return TRACE_SCHEMAS[command]
 
 
+def mixed_in() -> type:
+    """The dataclass of the keys and sections that stand in the config of `segrl sft` beside verl's."""
+    from segrl.commands.trace_schema import ColdStart
+
+    return ColdStart
+
+
 @cache
 def _store_schemas(command: str) -> None:
     """Once a process: a schema is half as dear as a command's yaml."""
@@ -142,7 +149,7 @@ def _verl_configs() -> Path:
 
 def _opened(command: str, overrides: list[str]) -> list[str]:
     """A free mapping such as ``measure_options`` takes any key; Hydra wants a ``++`` before such a one."""
-    schema = schema_of(command)
+    schema = mixed_in() if command == "sft" else schema_of(command)
     return [f"++{one}" if schema and _is_free(schema, one.partition("=")[0]) else one for one in overrides]
 
 

@@ -1,22 +1,19 @@
-"""``segrl cost``: seconds and memory that attribution adds to a training step, without loading the model."""
+"""``segrl cost``: what attribution adds to a training step, and what a command takes, without loading the model."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from omegaconf import DictConfig
 
-from segrl.credit.cost import TFLOPS, estimate, shape_of
-from segrl.resolving import near
+from segrl.commands.common import attributor_path, model_path
+from segrl.commands.planning import PLANS, gpu_named, hardware_of, read_config
+from segrl.cost.hours import estimate
+from segrl.cost.shape import shape_of
+from segrl.launch import editable
 
 
 def cost(config: DictConfig) -> None:
     """Print seconds and memory of a step's attribution, from the model's config.json alone."""
-    from segrl.commands.common import model_path
-
-    if config.gpu not in TFLOPS:
-        raise ValueError(f"gpu={config.gpu!r}{near(config.gpu, TFLOPS)}")
+    gpu = gpu_named(config.gpu)
     step = estimate(
         shape_of(read_config(model_path(config))),
         config.length,
@@ -27,7 +24,7 @@ def cost(config: DictConfig) -> None:
         checkpointing=config.checkpointing,
         certificate_every=config.certificate_every,
         tokens_per_forward=config.tokens_per_forward,
-        tflops=TFLOPS[config.gpu],
+        tflops=gpu.tflops,
         utilisation=config.utilisation,
     )
     print(
@@ -40,19 +37,18 @@ def cost(config: DictConfig) -> None:
     )
 
 
-def read_config(path: str) -> dict[str, Any]:
-    """config.json of a folder, or of a hub id, of which that one small file is fetched."""
-    from segrl.loading import local_folder
-
-    local = local_folder(path)
-    if local is None:
-        from transformers import AutoConfig
-
-        return AutoConfig.from_pretrained(path).to_dict()
-    file = local / "config.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"{local} holds no config.json")
-    return json.loads(file.read_text(encoding="utf-8"))
+def print_plan(config: DictConfig, command: str) -> None:
+    """Print what a command would take on the GPU that ``gpu`` names, else on this machine; refuse what does not fit."""
+    config = editable(config)
+    details = read_config((attributor_path if command == "attribute" else model_path)(config))
+    hardware = gpu_named(config.gpu) if config.gpu else hardware_of(config)
+    if hardware is None:
+        raise ValueError("no GPU is here to plan for; name one, like gpu=h100")
+    plan = PLANS[command](config, shape_of(details), hardware, details)
+    if plan is None:
+        raise ValueError(f"backend={config.backend} runs no model here")
+    print(plan.lines())
+    plan.check()
 
 
 def _seconds(value: float) -> str:

@@ -53,6 +53,8 @@ def report() -> list[Check]:
     verl = requirements("verl", lambda _: _install(kind), extra=kind)
     if kind == "cpu":
         verl.append(shared_library("verl", "libnuma.so.1", "apt-get install libnuma1"))
+    else:
+        verl.append(flash_attention_here())
     if version("verl"):
         verl += ask_verl()
     return [*machine(), *core, *verl, *dev]
@@ -127,6 +129,17 @@ def shared_library(part: str, name: str, cure: str) -> Check:
     except OSError:
         return Check(part, name, "missing; vLLM's CPU build links it", False, cure)
     return Check(part, name, "found")
+
+
+def flash_attention_here() -> Check:
+    """flash-attn, which the gpu extra does not bring: PyPI has no wheel of it."""
+    from segrl.launch import FLASH_ATTENTION, flash_attention
+
+    if flash_attention():
+        return Check("verl", "flash-attn", version("flash-attn") or "found")
+    return Check(
+        "verl", "flash-attn", "cannot be imported; sft and grpo take SDPA on padded rows", False, FLASH_ATTENTION
+    )
 
 
 # --- verl ------------------------------------------------------------------------------------------------------------

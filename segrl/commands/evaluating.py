@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from segrl.commands.common import progress, say, verdicts
 from segrl.commands.config import ConfigError, needed
 from segrl.commands.generating import generated, problems_of
+from segrl.commands.planning import announce
 from segrl.evaluation.statistics import GREEDY
 from segrl.types import Trace
 
@@ -53,7 +54,9 @@ def evaluate(config: DictConfig) -> None:
     (out,) = needed(config, "out")
     folder, passes = Path(out), _passes(config)
     # Every problem is read and every gold tried before the first token is sampled.
-    failing = {name: _audit(problems_of(pass_config), name) for name, pass_config in passes.items()}
+    problems = {name: problems_of(pass_config) for name, pass_config in passes.items()}
+    failing = {name: _audit(traces, name) for name, traces in problems.items()}
+    announce("evaluate", config, samples=sum(len(problems[name]) * passes[name].generation.n for name in passes))
     results = {}
     for name, pass_config in passes.items():
         traces = generated(pass_config, folder / "responses" / name)

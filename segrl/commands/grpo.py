@@ -12,16 +12,17 @@ from segrl.commands.common import say
 from segrl.commands.config import needed
 from segrl.commands.grpo_export import check_disk, export
 from segrl.commands.grpo_rows import give_rows
+from segrl.commands.planning import announce, say_attention
+from segrl.cost.hours import units
+from segrl.cost.memory import attribution
+from segrl.cost.shape import shape_of
 from segrl.credit.checks import check_reads_text, check_supported, times_attributed
-from segrl.credit.cost import memory as activations
-from segrl.credit.cost import shape_of, units
 from segrl.credit.settings import CreditSettings
-from segrl.data import read_rows, shards
+from segrl.data import shards
 from segrl.launch import check_device, editable, run_verl
-from segrl.loading import check_weights, load_tokenizer
+from segrl.loading import check_weights
 from segrl.sft.stages import TRACKER
-from segrl.text.prompting import opens_thought
-from segrl.verl.checks import SEGRL_REWARD, check_reward, check_rows, check_sizes, check_vocabularies, model_config
+from segrl.verl.checks import check_reward, check_rows, check_sizes, check_vocabularies, model_config
 
 # What a run must have in common with the one whose checkpoints it goes on from.
 ARM = ("segrl.rule", "segrl.measure", "segrl.sign", "algorithm.adv_estimator")
@@ -35,12 +36,14 @@ def main(config: DictConfig) -> int:
     check_device(config)
     check_weights(config.actor_rollout_ref.model.path)
     settings = check_supported(config)
+    roles = config.actor_rollout_ref
+    say_attention(roles.model, roles.actor.ulysses_sequence_parallel_size)
+    announce("grpo", config)
     check_reads_text(model_config(config.actor_rollout_ref.model), settings)
     check_sizes(config)
     check_vocabularies(config, settings)
     not_validated = give_rows(config)
     check_rows(config)
-    config.reward.custom_reward_function = thinking_as_prompted(config)
     check_reward(config)
     check_disk(config)
     claim(config)
@@ -69,19 +72,6 @@ def complete(config: DictConfig) -> None:
     """``attributor_path`` is short for a frozen attributor."""
     if config.attributor_path and not config.segrl.attributor_path:
         config.segrl.attributor, config.segrl.attributor_path = "frozen", config.attributor_path
-
-
-def thinking_as_prompted(config: DictConfig) -> DictConfig:
-    """verl does not tell the reward what the prompt was; where it opens the thought, an answer stands after it."""
-    reward = config.reward.custom_reward_function
-    if reward.path != SEGRL_REWARD or reward.reward_kwargs.thinking != "auto":
-        return reward
-    tokenizer = load_tokenizer(config.actor_rollout_ref.model.path)
-    if tokenizer.chat_template:
-        messages = list(read_rows(config.data.train_files, ["prompt"])[0]["prompt"])
-        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        reward.reward_kwargs.thinking = "required" if opens_thought(prompt) else "auto"
-    return reward
 
 
 # --- what is said before it starts -----------------------------------------------------------------------------------
@@ -115,5 +105,5 @@ def attribution_cost(config: DictConfig, settings: CreditSettings) -> str:
     if rollout.free_cache_engine or config.trainer.device == "cpu":
         return said
     tokens = settings.tokens_per_forward or config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu
-    needs = activations(shape_of(model_config(model).to_dict()), tokens, bool(checkpointing)) / 2**30
+    needs = attribution(shape_of(model_config(model).to_dict()), tokens, bool(checkpointing)) / 2**30
     return f"{said}, and takes {needs:.1f} GiB a GPU beside vLLM, which stays awake (rollout.free_cache_engine=false)"

@@ -6,25 +6,26 @@ goes on where it was stopped: a stage that has its model is left out, verl goes 
 
 from __future__ import annotations
 
-import json
 from itertools import groupby
+from math import gcd
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+import torch
+from omegaconf import DictConfig
 from rich.text import Text
 
+from segrl.commands.cold_start import select_here, selects_here
 from segrl.commands.common import say
-from segrl.commands.config import compose, needed
-from segrl.data.records import how_made, made_by
-from segrl.launch import check_device, editable, run_verl
-from segrl.loading import check_weights
+from segrl.commands.config import needed
+from segrl.commands.planning import announce, hours_of_stage, say_attention
+from segrl.launch import check_device, editable, on_cpu, run_verl
+from segrl.loading import check_weights, load_tokenizer
 from segrl.report import draw
 from segrl.sft.dataset import SelectiveDataset, save_examples
 from segrl.sft.export import export
 from segrl.sft.space import check_saved, check_space, full_disk
 from segrl.sft.stages import (
     Stage,
-    check_unclaimed,
     claim_stage,
     executed_steps,
     mend_position,
@@ -43,10 +44,15 @@ def main(config: DictConfig) -> int:
     needed(config, "traces", "out")
     config = editable(config)
     check_device(config)
+    complete(config)
     check_weights(config.model.path)
     check_saved(config)
+    say_attention(config.model, config.engine.ulysses_sequence_parallel_size)
+    announce("sft", config)
     stages = stages_of(config)
-    select_here(config, stages)
+    if selects_here(config, stages):
+        check_beforehand(config, stages)
+        select_here(config)
     for stage in stages:
         code = train(stage_config(config, stage, stages), stage)
         if code:
@@ -57,18 +63,46 @@ def main(config: DictConfig) -> int:
     return 0
 
 
+def complete(config: DictConfig) -> None:
+    """Set the number of ranks where none is given, and where the batch has no row for each, how many share one."""
+    if config.nproc is None:
+        config.nproc = 1 if on_cpu() else torch.cuda.device_count()
+    processes, batch = config.nproc * config.trainer.nnodes, config.data.train_batch_size
+    if config.engine.get("ulysses_sequence_parallel_size") == 1 and config.model.use_remove_padding and processes:
+        config.engine.ulysses_sequence_parallel_size = processes // gcd(processes, batch)
+
+
+def check_beforehand(config: DictConfig, stages: list[Stage]) -> None:
+    """Refuse what a training of these traces would be refused for, before they are attributed."""
+    untrained = [staged for stage in stages if not is_trained(staged := stage_config(config, stage, stages))]
+    check_space(*untrained)
+    whole = [staged for staged in untrained if staged.mode != "pruned"]  # how long pruned rows are is not known yet
+    if not whole:
+        return
+    rows = whole[0].copy()
+    rows.mode = "full"
+    dataset = rows_of(rows, "train", load_tokenizer(config.model.path))
+    check_rows(dataset, rows)
+    for staged in whole:
+        planned_steps(len(dataset), staged)
+    for note in dataset.notes:
+        say(note)
+
+
+def is_trained(staged: DictConfig) -> bool:
+    return (Path(staged.model_out) / "config.json").exists()
+
+
 def train(config: DictConfig, stage: Stage) -> int:
     """Train one stage and export its model to ``config.model_out``. The exit code."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(config.model.path)
+    tokenizer = load_tokenizer(config.model.path)
     dataset = rows_of(config, "train", tokenizer)
     check_rows(dataset, config)
     if config.data.val_files:
         check_rows(rows_of(config, "val", tokenizer), config)
     steps = planned_steps(len(dataset), config)
-    say(summary(dataset, steps, stage))
-    trained = (Path(config.model_out) / "config.json").exists()
+    say(summary(dataset, steps, stage) + hours_of_stage(config, [len(one.ids_L) for one in dataset.examples], steps))
+    trained = is_trained(config)
     if not trained:
         check_space(config)
     claim_stage(config, stage, dataset.fingerprint)
@@ -103,34 +137,6 @@ def run(config: DictConfig, stage: Stage, dataset: SelectiveDataset) -> int:
     save_examples(config.segrl.rows, dataset.examples)
     mend_position(config, len(dataset))
     return run_verl([*torchrun(config), "-m", "verl.trainer.sft_trainer"], config, name)
-
-
-def select_here(config: DictConfig, stages: list[Stage]) -> None:
-    """Where no selections are given, make them as ``segrl select`` does; ``selections.json`` beside them says how."""
-    if config.selections or all(stage.mode == "full" for stage in stages):
-        return
-    from segrl.commands.traces import how_selected, select
-
-    out = Path(config.out) / "selections.parquet"
-    overrides = {
-        "traces": config.traces,
-        "out": out,
-        "model_path": config.model.path,
-        "template": config.segrl.template,
-    }
-    overrides |= {"attributor_path": config.attributor_path, "attributions": config.attributions}
-    overrides |= {"selection.tau": config.tau, "selection.beta": config.beta, "measure": config.measure}
-    select_config = compose("select", []).copy()
-    OmegaConf.set_readonly(select_config, False)
-    for key, value in overrides.items():
-        if value is not None:
-            OmegaConf.update(select_config, key, value)
-    note = made_by(out)
-    wanted = how_selected(select_config)
-    if not (out.exists() and note.exists() and note.read_text() == wanted):
-        check_unclaimed(config.out, how_made(out), json.loads(wanted))
-        select(select_config)
-    config.selections, config.tau, config.beta = str(out), None, None
 
 
 # --- what is said before it starts -----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, make_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass, make_dataclass
 from functools import partial
 from typing import Any, get_type_hints
 
@@ -64,8 +64,6 @@ SECTIONS: dict[str, type] = {
     "evidence": EvidenceSettings,
     "selection": SelectionSettings,
 }
-# What is mixed into a section of verl's config, as plain mappings: verl's own main runs on them.
-IN_VERLS = {"masking": asdict(Rules()), "credit": asdict(CreditSettings())}
 
 
 @dataclass
@@ -90,7 +88,8 @@ class AnalysisConfig:
 class Cut:
     """How a response is cut into segments."""
 
-    segmenter: str = MISSING
+    # keywords, retro_search, paragraphs, fixed, regex, auto, or package.module:function
+    segmenter: str = "keywords"
     segmentation: SegmentationSettings = field(default_factory=SegmentationSettings)
 
 
@@ -100,11 +99,27 @@ class Segment(Cut, ReadTraces):
 
 
 @dataclass
-class Attribute(LoadedModel, ReadTraces):
+class Spread(LoadedModel):
+    """Where a long attribution runs, and what a kill can lose of it."""
+
+    # local: in this process; ray: an actor per GPU, or per share of the cores, on all nodes of the cluster; auto: ray
+    # where this machine has several GPUs
+    executor: str = "auto"
+    workers: int = 0  # actors on ray; 0: one per GPU, or one
+    shard: int = 32  # traces between two shards; what a kill can lose
+
+
+@dataclass
+class Attribute(Spread, ReadTraces):
     out: str | None = None  # a folder
-    executor: str = MISSING
-    workers: int = MISSING
-    shard: int = MISSING
+    gpu: str | None = None  # the GPU to plan for where none is here: h200, h100, a100, a100-40gb, l40s, a10, 4090
+    attribution: AttributionSettings = field(default_factory=AttributionSettings)
+
+
+@dataclass
+class ColdStart(Cut, Spread):
+    """How `segrl sft` attributes and selects by itself, in the words of `segrl attribute` and `segrl select`."""
+
     attribution: AttributionSettings = field(default_factory=AttributionSettings)
 
 
@@ -170,4 +185,10 @@ TRACE_SCHEMAS: dict[str, type] = {
     "export": Export,
     "analyze": Analyze,
     "truth": Truth,
+}
+# What is mixed into verl's config, as plain mappings: verl's own main runs on them. Sections are groups of their own.
+IN_VERLS = {
+    "masking": asdict(Rules()),
+    "credit": asdict(CreditSettings()),
+    "cold_start": {key: value for key, value in vars(ColdStart()).items() if not is_dataclass(value)},
 }

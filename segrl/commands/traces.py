@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from segrl.commands.common import attributor, plain, progress, say, segments_of, tokenised
 from segrl.commands.config import needed
+from segrl.commands.planning import announce
 from segrl.data import records
 from segrl.data.shards import Shards, by_id, read_shards
 from segrl.types import Evidence, Segments, SegmentScores, Selection, TokenisedTrace
@@ -39,7 +40,9 @@ def attribute(config: DictConfig) -> None:
     model, options = attributor(config), plain(config.attribution)
     check_model(**model)
     settings = {"traces": path, "path": model["path"], "dtype": model["dtype"], **options}
-    shards = Shards(out, settings, tokenised(config), config.shard)
+    traces = tokenised(config)
+    announce("attribute", config, lengths=[len(trace.prompt_ids) + trace.tokens for trace in traces])
+    shards = Shards(out, settings, traces, config.shard)
     with progress("attribute", shards.items, shards.done) as advance:
         run(shards, model, options, config.executor, config.workers, advance)
     rows = read_shards(out)
@@ -107,10 +110,13 @@ def _summary(selected: Sequence[Selected], failed: int) -> str:
 
 
 def how_selected(config: DictConfig) -> str:
-    """The note beside the selections, as JSON: the measure, the thresholds, the attributor and a hash of the traces."""
+    """The note beside the selections, as JSON: the measure, the thresholds, the segmenter, the attributor and a hash of
+    the traces.
+    """
     from segrl.data import load_traces
 
     how = {"measure": config.measure, **plain(config.measure_options), **plain(config.selection)}
+    how |= {"segmenter": config.segmenter, "segmentation": plain(config.segmentation)}
     traces = load_traces(config.traces, limit=config.limit, require_response=True)
     model, digest = attributor(config)["path"], records.traces_hash(traces)
     source = {"attributor": model, "template": config.template, "traces": digest}

@@ -5,6 +5,7 @@ Nothing here knows of verl, Ray or a model.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
@@ -16,6 +17,8 @@ from segrl.grading.answer import extract
 from segrl.importance import score
 from segrl.segmentation import segment
 from segrl.selection import select
+from segrl.text.ending import finish_of
+from segrl.text.prompting import prompt_tail
 from segrl.toy.kinds import kinds_of
 from segrl.types import Evidence, Segments, SegmentScores, Selection, Stream, TokenisedTrace, Trace, given
 from segrl.weighting import weigh
@@ -89,8 +92,12 @@ class Weighed:
         return not len(inside) or bool((inside == inside[0]).all())
 
 
-def rollout_trace(key: str, prompt_ids: Tensor, response_ids: Tensor, trainable_T: Tensor, tokenizer) -> TokenisedTrace:
-    """The trace of a rollout, with the answer it gives itself; None where it gives none."""
+def rollout_trace(
+    key: str, prompt_ids: Tensor, response_ids: Tensor, trainable_T: Tensor, tokenizer, ends: Collection[int]
+) -> TokenisedTrace:
+    """The trace of a rollout, with the answer it gives itself; None where it gives none. ``ends``: the tokens that end
+    a response."""
+    finish = finish_of(response_ids.tolist(), ends)
     trace = Trace.from_ids(
         id=key,
         problem=tokenizer.decode(prompt_ids.tolist()),
@@ -98,9 +105,10 @@ def rollout_trace(key: str, prompt_ids: Tensor, response_ids: Tensor, trainable_
         response_ids=response_ids,
         tokenizer=tokenizer,
         trainable_T=trainable_T.bool(),
+        meta={"finish": finish},
     )
-    tail = tokenizer.decode(prompt_ids[-16:].tolist())  # says whether the prompt has opened the thought
-    return replace(trace, answer=extract(trace.response, prompt=tail) or None)
+    answer = extract(trace.response, prompt=prompt_tail(prompt_ids.tolist(), tokenizer), finish=finish)
+    return replace(trace, answer=answer or None)
 
 
 def make_rollout(
@@ -115,7 +123,7 @@ def make_rollout(
     options = dict(settings.segmentation)
     segments = segment(trace, settings.segmenter, **options.pop("options", {}), **options)
     if settings.reads_kinds:
-        trace = replace(trace, meta={"kinds": kinds_of(trace.problem, trace, segments)})
+        trace = replace(trace, meta={**trace.meta, "kinds": kinds_of(trace.problem, trace, segments)})
     return Rollout(key, trace, segments, advantages_T, reward, gold)
 
 
@@ -160,6 +168,7 @@ def record(rollout: Rollout, why: str | None, weighed: Weighed | None, advantage
         "prompt": rollout.trace.problem,
         "response": rollout.trace.response,
         "answer": rollout.trace.answer,
+        "finish": rollout.trace.finish,
         "offsets": rollout.trace.offsets_T.tolist(),
         "boundaries": list(segments.boundaries),
         "kinds": list(segments.kinds_S),

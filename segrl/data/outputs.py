@@ -91,7 +91,8 @@ def _verl(row: Row) -> list[Row]:
     problem_id = hashlib.sha256(row["input"].encode("utf-8", "surrogatepass")).hexdigest()[:12]
     gold = row["gts"] if "gts" in row else row["gt"]
     question = {"problem_id": problem_id, "problem": row["input"], "answer": gold}
-    return [{**question, "prompt": row["input"], "response": row["output"], "step": row.get("step")}]
+    ending = {"prompt": row["input"], "finish": row.get("finish") or None}
+    return [{**question, **ending, "response": row["output"], "step": row.get("step")}]
 
 
 def _qwen(row: Row) -> list[Row]:

@@ -1,6 +1,6 @@
 r"""The text of an answer: taken from a response, too long or too costly for computer algebra, and the choice it names.
 
-The answer of a response is its last balanced box after its last ``</think>``.
+The answer of a response is its last balanced box after its last ``</think>``, or, where it ended without one, its last.
 """
 
 from __future__ import annotations
@@ -40,20 +40,22 @@ _NAMED = re.compile(r"([A-J])\s+[A-Z][a-z]+.*", re.DOTALL)
 
 
 def extract(response: str, thinking: str = "auto", prompt: str = "", finish: str | None = None) -> str | None:
-    """The final answer, or None. Where thinking is required, a box before ``</think>`` is a draft, not an answer.
+    """The final answer, or None: a box before ``</think>`` is a draft. The table of cases is in docs/concepts.md.
 
-    ``auto`` requires it when the text holds either tag, or the prompt has already opened the thought. A generation cut
-    off (``finish="length"``) inside a thought that its prompt opened has no answer, whatever ``thinking`` says.
+    ``auto`` takes what follows the last ``</think>``. Without one, a response that ended by itself (``finish="stop"``)
+    or never opened a thought answers with its last box, and one still in its thought with none. ``required`` takes
+    nothing without the tag. ``none`` takes any box, unless the response was cut off (``finish="length"``) inside a
+    thought that its prompt opened.
     """
     if thinking not in THINKING:
         raise ValueError(f"thinking={thinking!r}, expected one of {THINKING}")
-    opened = opens_thought(prompt)
-    tagged = thinking == "auto" and ("<think>" in response or THINK_END in response)
-    if thinking == "required" or tagged or (opened and (thinking == "auto" or finish == "length")):
-        if THINK_END not in response:
-            return None
-        response = response.rpartition(THINK_END)[2]
-    return last_answer(response)
+    if thinking == "none" and not (opens_thought(prompt) and finish == "length"):
+        return last_answer(response)
+    _, closed, answering = response.rpartition(THINK_END)
+    unfinished = finish != "stop" and (opens_thought(prompt) or "<think>" in response)
+    if not closed and (thinking == "required" or unfinished):
+        return None
+    return last_answer(answering)
 
 
 def last_answer(text: str, adjacent: bool = False) -> str | None:

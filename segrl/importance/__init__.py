@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 from segrl.importance import measures
 from segrl.importance.aggregation import from_strength, segment_scores, token_scores
-from segrl.importance.measures import first_stating
+from segrl.importance.concluding import first_concluding
 from segrl.resolving import check_options, resolve
 from segrl.types import Attribution, Evidence, Segments, SegmentScores, given
 
 __all__ = [
     "MEASURES",
     "Measure",
-    "first_stating",
+    "first_concluding",
     "from_strength",
     "measure_of",
     "score",

@@ -6,14 +6,14 @@ missing without it. A score may be negative; :func:`segrl.importance.aggregation
 
 from __future__ import annotations
 
-import re
 import zlib
 
 import torch
 from torch import Tensor
 
 from segrl.importance.aggregation import from_strength, segment_scores, stream_scores, token_scores
-from segrl.types import Evidence, Segments, SegmentScores, TokenisedTrace, given
+from segrl.importance.concluding import first_concluding
+from segrl.types import Evidence, Segments, SegmentScores, given
 
 LEAST_GRADIENT = 1e-30  # a gradient of zero has no logarithm
 ORACLE = {"needed": 1.0, "other": 0.5, "redundant": 0.0}
@@ -165,24 +165,9 @@ def perplexity(evidence: Evidence, segments: Segments) -> SegmentScores:
 
 
 def first_correct(evidence: Evidence, segments: Segments) -> SegmentScores:
-    """Score 1 up to the first segment that states the answer, and 0 after it (Chen et al. 2024)."""
-    stating = first_stating(evidence.trace, segments)
-    return from_strength((torch.arange(len(segments)) <= stating).double(), segments)
-
-
-def first_stating(trace: TokenisedTrace, segments: Segments) -> int:
-    """The first segment in which the answer stands by itself, not inside a longer number or word; else the last one.
-
-    The comparison is of text: an early mention counts, and another spelling of the same value does not.
-    """
-    if not trace.answer:
-        raise ValueError(f"trace {trace.id!r} has no answer, so no segment can state it first")
-    stated = re.search(rf"(?<![\w.]){re.escape(trace.answer.strip())}(?!\w|\.\d)", trace.response)
-    if stated is None:
-        return len(segments) - 1
-    ends_T = trace.offsets_T[:, 1].contiguous()
-    token = int(torch.searchsorted(ends_T, stated.end()))  # the token that holds the answer's last character
-    return int(segments.index_T[min(token, trace.tokens - 1)])
+    """Score 1 up to the first segment that concludes the answer, and 0 after it (Chen et al. 2024)."""
+    concluding = first_concluding(evidence.trace, segments)
+    return from_strength((torch.arange(len(segments)) <= concluding).double(), segments)
 
 
 def _generator(evidence: Evidence, seed: int) -> torch.Generator:

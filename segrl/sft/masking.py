@@ -18,6 +18,7 @@ from segrl.types import Segments, TokenisedTrace
 
 MODES = ("full", "selective", "pruned", "soft")
 COUNTS = ("always", "segment", "never")
+THINK_STARTS = ("closed", "always", "never")
 TOO_LONG = ("error", "drop", "truncate")
 NORMALISATIONS = ("batch", "trace")
 
@@ -30,6 +31,9 @@ class Rules:
     # every token counts by its segment's weight
     mode: str = "selective"
     end: str = "always"  # does the end of text count as a label: always, never, or as the last token does (segment)
+    # write <think> before a response where neither it nor the prompt has it: closed, where </think> follows; always,
+    # for a model that is to learn to think; never
+    think_start: str = "closed"
     think_end: str = "always"  # the same of </think>, beside what its segment says
     boxed: str = "always"  # the same of the last \boxed{...}
     too_long: str = "error"  # error, drop, or truncate at a segment boundary: a trace over data.max_length
@@ -41,6 +45,7 @@ class Rules:
 
     def __post_init__(self) -> None:
         _check("mode", self.mode, MODES)
+        _check("think_start", self.think_start, THINK_STARTS)
         _check("too_long", self.too_long, TOO_LONG)
         _check("normalise", self.normalise, NORMALISATIONS)
         for name in ("end", "think_end", "boxed"):

@@ -18,7 +18,7 @@ from segrl.selection import select
 from segrl.sft.masking import Choice, Example, Masked, Rules, example, mask, project, truncate
 from segrl.sft.pruning import prune
 from segrl.text.decoding import decode
-from segrl.text.prompting import prompt_hash
+from segrl.text.prompting import THINK_END, prompt_hash, render, with_opening
 from segrl.tokenization import tokenize, tokenize_all
 from segrl.types import Segments, Selection, TokenisedTrace, Trace
 from segrl.weighting import weigh
@@ -51,6 +51,7 @@ class Supervision:
     rows: list[Masked] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
     too_long: list[str] = field(default_factory=list)
+    refused: list[tuple[int, str]] = field(default_factory=list)  # tokens, id
     empty: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     truncated: list[str] = field(default_factory=list)
@@ -71,8 +72,8 @@ class Supervision:
         if self.selected.tokens:
             before, after = self.selected.percent, self.projected.percent
             notes.append(
-                f"selections projected from another tokenizer: {before:.2f}% of its tokens kept, {after:.2f}% of the "
-                f"model's ({after - before:+.2f} points)"
+                f"selections projected from the attributor's tokens: {before:.2f}% of its tokens kept, {after:.2f}% of "
+                f"the model's ({after - before:+.2f} points)"
             )
         return notes
 
@@ -103,7 +104,7 @@ def supervise(
             supervision.failed.append(trace.id)
         else:
             chosen.append((trace, row))
-    spelled = in_tokens([trace for trace, _ in chosen], tokenizer, selecting_tokenizer, template)
+    spelled = in_tokens([trace for trace, _ in chosen], tokenizer, selecting_tokenizer, template, rules.think_start)
     for (_, row), (trained, selected) in zip(chosen, spelled, strict=True):
         if row is None:
             masked = mask(trained, everything(trained, rules), rules)
@@ -115,6 +116,13 @@ def supervise(
             supervision.empty.append(trained.id)
         else:
             _fit(masked, rules, max_length, tokenizer.eos_token_id, supervision)
+    if supervision.refused:
+        tokens, id = max(supervision.refused)
+        raise ValueError(
+            f"{len(supervision.refused)} of {len(chosen)} traces are longer than data.max_length={max_length} with "
+            f"their prompt; the longest, {id!r}, has {tokens} tokens: raise data.max_length, or set segrl.too_long to "
+            "drop or truncate"
+        )
     return supervision
 
 
@@ -128,22 +136,32 @@ def spelled_by(tokenizer, trace: TokenisedTrace) -> bool:
 
 
 def in_tokens(
-    traces: Sequence[Trace], tokenizer, selecting_tokenizer, template: str
+    traces: Sequence[Trace], tokenizer, selecting_tokenizer, template: str, think_start: str = "never"
 ) -> Iterator[tuple[TokenisedTrace, TokenisedTrace]]:
-    """Each trace in tokens of the trained model, and in tokens of the tokenizer that made its selection."""
+    """Each trace in tokens of the trained model, its thought opened, and in tokens that its selection was made of."""
     for start in range(0, len(traces), TOGETHER):
         group = traces[start : start + TOGETHER]
         kept = [isinstance(trace, TokenisedTrace) and spelled_by(tokenizer, trace) for trace in group]
         foreign = [trace for trace, is_kept in zip(group, kept, strict=True) if not is_kept]
-        texts = [] if selecting_tokenizer is None else [trace for trace in group if not trace.tokenised]
-        respelled = iter(tokenize_all(foreign, tokenizer, template))
-        selected = iter(tokenize_all(texts, selecting_tokenizer, template))
+        opened = [_opened(trace, tokenizer, template, think_start) for trace in foreign]
+        apart = selecting_tokenizer is not None or any(a is not b for a, b in zip(opened, foreign, strict=True))
+        texts = [trace for trace in group if apart and not trace.tokenised]
+        respelled = iter(tokenize_all(opened, tokenizer, template))
+        selected = iter(tokenize_all(texts, selecting_tokenizer or tokenizer, template))
         for trace, is_kept in zip(group, kept, strict=True):
             if not isinstance(trace, TokenisedTrace):
                 trained = next(respelled)
                 yield trained, next(selected, trained)
             else:
                 yield trace if is_kept else _trained_as(trace, next(respelled)), trace
+
+
+def _opened(trace: Trace, tokenizer, template: str, think_start: str) -> Trace:
+    """The trace with ``<think>`` before its response, where the rule ``think_start`` wants it there."""
+    if think_start == "never" or (think_start == "closed" and THINK_END not in trace.response):
+        return trace
+    response = with_opening(trace.response, render(trace.problem, tokenizer, template))
+    return trace if response == trace.response else Trace(trace.id, trace.problem, response, trace.answer, trace.meta)
 
 
 def _trained_as(trace: TokenisedTrace, respelled: TokenisedTrace) -> TokenisedTrace:
@@ -160,10 +178,8 @@ def _fit(masked: Masked, rules: Rules, max_length: int | None, eos_id: int, supe
     id, sequence = masked.trace.id, example(masked, eos_id, rules.normalise)
     if max_length is not None and len(sequence.ids_L) > max_length:
         if rules.too_long == "error":
-            raise ValueError(
-                f"trace {id!r} has {len(sequence.ids_L)} tokens with its prompt, data.max_length is {max_length}; "
-                "raise it, or set segrl.too_long to drop or truncate"
-            )
+            supervision.refused.append((len(sequence.ids_L), id))
+            return
         short = truncate(masked, max_length - sequence.prompt_tokens) if rules.too_long == "truncate" else None
         if short is None:
             supervision.too_long.append(id)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-# Of one parameter in a checkpoint: float32, Adam's two moments, and once more for Hugging Face.
-BYTES = {"model": 4, "optimizer": 8, "hf_model": 4}
+from segrl.cost.disk import checkpoint_bytes
+
 EXPORTED = 4  # of one parameter in the exported model, at most
 FULL = 64 * 2**20  # bytes left on a disk that is as good as full
 
@@ -22,34 +21,42 @@ def check_saved(config: DictConfig) -> None:
         raise ValueError(f"checkpoint.save_contents={saved} has no hf_model, from which the trained model is exported")
 
 
-def check_space(config: DictConfig) -> None:
-    """Refuse to start where a local model's checkpoint, and the model exported from it, would find no room."""
-    folder = Path(config.model.path).expanduser()
-    if folder.is_dir():
-        saved = saved_bytes(config.checkpoint.save_contents, bool(config.model.lora_rank))
-        check_room(parameters(folder), [saved], config.trainer.default_local_dir, "checkpoint.save_contents")
+def check_space(*stages: DictConfig) -> None:
+    """Refuse to start where the checkpoints of a local model's stages, and what is exported of them, find no room."""
+    if not stages or not Path(stages[0].model.path).expanduser().is_dir():
+        return
+    each = [_bytes_needed(config) for config in stages]
+    taken = [bytes_taken(config.trainer.default_local_dir) for config in stages]
+    needed = sum(max(0, needed - there) for needed, there in zip(each, taken, strict=True))
+    check_room(needed, sum(each), stages[0].trainer.default_local_dir, "checkpoint.save_contents")
 
 
-def saved_bytes(contents: Sequence[str], adapters: bool) -> int:
-    """Of one parameter in a checkpoint; of adapters the optimizer's share is little."""
-    return sum(BYTES[name] for name in contents if name in BYTES and not (adapters and name == "optimizer"))
-
-
-def check_room(count: int, checkpoints: Sequence[int], place: str, key: str) -> None:
-    """Refuse where the disk has no room for the checkpoints, each of so many bytes a parameter, and the exported model.
-
-    ``count`` is the number of parameters, ``key`` the config's that says what a checkpoint holds.
+def check_room(needed: int, total: int, place: str, key: str) -> None:
+    """Refuse where the disk has fewer bytes left than are still needed of the total; ``key`` is the config's that says
+    what a checkpoint holds.
     """
     folder = Path(place)
-    needed = (sum(checkpoints) + EXPORTED) * count
-    taken = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())  # of a training that goes on
     free = shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
-    if free < needed - taken:
-        what = "a checkpoint" if len(checkpoints) == 1 else f"{len(checkpoints)} checkpoints"
+    if free < needed:
         raise OSError(
-            f"{what} and the exported model take about {_size(needed)}, {place} has {_size(free)} left; make "
-            f"room, give another out=, or leave the optimizer out with {key}=[model,extra,hf_model]"
+            f"the checkpoints and the exported model take about {_size(total)}, {place} has {_size(free)} left; "
+            f"make room, give another out=, or leave the optimizer out with {key}=[model,extra,hf_model]"
         )
+
+
+def _bytes_needed(config: DictConfig) -> int:
+    """Of all checkpoints that are kept and the exported model; verl writes a new one before it deletes a single one."""
+    count = parameters(Path(config.model.path).expanduser())
+    each = checkpoint_bytes(count, config.checkpoint.save_contents, bool(config.model.lora_rank))
+    saves = config.trainer.total_epochs if config.trainer.save_freq == "after_each_epoch" else 2
+    kept = min(saves, max(2, config.trainer.max_ckpt_to_keep or saves))
+    return kept * each + EXPORTED * count
+
+
+def bytes_taken(place: str) -> int:
+    """Of the checkpoints of a training that goes on."""
+    files = Path(place).rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def parameters(folder: Path) -> int:

@@ -16,10 +16,12 @@ from segrl.sft.masking import MODES
 KEYS = ("mode", "epochs", "lr", "steps")
 TRACKER = "latest_checkpointed_iteration.txt"  # verl's, written last
 # What may differ between a start and its resumption: where it runs and what it keeps, but not what is trained.
-PLACES = ("out", "model_out", "node_rank", "master", "trainer.default_local_dir", "trainer.logger")
+PLACES = ("out", "model_out", "node_rank", "master", "gpu", "trainer.default_local_dir", "trainer.logger")
+ATTRIBUTING = ("executor", "workers", "shard", "device")  # is done by then
 KEPT = ("trainer.resume_mode", "trainer.save_freq", "trainer.test_freq", "trainer.max_ckpt_to_keep")
 SIZES = ("data.num_workers", "data.max_token_len_per_gpu", "model.enable_gradient_checkpointing")
-FREE = (*PLACES, *KEPT, *SIZES, "trainer.project_name", "trainer.experiment_name")
+ATTENTION = ("model.use_remove_padding", "model.override_config.attn_implementation")
+FREE = (*ATTENTION, *PLACES, *ATTRIBUTING, *KEPT, *SIZES, "trainer.project_name", "trainer.experiment_name")
 
 
 @dataclass(frozen=True)

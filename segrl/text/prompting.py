@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 USER_TEXT = "{problem}\nPlease reason step by step, and put your final answer within \\boxed{{}}."
 TEMPLATES = ("chat", "plain")
@@ -41,12 +42,24 @@ def opens_thought(prompt: str) -> bool:
     return prompt.rstrip().endswith("<think>")
 
 
+def prompt_tail(prompt_ids: Sequence[int], tokenizer) -> str:
+    """The end of a prompt, which says whether the prompt opens the thought."""
+    return tokenizer.decode(prompt_ids[-16:])
+
+
 def strip_opening(response: str, prompt: str) -> str:
     """The response without a leading ``<think>`` that the prompt has already opened."""
     stripped = response.lstrip()
     if opens_thought(prompt) and stripped.startswith("<think>"):
         return stripped.removeprefix("<think>").removeprefix("\n")
     return response
+
+
+def with_opening(response: str, prompt: str) -> str:
+    """The response with a leading ``<think>`` where neither it nor the prompt opens the thought."""
+    if opens_thought(prompt) or response.lstrip().startswith("<think>"):
+        return response
+    return f"<think>\n{response}"
 
 
 def prompt_hash(prompt: str) -> str:

@@ -17,6 +17,8 @@ from segrl.credit.checks import check_vocabulary, position_limit
 from segrl.credit.settings import CreditSettings
 from segrl.data import read_rows
 from segrl.loading import load_tokenizer
+from segrl.text.prompting import THINK_END
+from segrl.verl.reward import FINISH, PROMPT
 
 SEGRL_REWARD = "pkg://segrl.verl.reward"
 
@@ -99,27 +101,32 @@ def check_vocabularies(config: DictConfig, settings: CreditSettings) -> None:
 
 def check_reward(config: DictConfig) -> None:
     """Call the reward on the first row with its own gold answer, boxed: the call must fit, and where the reward is
-    segrl's, it must say right."""
+    segrl's, it must say right, with ``</think>`` and, unless thinking is required, without."""
     reward = config.reward.custom_reward_function
     row = read_rows(config.data.train_files)[0]
     gold = (row.get("reward_model") or {}).get("ground_truth")
-    answer = call_reward(config, row, f"</think>\\boxed{{{gold}}}")
-    if reward.path == SEGRL_REWARD and answer["acc"] != 1.0:
-        raise ValueError(
-            f"{config.data.train_files}: the gold answer {gold!r} of the first row is not right by itself "
-            f"({answer['status']}); no rollout could ever score"
-        )
+    if reward.path != SEGRL_REWARD:
+        call_reward(config, row, f"\\boxed{{{gold}}}")
+        return
+    for before in (THINK_END,) if reward.reward_kwargs.thinking == "required" else ("", THINK_END):
+        response = f"{before}\\boxed{{{gold}}}"
+        answer = call_reward(config, row, response)
+        if answer["acc"] != 1.0:
+            raise ValueError(
+                f"{config.data.train_files}: the gold answer {gold!r} of the first row is not right by itself, "
+                f"given as {response!r} ({answer['status']}); no rollout could ever score"
+            )
 
 
 def call_reward(config: DictConfig, row: Mapping[str, Any], response: str) -> dict[str, Any]:
-    """What the reward says of ``response``, called as verl will call it."""
+    """What the reward says of ``response``, called as verl will call it for a rollout that ended by itself."""
     reward = config.reward.custom_reward_function
     function, where = _reward_function(reward)
     given = {
         "data_source": row.get("data_source", "unknown"),
         "solution_str": response,
         "ground_truth": (row.get("reward_model") or {}).get("ground_truth"),
-        "extra_info": row.get("extra_info") or {},
+        "extra_info": {**(row.get("extra_info") or {}), **_ending(config, row)},
     }
     kwargs = _plain(reward.get("reward_kwargs"))
     try:
@@ -139,6 +146,31 @@ def call_reward(config: DictConfig, row: Mapping[str, Any], response: str) -> di
     if not isinstance(answer.get("score"), (int, float)) or not isfinite(answer["score"]):
         raise ValueError(f"the reward {where} gave {answer!r}; expected a number, or a dict with a number as 'score'")
     return answer
+
+
+def _ending(config: DictConfig, row: Mapping[str, Any]) -> dict[str, str]:
+    """What segrl's reward manager adds to a rollout of the row that ended by itself; nothing where another is set."""
+    from segrl.verl.reward_manager import EndingRewardManager
+
+    if not issubclass(_reward_manager(config), EndingRewardManager):
+        return {}
+    tokenizer, prompt = load_tokenizer(config.actor_rollout_ref.model.path), ""
+    if tokenizer.chat_template and row.get("prompt"):
+        prompt = tokenizer.apply_chat_template(list(row["prompt"]), tokenize=False, add_generation_prompt=True)
+    return {PROMPT: prompt, FINISH: "stop"}
+
+
+def _reward_manager(config: DictConfig) -> type:
+    from verl.trainer.ppo.reward import resolve_reward_manager_cls
+
+    manager = config.reward.reward_manager
+    try:
+        return resolve_reward_manager_cls(config)
+    except (AssertionError, OSError, ImportError, AttributeError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"reward.reward_manager.name={manager.name} with source={manager.source} cannot be loaded: {error}; one of "
+            "verl's own needs reward.reward_manager.source=register too"
+        ) from error
 
 
 def _plain(node: DictConfig | None) -> dict[str, Any]:

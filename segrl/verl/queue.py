@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -29,8 +29,8 @@ def plain_column(keys: list[str], partition_id: str, name: str) -> list:
     return tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=[name])[name].tolist()
 
 
-def rollouts_of(batch: KVBatchMeta, tokenizer, settings: CreditSettings) -> list[Rollout]:
-    """The rows of the batch, without those that verl adds to fill it up."""
+def rollouts_of(batch: KVBatchMeta, tokenizer, ends: Collection[int], settings: CreditSettings) -> list[Rollout]:
+    """The rows of the batch, without those that verl adds to fill it up. ``ends``: the tokens that end a response."""
     keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
     golds: list[str | None] = [None] * len(keys)
     if settings.target == "gold":
@@ -39,7 +39,7 @@ def rollouts_of(batch: KVBatchMeta, tokenizer, settings: CreditSettings) -> list
     for key, prompt, response, mask, advantages_T, scores_T, gold in zip(
         keys, *columns(keys, batch.partition_id, ROW), golds, strict=True
     ):
-        trace = rollout_trace(key, prompt, response, mask, tokenizer)
+        trace = rollout_trace(key, prompt, response, mask, tokenizer, ends)
         rollouts.append(make_rollout(key, trace, advantages_T, settings, float(scores_T.sum()), gold))
     return rollouts
 

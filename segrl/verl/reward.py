@@ -3,7 +3,8 @@
 ``reward.custom_reward_function`` takes ``compute_score`` or ``compute_score_async``; ``verl.trainer.main_eval``, which
 averages floats, takes ``score``.
 
-verl does not pass the prompt, so ``segrl grpo`` sets ``thinking`` where the chat template opens the thought.
+Whether the prompt opened the thought, and whether the response ended by itself or was cut off, stands in ``extra_info``
+where ``reward.reward_manager`` is segrl's (reward_manager.py); verl's own managers pass neither.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 from typing import Any
 
 from segrl.grading import Verdict, grade, grade_async
+
+PROMPT, FINISH = "rollout_prompt", "rollout_finish"  # in extra_info
 
 
 def compute_score(
@@ -27,8 +30,9 @@ def compute_score(
     ``acc`` is verl's own name for what its validation reports first. ``kwargs`` are the terms of ``with_terms`` and
     whatever else verl sends along.
     """
-    verdict = grade(str(ground_truth), solution_str, thinking=thinking)
-    return with_terms(verdict, solution_str, **kwargs)
+    ending = ending_of(extra_info)
+    verdict = grade(str(ground_truth), solution_str, thinking=thinking, **ending)
+    return with_terms(verdict, solution_str, **kwargs) | {"finish": ending["finish"] or ""}
 
 
 async def compute_score_async(
@@ -41,8 +45,9 @@ async def compute_score_async(
     **kwargs: Any,
 ) -> dict[str, Any]:
     """The same while the event loop of verl's reward worker runs on."""
-    verdict = await grade_async(str(ground_truth), solution_str, thinking=thinking)
-    return with_terms(verdict, solution_str, **kwargs)
+    ending = ending_of(extra_info)
+    verdict = await grade_async(str(ground_truth), solution_str, thinking=thinking, **ending)
+    return with_terms(verdict, solution_str, **kwargs) | {"finish": ending["finish"] or ""}
 
 
 def score(
@@ -50,6 +55,12 @@ def score(
 ) -> float:
     """The score alone."""
     return compute_score(data_source, solution_str, ground_truth, extra_info, **kwargs)["score"]
+
+
+def ending_of(extra_info: dict | None) -> dict[str, Any]:
+    """The end of the prompt and the finish of the response, as ``grade`` takes them."""
+    known = extra_info or {}
+    return {"prompt": known.get(PROMPT) or "", "finish": known.get(FINISH)}
 
 
 def with_terms(

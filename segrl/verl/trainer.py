@@ -38,6 +38,7 @@ from segrl.verl.checks import model_config
 from segrl.verl.drift import warn_of_drift
 from segrl.verl.health import Deadline, check_servers
 from segrl.verl.queue import columns, rollouts_of, write_advantages, write_jsonl
+from segrl.verl.reward_manager import ends_of
 from segrl.verl.sources import FrozenAttributors, Sources
 from segrl.verl.worker import with_attribution
 
@@ -77,6 +78,7 @@ class SegmentCredit:
         check_reads_text(model, self.settings)
         self.limit = position_limit(model)
         super()._setup()
+        self.ends = ends_of(self.config.actor_rollout_ref.model, self.tokenizer)
         frozen = None
         if self.settings.attributor == "frozen":
             frozen = FrozenAttributors(self.settings, self.tokenizer, on_cpu=self.config.trainer.device == "cpu")
@@ -133,7 +135,7 @@ class SegmentCredit:
             rows = sum(not tag.get("is_padding", False) for tag in batch.tags)
             metrics.update({"segrl/attributed_share": 0.0, "segrl/uniform/off_step": float(rows)})
             return
-        rollouts = rollouts_of(batch, self.tokenizer, self.settings)
+        rollouts = rollouts_of(batch, self.tokenizer, self.ends, self.settings)
         if sentence := None if "plain" in self.warned else nearly_plain(rollouts):
             self._warn(sentence, once="plain")
         self.warned.add("plain")  # only the first batch is looked at

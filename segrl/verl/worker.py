@@ -3,7 +3,7 @@ grid for a calibration."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -17,6 +17,7 @@ from segrl.attribution.calibration import masses_on_grid
 from segrl.attribution.lockstep import Request, attribute_in_lockstep, explained, parts
 from segrl.attribution.quadrature import midpoint
 from segrl.credit.rollout import rollout_trace
+from segrl.text.ending import end_tokens
 from segrl.types import TokenisedTrace
 from segrl.verl.queue import known
 
@@ -34,7 +35,7 @@ class AttributingWorker:
         """Writes the fields ``SCORES``: one score a response token, and two numbers a rollout."""
         request: Request = tu.get_non_tensor_data(data, "segrl", default=None)
         tokenizer = self.actor.model_config.tokenizer
-        traces = explained_traces(data, tokenizer, request.target)
+        traces = explained_traces(data, tokenizer, self._segrl_ends(), request.target)
         with self._segrl_model(request.model) as model:
             streams = attribute_in_lockstep(model, traces, tokenizer, request)
         return _columns(
@@ -50,7 +51,7 @@ class AttributingWorker:
         request: Request = tu.get_non_tensor_data(data, "segrl", default=None)
         nodes: int = tu.get_non_tensor_data(data, "segrl_nodes", default=48)
         tokenizer = self.actor.model_config.tokenizer
-        traces = explained_traces(data, tokenizer, request.target)
+        traces = explained_traces(data, tokenizer, self._segrl_ends(), request.target)
         with self._segrl_model(request.model) as model:
             masses = masses_on_grid(
                 model,
@@ -62,6 +63,11 @@ class AttributingWorker:
                 interpolate=request.interpolate,
             )
         return _columns(segrl_masses=_jagged([masses_JL.float().flatten() for masses_JL in masses]))
+
+    def _segrl_ends(self) -> frozenset[int]:
+        """The tokens that end a response."""
+        model = self.actor.model_config
+        return end_tokens(model.tokenizer, model.generation_config)
 
     @contextmanager
     def _segrl_model(self, which: str) -> Iterator:
@@ -87,10 +93,10 @@ def unsplit() -> Iterator[None]:
         set_ulysses_sequence_parallel_group(group)
 
 
-def explained_traces(data: TensorDict, tokenizer, target: str) -> list[TokenisedTrace]:
+def explained_traces(data: TensorDict, tokenizer, ends: Collection[int], target: str) -> list[TokenisedTrace]:
     """The traces of a batch, each with the answer to explain."""
     columns = [data[name].unbind() for name in ("prompts", "responses", "response_mask")]
-    traces = [rollout_trace(str(i), *row, tokenizer) for i, row in enumerate(zip(*columns, strict=True))]
+    traces = [rollout_trace(str(i), *row, tokenizer, ends) for i, row in enumerate(zip(*columns, strict=True))]
     golds = [str(reward["ground_truth"]) for reward in data["reward_model"].tolist()] if target == "gold" else []
     return explained(traces, target, golds)
 

@@ -57,6 +57,7 @@ def test_an_overflow_in_one_trace_costs_the_others_nothing(traces):
 
 def test_fused_kernels_change_no_score(traces, monkeypatch):
     """verl's fused forward answers log-probs and no logits; it patches the class, which is put back."""
+    pytest.importorskip("verl")
     from verl.models.transformers.monkey_patch import patch_forward_with_backends
 
     model, tokenizer, request = tiny_model(), byte_level_tokenizer(), Request(certificate=True)

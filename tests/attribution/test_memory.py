@@ -3,10 +3,13 @@
 import pytest
 import torch
 from testkit.tiny import CONFIGS, byte_level_tokenizer, tiny_model
+from torch.autograd.graph import saved_tensors_hooks
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import segrl
 from segrl import Trace
 from segrl.attribution.evaluator import Evaluator
+from segrl.attribution.path import evaluating
 
 
 def traces(n=3):
@@ -15,12 +18,12 @@ def traces(n=3):
 
 
 def counted(model):
-    """Count the forwards of each decoder layer."""
-    layers = [module for name, module in model.named_modules() if name.endswith((".layers.0", ".layers.1"))]
-    assert len(layers) == 2
+    """Count the forwards of each decoder layer by its attention: transformers 5.24 recomputes inside its hooks."""
+    attentions = [module for name, module in model.named_modules() if name.endswith((".0.self_attn", ".1.self_attn"))]
+    assert len(attentions) == 2
     calls = []
-    for layer in layers:
-        layer.register_forward_pre_hook(lambda *_: calls.append(1))
+    for attention in attentions:
+        attention.register_forward_pre_hook(lambda *_: calls.append(1))
     return calls
 
 
@@ -46,6 +49,20 @@ def test_checkpointing_recomputes_each_layer_of_each_gradient_once():
     calls.clear()
     segrl.attribute(model, traces(1), byte_level_tokenizer(), batch_tokens=10, nodes=3, tolerance=None)
     assert len(calls) == 2 * (2 + 2 * 3)  # a trace longer than the budget is checkpointed unasked
+
+
+def test_checkpointing_keeps_a_layers_input_and_drops_its_insides():
+    sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 8, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=8, **sizes))
+    hidden_TD = torch.randn(1, 512, 64, requires_grad=True)
+
+    def kept(checkpointing: bool) -> int:
+        saved = []
+        with evaluating(model, checkpointing), saved_tensors_hooks(lambda t: saved.append(t.nbytes) or t, lambda t: t):
+            model(inputs_embeds=hidden_TD, use_cache=False)
+        return sum(saved)
+
+    assert 8 * hidden_TD.nbytes <= kept(True) < kept(False) / 4
 
 
 def test_checkpointing_leaves_the_model_as_it_was():

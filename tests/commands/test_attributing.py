@@ -113,4 +113,4 @@ def test_another_job_may_not_go_on_in_the_same_folder(job, tmp_path, capsys):
 
 def test_an_unknown_executor_is_a_sentence(job, tmp_path, capsys):
     assert main(["attribute", *job, f"out={tmp_path / 'out'}", "executor=spark"]) == 2
-    assert "executor='spark', expected one of ('local', 'ray')" in capsys.readouterr().err
+    assert "executor='spark', expected one of ('auto', 'local', 'ray')" in capsys.readouterr().err

@@ -130,3 +130,9 @@ def test_a_plugin_that_does_not_import_shows_its_error(monkeypatch):
 def test_verl_has_loaded_the_plugin():
     pytest.importorskip("transfer_queue")
     assert [check.name for check in doctor.ask_verl() if check.ok] == ["platform", "plugin"]
+
+
+def test_flash_attention_comes_with_the_command_that_installs_it():
+    check = doctor.flash_attention_here()
+    assert check.name == "flash-attn"
+    assert check.ok or check.cure == "pip install flash-attn --no-build-isolation"

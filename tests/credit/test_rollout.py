@@ -108,13 +108,14 @@ def test_the_evidence_holds_what_the_measure_reads_and_nothing_else():
 def test_the_answer_of_a_rollout_is_read_after_its_thinking():
     tokenizer = byte_level_tokenizer()
 
-    def answer(prompt: str, response: str):
-        ids = [torch.tensor(tokenizer(text)["input_ids"]) for text in (prompt, response)]
-        return rollout_trace("r", *ids, torch.ones(len(ids[1])), tokenizer).answer
+    def answer(prompt: str, response: str, end: str = ""):
+        ids = [torch.tensor(tokenizer(text)["input_ids"]) for text in (prompt, response + end)]
+        return rollout_trace("r", *ids, torch.ones(len(ids[1])), tokenizer, {tokenizer.eos_token_id}).answer
 
     assert answer("Q", "so \\boxed{7}") == "7"
     assert answer("Q", "try \\boxed{7}</think> so \\boxed{8}") == "8"
     assert answer("Q<think>\n", "try \\boxed{7} and") is None  # cut off while thinking: a draft is no answer
+    assert answer("Q<think>\n", "so \\boxed{7}.", tokenizer.eos_token) == "7"  # it ended by itself
     assert answer("Q", "so \\boxed{ }") is None  # nothing to explain
 
 

@@ -1,30 +1,57 @@
+from itertools import product
+
 import pytest
+from testkit.readme import ROOT
 
 from segrl.grading.answer import choice, explosive, extract, last_answer, same_choice
 from segrl.grading.latex import tidy
 
+VALUES = {
+    "thinking": ("auto", "required", "none"),
+    "opened": ("prompt", "response", "neither"),
+    "closed": ("yes", "no"),
+    "finish": ("stop", "length", "unknown"),
+}
+OUTCOMES = {"after the last `</think>`": "after", "of the response": "whole"}
 
-@pytest.mark.parametrize(
-    ("response", "thinking", "prompt", "finish", "answer"),
-    [
-        ("\\boxed{1}</think> \\boxed{2}", "auto", "", None, "2"),
-        ("<think> \\boxed{1}", "auto", "", None, None),
-        ("\\boxed{1}", "auto", "", None, "1"),
-        ("\\boxed{1}", "auto", "", "length", "1"),
-        ("\\boxed{1}", "auto", "...<think>\n", None, None),
-        ("\\boxed{1}", "auto", "...<think>\n", "length", None),
-        ("\\boxed{1}", "none", "...<think>\n", "stop", "1"),
-        ("\\boxed{1}", "none", "...<think>\n", "length", None),
-        ("\\boxed{1}</think> \\boxed{2}", "none", "...<think>\n", "length", "2"),
-        ("\\boxed{1}", "required", "", None, None),
-        ("<think>\\boxed{1}", "none", "", None, "1"),
-        ("\\boxed{1}</think> no box", "auto", "", None, None),
-        ("a</think> \\boxed{1}</think> \\boxed{2}", "auto", "", None, "2"),
-        ("the answer is 7", "auto", "", None, None),
-    ],
-)
-def test_a_box_inside_the_thinking_is_a_draft(response, thinking, prompt, finish, answer):
-    assert extract(response, thinking, prompt, finish) == answer
+
+def documented() -> dict[tuple[str, ...], str]:
+    """Each case of the table in docs/concepts.md and its box: ``after`` the tag, ``whole`` response, ``none``."""
+    found = {}
+    lines = (ROOT / "docs" / "concepts.md").read_text().splitlines()
+    header = next(i for i, line in enumerate(lines) if line.startswith("| `thinking=` |"))
+    for line in lines[header + 2 :]:
+        if not line.startswith("|"):
+            return found
+        *cells, outcome = (cell.strip() for cell in line.strip("|").split("|"))
+        named = zip(VALUES.values(), cells, strict=True)
+        listed = [all_values if cell == "any" else cell.replace("`", "").split(", ") for all_values, cell in named]
+        for case in product(*listed):
+            assert case not in found, f"{line} names a case again: {case}"
+            found[case] = OUTCOMES.get(outcome) or outcome.partition(":")[0]
+    return found
+
+
+def test_the_table_names_every_case_once():
+    assert sorted(documented()) == sorted(product(*VALUES.values()))
+
+
+@pytest.mark.parametrize(("case", "outcome"), documented().items(), ids=lambda value: "-".join(value))
+def test_the_answer_is_the_box_that_the_table_names(case, outcome):
+    thinking, opened, closed, finish = case
+    prompt, before = "...<think>\n" if opened == "prompt" else "...", "<think>" if opened == "response" else ""
+    known = None if finish == "unknown" else finish
+    if closed == "no":
+        boxes = {"whole": "2", "none": None}
+        assert extract(f"{before}\\boxed{{1}} \\boxed{{2}}.", thinking, prompt, known) == boxes[outcome]
+        return
+    boxes = {"whole": "1", "after": None}
+    assert extract(f"{before}\\boxed{{1}}</think> no box", thinking, prompt, known) == boxes[outcome]
+    assert extract(f"{before}\\boxed{{1}}</think> \\boxed{{2}}</think> \\boxed{{3}}", thinking, prompt, known) == "3"
+
+
+def test_a_response_without_a_box_has_no_answer():
+    assert extract("the answer is 7", finish="stop") is None
 
 
 def test_an_unknown_way_of_thinking_is_a_sentence():

@@ -235,27 +235,11 @@ def test_the_oracle_reads_the_planted_kinds():
         segrl.score(Evidence(trace), Segments((0, trace.tokens)), "oracle")
 
 
-@pytest.mark.parametrize(
-    ("answer", "first"),
-    [
-        ("7", 1),
-        ("17", 0),
-        ("3", 2),  # not the 3 of 3.5, nor that of x3
-        ("12", 3),  # not inside 112
-        ("99", 3),  # never stated: all
-    ],
-)
-def test_the_first_segment_that_states_the_answer(answer, first):
-    text = "Okay, 3.5 and 17, x3, 112.\n\nWait, so it is 7.\n\nWait, 3 is 7?\n</think> \\boxed{12}"
-    trace = segrl.tokenize(Trace("t", "p", text, answer), byte_level_tokenizer())
-    segments = segrl.segment(trace)
-    scores = segrl.score(Evidence(trace), segments, "first_correct")
-    assert scores.strength_S.tolist() == [1.0 if s <= first else 0.0 for s in range(3)] + [0.0]
-
-
-def test_a_trace_without_an_answer_states_none():
-    with pytest.raises(ValueError, match="trace 't' has no answer, so no segment can state it first"):
-        segrl.score(evidence(), Segments((0, 10)), "first_correct")
+def test_first_correct_scores_what_comes_up_to_the_conclusion():
+    text = "Okay, we have 7 terms.\n\nWait, so it is 7.\n\nWait, 3 is 7?\n</think> \\boxed{7}"
+    trace = segrl.tokenize(Trace("t", "p", text, "7"), byte_level_tokenizer())
+    scores = segrl.score(Evidence(trace), segrl.segment(trace), "first_correct")
+    assert scores.strength_S.tolist() == [1, 1, 0, 0]
 
 
 # --- how segments are cut --------------------------------------------------------------------------------------------

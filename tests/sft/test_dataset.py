@@ -48,6 +48,7 @@ def dataset(folder: Path, given: list[Trace], rows: list[dict] | None = None, to
             "mode": "full" if rows is None else "selective",
             "selections": str(folder / "selections.parquet"),
             "template": "chat",
+            "think_start": "never",  # tests of it say otherwise
             **settings,
         },
     }
@@ -148,6 +149,45 @@ def test_a_prompt_that_opens_the_thought_and_one_that_does_not_see_the_same_segm
     assert "<think>\nFirst" in TOKENIZER.decode(one["input_ids"])
 
 
+BARE = RESPONSE.replace("</think>\n", "")  # as LIMO's: no tag at all
+
+
+@pytest.mark.parametrize(
+    ("think_start", "response", "opened"),
+    [
+        ("closed", RESPONSE, True),
+        ("closed", BARE, False),
+        ("always", BARE, True),
+        ("always", f"<think>\n{RESPONSE}", True),
+        ("never", RESPONSE, False),
+    ],
+)
+@pytest.mark.parametrize("opens", [False, True], ids=["the response opens", "the prompt opens"])
+def test_a_thought_is_opened_once_whoever_opens_it(tmp_path, think_start, response, opened, opens):
+    tokenizer = byte_level_tokenizer(chat_template=OPENS_THINK) if opens else TOKENIZER
+    given = [Trace(id="t0", problem="p", response=response, answer="7")]
+    [row] = dataset(tmp_path, given, tokenizer=tokenizer, think_start=think_start)
+    text, counted = (tokenizer.decode(ids) for ids in (row["input_ids"], row["input_ids"][row["loss_mask"] > 0]))
+    assert text.count("<think>\nFirst") == (opened or opens)
+    assert text.count("<think>") == (opened or opens)
+    assert counted.startswith("<think>\nFirst" if opened and not opens else "First")
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own tokenizer", "attributor's"])
+def test_an_opened_thought_is_masked_as_its_first_segment(tmp_path, monkeypatch, own):
+    """The selection knows nothing of the tag, which is put before the response afterwards."""
+    maker = TOKENIZER if own else byte_level_tokenizer(chat_template=OPENS_THINK)
+    monkeypatch.setattr("segrl.sft.dataset.load_tokenizer", lambda path: maker)
+    marks = {"think_end": "segment", "boxed": "segment", "end": "segment", "think_start": "always"}
+    kept = {}
+    for keep in ("100", "010"):
+        trace = Trace(id="t0", problem="p", response=BARE, answer="7")
+        row = selected(trace, keep, maker)
+        [one] = dataset(tmp_path, [trace], [row], attributor_path=None if own else "maker", **marks)
+        kept[keep] = TOKENIZER.decode(one["input_ids"][one["loss_mask"] > 0])
+    assert kept == {"100": "<think>\nFirst, 3 + 4 = 7.\n\n", "010": "Wait, so 7.\n\n"}
+
+
 def test_a_tokenizer_of_the_same_family_needs_no_projection(tmp_path, monkeypatch):
     monkeypatch.setattr("segrl.sft.dataset.load_tokenizer", lambda path: byte_level_tokenizer())
     found = dataset(tmp_path, traces(1), [selected(traces(1)[0], "1011")], attributor_path="maker")
@@ -155,7 +195,7 @@ def test_a_tokenizer_of_the_same_family_needs_no_projection(tmp_path, monkeypatc
     other = byte_level_tokenizer(chat_template=OPENS_THINK)  # the same words, another prompt
     monkeypatch.setattr("segrl.sft.dataset.load_tokenizer", lambda path: other)
     [note] = dataset(tmp_path, traces(1), [selected(traces(1)[0], "1011", other)], attributor_path="maker").notes
-    assert "projected from another tokenizer" in note
+    assert "projected from the attributor's tokens" in note
 
 
 def test_what_a_tool_wrote_is_not_trained_on_in_other_tokens_either(tmp_path):
@@ -187,7 +227,7 @@ def test_words_of_one_family_in_another_models_prompt_are_made_again(tmp_path):
 
 def test_too_long_is_an_error_or_dropped_or_cut_and_counted(tmp_path):
     rows = [selected(trace, "1011") for trace in traces(2)]
-    with pytest.raises(ValueError, match=r"data\.max_length is 40; raise it, or set segrl.too_long to drop or trunc"):
+    with pytest.raises(ValueError, match=r"data\.max_length=40 .*; the longest, '[^']+', has \d+ tokens"):
         dataset(tmp_path, traces(1), max_length=40)
     assert dataset(tmp_path, traces(2), max_length=40, too_long="drop").notes == ["2 too long and dropped (t0, t1)"]
     trace = segrl.tokenize(traces(1)[0], TOKENIZER)

@@ -8,24 +8,22 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
-from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from testkit.composed import changed
 
 from segrl import toy
-from segrl.commands.sft import lit, main, select_here, summary, train
-from segrl.data import read_rows, save_traces
+from segrl.commands.config import compose
+from segrl.commands.sft import check_beforehand, complete, lit, main, summary, train
+from segrl.data import save_traces
 from segrl.launch import _end_with_parent
 from segrl.loading import check_weights
 from segrl.sft.export import card, export, finish_weights, lora_alpha, selected
-from segrl.sft.masking import Example, Rules
-from segrl.sft.rows import read_selections, supervise
+from segrl.sft.masking import Example
 from segrl.sft.space import check_saved, check_space, full_disk, parameters
 from segrl.sft.stages import (
     Stage,
@@ -37,6 +35,7 @@ from segrl.sft.stages import (
     stages_of,
     torchrun,
 )
+from segrl.text.prompting import render
 
 TWO = "stages=[{mode: full, epochs: 7, lr: 1.5e-5}, {mode: selective, epochs: 4, lr: 8e-6}]"
 
@@ -255,6 +254,82 @@ def test_rows_that_verl_would_fail_on_are_refused_before_it_starts(tmp_path, ove
     assert not (tmp_path / "stage-1.json").exists()  # corrected, the same folder serves
 
 
+def test_long_traces_are_refused_before_anything_is_attributed(tmp_path, monkeypatch):
+    """Tokens by hand: the tokenizer's of prompt and response, and the end of text."""
+    traces = toy.sample_traces(4, seed=0)
+    save_traces(traces, tmp_path / "traces.jsonl")
+    monkeypatch.setattr("segrl.commands.cold_start.attribute", lambda _: pytest.fail("it was attributed"))
+    tokenizer = toy.load_model()[1]
+    lengths = {
+        one.id: len(tokenizer(render(one.problem, tokenizer) + one.response, add_special_tokens=False)["input_ids"]) + 1
+        for one in traces
+    }
+    longest = max(lengths, key=lengths.get)
+    room = sorted(lengths.values())[1]
+    config = compose("sft", ["preset=toy_cpu", f"traces={tmp_path}/traces.jsonl", f"out={tmp_path}/out"]).copy()
+    OmegaConf.set_readonly(config, False)
+    config.data.max_length = room
+    with pytest.raises(
+        ValueError,
+        match=rf"2 of 4 traces are longer than data.max_length={room} with their prompt; the longest, "
+        rf"'{longest}', has {lengths[longest]} tokens: raise data.max_length, or set segrl.too_long to drop",
+    ):
+        main(config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["data.train_batch_size=5"], "make 0 steps in 4 epochs"),
+        (["data.max_token_len_per_gpu=60"], "a micro-batch holds 60"),
+        ([TWO.replace("epochs: 4", "epochs: 4, steps: 99")], "make 8 steps in 4 epochs, 99 must be made"),
+    ],
+)
+def test_what_a_later_stage_would_be_refused_for_is_refused_beforehand(tmp_path, overrides, sentence):
+    save_traces(toy.sample_traces(4, seed=0), tmp_path / "traces.jsonl")
+    config = sft_config(tmp_path, "data.train_batch_size=2", *overrides)
+    with pytest.raises(ValueError, match=sentence):
+        check_beforehand(config, stages_of(config))
+
+
+def test_the_disk_must_hold_the_checkpoints_of_every_stage(tmp_path, monkeypatch):
+    """Two stages of 36 bytes a parameter; one that is trained already takes no more."""
+    save_traces(toy.sample_traces(4, seed=0), tmp_path / "traces.jsonl")
+    config = sft_config(tmp_path, TWO, "data.train_batch_size=2")
+    usage = type("Usage", (), {"free": 71 * parameters(toy.MODEL_PATH)})
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    with pytest.raises(OSError, match="make room"):
+        check_beforehand(config, stages_of(config))
+    (tmp_path / "model-1").mkdir()
+    (tmp_path / "model-1" / "config.json").write_text("{}")
+    check_beforehand(config, stages_of(config))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "batch", "sharing"),
+    [(8, 2, 4), (8, 8, 1), (4, 2, 2), (6, 4, 3), (1, 2, 1)],
+)
+def test_all_gpus_are_used_and_as_few_as_it_takes_share_a_sequence(tmp_path, monkeypatch, gpus, batch, sharing):
+    monkeypatch.setattr("segrl.commands.sft.on_cpu", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    config = sft_config(tmp_path, "nproc=null", f"data.train_batch_size={batch}", "model.use_remove_padding=true")
+    complete(config)
+    assert (config.nproc, config.trainer.n_gpus_per_node) == (gpus, gpus)
+    assert config.engine.ulysses_sequence_parallel_size == sharing
+    assert planned_steps(2 * batch, config) == 2 * config.trainer.total_epochs
+
+
+def test_what_was_given_of_ranks_stays(tmp_path):
+    for overrides in (["nproc=3"], ["nproc=4", "engine.ulysses_sequence_parallel_size=2"]):
+        config = sft_config(tmp_path, *overrides)
+        before = config.copy()
+        complete(config)
+        assert config == before
+    config = sft_config(tmp_path, "nproc=null")
+    complete(config)
+    assert config.nproc == 1  # a CPU
+
+
 def test_kept_tokens_are_lit():
     tokenizer = toy.load_model()[1]
     ids = tokenizer("Okay, a = 3+9 = 2.", add_special_tokens=False)["input_ids"]
@@ -265,69 +340,7 @@ def test_kept_tokens_are_lit():
     assert kept == tokenizer.decode(ids[1:3])
 
 
-# --- selecting here --------------------------------------------------------------------------------------------------
-
-
-def test_without_selections_they_are_made_once_and_again_when_asked_for_others(tmp_path, capsys):
-    """By length, which needs no model: the longest thoughts that reach tau, the first, the last and the answer."""
-    save_traces(toy.sample_traces(2, seed=0), tmp_path / "traces.jsonl")
-
-    def selected(*overrides):
-        config = sft_config(tmp_path, "measure=length", *overrides)
-        select_here(config, stages_of(config))
-        assert config.selections == str(tmp_path / "selections.parquet")
-        assert config.data.segrl.tau is None  # they are as they should be, and not selected once more
-        return [sum(row["keep"]) for row in read_rows(config.selections)], "tokens kept" in capsys.readouterr().out
-
-    few, made = selected("tau=0.2")
-    assert made
-    assert selected("tau=0.2") == (few, False)
-    more, made = selected("tau=0.9")
-    assert made
-    assert all(a < b for a, b in zip(few, more, strict=True))
-    assert json.loads((tmp_path / "selections.json").read_text())["tau"] == 0.9
-
-
-def test_selections_are_made_again_for_other_traces(tmp_path):
-    traces = toy.sample_traces(3, seed=0)
-    for given in (traces[:2], traces, [*traces[:2], replace(traces[2], response=traces[1].response)]):
-        save_traces(given, tmp_path / "traces.jsonl")
-        config = sft_config(tmp_path, "measure=length")
-        select_here(config, stages_of(config))
-        assert len(read_rows(config.selections)) == len(given)
-        supervise(given, toy.load_model()[1], Rules(), selections=read_selections(config.selections))
-
-
-def test_any_template_and_any_path_reach_the_selection(tmp_path):
-    """Which Hydra would read as its own grammar where they stood in an override."""
-    folder = tmp_path / "a=b, [c]"
-    folder.mkdir()
-    save_traces(toy.sample_traces(2, seed=0), folder / "traces.jsonl")
-    config = sft_config(tmp_path, "measure=length")
-    config.traces, config.out, config.segrl.template = str(folder / "traces.jsonl"), str(folder), "Q: {problem} A:"
-    select_here(config, stages_of(config))
-    assert len(read_rows(folder / "selections.parquet")) == 2
-
-
-def test_selections_that_a_training_has_begun_on_are_kept(tmp_path):
-    save_traces(toy.sample_traces(2, seed=0), tmp_path / "traces.jsonl")
-
-    def selected(*overrides):
-        config = sft_config(tmp_path, "measure=length", *overrides)
-        select_here(config, stages_of(config))
-
-    selected("tau=0.2")
-    before = (tmp_path / "selections.parquet").read_bytes()
-    claim_stage(sft_config(tmp_path), Stage(1, "selective", 4, 1e-3), "data")
-    with pytest.raises(ValueError, match=r"holds a training on other selections: tau was 0.2, now 0.3; choose another"):
-        selected("tau=0.3")
-    assert (tmp_path / "selections.parquet").read_bytes() == before
-
-
-def test_where_every_stage_is_full_nothing_is_selected(tmp_path):
-    config = sft_config(tmp_path, "mode=full")
-    select_here(config, stages_of(config))
-    assert config.selections is None
+# --- the card and the end ---------------------------------------------------------------------------------------------
 
 
 def test_the_card_says_how_the_selections_came_about(tmp_path):
@@ -391,14 +404,16 @@ def test_a_disk_without_room_for_a_checkpoint_is_refused(tmp_path, monkeypatch):
     model = toy.load_model()[0]
     tied = {id(one): one.numel() for one in model.parameters()}
     assert parameters(toy.MODEL_PATH) == sum(tied.values())
-    free = {"": 20, "checkpoint.save_contents=[model,extra,hf_model]": 12, "model.lora_rank=4": 12}  # bytes a parameter
+    # Bytes a parameter: two checkpoints of 16, or of 8 without the optimizer, and the exported model.
+    free = {"": 36, "checkpoint.save_contents=[model,extra,hf_model]": 20, "model.lora_rank=4": 20}
+    free |= {"trainer.total_epochs=1": 20, "trainer.max_ckpt_to_keep=3": 52, "trainer.max_ckpt_to_keep=null": 68}
     for override, each in free.items():
         config = sft_config(tmp_path, *filter(None, [override]))
         usage = type("Usage", (), {"free": each * sum(tied.values())})
         monkeypatch.setattr("shutil.disk_usage", lambda _, usage=usage: usage)
         check_space(config)
         usage.free -= 1
-        with pytest.raises(OSError, match=r"checkpoint and the exported model take about \d+ MiB, .* left; make room"):
+        with pytest.raises(OSError, match=r"checkpoints and the exported model take about \d+ MiB, .* left; make room"):
             check_space(config)
     (tmp_path / "checkpoints" / "stage-1").mkdir(parents=True)
     (tmp_path / "checkpoints" / "stage-1" / "model.pt").write_bytes(b"0")
@@ -428,7 +443,7 @@ def test_without_a_model_there_is_nothing_to_export(tmp_path):
 
 
 def test_given_adapters_keep_their_scale_and_are_applied_once(tmp_path):
-    LoraConfig(r=4, lora_alpha=32).save_pretrained(tmp_path)
+    pytest.importorskip("peft").LoraConfig(r=4, lora_alpha=32).save_pretrained(tmp_path)
     config = sft_config(tmp_path, TWO, "model.lora_rank=4", f"model.lora_adapter_path={tmp_path}")
     stages = stages_of(config)
     one, two = (stage_config(config, stage, stages) for stage in stages)

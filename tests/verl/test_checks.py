@@ -6,9 +6,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from testkit.composed import changed
+from testkit.tiny import OPENS_THINK, byte_level_tokenizer
 
 from segrl import toy
-from segrl.commands import grpo
 from segrl.credit.checks import check_reads_text, check_supported, position_limit
 from segrl.credit.settings import CreditSettings
 from segrl.data import write_rows, write_verl_parquet
@@ -244,13 +244,28 @@ def test_a_gold_answer_that_cannot_be_right_is_found_before_training(tmp_path):
                 checks.check_reward(config)
 
 
-def test_a_template_that_opens_the_thought_makes_thinking_required(tmp_path, monkeypatch):
-    from testkit.tiny import OPENS_THINK, byte_level_tokenizer
-
+def test_a_reward_without_think_end_is_graded_as_the_rollouts_will_be(tmp_path, monkeypatch):
+    """The template opens the thought, and the model need not close it."""
+    pytest.importorskip("verl")
     config = grpo_config()
     config.data.train_files = str(tmp_path / "rows.parquet")
     write_verl_parquet(toy.sample_problems(1, seed=1), config.data.train_files, "toy", "train")
-    monkeypatch.setattr(grpo, "load_tokenizer", lambda path: byte_level_tokenizer())
-    assert grpo.thinking_as_prompted(config).reward_kwargs.thinking == "auto"
-    monkeypatch.setattr(grpo, "load_tokenizer", lambda path: byte_level_tokenizer(chat_template=OPENS_THINK))
-    assert grpo.thinking_as_prompted(config).reward_kwargs.thinking == "required"
+    monkeypatch.setattr(checks, "load_tokenizer", lambda path: byte_level_tokenizer(chat_template=OPENS_THINK))
+    checks.check_reward(config)
+    row = checks.read_rows(config.data.train_files)[0]
+    said = checks.call_reward(config, row, f"so \\boxed{{{row['reward_model']['ground_truth']}}}.")
+    assert (said["acc"], said["finish"]) == (1.0, "stop")
+    config.reward.custom_reward_function.reward_kwargs.thinking = "required"
+    checks.check_reward(config)  # which a model that never says </think> will not earn, as was asked for
+
+
+def test_a_reward_manager_that_cannot_be_loaded_is_refused(tmp_path):
+    pytest.importorskip("verl")
+    config = grpo_config()
+    config.data.train_files = str(tmp_path / "rows.parquet")
+    write_rows(config.data.train_files, [{"reward_model": {"ground_truth": "7"}}])
+    config.reward.reward_manager.name = "dapo"
+    with pytest.raises(ValueError, match=r"name=dapo with source=importlib cannot be loaded.*source=register too"):
+        checks.check_reward(config)
+    config.reward.reward_manager.source = "register"
+    checks.check_reward(config)

@@ -72,16 +72,37 @@ def test_attributors_that_start_as_the_policy_score_its_first_rollouts_like_the_
         assert line["strength"] == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
-def test_the_readmes_own_measure(tmp_path, environment):
-    """The README's command, one step of it."""
+NOTING = """
+import json
+from segrl.verl.reward import compute_score
+
+def noted(data_source, solution_str, ground_truth, extra_info=None, **kwargs):
+    said = compute_score(data_source, solution_str, ground_truth, extra_info, **kwargs)
+    with open({file!r}, "a") as file:
+        file.write(json.dumps([solution_str, extra_info["rollout_prompt"], said["finish"], said["acc"]]) + "\\n")
+    return said
+"""
+
+
+def test_the_readmes_own_measure_and_a_reward_that_knows_how_rollouts_end(tmp_path, environment):
+    """The README's command, one step of it; responses may have 160 tokens, which are too few for some."""
     (tmp_path / "my_measures.py").write_text(own_measure())
+    (tmp_path / "noting.py").write_text(NOTING.format(file=str(tmp_path / "noted")))
     given = ["preset=toy_cpu", f"out={tmp_path / 'mine'}", "segrl.measure=my_measures:surprise"]
     given += ["trainer.total_training_steps=1", "data.train_batch_size=8", f"segrl.dump_dir={tmp_path / 'dump'}"]
+    reward = "reward.custom_reward_function"
+    given += [f"{reward}.path={tmp_path / 'noting.py'}", f"{reward}.name=noted", "data.max_response_length=160"]
     here = environment | {"PYTHONPATH": f"{tmp_path}:{environment['PYTHONPATH']}"}
     bounded([sys.executable, "-m", "segrl", "grpo", *given], here, 600, tmp_path / "log")
     weighed = [line for line in dumped(tmp_path, 1) if line["uniform"] is None]
     assert weighed
     assert all(len(set(line["weights"])) > 1 for line in weighed)
+    noted = [json.loads(line) for line in (tmp_path / "noted").read_text().splitlines()[1:]]  # the first by the check
+    rows = [(line["response"], line["finish"], line["reward"]) for line in dumped(tmp_path, 1)]
+    assert sorted((response, finish, acc) for response, _, finish, acc in noted) == sorted(rows)
+    assert all(prompt.endswith("<think>\n") for _, prompt, _, _ in noted)
+    assert {finish for _, finish, _ in rows} == {"stop", "length"}
+    assert all(len(line["weights"]) == 160 for line in dumped(tmp_path, 1) if line["finish"] == "length")
 
 
 PLAINLY_SCORED = ("+segrl.quadrature=midpoint", "+segrl.certificate_every=0")
@@ -89,14 +110,14 @@ PLAINLY_SCORED = ("+segrl.quadrature=midpoint", "+segrl.certificate_every=0")
 
 def traced(step: int, folder: Path, tokenizer) -> list[tuple[dict, Trace]]:
     """The lines of a step's dump with their traces."""
-    found = []
+    found, ends = [], {tokenizer.eos_token_id}
     for line in dumped(folder, step):
         prompt = tokenizer(line["prompt"], return_tensors="pt")["input_ids"][0]
         ids = tokenizer(line["response"])["input_ids"]
         ids += [tokenizer.eos_token_id] * (len(line["weights"]) - len(ids))  # the dump leaves special tokens out
         if len(ids) == len(line["weights"]):  # else the policy wrote a text in other tokens than the tokenizer would
             response = torch.tensor(ids)
-            found.append((line, rollout_trace(line["key"], prompt, response, response > -1, tokenizer)))
+            found.append((line, rollout_trace(line["key"], prompt, response, response > -1, tokenizer, ends)))
     return found
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
-from testkit.composed import changed
+from testkit.composed import changed, needs_verl
 
 from segrl import toy
 from segrl.commands import grpo
@@ -52,6 +52,7 @@ def test_a_preset_passes_verls_own_checks_and_ours(name, without_download):
     checks.check_sizes(config)
 
 
+@needs_verl
 def test_the_yaml_and_the_dataclass_have_the_same_defaults():
     config = compose("grpo", [])
     assert credit_from(config) == CreditSettings()
@@ -69,6 +70,7 @@ def test_a_preset_samples_from_the_whole_distribution_and_keeps_two_checkpoints(
     assert "hf_model" in config.actor_rollout_ref.actor.checkpoint.save_contents
 
 
+@needs_verl
 def test_a_typed_budget_is_refused_with_what_to_set_in_its_place():
     with pytest.raises(ConfigError, match=r"segrl\.budget is no longer a setting: set segrl\.nodes"):
         compose("grpo", ["segrl.budget=0.25"])

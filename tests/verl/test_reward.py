@@ -10,7 +10,7 @@ from testkit.runs import bounded
 
 from segrl.verl.reward import compute_score, compute_score_async, length_term, score
 
-KEYS = ["score", "acc", "status", "pred", "format", "length"]
+KEYS = ["score", "acc", "status", "pred", "format", "length", "finish"]
 CASES = {
     "exact": ("7", "so \\boxed{7}", 1.0),
     "symbolic": ("x^2-1", "so \\boxed{(x-1)(x+1)}", 1.0),
@@ -77,23 +77,28 @@ def test_verls_reward_loop_runs_it(name):
     from segrl import toy
 
     folder, (_, tokenizer) = str(toy.MODEL_PATH), toy.load_model()
-    function = {"path": "pkg://segrl.verl.reward", "name": name, "reward_kwargs": {"thinking": "required"}}
-    manager = {"source": "register", "name": "naive"}
+    function = {"path": "pkg://segrl.verl.reward", "name": name, "reward_kwargs": {"thinking": "auto"}}
+    module = {"path": "pkg://segrl.verl.reward_manager"}
+    manager = {"source": "importlib", "name": "EndingRewardManager", "module": module}
     reward = {"custom_reward_function": function, "reward_manager": manager, "reward_model": {"enable": False}}
     model = {"path": folder, "tokenizer_path": None}
     worker_config = OmegaConf.create({"actor_rollout_ref": {"model": model}, "reward": reward})
-    texts = ["1 + 2 = 3</think> \\boxed{3}", "1 + 2 = 3</think> \\boxed{4}", "\\boxed{3}"]
+    end = tokenizer.eos_token
+    texts = ["1 + 2 = 3</think> \\boxed{3}" + end, "1 + 2 = 3</think> \\boxed{4}", "\\boxed{3}" + end, "\\boxed{3}"]
+    prompt = tokenizer("1 + 2 = ?<think>\n", add_special_tokens=False).input_ids
     rows = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
     width = max(map(len, rows))
+    mask = [[0] + [1] * len(prompt + row) + [0] * (width - len(row)) for row in rows]
     data = DataProto.from_dict(
         tensors={
-            "responses": torch.tensor([row + [0] * (width - len(row)) for row in rows]),
-            "attention_mask": torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows]),
+            "prompts": torch.tensor([[tokenizer.eos_token_id, *prompt]] * 4),  # padded on the left
+            "responses": torch.tensor([row + [tokenizer.eos_token_id] * (width - len(row)) for row in rows]),
+            "attention_mask": torch.tensor(mask),
         },
         non_tensors={
-            "data_source": np.array(["toy"] * 3, dtype=object),
-            "reward_model": np.array([{"ground_truth": "3"}] * 3, dtype=object),
-            "extra_info": np.array([{} for _ in range(3)], dtype=object),
+            "data_source": np.array(["toy"] * 4, dtype=object),
+            "reward_model": np.array([{"ground_truth": "3"}] * 4, dtype=object),
+            "extra_info": np.array([{} for _ in range(4)], dtype=object),
         },
     )
 
@@ -107,9 +112,11 @@ def test_verls_reward_loop_runs_it(name):
     finally:
         asyncio.set_event_loop(None)
         loop.close()
-    assert [one["reward_score"] for one in found] == [1.0, 0.0, 0.0]
-    assert [one["reward_extra_info"]["status"] for one in found][2] == "no_answer"
-    assert [one["reward_extra_info"]["pred"] for one in found] == ["3", "4", ""]
+    # The third ended without </think>, the fourth was cut off in the thought that its prompt opened.
+    assert [one["reward_score"] for one in found] == [1.0, 0.0, 1.0, 0.0]
+    assert [one["reward_extra_info"]["finish"] for one in found] == ["stop", "length", "stop", "length"]
+    assert [one["reward_extra_info"]["status"] for one in found][3] == "no_answer"
+    assert [one["reward_extra_info"]["pred"] for one in found] == ["3", "4", "3", ""]
     assert all(list(one["reward_extra_info"]) == KEYS for one in found)
 
 

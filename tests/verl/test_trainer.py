@@ -463,8 +463,8 @@ def test_the_worker_explains_the_rollouts_own_answer_or_the_gold_one():
     names = ["prompts", "responses", "response_mask"]
     data = queue.kv_batch_get(["a_0_0", SILENT], "train", names)
     data["reward_model"] = type("Stack", (), {"tolist": lambda self: [{"ground_truth": "8"}] * 2})()
-    assert [trace.answer for trace in explained_traces(data, TOKENIZER, "own")] == ["7", "0"]
-    assert [trace.answer for trace in explained_traces(data, TOKENIZER, "gold")] == ["8", "8"]
+    assert [trace.answer for trace in explained_traces(data, TOKENIZER, {TOKENIZER.eos_token_id}, "own")] == ["7", "0"]
+    assert [trace.answer for trace in explained_traces(data, TOKENIZER, {TOKENIZER.eos_token_id}, "gold")] == ["8", "8"]
 
 
 @pytest.mark.parametrize(("problems", "times"), [(570, 2280 / 1024), (30, 1.0)])

@@ -6,7 +6,10 @@ import pytest
 
 from segrl import toy
 from segrl.commands.cli import main
-from segrl.credit.cost import GIB, Shape, estimate, memory, shape_of, units
+from segrl.cost.hardware import GIB
+from segrl.cost.hours import estimate, units
+from segrl.cost.memory import attribution
+from segrl.cost.shape import Shape, shape_of
 
 QWEN_1_5B = {
     "num_hidden_layers": 28,
@@ -59,9 +62,9 @@ def test_seconds_scale_with_rollouts_and_gpus_and_memory_with_tokens_in_a_forwar
     assert one.attribution_seconds == pytest.approx(0.75 * one.update_seconds)
     # 4 forwards of 2 x 1.54e9 flops and some attention on 2.1 million tokens, at 8 x 989e12 x 0.35
     assert one.update_seconds == pytest.approx(4 * 2.1e6 * 2 * 1.72e9 / (8 * 989e12 * 0.35), rel=0.05)
-    assert memory(shape, 8192, True) == 2 * memory(shape, 4096, True)
-    assert memory(shape, 16_384, True) < memory(shape, 16_384, False) / 8
-    assert 1 < memory(shape, 16_384, True) / GIB < 4
+    assert attribution(shape, 8192, True) == 2 * attribution(shape, 4096, True)
+    assert attribution(shape, 16_384, True) < attribution(shape, 16_384, False) / 8
+    assert 1 < attribution(shape, 16_384, True) / GIB < 4
 
 
 def test_experts_count_by_those_that_a_token_passes():

@@ -1,0 +1,190 @@
+"""How much memory each phase of a run holds on one GPU, part by part, in bytes.
+
+Counted is what verl's FSDP2 engine and vLLM hold at the peak of a phase; ``OVERHEAD`` stands for what no formula gives:
+CUDA's context, NCCL's buffers and fragments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from segrl.cost.hardware import GIB
+from segrl.cost.shape import Shape
+
+OVERHEAD = 3 * GIB  # of a GPU, for what is not counted
+VLLM_WORK = 3 * GIB  # what vLLM keeps for its forward, its graphs and its sampler beside weights and cache
+ENTROPY_COPIES = 3  # softmax, its product with the logits, and a chunk in float32
+
+
+def bytes_of(dtype: str) -> int:
+    """Bytes of a number of a dtype, by transformers' name or verl's."""
+    return 4 if dtype in ("float32", "fp32") else 2
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What a phase holds at its peak: part -> bytes."""
+
+    name: str
+    parts: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        return sum(self.parts.values())
+
+    def without(self, part: str) -> Phase:
+        return Phase(self.name, {name: size for name, size in self.parts.items() if name != part})
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained: over how many ranks it is sharded, in which precision, on how many tokens at once."""
+
+    ranks: int = 1
+    tokens: int = 16_384  # of a micro-batch on one rank
+    precision: int = 2  # bytes of a number in forward and backward
+    stored: int = 4  # bytes of a weight that is trained
+    checkpointing: bool = True
+    lora_rank: int = 0
+    packed: bool = True  # without padding, which needs flash attention; its kernel for the loss comes with it
+    scaled: bool = False  # are the logits divided by a temperature, into a second copy?
+    on_cpu: bool = False  # are weights and optimiser kept in the machine's memory (FSDP2's offload_policy)?
+
+
+def update(shape: Shape, training: Training) -> Phase:
+    """The peak of a forward and backward, whose logits are the largest tensor where the vocabulary is large."""
+    logits = training.tokens * shape.vocabulary * training.precision * _copies_of_logits(training)
+    layer = training.tokens * shape.layer_activations() * training.precision
+    if training.checkpointing:  # a layer is recomputed in the room that the logits have left by then
+        kept = training.tokens * shape.layers * shape.hidden * training.precision
+        activations = kept + max(0, layer - logits)
+    else:
+        activations = shape.layers * layer
+    return Phase("update", {**held(shape, training), **passing(shape, training), **_sizes(activations, logits)})
+
+
+def step(shape: Shape, training: Training) -> Phase:
+    """The peak of Adam's step, which makes one more tensor of each weight's size."""
+    gradients, shard = passing(shape, training)["gradients"], training.stored * trained(shape, training)
+    work = 0 if training.on_cpu else shard / training.ranks
+    return Phase("step", {**held(shape, training), "gradients": gradients, "Adam's work": work})
+
+
+def log_probs(shape: Shape, training: Training, chunk: int | None) -> Phase:
+    """The peak of a forward that computes log-probabilities, and the entropy of ``chunk`` tokens at once."""
+    row = shape.vocabulary * training.precision
+    logits = training.tokens * row * (2 if training.scaled or not training.packed else 1)
+    if chunk and training.packed:
+        logits += min(chunk, training.tokens) * shape.vocabulary * 4 * ENTROPY_COPIES
+    else:
+        logits += training.tokens * row * (ENTROPY_COPIES - 1)
+    layer = training.tokens * shape.layer_activations() * training.precision
+    parts = {**held(shape, training), "gathered": _gathered(shape, training), **_sizes(max(0, layer - logits), logits)}
+    return Phase("log-probs", parts)
+
+
+def _sizes(activations: float, logits: float) -> dict[str, float]:
+    return {"activations": activations, "logits": logits}
+
+
+def held(shape: Shape, training: Training) -> dict[str, float]:
+    """What a rank holds between steps: its shard of the weights and of Adam's two moments."""
+    if training.on_cpu:
+        return {}
+    shard = training.stored / training.ranks
+    return {"weights": shard * _all(shape, training), "optimiser": 2 * shard * trained(shape, training)}
+
+
+def passing(shape: Shape, training: Training) -> dict[str, float]:
+    """What a rank holds during a step besides: gradients, and weights gathered from all ranks."""
+    gradients = training.stored * trained(shape, training) / training.ranks
+    if not training.lora_rank:  # the output layer's stays whole until the backward has ended
+        gradients += training.precision * shape.embedding
+    return {"gradients": gradients, "gathered": _gathered(shape, training)}
+
+
+def _gathered(shape: Shape, training: Training) -> float:
+    """The output layer, which FSDP2 gathers once a step, the layer at work and the next one."""
+    return training.precision * (shape.embedding + 2 * shape.layer)
+
+
+def trained(shape: Shape, training: Training) -> int:
+    """How many weights have a gradient."""
+    return shape.adapter(training.lora_rank) if training.lora_rank else shape.parameters
+
+
+def _all(shape: Shape, training: Training) -> int:
+    return shape.parameters + (shape.adapter(training.lora_rank) if training.lora_rank else 0)
+
+
+def _copies_of_logits(training: Training) -> int:
+    """How often the logits are held at the peak of verl's loss.
+
+    flash-attn's cross entropy writes the gradient over them. Without it verl's ``logprobs_from_logits_v2`` works row by
+    row, and the backward holds each row's gradient, all rows' as one tensor and, in float32, those of the gathered
+    labels; padded rows are copied out of their padding first.
+    """
+    copies = 1 if training.packed else 3 + (training.precision == 4)
+    return copies + training.scaled
+
+
+# --- other phases ----------------------------------------------------------------------------------------------------
+
+
+def attribution(shape: Shape, tokens: int, checkpointing: bool, precision: int = 2) -> float:
+    """Bytes of activations of one forward and backward of ``tokens``, beyond the weights, which are there anyway.
+
+    The path adds its reach (float32), its point and the gradient; logits are of the answer's tokens alone.
+    """
+    layer = shape.layer_activations()
+    kept = shape.layers * shape.hidden + layer if checkpointing else shape.layers * layer
+    return tokens * (kept * precision + shape.hidden * (4 + 2 * precision))
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How vLLM serves a model: on how many GPUs, with which share of a GPU's memory, to which length."""
+
+    gpus: int = 1  # that share the weights
+    share: float = 0.9  # gpu_memory_utilization
+    length: int = 16_384  # max_model_len
+    precision: int = 2
+
+
+def generation(shape: Shape, serving: Serving, memory: int) -> Phase:
+    """What vLLM takes of a GPU with so many bytes: all of its share, which the cache fills."""
+    weights = serving.precision * shape.parameters / serving.gpus
+    room = serving.share * memory - weights - VLLM_WORK
+    return Phase("generation", {"vLLM's weights": weights, "vLLM's work": VLLM_WORK, "KV cache": max(room, 0.0)})
+
+
+def least_cache(shape: Shape, serving: Serving) -> float:
+    """Bytes of the cache that one sequence of full length fills on a GPU."""
+    on_gpu = max(1, shape.kv_heads // serving.gpus) / shape.kv_heads
+    return serving.length * shape.cached() * on_gpu * serving.precision
+
+
+def check_cache(shape: Shape, serving: Serving, served: Phase, key: str) -> None:
+    """Refuse a share of the GPU in which not one sequence of full length finds room."""
+    needs, has = least_cache(shape, serving), served.parts["KV cache"]
+    if has < needs:
+        raise ValueError(
+            f"vLLM's share of {serving.share:g} leaves {has / GIB:.3g} GiB of a GPU for its cache, a sequence of "
+            f"{serving.length} tokens needs {needs / GIB:.3g}: raise {key}, or spread the model over more GPUs with "
+            "tensor parallelism"
+        )
+
+
+# --- without a GPU ---------------------------------------------------------------------------------------------------
+
+PROCESS = GIB  # of a command with torch and transformers loaded
+SFT_PROCESSES = (1 * GIB, 1 * GIB)  # of the command and torchrun together, and of each rank before it has a model
+GRPO_PROCESSES = (6 * GIB, 1 * GIB)  # of Ray, verl's workers and vLLM together, and of each rank
+CPU_CACHE = GIB  # VLLM_CPU_KVCACHE_SPACE, as segrl.launch sets it
+
+
+def on_cpu(phase: Phase, ranks: int, processes: tuple[int, int], count: int) -> Phase:
+    """The phase on one machine: what each rank holds, for all ranks, and the processes themselves."""
+    common, each = processes
+    parts = {part: size * ranks for part, size in phase.parts.items()}
+    return Phase(phase.name, {"processes": common + each * count, **parts})

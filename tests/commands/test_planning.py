@@ -1,0 +1,114 @@
+"""Every preset on the hardware it names, and what is said and refused before a run starts."""
+
+import json
+
+import pytest
+from testkit.composed import changed
+
+from segrl import toy
+from segrl.commands import planning
+from segrl.commands.cli import main
+from segrl.commands.config import CONFIG_DIR
+from segrl.commands.planning import PLANS, gpu_named
+from segrl.cost.hardware import GIB
+from segrl.cost.shape import shape_of
+from segrl.data import save_traces
+
+pytest.importorskip("verl")
+
+
+def details(hidden, layers, heads, kv, width, words, dtype="bfloat16"):
+    return {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv,
+        "intermediate_size": width,
+        "vocab_size": words,
+        "tie_word_embeddings": False,
+        "dtype": dtype,
+    }
+
+
+QWEN_7B, LLAMA_8B = details(3584, 28, 28, 4, 18944, 152064), details(4096, 32, 32, 8, 14336, 128256)
+# The figures of their config.json.
+MODELS = {
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": details(1536, 28, 12, 2, 8960, 151936),
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": QWEN_7B,
+    "Qwen/Qwen2.5-7B-Instruct": QWEN_7B,
+    "meta-llama/Llama-3.1-8B": LLAMA_8B,
+    "deepseek-ai/DeepSeek-R1-Distill-Llama-8B": LLAMA_8B,
+}
+PRESETS = [
+    (command, path.stem)
+    for command in ("sft", "grpo")
+    for path in sorted((CONFIG_DIR / command / "preset").glob("*.yaml"))
+    if path.stem != "toy_cpu"
+]
+
+
+def planned(command, preset, *overrides, gpu=None):
+    config = changed(command, preset, *overrides)
+    figures = MODELS[config.model_path]
+    return PLANS[command](config, shape_of(figures), gpu_named(gpu or config.gpu), figures)
+
+
+def test_the_parameters_of_the_models():
+    sizes = [shape_of(figures).parameters / 1e9 for figures in MODELS.values()]
+    assert sizes == pytest.approx([1.777, 7.615, 7.615, 8.030, 8.030], rel=0.001)  # as their cards say
+
+
+@pytest.mark.parametrize("attention", ["packed", "padded"])
+@pytest.mark.parametrize(("command", "preset"), PRESETS)
+def test_a_preset_fits_the_gpu_that_it_names(command, preset, attention):
+    """With flash attention, and without it, where verl pads and its loss holds more copies of the logits."""
+    model = "model" if command == "sft" else "actor_rollout_ref.model"
+    planned(command, preset, f"{model}.use_remove_padding={str(attention == 'packed').lower()}").check()
+
+
+def test_a_7b_preset_on_one_rank_is_refused_with_the_key():
+    # 7.615e9 x 16 bytes are 113 GiB
+    with pytest.raises(ValueError, match=r"update needs 1[2-4]\d GiB .* h100 has 79 GiB: raise nproc"):
+        planned("sft", "r1_distill_qwen_7b", "nproc=1").check()
+
+
+def write_config(folder, figures):
+    (folder / "config.json").write_text(json.dumps(figures))
+    return folder
+
+
+def test_what_does_not_fit_is_refused_before_anything_starts(tmp_path, capsys, monkeypatch):
+    """On a CPU, the machine's memory is the limit."""
+    monkeypatch.setattr(planning, "machine_memory", lambda: GIB // 2)
+    save_traces(toy.sample_traces(1, seed=0), tmp_path / "traces.jsonl")
+    out = [f"out={tmp_path / 'out'}", "device=cpu"]
+    assert main(["attribute", f"traces={tmp_path / 'traces.jsonl'}", *out]) == 2
+    said = capsys.readouterr()
+    assert "plan: 1.02 million parameters on this machine of 0.5 GiB" in said.out
+    assert "attribution needs" in said.err
+    assert "cpu has 0.5 GiB: lower attribution.batch_tokens" in said.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_cost_says_the_plan_of_a_command_and_refuses_it(tmp_path, capsys):
+    model = f"model_path={write_config(tmp_path, QWEN_7B)}"
+    assert main(["cost", "evaluate", model, "gpu=h100", "backend=vllm", "dtype=bfloat16"]) == 0
+    assert "KV cache 53.9" in capsys.readouterr().out  # 0.9 x 79 - 14.2 of weights - 3 of work
+    assert main(["cost", "evaluate", model, "gpu=4090", "backend=vllm", "dtype=float32"]) == 2
+    assert "raise gpu_memory_utilization in generation.vllm.engine" in capsys.readouterr().err
+    assert main(["cost", "attribute", model, "gpu=h1000"]) == 2
+    assert "did you mean 'h100'?" in capsys.readouterr().err
+
+
+def test_a_model_without_a_shape_stops_nothing(tmp_path, capsys):
+    planning.announce("evaluate", changed("evaluate", None, f"model_path={write_config(tmp_path, {'vocab_size': 3})}"))
+    assert capsys.readouterr().out.startswith("no plan: config.json has no num_hidden_layers")
+
+
+def test_the_threshold_of_checkpointing_and_the_longest_trace_make_attributions_peak():
+    config = changed("attribute", None, "dtype=bfloat16")
+    peaks = [
+        PLANS["attribute"](config, shape_of(QWEN_7B), gpu_named("h100"), QWEN_7B, lengths=lengths).phases[0].total
+        for lengths in ([8000], [8000, 9000], [200_000])
+    ]
+    assert peaks[0] == peaks[1] < peaks[2]  # 9,000 tokens are checkpointed, and keep less than 8,000 that are not
