@@ -160,7 +160,7 @@ def fit_attention(model: DictConfig, sequence_parallel: int) -> str:
     if sequence_parallel > 1:
         raise ValueError(
             f"ulysses_sequence_parallel_size={sequence_parallel} shares packed rows, which needs flash-attn, and it "
-            f"cannot be imported: {FLASH_ATTENTION}, or set it to 1"
+            f"cannot be imported: {FLASH_ATTENTION}, or set it to 1 with a batch that all ranks can share"
         )
     OmegaConf.update(model, "override_config.attn_implementation", "sdpa", force_add=True)
     model.use_remove_padding = False
