@@ -18,7 +18,7 @@ from segrl.commands.cold_start import select_here, selects_here
 from segrl.commands.common import say
 from segrl.commands.config import needed
 from segrl.commands.planning import announce, hours_of_stage, say_attention
-from segrl.launch import check_device, editable, on_cpu, run_verl
+from segrl.launch import check_device, editable, loggers, on_cpu, run_verl
 from segrl.loading import check_weights, load_tokenizer
 from segrl.report import draw
 from segrl.sft.dataset import SelectiveDataset, save_examples
@@ -44,6 +44,7 @@ def main(config: DictConfig) -> int:
     """Check, say what will be trained, train, export. The exit code."""
     needed(config, "traces", "out")
     config = editable(config)
+    config.trainer.logger = loggers(config.trainer.logger)
     check_device(config)
     check_weights(config.model.path)
     check_saved(config)

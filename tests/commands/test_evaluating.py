@@ -152,8 +152,9 @@ def test_lengths_levels_and_steps_come_along(tmp_path):
 
 def test_traces_of_our_own_are_graded_as_they_were_saved(tmp_path, capsys):
     texts = {"right": "</think> \\boxed{7}", "wrong": "</think> \\boxed{8}", "draft": "<think> \\boxed{7}"}
-    meta = {"tokens": 4, "finish": "stop"}
-    save_traces([Trace(name, "3+4?", text, "7", meta=meta) for name, text in texts.items()], tmp_path / "t.parquet")
+    finish = {"right": "stop", "wrong": "stop", "draft": "length"}
+    made = [Trace(name, "3+4?", text, "7", meta={"tokens": 4, "finish": finish[name]}) for name, text in texts.items()]
+    save_traces(made, tmp_path / "t.parquet")
     run("grade", f"traces={tmp_path / 't.parquet'}", f"out={tmp_path / 'v.parquet'}")
     assert "segrl traces: 1 of 3 right (33.3%)" in capsys.readouterr().out
     rows = {row["id"]: row for row in read_rows(tmp_path / "v.parquet")}

@@ -466,7 +466,7 @@ def test_given_adapters_keep_their_scale_and_are_applied_once(tmp_path):
     config = sft_config(tmp_path, TWO, "model.lora_rank=4", f"model.lora_adapter_path={tmp_path}")
     stages = stages_of(config)
     one, two = (stage_config(config, stage, stages) for stage in stages)
-    assert (lora_alpha(one), lora_alpha(two)) == (32, 16)
+    assert (lora_alpha(one.model), lora_alpha(two.model)) == (32, 16)
     assert (one.model.lora_adapter_path, two.model.lora_adapter_path) == (str(tmp_path), None)
 
 

@@ -59,6 +59,17 @@ def test_the_yaml_and_the_dataclass_have_the_same_defaults():
     assert set(config.segrl) == set(OmegaConf.structured(CreditSettings()))
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_samples_from_the_whole_distribution_and_keeps_two_checkpoints(name, recwarn):
+    config = preset(name)
+    rollout, trainer = config.actor_rollout_ref.rollout, config.trainer
+    assert (rollout.top_p, rollout.top_k) == (1.0, -1)
+    check_supported(config)
+    assert not [one for one in recwarn if "part of the distribution" in str(one.message)]
+    assert (trainer.save_freq > 0, trainer.max_actor_ckpt_to_keep) == (True, 2)
+    assert "hf_model" in config.actor_rollout_ref.actor.checkpoint.save_contents
+
+
 @needs_verl
 def test_a_typed_budget_is_refused_with_what_to_set_in_its_place():
     with pytest.raises(ConfigError, match=r"segrl\.budget is no longer a setting: set segrl\.nodes"):
