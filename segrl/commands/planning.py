@@ -122,9 +122,8 @@ EVALUATE_REMEDIES = {
 def attribute_plan(
     config: DictConfig, shape: Shape, hardware: Hardware, details: Mapping[str, Any], lengths: Sequence[int] = ()
 ) -> Plan:
-    import torch
-
     from segrl.attribution.evaluator import CPU_TOKENS, TOKENS
+    from segrl.commands.attributing import workers_of
 
     options, precision = config.attribution, dtype_bytes(config.dtype, details)
     batch = options.batch_tokens or (TOKENS if hardware.is_gpu else CPU_TOKENS)
@@ -137,9 +136,7 @@ def attribute_plan(
 
     peak = max(map(work, lengths or (batch,)))
     parts = {"weights": float(precision * shape.parameters), "attribution": peak}
-    workers = 1
-    if config.executor == "ray" or (config.executor == "auto" and hardware.is_gpu):
-        workers = config.workers or torch.cuda.device_count() or 1
+    workers = workers_of(config.executor, config.workers)
     spent = None
     if lengths and hardware.tflops:
         tokens, mean = sum(lengths), sum(lengths) // len(lengths)
