@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -49,7 +50,7 @@ def run_verl(entry_point: Sequence[str], config: DictConfig, name: str) -> int:
     OmegaConf.save(config, out / f"{name}.yaml")
     command = [sys.executable, "-m", *entry_point, "--config-path", str(out), "--config-name", name]
     command += [f"hydra.run.dir={out}", "hydra.output_subdir=null"]
-    env = environment()
+    env = {"TENSORBOARD_DIR": str(out / "tensorboard")} | environment()
     settings = [f"{key}={env[key]}" for key in ("VERL_PLATFORM", "VERL_USE_EXTERNAL_MODULES") if key in env]
     print(f"running {' '.join(settings)} {shlex.join(command)}", flush=True)
     causes = Causes()
@@ -107,6 +108,15 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def loggers(names: str | Sequence[str]) -> list[str]:
+    """verl's loggers without tensorboard where it is not installed: it is a default, and verl would end there."""
+    wanted = [names] if isinstance(names, str) else list(names)
+    if "tensorboard" not in wanted or find_spec("tensorboard"):
+        return wanted
+    print("tensorboard is not installed, so nothing is logged for it; pip install tensorboard", file=sys.stderr)
+    return [name for name in wanted if name != "tensorboard"]
+
+
 def editable(config: DictConfig) -> DictConfig:
     """A copy of the frozen config to complete; without ``model_path`` it trains the bundled toy model."""
     copy = config.copy()
@@ -150,7 +160,7 @@ def fit_attention(model: DictConfig, sequence_parallel: int) -> str:
     if sequence_parallel > 1:
         raise ValueError(
             f"ulysses_sequence_parallel_size={sequence_parallel} shares packed rows, which needs flash-attn, and it "
-            f"cannot be imported: {FLASH_ATTENTION}, or set it to 1"
+            f"cannot be imported: {FLASH_ATTENTION}, or set it to 1 with a batch that all ranks can share"
         )
     OmegaConf.update(model, "override_config.attn_implementation", "sdpa", force_add=True)
     model.use_remove_padding = False

@@ -20,6 +20,7 @@ def select(
     force: Sequence[int] = (0, -1),  # kept whatever their scores: the first and the last thought
     beta_min_tokens: int = 1,  # shorter segments are not judged by consistency; 40 leaves out those where it is chance
     match_tokens: float | None = None,  # in place of tau: the share of thinking tokens to keep, alike for every measure
+    match_segments: float | None = None,  # in place of tau: the share of thoughts to keep, short or long
     consistency: str = "plain",  # or excess: what lies above that of random signs
 ) -> Selection:
     """Keep the fewest strongest segments whose shares reach ``tau``, of those the ones with consistency <= ``beta``.
@@ -30,19 +31,25 @@ def select(
 
     ``match_tokens`` takes the place of ``tau``: so many of the strongest that the share of thinking tokens kept, forced
     ones included, comes as near to it as it can, whatever the measure. Segments above ``beta`` come last, and count
-    only where the others do not suffice.
+    only where the others do not suffice. ``match_segments`` does so with the share of thoughts.
     """
-    for name, value in (("tau", tau), ("beta", beta), ("match_tokens", match_tokens)):
+    shares = {"match_tokens": match_tokens, "match_segments": match_segments}
+    for name, value in {"tau": tau, "beta": beta, **shares}.items():
         check_unit(name, value)
+    if match_tokens is not None and match_segments is not None:
+        raise ValueError(f"match_tokens={match_tokens} and match_segments={match_segments} are two shares; give one")
     passes_S = _passing(scores, beta, beta_min_tokens, consistency)
     forced = _forced(scores, force)
     reason = ["dropped"] * len(scores)
-    if match_tokens is None:
-        for s in _strongest(scores, tau):
-            reason[s] = "strength" if passes_S[s] else "consistency"
+    if match_tokens is not None:
+        reached = _matching(scores, passes_S, forced, match_tokens, scores.tokens_S)
+    elif match_segments is not None:
+        reached = _matching(scores, passes_S, forced, match_segments, torch.ones_like(scores.tokens_S))
     else:
-        for s in _matching(scores, passes_S, forced, match_tokens):
-            reason[s] = "strength"
+        reached = _strongest(scores, tau)
+    by_tau = all(share is None for share in shares.values())
+    for s in reached:
+        reason[s] = "consistency" if by_tau and not passes_S[s] else "strength"
     for s in forced:
         if reason[s] != "strength":
             reason[s] = "forced"
@@ -80,8 +87,10 @@ def _strongest(scores: SegmentScores, tau: float) -> list[int]:
     return [s for s in order[:count].tolist() if float(scores.share_S[s]) > 0]
 
 
-def _matching(scores: SegmentScores, passes_S: Tensor, forced: Sequence[int], share: float) -> list[int]:
-    """The strongest segments whose tokens, with the forced segments', come nearest to ``share``.
+def _matching(
+    scores: SegmentScores, passes_S: Tensor, forced: Sequence[int], share: float, sizes_S: Tensor
+) -> list[int]:
+    """The strongest segments whose sizes, with the forced segments', come nearest to ``share`` of all thoughts'.
 
     Segments that pass Eq. 7 come before those that do not.
     """
@@ -89,9 +98,9 @@ def _matching(scores: SegmentScores, passes_S: Tensor, forced: Sequence[int], sh
     free_S[forced] = False
     order = _order(scores)
     order = torch.cat([order[(free_S & passes_S)[order]], order[(free_S & ~passes_S)[order]]])
-    tokens_S = torch.where(scores.thought_S, scores.tokens_S, 0)
-    sizes = torch.cat([tokens_S[forced].sum()[None], tokens_S[order]]).cumsum(0)
-    return order[: int((sizes - share * tokens_S.sum()).abs().argmin())].tolist()
+    sizes_S = torch.where(scores.thought_S, sizes_S, 0)
+    reached = torch.cat([sizes_S[forced].sum()[None], sizes_S[order]]).cumsum(0)
+    return order[: int((reached - share * sizes_S.sum()).abs().argmin())].tolist()
 
 
 def _order(scores: SegmentScores) -> Tensor:

@@ -7,11 +7,12 @@ import torch
 from omegaconf import OmegaConf
 from testkit.composed import changed, needs_verl
 
-from segrl import toy
+from segrl import launch, toy
 from segrl.commands import grpo
 from segrl.commands.config import compose
-from segrl.data import write_rows
-from segrl.launch import PLUGIN, check_device, editable, environment, fit_attention, on_cpu, run_verl
+from segrl.commands.grpo_rows import give_rows, rows_file
+from segrl.data import read_rows, write_rows
+from segrl.launch import PLUGIN, check_device, editable, environment, fit_attention, loggers, on_cpu, run_verl
 
 ENTRY_POINT = """
 import os, pathlib, sys
@@ -21,6 +22,7 @@ import hydra
 def main(config):
     assert os.environ["VERL_USE_EXTERNAL_MODULES"] == "segrl.verl"
     assert (config.a.b, config.a.c) == (1, 1)
+    assert os.environ["TENSORBOARD_DIR"] == str(pathlib.Path(config.out, "tensorboard"))
     pathlib.Path(config.out, "ran").write_text("here")
     sys.exit(config.code)
 
@@ -115,6 +117,14 @@ def test_the_sft_preset_becomes_verls_dataclasses():
     assert config.data.segrl.mode == "selective"
 
 
+def test_tensorboard_is_left_out_where_it_is_not_installed(monkeypatch, capsys):
+    assert loggers(["console", "tensorboard"]) == ["console", "tensorboard"]
+    monkeypatch.setattr(launch, "find_spec", lambda name: None)
+    assert loggers(["console", "tensorboard", "wandb"]) == ["console", "wandb"]
+    assert "tensorboard is not installed, so nothing is logged for it" in capsys.readouterr().err
+    assert loggers("console") == ["console"]
+
+
 # --- the rows verl trains on -----------------------------------------------------------------------------------------
 
 
@@ -122,18 +132,52 @@ def test_the_sft_preset_becomes_verls_dataclasses():
 def test_problems_become_verls_rows_and_verls_rows_stay(tmp_path):
     write_rows(tmp_path / "mine.jsonl", [{"id": "a", "problem": "What is 3 + 4?", "answer": "7"}])
     config = grpo_config(f"out={tmp_path}", f"data_path={tmp_path / 'mine.jsonl'}")
-    written = grpo.verl_rows(config, "train")
+    written = rows_file(config, "train")
     assert written == str(tmp_path / "data" / "train.parquet")
     config.data_path = written
-    assert grpo.verl_rows(config, "train") == written
+    assert rows_file(config, "train") == written
 
 
 @needs_verl
-def test_without_problems_the_toy_world_is_trained(tmp_path):
-    config = grpo_config(f"out={tmp_path}")
-    rows = {split: grpo.read_rows(grpo.verl_rows(config, split)) for split in ("train", "val")}
-    problems = {split: {row["prompt"][0]["content"] for row in rows[split]} for split in rows}
-    assert not problems["train"] & problems["val"]
+def test_without_problems_the_toy_world_is_trained_and_validated(tmp_path):
+    config = grpo_config(f"out={tmp_path}", "trainer.test_freq=5")
+    assert give_rows(config) is None
+    train, val = (
+        {row["prompt"][0]["content"] for row in read_rows(config.data[f"{s}_files"])} for s in ("train", "val")
+    )
+    assert not train & val
+    assert config.trainer.test_freq == 5
+
+
+def test_without_problems_to_validate_on_nothing_is_validated(tmp_path):
+    """verl's default would sample the whole training set before the first step."""
+    write_rows(tmp_path / "mine.jsonl", [{"id": "a", "problem": "What is 3 + 4?", "answer": "7"}])
+    on = ("trainer.test_freq=10", "trainer.val_before_train=true")
+    config = grpo_config(f"out={tmp_path}", f"data_path={tmp_path / 'mine.jsonl'}", *on)
+    assert give_rows(config) == (
+        "nothing is validated while it trains, for want of a val_path such as aime24, [aime24,amc23] or a file"
+    )
+    assert (config.trainer.val_before_train, config.trainer.test_freq) == (False, -1)
+
+
+def test_several_benchmarks_are_validated_each_under_its_name(tmp_path):
+    for name, answer in (("aime24", "7"), ("amc23", "8")):
+        write_rows(tmp_path / f"{name}.jsonl", [{"id": "a", "problem": f"What is {answer}?", "answer": answer}])
+    files = [str(tmp_path / f"{name}.jsonl") for name in ("aime24", "amc23")]
+    config = grpo_config(f"out={tmp_path}", f"data_path={files[0]}", f"val_path=[{','.join(files)}]")
+    assert give_rows(config) is None
+    rows = read_rows(config.data.val_files)
+    assert [(row["data_source"], row["reward_model"]["ground_truth"]) for row in rows] == [
+        ("aime24", "7"),
+        ("amc23", "8"),
+    ]
+    assert config.trainer.val_before_train == grpo_config().trainer.val_before_train
+
+
+def test_a_benchmark_is_known_by_its_name(tmp_path):
+    """The hub cannot be reached here; the sentence says that it was asked for the benchmark's own dataset."""
+    with pytest.raises(ValueError, match="'HuggingFaceH4/aime_2024' is no file or folder here, and as a hub dataset"):
+        rows_file(grpo_config(f"out={tmp_path}", "val_path=aime24"), "val")
 
 
 @needs_verl

@@ -163,6 +163,18 @@ def test_matching_keeps_the_strongest_that_come_nearest_to_the_share():
     )
 
 
+def test_a_share_of_segments_counts_each_as_one():
+    scores = scores_of([5, 1, 4, 3, 2, 0], tokens=[10, 20, 30, 20, 20, 90], answer=True)
+    assert kept(scores, match_segments=0.33, force=()) == [0, 2, 5]  # 2 of 5 thoughts are nearer to 1.65 than 1
+    assert kept(scores, match_segments=0.33, force=(1,)) == [0, 1, 5]
+    assert kept(scores, match_segments=0.33, force=(0, -1)) == [0, 4, 5]
+    assert kept(scores, match_segments=1.0, force=()) == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(ValueError, match=r"match_tokens=0.5 and match_segments=0.3 are two shares; give one"):
+        segrl.select(scores, match_tokens=0.5, match_segments=0.3)
+    with pytest.raises(ValueError, match=r"match_segments=33, expected a number from 0 to 1"):
+        segrl.select(scores, match_segments=33)
+
+
 def test_matching_counts_thinking_and_takes_what_is_too_consistent_last():
     scores = scores_of([5, 4, 1, 0], [0.9, 0.1, 0.1, 0.0], tokens=[10, 10, 10, 70], answer=True)
     assert kept(scores, match_tokens=0.67, force=()) == [1, 2, 3]

@@ -1,4 +1,6 @@
-"""``segrl grpo``: what can be checked before Ray starts is checked, then verl's own ``main_ppo`` runs on the config."""
+"""``segrl grpo``: what can be checked before Ray starts is checked, verl's own ``main_ppo`` runs on the config, and the
+last checkpoint becomes ``out/model``.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +8,20 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from segrl import toy
 from segrl.commands.common import say
 from segrl.commands.config import needed
+from segrl.commands.grpo_export import check_disk, export
+from segrl.commands.grpo_rows import give_rows
 from segrl.commands.planning import announce, say_attention
 from segrl.cost.hours import units
 from segrl.cost.memory import attribution
 from segrl.cost.shape import shape_of
 from segrl.credit.checks import check_reads_text, check_supported, times_attributed
 from segrl.credit.settings import CreditSettings
-from segrl.data import load_traces, shards, write_verl_parquet
-from segrl.launch import check_device, editable, run_verl
+from segrl.data import shards
+from segrl.launch import check_device, editable, loggers, run_verl
 from segrl.loading import check_weights
 from segrl.sft.stages import TRACKER
-from segrl.types import Trace
 from segrl.verl.checks import check_reward, check_rows, check_sizes, check_vocabularies, model_config
 
 # What a run must have in common with the one whose checkpoints it goes on from.
@@ -27,9 +29,10 @@ ARM = ("segrl.rule", "segrl.measure", "segrl.sign", "algorithm.adv_estimator")
 
 
 def main(config: DictConfig) -> int:
-    """Check, say what will be trained, train. The exit code."""
+    """Check, say what will be trained, train, export. The exit code."""
     needed(config, "out")
     config = editable(config)
+    config.trainer.logger = loggers(config.trainer.logger)
     complete(config)
     check_device(config)
     check_weights(config.actor_rollout_ref.model.path)
@@ -40,13 +43,18 @@ def main(config: DictConfig) -> int:
     check_reads_text(model_config(config.actor_rollout_ref.model), settings)
     check_sizes(config)
     check_vocabularies(config, settings)
-    for split in ("train", "val"):
-        config.data[f"{split}_files"] = verl_rows(config, split)
+    not_validated = give_rows(config)
     check_rows(config)
     check_reward(config)
+    check_disk(config)
     claim(config)
     say(summary(config, settings))
-    return run_verl(["verl.trainer.main_ppo"], config, "grpo")
+    if not_validated:
+        say(not_validated)
+    code = run_verl(["verl.trainer.main_ppo"], config, "grpo")
+    if not code:
+        say(export(config))
+    return code
 
 
 def claim(config: DictConfig) -> None:
@@ -65,33 +73,6 @@ def complete(config: DictConfig) -> None:
     """``attributor_path`` is short for a frozen attributor."""
     if config.attributor_path and not config.segrl.attributor_path:
         config.segrl.attributor, config.segrl.attributor_path = "frozen", config.attributor_path
-
-
-def verl_rows(config: DictConfig, split: str) -> str:
-    """The file of rows that verl trains on: the one given, or one written from the problems given."""
-    given = {"train": config.data_path, "val": config.val_path}[split]
-    if given and _is_verl_parquet(given):
-        return given
-    path = Path(config.out) / "data" / f"{split}.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    problems = load_traces(given) if given else toy_problems(split)
-    write_verl_parquet(problems, path, data_source=Path(given or "toy").stem, split=split)
-    return str(path)
-
-
-def toy_problems(split: str) -> list[Trace]:
-    """Problems of the toy world; none stands in both splits. From those of more than six steps, which the bundled model
-    hardly ever solves, nothing would be learnt: all rewards of a group are zero.
-    """
-    if split == "val":
-        return toy.sample_problems(128, seed=900_000)
-    return [problem for problem in toy.sample_problems(3072, seed=0) if problem.meta["n_steps"] <= 6][:2048]
-
-
-def _is_verl_parquet(path: str) -> bool:
-    from pyarrow.parquet import read_schema
-
-    return Path(path).suffix == ".parquet" and {"prompt", "reward_model"} <= set(read_schema(path).names)
 
 
 # --- what is said before it starts -----------------------------------------------------------------------------------

@@ -33,11 +33,11 @@ def announce(command: str, config: DictConfig, **known: Any) -> None:
         details = read_config(planned_model(command, config))
         shape = shape_of(details)
     except (OSError, ValueError) as error:
-        say(f"no plan: {str(error).splitlines()[0]}")
+        print(f"no plan: {str(error).splitlines()[0]}", flush=True)
         return
     plan = PLANS[command](config, shape, hardware, details, **known)
     if plan is not None:
-        say(plan.lines())
+        print(plan.lines(), flush=True)
         plan.check()
 
 
@@ -123,6 +123,7 @@ def attribute_plan(
     config: DictConfig, shape: Shape, hardware: Hardware, details: Mapping[str, Any], lengths: Sequence[int] = ()
 ) -> Plan:
     from segrl.attribution.evaluator import CPU_TOKENS, TOKENS
+    from segrl.commands.attributing import workers_of
 
     options, precision = config.attribution, dtype_bytes(config.dtype, details)
     batch = options.batch_tokens or (TOKENS if hardware.is_gpu else CPU_TOKENS)
@@ -135,7 +136,7 @@ def attribute_plan(
 
     peak = max(map(work, lengths or (batch,)))
     parts = {"weights": float(precision * shape.parameters), "attribution": peak}
-    workers = max(config.workers, 1) if config.executor == "ray" else 1
+    workers = workers_of(config.executor, config.workers)
     spent = None
     if lengths and hardware.tflops:
         tokens, mean = sum(lengths), sum(lengths) // len(lengths)

@@ -128,7 +128,7 @@ def stages_of(config: DictConfig, backend: str, trained: bool) -> list[Stage]:
         Stage("select", "select", [*model, traces, scored, f"out={out / 'selections.parquet'}"]),
     ]
     if trained:
-        reached = f"model_path={trained_model(config)}"
+        reached = f"model_path={out / 'grpo' / 'model'}"
         stages += [
             Stage("sft", "sft", [*model, traces, selected, *sft(config)]),
             Stage("grpo", "grpo", grpo(config)),
@@ -157,21 +157,15 @@ def grpo(config: DictConfig) -> list[str]:
     arguments += [f"data.train_batch_size={config.batch}", f"segrl.dump_dir={out / 'grpo' / 'rollouts'}"]
     arguments += [f"trainer.total_training_steps={config.steps}", f"trainer.save_freq={config.steps}"]
     arguments += ["trainer.logger=[console,file]"]
-    arguments += ["actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]"]
     if config.model_path or config.data_path:
         arguments += [f"data.max_prompt_length={USERS_PROMPT}", f"data.max_response_length={config.max_tokens}"]
         arguments += [f"actor_rollout_ref.rollout.max_model_len={USERS_PROMPT + config.max_tokens}"]
         arguments += ["data.filter_overlong_prompts=true"]
     if config.model_path:
         arguments += ["actor_rollout_ref.actor.optim.lr=1e-6"]
-    # Adapters would have to be merged before the trained model can be evaluated.
+    # As in SFT before, all weights are trained, not adapters.
     gpu = ["preset=one_gpu", "actor_rollout_ref.model.lora_rank=0"]
     return [*(["preset=toy_cpu"] if on_cpu() else gpu), *arguments, *config.grpo]
-
-
-def trained_model(config: DictConfig) -> Path:
-    """Where verl leaves the model of GRPO's last step."""
-    return Path(config.out) / "grpo" / "checkpoints" / f"global_step_{config.steps}" / "actor" / "huggingface"
 
 
 def on_cpu() -> bool:

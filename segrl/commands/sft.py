@@ -18,7 +18,7 @@ from segrl.commands.cold_start import select_here, selects_here
 from segrl.commands.common import say
 from segrl.commands.config import needed
 from segrl.commands.planning import announce, hours_of_stage, say_attention
-from segrl.launch import check_device, editable, on_cpu, run_verl
+from segrl.launch import check_device, editable, loggers, on_cpu, run_verl
 from segrl.loading import check_weights, load_tokenizer
 from segrl.report import draw
 from segrl.sft.dataset import SelectiveDataset, save_examples
@@ -28,6 +28,7 @@ from segrl.sft.stages import (
     Stage,
     claim_stage,
     executed_steps,
+    forget_checkpoints,
     mend_position,
     model_folder,
     planned_steps,
@@ -43,11 +44,12 @@ def main(config: DictConfig) -> int:
     """Check, say what will be trained, train, export. The exit code."""
     needed(config, "traces", "out")
     config = editable(config)
+    config.trainer.logger = loggers(config.trainer.logger)
     check_device(config)
-    complete(config)
     check_weights(config.model.path)
     check_saved(config)
     say_attention(config.model, config.engine.ulysses_sequence_parallel_size)
+    complete(config)
     announce("sft", config)
     stages = stages_of(config)
     if selects_here(config, stages):
@@ -64,7 +66,9 @@ def main(config: DictConfig) -> int:
 
 
 def complete(config: DictConfig) -> None:
-    """Set the number of ranks where none is given, and where the batch has no row for each, how many share one."""
+    """Set the number of ranks where none is given, and where the batch has no row for each, how many share one, which
+    takes packed rows.
+    """
     if config.nproc is None:
         config.nproc = 1 if on_cpu() else torch.cuda.device_count()
     processes, batch = config.nproc * config.trainer.nnodes, config.data.train_batch_size
@@ -74,6 +78,11 @@ def complete(config: DictConfig) -> None:
 
 def check_beforehand(config: DictConfig, stages: list[Stage]) -> None:
     """Refuse what a training of these traces would be refused for, before they are attributed."""
+    if config.trainer.nnodes > 1:
+        raise ValueError(
+            f"trainer.nnodes={config.trainer.nnodes}: each machine would attribute all traces; run `segrl attribute "
+            "executor=ray`, then `segrl select`, and give what that writes as selections="
+        )
     untrained = [staged for stage in stages if not is_trained(staged := stage_config(config, stage, stages))]
     check_space(*untrained)
     whole = [staged for staged in untrained if staged.mode != "pruned"]  # how long pruned rows are is not known yet
@@ -136,6 +145,7 @@ def run(config: DictConfig, stage: Stage, dataset: SelectiveDataset) -> int:
     config.segrl.rows = str(Path(config.out).absolute() / f"{name}.safetensors")
     save_examples(config.segrl.rows, dataset.examples)
     mend_position(config, len(dataset))
+    forget_checkpoints(config)
     return run_verl([*torchrun(config), "-m", "verl.trainer.sft_trainer"], config, name)
 
 

@@ -39,7 +39,9 @@ def section_of(function: Callable, *names: str) -> type:
     return make_dataclass(function.__name__, options, namespace={"described_in": function})
 
 
-SELECTION = section_of(select, "tau", "beta", "beta_min_tokens", "force", "match_tokens", "consistency")
+SELECTION = section_of(
+    select, "tau", "beta", "beta_min_tokens", "force", "match_tokens", "match_segments", "consistency"
+)
 SEGMENTATION = section_of(segment, "min_tokens", "max_segments")
 
 

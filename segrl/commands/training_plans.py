@@ -40,9 +40,12 @@ GRPO_REMEDIES = {
 
 def sft_plan(config: DictConfig, shape: Shape, hardware: Hardware, details: Mapping[str, Any]) -> Plan:
     data, gpus = config.data, (config.nproc or 1) * config.trainer.nnodes
-    tokens = data.max_token_len_per_gpu
+    shared = config.engine.ulysses_sequence_parallel_size  # ranks that share a row
+    rows = max(1, data.train_batch_size * shared // gpus)  # of a step, on such ranks together
+    tokens = data.max_token_len_per_gpu * shared
     if not data.use_dynamic_bsz:
         tokens = data.micro_batch_size_per_gpu * data.max_length
+    tokens = min(tokens, rows * data.max_length) // shared
     training = _training(config.model, config.engine, gpus, tokens, scaled=False)
     phases: tuple[Phase, ...] = (memory.update(shape, training), memory.step(shape, training))
     if not hardware.is_gpu:
@@ -134,7 +137,7 @@ def _grpo_on_cpu(config: DictConfig, shape: Shape) -> Phase:
     served = bytes_of(roles.rollout.dtype) * shape.parameters * gpus
     reference = 4 * shape.parameters if has_reference(config) and not roles.model.lora_rank else 0
     cache = memory.CPU_CACHE * gpus / roles.rollout.tensor_model_parallel_size
-    return Phase(phase.name, {**phase.parts, "reference": reference, "vLLM's weights": served, "KV cache": cache})
+    return Phase(phase.name, {**phase.parts, "reference": reference, "vLLM's weights": served, "cache": cache})
 
 
 def _actor(config: DictConfig, phase: str) -> Training:
@@ -145,8 +148,10 @@ def _actor(config: DictConfig, phase: str) -> Training:
     node = roles.actor
     if phase == "log-probs":
         node, names = roles.rollout, ("log_prob_micro_batch_size_per_gpu", "log_prob_max_token_len_per_gpu")
-    tokens = node[names[1]] if roles.actor.use_dynamic_bsz else (node[names[0]] or 1) * lengths
     gpus = trainer.n_gpus_per_node * trainer.nnodes
+    prompts = roles.actor.ppo_mini_batch_size if phase == "update" else config.data.train_batch_size
+    rows = max(1, prompts * roles.rollout.n // gpus)  # of a rank
+    tokens = min(node[names[1]], rows * lengths) if roles.actor.use_dynamic_bsz else (node[names[0]] or 1) * lengths
     return _training(roles.model, roles.actor.fsdp_config, gpus, tokens, scaled=roles.rollout.temperature != 1)
 
 

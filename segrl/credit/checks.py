@@ -44,8 +44,26 @@ def check_supported(config: DictConfig) -> CreditSettings:
             "which tokens are picked, not only how much they count",
             stacklevel=2,
         )
+    warn_of_cut_sampling(config.actor_rollout_ref.rollout)
     check_options(settings)
     return settings
+
+
+def warn_of_cut_sampling(rollout: DictConfig) -> None:
+    """The loss takes a rollout's log-probability from the whole distribution, at the rollout's temperature."""
+    cut = [f"rollout.{name}={rollout[name]}" for name in ("top_p", "top_k") if cuts(name, rollout.get(name))]
+    if cut:
+        warnings.warn(
+            f"{' and '.join(cut)}: rollouts come from a part of the distribution, but the loss reckons with the whole "
+            "of it and so pushes where nothing was sampled; train with rollout.top_p=1.0 and rollout.top_k=-1 "
+            "(val_kwargs may differ)",
+            stacklevel=3,
+        )
+
+
+def cuts(name: str, value: float | None) -> bool:
+    """Whether such a setting leaves tokens out of sampling."""
+    return value is not None and (value < 1 if name == "top_p" else value > 0)
 
 
 def runs_live(config: DictConfig) -> bool:

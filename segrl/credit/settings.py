@@ -76,7 +76,8 @@ class CreditSettings:
     attributor_workers: int = 1  # Ray actors, each with a copy
     attributor_gpus: float = 1.0  # of each; leave them free of trainer.n_gpus_per_node
     poll_seconds: float = 2.0  # how often verl looks for finished rollouts; shorter where a whole step takes less
-    # seconds after which a start, a step or a validation is taken to hang and the job ends; or null
+    # seconds after which a start or a step is taken to hang and the job ends; or null. A validation that samples more
+    # than a step gets as many times more
     step_timeout: float | None = 7200
     dump_dir: str | None = None  # one jsonl a step: segments, scores, weights and advantages of every response
 

@@ -33,7 +33,7 @@ def export(config: DictConfig, steps: int, stage: Stage, dataset: SelectiveDatas
     try:
         with replacing_folder(model, "config.json") as draft:
             shutil.copytree(saved, draft, dirs_exist_ok=True)
-            finish_weights(draft, base_dtype(config.model.path), lora_alpha(config))
+            finish_weights(draft, base_dtype(config.model.path), lora_alpha(config.model))
             dataset.tokenizer.save_pretrained(draft)
             (draft / "README.md").write_text(card(config, steps, stage, dataset))
     except (OSError, SafetensorError) as error:
@@ -42,15 +42,13 @@ def export(config: DictConfig, steps: int, stage: Stage, dataset: SelectiveDatas
     return model
 
 
-def lora_alpha(config: DictConfig) -> float:
+def lora_alpha(model: DictConfig) -> float:
     """The adapters' scale in training; verl takes it from ``lora_adapter_path`` where one is given."""
-    if config.model.lora_adapter_path is None:
-        return config.model.lora_alpha
+    if model.lora_adapter_path is None:
+        return model.lora_alpha
     from transformers.utils import cached_file
 
-    return json.loads(Path(cached_file(config.model.lora_adapter_path, "adapter_config.json")).read_text())[
-        "lora_alpha"
-    ]
+    return json.loads(Path(cached_file(model.lora_adapter_path, "adapter_config.json")).read_text())["lora_alpha"]
 
 
 def finish_weights(folder: Path, dtype: torch.dtype | None, alpha: float) -> None:

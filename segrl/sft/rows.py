@@ -210,7 +210,7 @@ def reselecting(selections: str | None, tau: float | None, beta: float | None) -
     options = {name: option.default for name, option in signature(select).parameters.items() if name != "scores"}
     known = how_made(selections)
     options |= {name: known[name] for name in options if name in known} | thresholds
-    return options | {"match_tokens": None} if "tau" in thresholds else options
+    return options | {"match_tokens": None, "match_segments": None} if "tau" in thresholds else options
 
 
 def everything(trace: TokenisedTrace, rules: Rules) -> Choice:

@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from segrl.cost.disk import checkpoint_bytes
+from segrl.sft.stages import executed_steps
 
 EXPORTED = 4  # of one parameter in the exported model, at most
 FULL = 64 * 2**20  # bytes left on a disk that is as good as full
@@ -26,29 +27,38 @@ def check_space(*stages: DictConfig) -> None:
     if not stages or not Path(stages[0].model.path).expanduser().is_dir():
         return
     each = [_bytes_needed(config) for config in stages]
-    needed = sum(max(0, needed - _bytes_taken(config)) for needed, config in zip(each, stages, strict=True))
-    place = Path(stages[0].trainer.default_local_dir)
-    free = shutil.disk_usage(next(path for path in (place, *place.absolute().parents) if path.exists())).free
+    taken = [bytes_taken(config.trainer.default_local_dir) for config in stages]
+    needed = sum(max(0, needed - there) for needed, there in zip(each, taken, strict=True))
+    check_room(needed, sum(each), stages[0].trainer.default_local_dir, "checkpoint.save_contents")
+
+
+def check_room(needed: int, total: int, place: str, key: str) -> None:
+    """Refuse where the disk has fewer bytes left than are still needed of the total; ``key`` is the config's that says
+    what a checkpoint holds.
+    """
+    folder = Path(place)
+    free = shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
     if free < needed:
         raise OSError(
-            f"the checkpoints and the exported model take about {_size(sum(each))}, {place} has {_size(free)} left; "
-            "make room, give another out=, or leave the optimizer out with "
-            "checkpoint.save_contents=[model,extra,hf_model]"
+            f"the checkpoints and the exported model take about {_size(total)}, {place} has {_size(free)} left; "
+            f"make room, give another out=, or leave the optimizer out with {key}=[model,extra,hf_model]"
         )
 
 
 def _bytes_needed(config: DictConfig) -> int:
-    """Of all checkpoints that are kept and the exported model; verl writes a new one before it deletes a single one."""
+    """Of all checkpoints that are kept, the one that a training goes on from, and the exported model. verl writes a new
+    one before it deletes a single one, and never deletes one of an earlier run.
+    """
     count = parameters(Path(config.model.path).expanduser())
     each = checkpoint_bytes(count, config.checkpoint.save_contents, bool(config.model.lora_rank))
     saves = config.trainer.total_epochs if config.trainer.save_freq == "after_each_epoch" else 2
-    kept = min(saves, max(2, config.trainer.max_ckpt_to_keep or saves))
+    kept = min(saves, max(2, config.trainer.max_ckpt_to_keep or saves)) + bool(executed_steps(config))
     return kept * each + EXPORTED * count
 
 
-def _bytes_taken(config: DictConfig) -> int:
+def bytes_taken(place: str) -> int:
     """Of the checkpoints of a training that goes on."""
-    files = Path(config.trainer.default_local_dir).rglob("*")
+    files = Path(place).rglob("*")
     return sum(file.stat().st_size for file in files if file.is_file())
 
 

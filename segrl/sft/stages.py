@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,10 @@ def steps_per_epoch(rows: int, config: DictConfig) -> int:
     if min(batch, config.nproc) < 1:
         raise ValueError(f"data.train_batch_size={batch}, nproc={config.nproc}: expected 1 or more of both")
     if batch % ranks(config):
-        raise ValueError(f"data.train_batch_size={batch} cannot be shared by {ranks(config)} ranks; give a multiple")
+        raise ValueError(
+            f"data.train_batch_size={batch} cannot be shared by {ranks(config)} ranks; give a multiple, or fewer ranks "
+            "with nproc=; with flash-attn, which `segrl doctor` looks for, ranks would share a sequence"
+        )
     return rows // ranks(config) // (batch // ranks(config))
 
 
@@ -125,6 +129,15 @@ def mend_position(config: DictConfig, rows: int) -> None:
             file.unlink(missing_ok=True)
     if step:
         print(f"going on after step {step}", flush=True)
+
+
+def forget_checkpoints(config: DictConfig) -> None:
+    """Delete all checkpoints but the last whole one, from which verl goes on: it deletes those of its own run alone."""
+    step = executed_steps(config)
+    if config.trainer.resume_mode == "auto" and config.node_rank == 0:
+        for folder in Path(config.trainer.default_local_dir).glob("global_step_*"):
+            if folder.name != f"global_step_{step}":
+                shutil.rmtree(folder)
 
 
 def claim_stage(config: DictConfig, stage: Stage, data: str) -> None:

@@ -25,10 +25,11 @@ class Deadline:
         self.seconds = seconds
         self.timer: threading.Timer | None = None
 
-    def start(self, what: str) -> None:
+    def start(self, what: str, times: float = 1.0) -> None:
+        """Wait so many times as long as for a step."""
         self.stop()
         if self.seconds:
-            self.timer = threading.Timer(self.seconds, _expired, [what, self.seconds])
+            self.timer = threading.Timer(times * self.seconds, _expired, [what, self.seconds, times])
             self.timer.daemon = True
             self.timer.start()
 
@@ -37,12 +38,13 @@ class Deadline:
             self.timer.cancel()
 
 
-def _expired(what: str, seconds: float) -> None:
+def _expired(what: str, seconds: float, times: float) -> None:
     main = threading.main_thread().ident
     where = traceback.format_stack(sys._current_frames()[main]) if main else []
+    longer = f" times {times:.1f}" if times > 1 else ""
     sentence = (
-        f"TimeoutError: {what} was not done after segrl.step_timeout={seconds:g} s and is taken to hang, where the "
-        "lines above say; if it only needs longer, raise segrl.step_timeout"
+        f"TimeoutError: {what} was not done after segrl.step_timeout={seconds:g} s{longer} and is taken to hang, where "
+        "the lines above say; if it only needs longer, raise segrl.step_timeout"
     )
     print("".join(where) + sentence, file=sys.stderr, flush=True)
     time.sleep(HEARD)

@@ -91,8 +91,15 @@ class SegmentCredit:
             self.deadline.stop()
 
     def on_validate_begin(self) -> None:
-        self.deadline.start(f"the validation of step {self.global_steps}")
+        self.deadline.start(f"the validation of step {self.global_steps}", self._validation_in_steps)
         super().on_validate_begin()
+
+    @property
+    def _validation_in_steps(self) -> float:
+        """How many steps' rollouts a validation samples; one at least."""
+        rollout = self.config.actor_rollout_ref.rollout
+        validated = len(self.val_dataset) * rollout.val_kwargs.n
+        return max(1.0, validated / (self.config.data.train_batch_size * rollout.n))
 
     def on_step_begin(self) -> None:
         self.deadline.start(f"step {self.global_steps}")

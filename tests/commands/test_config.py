@@ -140,6 +140,13 @@ def test_presets_and_values_reach_the_config():
     assert config.attribution.compat == "authors"
 
 
+def test_harvest_samples_as_the_paper_did_by_one_preset():
+    config = compose("harvest", ["preset=paper"])
+    sampling = config.generation
+    assert (sampling.n, sampling.temperature, sampling.max_tokens, config.keep) == (32, 0.6, 32_768, "correct")
+    assert compose("harvest", ["preset=paper", "keep=both"]).keep == "both"
+
+
 def test_a_free_mapping_takes_any_key_and_no_other_does():
     more = ["measure_options={a: 1}", "segmentation.options.pattern=x", "+segmentation.options.crlf=true"]
     config = compose("select", more)

@@ -1,6 +1,7 @@
 """Every preset on the hardware it names, and what is said and refused before a run starts."""
 
 import json
+from importlib import import_module
 
 import pytest
 from testkit.composed import changed
@@ -36,7 +37,7 @@ MODELS = {
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": details(1536, 28, 12, 2, 8960, 151936),
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": QWEN_7B,
     "Qwen/Qwen2.5-7B-Instruct": QWEN_7B,
-    "meta-llama/Llama-3.1-8B": LLAMA_8B,
+    "meta-llama/Llama-3.1-8B-Instruct": LLAMA_8B,
     "deepseek-ai/DeepSeek-R1-Distill-Llama-8B": LLAMA_8B,
 }
 PRESETS = [
@@ -49,6 +50,7 @@ PRESETS = [
 
 def planned(command, preset, *overrides, gpu=None):
     config = changed(command, preset, *overrides)
+    import_module(f"segrl.commands.{command}").complete(config)
     figures = MODELS[config.model_path]
     return PLANS[command](config, shape_of(figures), gpu_named(gpu or config.gpu), figures)
 
@@ -88,6 +90,15 @@ def test_what_does_not_fit_is_refused_before_anything_starts(tmp_path, capsys, m
     assert "attribution needs" in said.err
     assert "cpu has 0.5 GiB: lower attribution.batch_tokens" in said.err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["sft", "grpo"])
+def test_a_training_on_a_cpu_is_planned_with_all_its_processes(command, capsys, monkeypatch):
+    planning.announce(command, changed(command, "toy_cpu"))
+    assert "plan: 1.02 million parameters on this machine" in capsys.readouterr().out
+    monkeypatch.setattr(planning, "machine_memory", lambda: GIB)
+    with pytest.raises(ValueError, match=r"update needs .* GiB \(processes .*; cpu has 1 GiB: lower .*max_token_len"):
+        planning.announce(command, changed(command, "toy_cpu"))
 
 
 def test_cost_says_the_plan_of_a_command_and_refuses_it(tmp_path, capsys):

@@ -49,6 +49,16 @@ def test_every_measure_selects_by_one_command_and_as_much_as_the_others(planted,
         assert set(selection.reason_S) <= {"strength", "forced", "dropped", "consistency"}
 
 
+def test_a_random_third_of_the_segments_is_one_command(planted, tmp_path):
+    out = tmp_path / "out.parquet"
+    run("select", f"traces={planted}", f"out={out}", "measure=random", "selection=third")
+    for segments, _, selection in selections(out):
+        thoughts = int(segments.thought_S.sum())
+        thoughts_kept = int(selection.keep_S[segments.thought_S].sum())
+        # The first and the last are among them.
+        assert thoughts_kept == max(2, round(0.33 * thoughts))
+
+
 def test_a_token_measures_rows_are_those_of_single_tokens(planted, tmp_path):
     """So that whoever masks by a row's segments, such as SFT, masks single tokens."""
     run(

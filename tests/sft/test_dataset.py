@@ -314,7 +314,7 @@ def test_another_threshold_leaves_the_rest_as_the_selections_were_made(tmp_path)
     assert found.kept == int(segments.tokens_S[1] + segments.tokens_S[3])  # the second alone, and the answer
     options = reselecting(str(tmp_path / "selections.parquet"), None, 0.5)
     kept = {"tau": 0.9, "beta": 0.5, "force": [], "match_tokens": 0.45}
-    assert options == {**kept, "beta_min_tokens": 1, "consistency": "plain"}
+    assert options == {**kept, "match_segments": None, "beta_min_tokens": 1, "consistency": "plain"}
 
 
 def test_saved_rows_are_the_rows(tmp_path):

@@ -26,9 +26,11 @@ from segrl.sft.export import card, export, finish_weights, lora_alpha, selected
 from segrl.sft.masking import Example
 from segrl.sft.space import check_saved, check_space, full_disk, parameters
 from segrl.sft.stages import (
+    TRACKER,
     Stage,
     claim_stage,
     executed_steps,
+    forget_checkpoints,
     mend_position,
     planned_steps,
     stage_config,
@@ -129,6 +131,19 @@ def test_a_position_saved_at_the_end_of_an_epoch_is_not_gone_on_from(tmp_path, s
     assert executed_steps(config) == step
     mend_position(config, 4)
     assert (saved / "data_0.pt").exists() == left
+
+
+def test_only_the_last_whole_checkpoint_outlives_a_kill(tmp_path):
+    """verl's tracker names it; one after it was being written."""
+    config = sft_config(tmp_path)
+    for step in (2, 4, 6):
+        (tmp_path / "checkpoints" / f"global_step_{step}").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("4")
+    forget_checkpoints(sft_config(tmp_path, "trainer.resume_mode=disable"))
+    forget_checkpoints(sft_config(tmp_path, "node_rank=1"))
+    assert len(list((tmp_path / "checkpoints").glob("global_step_*"))) == 3
+    forget_checkpoints(config)
+    assert [one.name for one in (tmp_path / "checkpoints").glob("global_step_*")] == ["global_step_4"]
 
 
 def test_what_is_trained_but_not_exported_is_exported_without_another_step(tmp_path, monkeypatch):
@@ -282,6 +297,7 @@ def test_long_traces_are_refused_before_anything_is_attributed(tmp_path, monkeyp
     [
         (["data.train_batch_size=5"], "make 0 steps in 4 epochs"),
         (["data.max_token_len_per_gpu=60"], "a micro-batch holds 60"),
+        (["trainer.nnodes=2"], "each machine would attribute all traces; run `segrl attribute executor=ray`"),
         ([TWO.replace("epochs: 4", "epochs: 4, steps: 99")], "make 8 steps in 4 epochs, 99 must be made"),
     ],
 )
@@ -418,6 +434,9 @@ def test_a_disk_without_room_for_a_checkpoint_is_refused(tmp_path, monkeypatch):
     (tmp_path / "checkpoints" / "stage-1").mkdir(parents=True)
     (tmp_path / "checkpoints" / "stage-1" / "model.pt").write_bytes(b"0")
     check_space(config)  # the byte that is missing is there already
+    (tmp_path / "checkpoints" / TRACKER).write_text("4")
+    with pytest.raises(OSError, match="make room"):
+        check_space(config)  # verl keeps the checkpoint that it goes on from, beside those that it makes
 
 
 def test_checkpoints_without_a_model_are_refused(tmp_path):
@@ -447,7 +466,7 @@ def test_given_adapters_keep_their_scale_and_are_applied_once(tmp_path):
     config = sft_config(tmp_path, TWO, "model.lora_rank=4", f"model.lora_adapter_path={tmp_path}")
     stages = stages_of(config)
     one, two = (stage_config(config, stage, stages) for stage in stages)
-    assert (lora_alpha(one), lora_alpha(two)) == (32, 16)
+    assert (lora_alpha(one.model), lora_alpha(two.model)) == (32, 16)
     assert (one.model.lora_adapter_path, two.model.lora_adapter_path) == (str(tmp_path), None)
 
 

@@ -82,6 +82,12 @@ def test_a_loss_that_picks_tokens_by_advantage_is_a_warning(loss):
         check_supported(grpo_config(f"actor_rollout_ref.actor.policy_loss.loss_mode={loss}"))
 
 
+@pytest.mark.parametrize("cut", ["top_p=0.95", "top_k=20"])
+def test_rollouts_from_a_part_of_the_distribution_are_a_warning(cut):
+    with pytest.warns(UserWarning, match=rf"rollout.{cut}: rollouts come from a part of the distribution"):
+        check_supported(grpo_config(f"actor_rollout_ref.rollout.{cut}"))
+
+
 def test_the_loss_of_gmpo_is_the_same_with_any_weights_of_mean_one():
     """(0.5 + 1.5) / 2 = 1, and the mean is all that verl's function reads."""
     pytest.importorskip("verl")

@@ -40,6 +40,13 @@ def test_what_is_done_or_has_no_limit_goes_on(before):
     assert (found.returncode, found.stderr) == (0, "")
 
 
+def test_a_validation_of_four_steps_rollouts_has_the_time_of_four_steps():
+    found = run(wait=1.0, before="clock.start('the validation of step 0', times=4)")
+    assert (found.returncode, found.stderr) == (0, "")
+    found = run(wait=None, before="clock.start('the validation of step 0', times=1.5)")
+    assert "the validation of step 0 was not done after segrl.step_timeout=0.5 s times 1.5 and is taken" in found.stderr
+
+
 def test_each_step_has_its_own_time():
     steps = "import time\nclock.seconds = 2\nfor step in range(4):\n    clock.start(f'step {step}'); time.sleep(0.8)"
     found = run(wait=None, before=steps)

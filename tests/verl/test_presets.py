@@ -45,6 +45,7 @@ def test_a_preset_passes_verls_own_checks_and_ours(name, without_download):
     actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
     rollout = omega_conf_to_dataclass(config.actor_rollout_ref.rollout)
     assert actor.engine.strategy == "fsdp2"
+    assert actor.engine.entropy_from_logits_with_chunking is (name != "toy_cpu")
     assert rollout.log_prob_use_dynamic_bsz == actor.use_dynamic_bsz
     assert not need_critic(config)
     assert rollout.enable_sleep_mode is (name != "toy_cpu")
@@ -57,6 +58,17 @@ def test_the_yaml_and_the_dataclass_have_the_same_defaults():
     config = compose("grpo", [])
     assert credit_from(config) == CreditSettings()
     assert set(config.segrl) == set(OmegaConf.structured(CreditSettings()))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_samples_from_the_whole_distribution_and_keeps_two_checkpoints(name, recwarn):
+    config = preset(name)
+    rollout, trainer = config.actor_rollout_ref.rollout, config.trainer
+    assert (rollout.top_p, rollout.top_k) == (1.0, -1)
+    check_supported(config)
+    assert not [one for one in recwarn if "part of the distribution" in str(one.message)]
+    assert (trainer.save_freq > 0, trainer.max_actor_ckpt_to_keep) == (True, 2)
+    assert "hf_model" in config.actor_rollout_ref.actor.checkpoint.save_contents
 
 
 @needs_verl

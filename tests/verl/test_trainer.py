@@ -465,3 +465,17 @@ def test_the_worker_explains_the_rollouts_own_answer_or_the_gold_one():
     data["reward_model"] = type("Stack", (), {"tolist": lambda self: [{"ground_truth": "8"}] * 2})()
     assert [trace.answer for trace in explained_traces(data, TOKENIZER, {TOKENIZER.eos_token_id}, "own")] == ["7", "0"]
     assert [trace.answer for trace in explained_traces(data, TOKENIZER, {TOKENIZER.eos_token_id}, "gold")] == ["8", "8"]
+
+
+@pytest.mark.parametrize(("problems", "times"), [(570, 2280 / 1024), (30, 1.0)])
+def test_a_validation_has_the_time_of_as_many_steps_as_it_samples(make, monkeypatch, problems, times):
+    """570 problems of AIME24, AMC23 and MATH500, four samples each, beside steps of 128 x 8; never less than a step."""
+    trainer, _ = make()
+    config = trainer.config
+    config.data.train_batch_size, config.actor_rollout_ref.rollout.n = 128, 8
+    config.actor_rollout_ref.rollout.val_kwargs.n = 4
+    trainer.val_dataset, started = range(problems), []
+    monkeypatch.setattr(trainer.deadline, "start", lambda what, times=1.0: started.append((what, times)))
+    monkeypatch.setattr(Base, "on_validate_begin", lambda self: None, raising=False)
+    trainer.on_validate_begin()
+    assert started == [("the validation of step 1", times)]
