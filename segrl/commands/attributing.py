@@ -23,14 +23,25 @@ def run(
     shards: Shards, model: Mapping[str, Any], options: Mapping[str, Any], executor: str, workers: int, advance: Advance
 ) -> None:
     """Fill the missing shards. ``model`` is what :func:`load_model` takes; ``options`` go to attribute."""
-    if executor not in EXECUTORS:
-        raise ValueError(f"executor={executor!r}, expected one of {EXECUTORS}")
-    if executor == "auto":
-        executor = "ray" if torch.cuda.device_count() > 1 and find_spec("ray") else "local"
+    executor = executor_of(executor)
     for i, rows in _rows_of_groups(shards.todo(), model, options, executor, workers):
         write_rows(shards.part(i), rows)
         advance(len(rows), sum(len(row["input_ids"]) for row in rows))
     torch.cuda.empty_cache()  # a training that follows needs the room that the model had
+
+
+def executor_of(executor: str) -> str:
+    """``local`` or ``ray``; of ``auto`` the one that uses all GPUs of this machine."""
+    if executor not in EXECUTORS:
+        raise ValueError(f"executor={executor!r}, expected one of {EXECUTORS}")
+    if executor == "auto":
+        return "ray" if torch.cuda.device_count() > 1 and find_spec("ray") else "local"
+    return executor
+
+
+def workers_of(executor: str, workers: int) -> int:
+    """How many models attribute at the same time, as far as this machine knows."""
+    return (workers or torch.cuda.device_count() or 1) if executor_of(executor) == "ray" else 1
 
 
 def _rows_of_groups(groups, model, options, executor: str, workers: int) -> Iterator[tuple[int, list[Row]]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from segrl.commands.common import attributor_path, model_path, say
+from segrl.commands.common import attributor_path, loaded_dtype, model_path, say
 from segrl.commands.doctor import memory as machine_memory
 from segrl.commands.training_plans import grpo_plan, sft_plan
 from segrl.cost import memory
@@ -122,9 +122,8 @@ EVALUATE_REMEDIES = {
 def attribute_plan(
     config: DictConfig, shape: Shape, hardware: Hardware, details: Mapping[str, Any], lengths: Sequence[int] = ()
 ) -> Plan:
-    import torch
-
     from segrl.attribution.evaluator import CPU_TOKENS, TOKENS
+    from segrl.commands.attributing import workers_of
 
     options, precision = config.attribution, dtype_bytes(config.dtype, details)
     batch = options.batch_tokens or (TOKENS if hardware.is_gpu else CPU_TOKENS)
@@ -137,9 +136,7 @@ def attribute_plan(
 
     peak = max(map(work, lengths or (batch,)))
     parts = {"weights": float(precision * shape.parameters), "attribution": peak}
-    workers = 1
-    if config.executor == "ray" or (config.executor == "auto" and hardware.is_gpu):
-        workers = config.workers or torch.cuda.device_count() or 1
+    workers = workers_of(config.executor, config.workers)
     spent = None
     if lengths and hardware.tflops:
         tokens, mean = sum(lengths), sum(lengths) // len(lengths)
@@ -167,7 +164,8 @@ def evaluate_plan(
         phase = memory.generation(shape, serving, hardware.memory)
         memory.check_cache(shape, serving, phase, "gpu_memory_utilization in generation.vllm.engine")
     else:
-        precision = dtype_bytes(generation[config.backend].dtype, details)
+        dtype = generation[config.backend].dtype
+        precision = dtype_bytes(dtype if config.backend == "vllm" else loaded_dtype(dtype), details)
         rows = min(samples or generation.batch, generation.batch)
         cache = rows * length * shape.cached() * precision if config.backend == "transformers" else memory.CPU_CACHE
         parts = {"weights": float(precision * shape.parameters), "cache": cache}

@@ -78,6 +78,11 @@ def complete(config: DictConfig) -> None:
 
 def check_beforehand(config: DictConfig, stages: list[Stage]) -> None:
     """Refuse what a training of these traces would be refused for, before they are attributed."""
+    if config.trainer.nnodes > 1:
+        raise ValueError(
+            f"trainer.nnodes={config.trainer.nnodes}: each machine would attribute all traces; run `segrl attribute "
+            "executor=ray`, then `segrl select`, and give what that writes as selections="
+        )
     untrained = [staged for stage in stages if not is_trained(staged := stage_config(config, stage, stages))]
     check_space(*untrained)
     whole = [staged for staged in untrained if staged.mode != "pruned"]  # how long pruned rows are is not known yet

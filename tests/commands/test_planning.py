@@ -123,8 +123,10 @@ def test_a_training_on_a_cpu_is_planned_with_all_its_processes(command, capsys, 
 
 def test_cost_says_the_plan_of_a_command_and_refuses_it(tmp_path, capsys):
     model = f"model_path={write_config(tmp_path, QWEN_7B)}"
-    assert main(["cost", "evaluate", model, "gpu=h100", "backend=vllm", "dtype=bfloat16"]) == 0
+    assert main(["cost", "evaluate", model, "gpu=h100", "backend=vllm"]) == 0  # dtype=auto: bfloat16 by config.json
     assert "KV cache 53.9" in capsys.readouterr().out  # 0.9 x 79 - 14.2 of weights - 3 of work
+    assert main(["cost", "evaluate", model, "gpu=h100"]) == 0  # transformers holds it in float32
+    assert "weights 28.4" in capsys.readouterr().out
     assert main(["cost", "evaluate", model, "gpu=4090", "backend=vllm", "dtype=float32"]) == 2
     assert "raise gpu_memory_utilization in generation.vllm.engine" in capsys.readouterr().err
     assert main(["cost", "attribute", model, "gpu=h1000"]) == 2
