@@ -113,7 +113,7 @@ ATTRIBUTE_REMEDIES = {
 }
 EVALUATE_REMEDIES = {
     "weights": "set dtype=bfloat16, or take backend=vllm with generation.vllm.engine={tensor_parallel_size: 2}",
-    "cache": "lower generation.batch or generation.max_tokens",
+    "cache": "lower generation.batch or generation.max_tokens, or take backend=vllm",
     "KV cache": "lower gpu_memory_utilization in generation.vllm.engine",
     "vLLM's weights": "raise tensor_parallel_size in generation.vllm.engine",
 }

@@ -9,7 +9,7 @@ from testkit.composed import changed
 from segrl import toy
 from segrl.commands import planning
 from segrl.commands.cli import main
-from segrl.commands.config import CONFIG_DIR
+from segrl.commands.config import CONFIG_DIR, compose
 from segrl.commands.planning import PLANS, gpu_named
 from segrl.cost.hardware import GIB
 from segrl.cost.shape import shape_of
@@ -66,6 +66,12 @@ def test_a_preset_fits_the_gpu_that_it_names(command, preset, attention):
     """With flash attention, and without it, where verl pads and its loss holds more copies of the logits."""
     model = "model" if command == "sft" else "actor_rollout_ref.model"
     planned(command, preset, f"{model}.use_remove_padding={str(attention == 'packed').lower()}").check()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_papers_evaluation_fits_the_gpu_that_it_names(model):
+    config = compose("evaluate", ["preset=paper", "backend=vllm", "dtype=bfloat16"])
+    PLANS["evaluate"](config, shape_of(MODELS[model]), gpu_named(config.gpu), MODELS[model]).check()
 
 
 def test_a_7b_preset_on_one_rank_is_refused_with_the_key():
