@@ -70,7 +70,7 @@ def test_a_preset_fits_the_gpu_that_it_names(command, preset, attention):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_papers_evaluation_fits_the_gpu_that_it_names(model):
-    config = compose("evaluate", ["preset=paper", "backend=vllm", "dtype=bfloat16"])
+    config = compose("evaluate", ["preset=paper"])
     PLANS["evaluate"](config, shape_of(MODELS[model]), gpu_named(config.gpu), MODELS[model]).check()
 
 
