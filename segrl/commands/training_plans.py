@@ -14,6 +14,8 @@ from segrl.cost.hours import hours, training_flops, units
 from segrl.cost.memory import Phase, Serving, Training, bytes_of
 from segrl.cost.plan import Plan
 from segrl.cost.shape import Shape
+from segrl.credit.checks import has_reference
+from segrl.credit.settings import credit_from
 
 SFT_REMEDIES = {
     **dict.fromkeys(
@@ -79,16 +81,14 @@ def grpo_plan(config: DictConfig, shape: Shape, hardware: Hardware, details: Map
 
 def _hours_of_step(config: DictConfig, shape: Shape, hardware: Hardware, gpus: int) -> float | None:
     """Hours of a step's update, log-probs and attribution, where every rollout takes its full length."""
-    from segrl.credit.checks import has_reference
-
     if not hardware.tflops:
         return None
-    roles, settings = config.actor_rollout_ref, config.segrl
+    roles, settings = config.actor_rollout_ref, credit_from(config)
     length = config.data.max_prompt_length + config.data.max_response_length
     tokens, checkpointing = config.data.train_batch_size * roles.rollout.n * length, _checkpoints(config)
     update = training_flops(shape, tokens, length, roles.model.enable_gradient_checkpointing)
     forwards = 1 + has_reference(config)
-    added = 0.0 if settings.rule == "uniform" else units(settings.nodes, settings.share, checkpointing) / settings.every
+    added = 0.0 if not settings.attributes else units(settings.nodes, settings.share, checkpointing) / settings.every
     flops = update * (1 + added) + forwards * tokens * shape.forward_flops(length)
     return hours(flops, gpus, hardware.tflops)
 
@@ -104,7 +104,8 @@ def _grpo_on_gpu(config: DictConfig, shape: Shape, hardware: Hardware) -> tuple[
     training, before = _actor(config, "update"), _actor(config, "log-probs")
     chunk = actor.entropy_from_logits_chunk_size if actor.entropy_from_logits_with_chunking else None
     phases = [memory.log_probs(shape, before, chunk), memory.update(shape, training), memory.step(shape, training)]
-    if config.segrl.rule != "uniform":
+    settings = credit_from(config)
+    if settings.attributes and settings.attributor != "frozen":  # whose actors have GPUs of their own
         phases.insert(1, _attribution_beside(config, shape, training))
     if actor.fsdp_config.optimizer_offload:  # verl brings it back for the update alone
         phases = [p if "gradients" in p.parts else p.without("optimiser") for p in phases]
@@ -129,8 +130,6 @@ def _attribution_beside(config: DictConfig, shape: Shape, training: Training) ->
 
 
 def _grpo_on_cpu(config: DictConfig, shape: Shape) -> Phase:
-    from segrl.credit.checks import has_reference
-
     roles, gpus = config.actor_rollout_ref, config.trainer.n_gpus_per_node
     trained = memory.update(shape, _actor(config, "update"))
     phase = memory.on_cpu(trained, gpus, memory.GRPO_PROCESSES, gpus)

@@ -74,6 +74,26 @@ def test_a_7b_preset_on_one_rank_is_refused_with_the_key():
         planned("sft", "r1_distill_qwen_7b", "nproc=1").check()
 
 
+def test_vllm_that_stays_awake_counts_in_every_phase():
+    asleep = planned("grpo", "r1_distill_qwen_1.5b")
+    awake = planned("grpo", "r1_distill_qwen_1.5b", "actor_rollout_ref.rollout.free_cache_engine=false")
+    for before, after in zip(asleep.phases[1:], awake.phases[1:], strict=True):
+        assert after.total - before.total == pytest.approx(0.7 * 79 * GIB)
+    asleep.check()
+    with pytest.raises(ValueError, match=r"log-probs needs .*: lower actor_rollout_ref\.rollout\.gpu_memory"):
+        awake.check()
+
+
+def test_what_attributes_nothing_or_elsewhere_has_no_such_phase():
+    for given in (
+        ["segrl.rule=uniform"],
+        ["segrl.measure=length"],
+        ["segrl.attributor=frozen", "segrl.attributor_path=x"],
+    ):
+        assert "attribution" not in [phase.name for phase in planned("grpo", "one_gpu", *given).phases]
+    assert "attribution" in [phase.name for phase in planned("grpo", "one_gpu").phases]
+
+
 def write_config(folder, figures):
     (folder / "config.json").write_text(json.dumps(figures))
     return folder
