@@ -64,6 +64,7 @@ def run_cell(cell: Path, overrides: Sequence[str], seed: int, steps: int) -> Non
         "out": cell,
         "trainer.total_training_steps": steps,
         "trainer.test_freq": steps,
+        "trainer.save_freq": -1,
         "trainer.resume_mode": "disable",
         "trainer.logger": "[console,file]",
         "trainer.validation_data_dir": cell / "validation",

@@ -27,6 +27,8 @@ CPU_ENVIRONMENT = {
     "VERL_PLATFORM": "cpu",
     "VERL_ENGINE_DEVICE": "cuda",  # verl registers its FSDP engines for cuda and npu; they run on the CPU as they are
     "OMP_NUM_THREADS": "1",  # trainer, rollout server and reward share the cores
+    # glibc gives tensors of 4 MiB and more back when they are freed; else a step of verl keeps twice what it holds
+    "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),
     "TOKENIZERS_PARALLELISM": "false",
     "GLOO_SOCKET_IFNAME": "lo",
     "VLLM_HOST_IP": "127.0.0.1",
@@ -160,7 +162,7 @@ def fit_attention(model: DictConfig, sequence_parallel: int) -> str:
     if sequence_parallel > 1:
         raise ValueError(
             f"ulysses_sequence_parallel_size={sequence_parallel} shares packed rows, which needs flash-attn, and it "
-            f"cannot be imported: {FLASH_ATTENTION}, or set it to 1"
+            f"cannot be imported: {FLASH_ATTENTION}, or set it to 1 with a batch that all ranks can share"
         )
     OmegaConf.update(model, "override_config.attn_implementation", "sdpa", force_add=True)
     model.use_remove_padding = False

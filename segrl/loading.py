@@ -22,6 +22,14 @@ def load_model(path: str, dtype: str = "float32", device: str = "auto") -> tuple
     return model.to(device).eval(), tokenizer
 
 
+def own_dtype(path: str) -> str:
+    """The dtype that the config.json of the model at ``path`` names; bfloat16 where it names none."""
+    from transformers import AutoConfig
+
+    dtype = AutoConfig.from_pretrained(path).dtype or torch.bfloat16
+    return str(dtype).removeprefix("torch.")
+
+
 def load_tokenizer(path: str) -> Any:
     """The tokenizer at ``path`` (a folder or a hub id)."""
     from transformers import AutoTokenizer

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segrl.text.boxed import last_boxed
+from segrl.grading.answer import extract
 from segrl.text.prompting import THINK_END
 from segrl.types import Trace
 
@@ -70,9 +70,14 @@ def _filled(before: str, judged: str, after: str) -> str:
     return head + before + middle + judged + between + after + tail
 
 
-def verdict(response: str) -> bool | None:
-    """The answer behind the thinking: True for 1, False for 0, else None."""
-    return {"1": True, "0": False}.get(last_boxed(response.rpartition(THINK_END)[2]) or "")
+def verdict(response: Trace) -> bool | None:
+    """The answer of the first round: True for 1, False for 0, else None, as for a box quoted by an unfinished thought.
+
+    A response that was cut off has answered only behind ``</think>``, whether or not a tag has opened its thought.
+    """
+    thinking = "required" if response.finish == "length" else "auto"
+    answer = extract(response.response, thinking, response.prompt or "", response.finish)
+    return {"1": True, "0": False}.get(answer or "")
 
 
 def hurried(response: Trace) -> Trace | None:

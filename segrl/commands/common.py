@@ -51,7 +51,12 @@ def attributor_path(config: DictConfig) -> str:
 
 def attributor(config: DictConfig) -> dict[str, Any]:
     """The model that explains, as ``load_model`` takes it."""
-    return {"path": attributor_path(config), "dtype": config.dtype, "device": config.device}
+    return {"path": attributor_path(config), "dtype": loaded_dtype(config.dtype), "device": config.device}
+
+
+def loaded_dtype(dtype: str) -> str:
+    """The dtype of a model that transformers loads: float32 for ``auto``."""
+    return "float32" if dtype == "auto" else dtype
 
 
 def tokenised(config: DictConfig) -> list[TokenisedTrace]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from omegaconf import DictConfig
 
 from segrl.commands.common import attributor_path, model_path
+from segrl.commands.config import ON_VERL
 from segrl.commands.planning import PLANS, gpu_named, hardware_of, read_config
 from segrl.cost.hours import estimate
 from segrl.cost.shape import shape_of
@@ -40,6 +43,8 @@ def cost(config: DictConfig) -> None:
 def print_plan(config: DictConfig, command: str) -> None:
     """Print what a command would take on the GPU that ``gpu`` names, else on this machine; refuse what does not fit."""
     config = editable(config)
+    if command in ON_VERL:
+        import_module(f"segrl.commands.{command}").complete(config)
     details = read_config((attributor_path if command == "attribute" else model_path)(config))
     hardware = gpu_named(config.gpu) if config.gpu else hardware_of(config)
     if hardware is None:

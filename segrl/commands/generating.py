@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from segrl.commands.common import model_path, plain, progress, say, verdicts
+from segrl.commands.common import loaded_dtype, model_path, plain, progress, say, verdicts
 from segrl.commands.config import ConfigError, needed
 from segrl.data.shards import Shards
 from segrl.resolving import resolve
@@ -43,6 +43,8 @@ def generated(config: DictConfig, out: Path) -> list[Trace]:
     backend = resolve(config.backend, BACKENDS, "backend")
     if config.backend != "openai":
         check_model(model_path(config))
+    if "dtype" in backend_options:
+        backend_options["dtype"] = _dtype(backend_options["dtype"], config)
     sampling = Sampling(_answering(config), config.template, **options)
     prompts = samples(problems_of(config), n, seed)
     lasting = {name: value for name, value in backend_options.items() if name not in CIRCUMSTANCES}
@@ -95,6 +97,14 @@ def problems_of(config: DictConfig) -> list[Trace]:
 def _answering(config: DictConfig) -> str | None:
     """The model that answers; of a server the one that is given, never the bundled one."""
     return config.model_path if config.backend == "openai" else model_path(config)
+
+
+def _dtype(dtype: str, config: DictConfig) -> str:
+    """What ``dtype=auto`` stands for: the model's own with vLLM, float32 with transformers."""
+    from segrl.loading import own_dtype
+
+    own = dtype == "auto" and config.backend == "vllm"
+    return own_dtype(model_path(config)) if own else loaded_dtype(dtype)
 
 
 def _candidates(config: DictConfig, out: Path) -> list[Trace]:

@@ -14,8 +14,6 @@ from segrl.commands.grpo_export import check_disk, export
 from segrl.commands.grpo_rows import give_rows
 from segrl.commands.planning import announce, say_attention
 from segrl.cost.hours import units
-from segrl.cost.memory import attribution
-from segrl.cost.shape import shape_of
 from segrl.credit.checks import check_reads_text, check_supported, times_attributed
 from segrl.credit.settings import CreditSettings
 from segrl.data import shards
@@ -90,21 +88,14 @@ def summary(config: DictConfig, settings: CreditSettings) -> str:
 
 
 def attribution_cost(config: DictConfig, settings: CreditSettings) -> str:
-    """In units of verl's own update on the same rollouts, and what it holds in memory while vLLM may not be asleep."""
+    """What attribution costs, in units of verl's own update on the same rollouts."""
     if not settings.attributes:
         return "no attribution"
-    model, rollout = config.actor_rollout_ref.model, config.actor_rollout_ref.rollout
+    model = config.actor_rollout_ref.model
     checkpointing = model.enable_gradient_checkpointing if settings.checkpointing is None else settings.checkpointing
-    times = times_attributed(config, settings)
-    cost = (
-        times * units(settings.nodes, settings.share, bool(checkpointing), settings.certificate_every) / settings.every
-    )
-    said = (
+    each = units(settings.nodes, settings.share, bool(checkpointing), settings.certificate_every)
+    cost = times_attributed(config, settings) * each / settings.every
+    return (
         f"attribution with {settings.nodes} node(s) costs {cost:.2f} x update_actor at most, less by the share of "
         "rollouts that have nothing to learn from"
     )
-    if rollout.free_cache_engine or config.trainer.device == "cpu":
-        return said
-    tokens = settings.tokens_per_forward or config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu
-    needs = attribution(shape_of(model_config(model).to_dict()), tokens, bool(checkpointing)) / 2**30
-    return f"{said}, and takes {needs:.1f} GiB a GPU beside vLLM, which stays awake (rollout.free_cache_engine=false)"

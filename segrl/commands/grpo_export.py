@@ -9,13 +9,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 
+from segrl.cost.disk import checkpoint_bytes
+from segrl.cost.shape import shape_of
 from segrl.data.files import replacing_folder
 from segrl.loading import weight_files
 from segrl.sft.export import base_dtype, finish_weights, lora_alpha
-from segrl.sft.space import bytes_needed, check_room
+from segrl.sft.space import EXPORTED, bytes_taken, check_room
 from segrl.sft.stages import TRACKER
 from segrl.verl.checks import model_config
 
@@ -31,19 +32,12 @@ def check_disk(config: DictConfig) -> None:
         raise ValueError(f"{CONTENTS}={contents} has no hf_model, from which the trained model is exported; add it")
     # verl writes a new checkpoint before it removes the last one, if it keeps one alone.
     kept = max(2, config.trainer.max_actor_ckpt_to_keep or 2)
-    needed = bytes_needed(parameters(model), contents, bool(model.lora_rank), kept)
-    check_room({config.trainer.default_local_dir: needed}, CONTENTS)
-
-
-def parameters(model: DictConfig) -> int:
-    """How many parameters the model has by its config alone, of a hub id too; tied ones count once."""
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        built = AutoModelForCausalLM.from_config(
-            model_config(model), trust_remote_code=model.get("trust_remote_code", False)
-        )
-    return sum(weight.numel() for weight in built.parameters())
+    try:
+        count, place = shape_of(model_config(model).to_dict()).parameters, config.trainer.default_local_dir
+    except ValueError:
+        return  # a model of an unknown kind, which the plan has named
+    total = kept * checkpoint_bytes(count, contents, bool(model.lora_rank)) + EXPORTED * count
+    check_room(total - bytes_taken(place), total, place, CONTENTS)
 
 
 def export(config: DictConfig) -> str:

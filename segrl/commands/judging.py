@@ -31,15 +31,15 @@ def truncated(config: DictConfig, rows: Sequence[Mapping[str, Any]], folder: Pat
 
 
 def _verdicts(config: DictConfig, rows: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, bool | None]:
-    """The verdict on each thought by id; thoughts without one after the first round get a second, shorter one."""
+    """The verdict on each thought by id; thoughts without one after the first round get a second."""
     questions = [question for row in rows for question in judge.questions(row)]
     first = _responses(config, questions, folder, "first", {})
-    verdicts = {response.problem_id: judge.verdict(response.response) for response in first}
+    verdicts = {response.problem_id: judge.verdict(response) for response in first}
     silent = [response for response in first if verdicts[response.problem_id] is None]
     again = [question for response in silent if (question := judge.hurried(response))]
     if again:
-        short = {"template": "{problem}", "generation": {"max_tokens": 4}}
-        second = _responses(config, again, folder, "second", short)
+        changed = {"template": "{problem}", "generation": plain(config.second_round)}
+        second = _responses(config, again, folder, "second", changed)
         verdicts |= {response.problem_id: judge.hurried_verdict(response.response) for response in second}
     missing = sum(verdict is None for verdict in verdicts.values())
     print(f"judged: {len(verdicts)} thoughts, {len(again)} in a second round, {missing} without a verdict")

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from segrl.commands.common import attributor_path, model_path, say
+from segrl.commands.common import attributor_path, loaded_dtype, model_path, say
 from segrl.commands.doctor import memory as machine_memory
 from segrl.commands.training_plans import grpo_plan, sft_plan
 from segrl.cost import memory
@@ -33,11 +33,11 @@ def announce(command: str, config: DictConfig, **known: Any) -> None:
         details = read_config(planned_model(command, config))
         shape = shape_of(details)
     except (OSError, ValueError) as error:
-        say(f"no plan: {str(error).splitlines()[0]}")
+        print(f"no plan: {str(error).splitlines()[0]}", flush=True)
         return
     plan = PLANS[command](config, shape, hardware, details, **known)
     if plan is not None:
-        say(plan.lines())
+        print(plan.lines(), flush=True)
         plan.check()
 
 
@@ -164,7 +164,8 @@ def evaluate_plan(
         phase = memory.generation(shape, serving, hardware.memory)
         memory.check_cache(shape, serving, phase, "gpu_memory_utilization in generation.vllm.engine")
     else:
-        precision = dtype_bytes(generation[config.backend].dtype, details)
+        dtype = generation[config.backend].dtype
+        precision = dtype_bytes(dtype if config.backend == "vllm" else loaded_dtype(dtype), details)
         rows = min(samples or generation.batch, generation.batch)
         cache = rows * length * shape.cached() * precision if config.backend == "transformers" else memory.CPU_CACHE
         parts = {"weights": float(precision * shape.parameters), "cache": cache}

@@ -44,6 +44,7 @@ class GenerationConfig:
     n: int = MISSING
     temperature: float = MISSING
     top_p: float = MISSING
+    repetition_penalty: float = MISSING
     max_tokens: int = MISSING
     stop: list[str] = MISSING
     seed: int = MISSING
@@ -79,6 +80,8 @@ class LoadedModel:
 class Sampler(LoadedModel):
     """What samples responses."""
 
+    # `float32`, `bfloat16`, `float16`; `auto`: with vLLM the one in the model's config.json, with transformers float32
+    dtype: str = "auto"
     backend: str = MISSING
     server: str | None = None  # of backend=openai
     generation: GenerationConfig = field(default_factory=GenerationConfig)

@@ -81,6 +81,12 @@ class AnalysisConfig:
     bleu_tokenize: str = MISSING
 
 
+@dataclass
+class SecondRound:
+    temperature: float = MISSING
+    max_tokens: int = MISSING
+
+
 # --- commands --------------------------------------------------------------------------------------------------------
 
 
@@ -161,6 +167,7 @@ class Analyze(Cut, Sampler, ReadTraces):
     seed: int = MISSING
     shard: int = MISSING
     judge_path: str | None = None
+    second_round: SecondRound = field(default_factory=SecondRound)
     attribution: AttributionSettings = field(default_factory=AttributionSettings)
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
 

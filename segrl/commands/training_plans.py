@@ -14,6 +14,8 @@ from segrl.cost.hours import hours, training_flops, units
 from segrl.cost.memory import Phase, Serving, Training, bytes_of
 from segrl.cost.plan import Plan
 from segrl.cost.shape import Shape
+from segrl.credit.checks import has_reference
+from segrl.credit.settings import credit_from
 
 SFT_REMEDIES = {
     **dict.fromkeys(
@@ -40,9 +42,12 @@ GRPO_REMEDIES = {
 
 def sft_plan(config: DictConfig, shape: Shape, hardware: Hardware, details: Mapping[str, Any]) -> Plan:
     data, gpus = config.data, (config.nproc or 1) * config.trainer.nnodes
-    tokens = data.max_token_len_per_gpu
+    shared = config.engine.ulysses_sequence_parallel_size  # ranks that share a row
+    rows = max(1, data.train_batch_size * shared // gpus)  # of a step, on such ranks together
+    tokens = data.max_token_len_per_gpu * shared
     if not data.use_dynamic_bsz:
         tokens = data.micro_batch_size_per_gpu * data.max_length
+    tokens = min(tokens, rows * data.max_length) // shared
     training = _training(config.model, config.engine, gpus, tokens, scaled=False)
     phases: tuple[Phase, ...] = (memory.update(shape, training), memory.step(shape, training))
     if not hardware.is_gpu:
@@ -76,16 +81,14 @@ def grpo_plan(config: DictConfig, shape: Shape, hardware: Hardware, details: Map
 
 def _hours_of_step(config: DictConfig, shape: Shape, hardware: Hardware, gpus: int) -> float | None:
     """Hours of a step's update, log-probs and attribution, where every rollout takes its full length."""
-    from segrl.credit.checks import has_reference
-
     if not hardware.tflops:
         return None
-    roles, settings = config.actor_rollout_ref, config.segrl
+    roles, settings = config.actor_rollout_ref, credit_from(config)
     length = config.data.max_prompt_length + config.data.max_response_length
     tokens, checkpointing = config.data.train_batch_size * roles.rollout.n * length, _checkpoints(config)
     update = training_flops(shape, tokens, length, roles.model.enable_gradient_checkpointing)
     forwards = 1 + has_reference(config)
-    added = 0.0 if settings.rule == "uniform" else units(settings.nodes, settings.share, checkpointing) / settings.every
+    added = 0.0 if not settings.attributes else units(settings.nodes, settings.share, checkpointing) / settings.every
     flops = update * (1 + added) + forwards * tokens * shape.forward_flops(length)
     return hours(flops, gpus, hardware.tflops)
 
@@ -101,7 +104,8 @@ def _grpo_on_gpu(config: DictConfig, shape: Shape, hardware: Hardware) -> tuple[
     training, before = _actor(config, "update"), _actor(config, "log-probs")
     chunk = actor.entropy_from_logits_chunk_size if actor.entropy_from_logits_with_chunking else None
     phases = [memory.log_probs(shape, before, chunk), memory.update(shape, training), memory.step(shape, training)]
-    if config.segrl.rule != "uniform":
+    settings = credit_from(config)
+    if settings.attributes and settings.attributor != "frozen":  # whose actors have GPUs of their own
         phases.insert(1, _attribution_beside(config, shape, training))
     if actor.fsdp_config.optimizer_offload:  # verl brings it back for the update alone
         phases = [p if "gradients" in p.parts else p.without("optimiser") for p in phases]
@@ -126,15 +130,13 @@ def _attribution_beside(config: DictConfig, shape: Shape, training: Training) ->
 
 
 def _grpo_on_cpu(config: DictConfig, shape: Shape) -> Phase:
-    from segrl.credit.checks import has_reference
-
     roles, gpus = config.actor_rollout_ref, config.trainer.n_gpus_per_node
     trained = memory.update(shape, _actor(config, "update"))
     phase = memory.on_cpu(trained, gpus, memory.GRPO_PROCESSES, gpus)
     served = bytes_of(roles.rollout.dtype) * shape.parameters * gpus
     reference = 4 * shape.parameters if has_reference(config) and not roles.model.lora_rank else 0
     cache = memory.CPU_CACHE * gpus / roles.rollout.tensor_model_parallel_size
-    return Phase(phase.name, {**phase.parts, "reference": reference, "vLLM's weights": served, "KV cache": cache})
+    return Phase(phase.name, {**phase.parts, "reference": reference, "vLLM's weights": served, "cache": cache})
 
 
 def _actor(config: DictConfig, phase: str) -> Training:
@@ -145,8 +147,10 @@ def _actor(config: DictConfig, phase: str) -> Training:
     node = roles.actor
     if phase == "log-probs":
         node, names = roles.rollout, ("log_prob_micro_batch_size_per_gpu", "log_prob_max_token_len_per_gpu")
-    tokens = node[names[1]] if roles.actor.use_dynamic_bsz else (node[names[0]] or 1) * lengths
     gpus = trainer.n_gpus_per_node * trainer.nnodes
+    prompts = roles.actor.ppo_mini_batch_size if phase == "update" else config.data.train_batch_size
+    rows = max(1, prompts * roles.rollout.n // gpus)  # of a rank
+    tokens = min(node[names[1]], rows * lengths) if roles.actor.use_dynamic_bsz else (node[names[0]] or 1) * lengths
     return _training(roles.model, roles.actor.fsdp_config, gpus, tokens, scaled=roles.rollout.temperature != 1)
 
 

@@ -73,7 +73,7 @@ def step(shape: Shape, training: Training) -> Phase:
 def log_probs(shape: Shape, training: Training, chunk: int | None) -> Phase:
     """The peak of a forward that computes log-probabilities, and the entropy of ``chunk`` tokens at once."""
     row = shape.vocabulary * training.precision
-    logits = training.tokens * row * (2 if training.scaled or not training.packed else 1)
+    logits = training.tokens * row * (1 + training.scaled)
     if chunk and training.packed:
         logits += min(chunk, training.tokens) * shape.vocabulary * 4 * ENTROPY_COPIES
     else:
@@ -121,11 +121,12 @@ def _copies_of_logits(training: Training) -> int:
     """How often the logits are held at the peak of verl's loss.
 
     flash-attn's cross entropy writes the gradient over them. Without it verl's ``logprobs_from_logits_v2`` works row by
-    row, and the backward holds each row's gradient, all rows' as one tensor and, in float32, those of the gathered
-    labels; padded rows are copied out of their padding first.
+    row on rows that are copied out of their padding; its backward holds each row's gradient and all rows' as one
+    tensor, in float32 beside the logits and the gradient of those that the labels pick.
     """
-    copies = 1 if training.packed else 3 + (training.precision == 4)
-    return copies + training.scaled
+    if training.packed:
+        return 1 + training.scaled
+    return 3 + training.scaled if training.precision == 2 else 5
 
 
 # --- other phases ----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import torch
 
 from segrl.generation.sampling import Sampling, answered
 from segrl.loading import load_model
+from segrl.text.ending import end_tokens
 from segrl.text.prompting import render
 from segrl.types import Trace, given
 
@@ -23,6 +24,7 @@ def generate(groups: Iterable[Sequence[Trace]], sampling: Sampling, *, dtype: st
             group,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
+            repetition_penalty=sampling.repetition_penalty,
             max_tokens=sampling.max_tokens,
             stop=sampling.stop,
             seed=group[0].meta["seed"],
@@ -38,6 +40,7 @@ def sample(
     *,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    repetition_penalty: float = 1.0,
     max_tokens: int = 256,
     stop: Sequence[str] = (),
     seed: int = 0,
@@ -49,7 +52,7 @@ def sample(
     """
     prompts = [render(problem.problem, tokenizer, template) for problem in problems]
     encoded = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
-    padding, ends = _padding(tokenizer), _ends(model, tokenizer)
+    padding, ends = _padding(tokenizer), sorted(end_tokens(tokenizer, model.generation_config))
     width = max(map(len, encoded))
     ids_BL = torch.tensor([[padding] * (width - len(ids)) + ids for ids in encoded], device=model.device)
     real_BL = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in encoded], device=model.device)
@@ -62,6 +65,7 @@ def sample(
             input_ids=ids_BL,
             attention_mask=real_BL,
             do_sample=not greedy,
+            repetition_penalty=repetition_penalty,
             max_new_tokens=max_tokens,
             pad_token_id=padding,
             eos_token_id=ends,
@@ -98,13 +102,6 @@ def _without_generation_config(model) -> Iterator[None]:
         yield
     finally:
         model.generation_config = shipped
-
-
-def _ends(model, tokenizer) -> list[int]:
-    """The tokens that end a response: the tokenizer's and those of ``generation_config.json``, as in vLLM."""
-    shipped = model.generation_config.eos_token_id
-    shipped = shipped if isinstance(shipped, list) else [shipped]
-    return sorted({tokenizer.eos_token_id, *shipped} - {None})
 
 
 def _padding(tokenizer) -> int:

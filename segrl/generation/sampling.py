@@ -14,7 +14,10 @@ FINISHES = ("stop", "length")
 
 @dataclass(frozen=True)
 class Sampling:
-    """The settings of all backends. ``temperature=0`` is greedy; a ``stop`` text ends a response and is cut off."""
+    """The settings of all backends. ``temperature=0`` is greedy; a ``stop`` text ends a response and is cut off.
+
+    ``repetition_penalty`` divides positive logits of tokens that prompt or response hold, and multiplies the others.
+    """
 
     model_path: str | None
     template: str = "chat"
@@ -22,12 +25,15 @@ class Sampling:
     top_p: float = 1.0
     max_tokens: int = 256
     stop: Sequence[str] = ()
+    repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
             raise ValueError(f"temperature={self.temperature}, expected 0 (greedy) or more")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p}, expected more than 0 and at most 1 (all tokens)")
+        if self.repetition_penalty <= 0:
+            raise ValueError(f"repetition_penalty={self.repetition_penalty}, expected more than 0; 1 is none")
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens={self.max_tokens}, expected 1 or more")
         if not all(self.stop):

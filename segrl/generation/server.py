@@ -109,7 +109,9 @@ def _messages(samples: Sequence[Trace]) -> Iterator[Request]:
 
 
 def _parameters(sampling: Sampling) -> dict[str, Any]:
-    parameters = {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_tokens}
+    parameters: dict[str, Any] = {name: getattr(sampling, name) for name in ("temperature", "top_p", "max_tokens")}
+    if sampling.repetition_penalty != 1:  # no field of OpenAI's; vLLM, SGLang and llama.cpp take it
+        parameters["repetition_penalty"] = sampling.repetition_penalty
     return {**parameters, "stop": list(sampling.stop)} if sampling.stop else parameters
 
 

@@ -87,6 +87,7 @@ def _parameters(sampling: Sampling, sample: Trace):
     return SamplingParams(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
+        repetition_penalty=sampling.repetition_penalty,
         max_tokens=sampling.max_tokens,
         stop=list(sampling.stop),
         seed=sample.meta["seed"],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -25,44 +24,42 @@ def check_saved(config: DictConfig) -> None:
 
 def check_space(*stages: DictConfig) -> None:
     """Refuse to start where the checkpoints of a local model's stages, and what is exported of them, find no room."""
-    if stages and Path(stages[0].model.path).expanduser().is_dir():
-        needed = {staged.trainer.default_local_dir: _needed(staged) for staged in stages}
-        check_room(needed, "checkpoint.save_contents")
+    if not stages or not Path(stages[0].model.path).expanduser().is_dir():
+        return
+    each = [_bytes_needed(config) for config in stages]
+    taken = [bytes_taken(config.trainer.default_local_dir) for config in stages]
+    needed = sum(max(0, needed - there) for needed, there in zip(each, taken, strict=True))
+    check_room(needed, sum(each), stages[0].trainer.default_local_dir, "checkpoint.save_contents")
 
 
-def check_room(needed: dict[str, int], key: str) -> None:
-    """Refuse where the disk has no room for so many bytes a folder, but for those that a training has written there.
-
-    ``key`` is the config's that says what a checkpoint holds.
+def check_room(needed: int, total: int, place: str, key: str) -> None:
+    """Refuse where the disk has fewer bytes left than are still needed of the total; ``key`` is the config's that says
+    what a checkpoint holds.
     """
-    missing = sum(max(0, size - _taken(folder)) for folder, size in needed.items())
-    place = Path(next(iter(needed)))
-    free = shutil.disk_usage(next(path for path in (place, *place.absolute().parents) if path.exists())).free
-    if free < missing:
+    folder = Path(place)
+    free = shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
+    if free < needed:
         raise OSError(
-            f"the checkpoints and the exported model take about {_size(sum(needed.values()))}, {place} has "
-            f"{_size(free)} left; make room, give another out=, or leave the optimizer out with "
-            f"{key}=[model,extra,hf_model]"
+            f"the checkpoints and the exported model take about {_size(total)}, {place} has {_size(free)} left; "
+            f"make room, give another out=, or leave the optimizer out with {key}=[model,extra,hf_model]"
         )
 
 
-def bytes_needed(count: int, contents: Iterable[str], adapters: bool, kept: int) -> int:
-    """Of so many checkpoints of a model of ``count`` parameters, and of the exported model."""
-    return kept * checkpoint_bytes(count, contents, adapters) + EXPORTED * count
-
-
-def _needed(config: DictConfig) -> int:
+def _bytes_needed(config: DictConfig) -> int:
     """Of all checkpoints that are kept, the one that a training goes on from, and the exported model. verl writes a new
     one before it deletes a single one, and never deletes one of an earlier run.
     """
+    count = parameters(Path(config.model.path).expanduser())
+    each = checkpoint_bytes(count, config.checkpoint.save_contents, bool(config.model.lora_rank))
     saves = config.trainer.total_epochs if config.trainer.save_freq == "after_each_epoch" else 2
     kept = min(saves, max(2, config.trainer.max_ckpt_to_keep or saves)) + bool(executed_steps(config))
-    count = parameters(Path(config.model.path).expanduser())
-    return bytes_needed(count, config.checkpoint.save_contents, bool(config.model.lora_rank), kept)
+    return kept * each + EXPORTED * count
 
 
-def _taken(folder: str) -> int:
-    return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+def bytes_taken(place: str) -> int:
+    """Of the checkpoints of a training that goes on."""
+    files = Path(place).rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def parameters(folder: Path) -> int:

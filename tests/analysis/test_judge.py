@@ -23,18 +23,22 @@ def test_each_thought_is_asked_for_between_its_neighbours():
 
 
 @pytest.mark.parametrize(
-    ("response", "expected"),
+    ("response", "finish", "expected"),
     [
-        ("It stops midway.</think> \\boxed{1}", True),
-        ("It concludes: \\boxed{0}", False),
-        ("Perhaps \\boxed{1}?</think> No. \\boxed{0}.", False),
-        ("Perhaps \\boxed{1}?</think> I cannot say.", None),
-        ("\\boxed{yes}", None),
-        ("it goes on and on", None),
+        ("<think>It stops midway.</think> \\boxed{1}", "stop", True),
+        ("It concludes: \\boxed{0}", "stop", False),
+        ("Perhaps \\boxed{1}?</think> No. \\boxed{0}.", "stop", False),
+        ("Perhaps \\boxed{1}?</think> I cannot say.", "stop", None),
+        ("\\boxed{yes}", "stop", None),
+        ("it goes on and on", "length", None),
+        ("<think>I am to write \\boxed{0} if step B is finished, so let me", "length", None),
+        ("I am to write \\boxed{0} if step B is finished, so let me", "length", None),
+        ("It stops midway.</think> \\boxed{1} because", "length", True),
     ],
 )
-def test_the_verdict_is_the_last_box_behind_the_thought(response, expected):
-    assert verdict(response) is expected
+@pytest.mark.parametrize("prompt", ["<user>Is it?<assistant>", "<user>Is it?<assistant><think>\n"])
+def test_the_verdict_is_the_answer_of_a_response_that_came_to_one(response, finish, expected, prompt):
+    assert verdict(Trace("a", "q", response, meta={"prompt": prompt, "finish": finish})) is expected
 
 
 def test_the_second_round_goes_on_from_the_thoughts_of_the_first():

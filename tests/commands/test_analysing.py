@@ -12,6 +12,7 @@ import pytest
 from segrl import Trace, toy
 from segrl.commands.analysing import _toy_traces
 from segrl.commands.cli import main
+from segrl.commands.config import compose
 from segrl.data import save_traces
 
 QUICK = ["attribution.nodes=2", "attribution.tolerance=null", "limit=2", "shard=1", "seed=3"]
@@ -100,10 +101,23 @@ def test_thoughts_are_judged_by_a_model_in_two_rounds(tmp_path, capsys):
     bare = [Trace(id=one.id, problem=one.problem, response=one.response, answer=one.answer)
             for one in toy.sample_traces(2, seed=3)]  # fmt: skip
     save_traces(bare, tmp_path / "traces.parquet")
-    asked = [f"judge_path={toy.MODEL_PATH}", "generation.max_tokens=4", "generation.batch=8"]
+    asked = [
+        f"judge_path={toy.MODEL_PATH}",
+        "generation.max_tokens=4",
+        "second_round.max_tokens=16",
+        "generation.batch=8",
+    ]
     command = ["analyze", *QUICK, *asked, f"traces={tmp_path / 'traces.parquet'}", f"out={tmp_path / 'out'}"]
     assert run(*command) == 0
     said = capsys.readouterr().out
     assert "in a second round" in said
     assert "no trace is wrong" in said
-    assert (tmp_path / "out" / "judge" / "second" / "part-00000.parquet").exists()
+    first, second = (
+        json.loads((tmp_path / "out" / "judge" / name / "settings.json").read_text()) for name in ("first", "second")
+    )
+    # [IG] appendix B, but for the budget of the first round, which is given here.
+    sampled = ("temperature", "top_p", "repetition_penalty", "max_tokens")
+    assert [first[name] for name in sampled] == [0.2, 0.7, 1.1, 4]
+    assert [second[name] for name in sampled] == [0.1, 0.7, 1.1, 16]
+    assert compose("analyze", []).generation.max_tokens == 2000
+    assert compose("analyze", []).second_round.max_tokens == 1000

@@ -57,6 +57,13 @@ def test_a_command_has_only_keys_that_it_reads(command):
     assert set(bare(command)) - read == (set(SLIDERS) - read if command == "report" else set())
 
 
+def test_what_samples_takes_the_models_own_dtype_and_what_attributes_float32():
+    dtypes = {command: bare(command).dtype for command in OWN if "dtype" in bare(command)}
+    sampling = {"generate", "harvest", "evaluate", "analyze"}
+    assert dtypes == {command: "auto" if command in sampling else "float32" for command in dtypes}
+    assert sampling <= set(dtypes)
+
+
 def test_doctor_has_no_key_and_compare_three():
     assert list(bare("doctor")) == []
     assert list(bare("compare")) == ["a", "b", "out"]

@@ -152,14 +152,16 @@ def test_lengths_levels_and_steps_come_along(tmp_path):
 
 def test_traces_of_our_own_are_graded_as_they_were_saved(tmp_path, capsys):
     texts = {"right": "</think> \\boxed{7}", "wrong": "</think> \\boxed{8}", "draft": "<think> \\boxed{7}"}
-    finish = {"right": "stop", "wrong": "stop", "draft": "length"}
-    made = [Trace(name, "3+4?", text, "7", meta={"tokens": 4, "finish": finish[name]}) for name, text in texts.items()]
-    save_traces(made, tmp_path / "t.parquet")
+    texts["said"] = texts["draft"]
+    finish = {"right": "stop", "wrong": "stop", "draft": "length", "said": "stop"}
+    metas = {name: {"tokens": 4, "finish": finish[name]} for name in texts}
+    traces = [Trace(name, "3+4?", text, "7", meta=metas[name]) for name, text in texts.items()]
+    save_traces(traces, tmp_path / "t.parquet")
     run("grade", f"traces={tmp_path / 't.parquet'}", f"out={tmp_path / 'v.parquet'}")
-    assert "segrl traces: 1 of 3 right (33.3%)" in capsys.readouterr().out
+    assert "segrl traces: 2 of 4 right (50.0%)" in capsys.readouterr().out
     rows = {row["id"]: row for row in read_rows(tmp_path / "v.parquet")}
-    assert [rows[name]["correct"] for name in texts] == [True, False, False]
-    assert [rows[name]["pred"] for name in texts] == ["7", "8", None]
+    assert [rows[name]["correct"] for name in texts] == [True, False, False, True]
+    assert [rows[name]["pred"] for name in texts] == ["7", "8", None, "7"]
     assert rows["draft"]["status"] == "no_answer"
     assert (rows["right"]["tokens"], rows["right"]["finish"]) == (4, "stop")
 

@@ -1,6 +1,7 @@
 """Every preset on the hardware it names, and what is said and refused before a run starts."""
 
 import json
+from importlib import import_module
 
 import pytest
 from testkit.composed import changed
@@ -49,6 +50,7 @@ PRESETS = [
 
 def planned(command, preset, *overrides, gpu=None):
     config = changed(command, preset, *overrides)
+    import_module(f"segrl.commands.{command}").complete(config)
     figures = MODELS[config.model_path]
     return PLANS[command](config, shape_of(figures), gpu_named(gpu or config.gpu), figures)
 
@@ -72,6 +74,26 @@ def test_a_7b_preset_on_one_rank_is_refused_with_the_key():
         planned("sft", "r1_distill_qwen_7b", "nproc=1").check()
 
 
+def test_vllm_that_stays_awake_counts_in_every_phase():
+    asleep = planned("grpo", "r1_distill_qwen_1.5b")
+    awake = planned("grpo", "r1_distill_qwen_1.5b", "actor_rollout_ref.rollout.free_cache_engine=false")
+    for before, after in zip(asleep.phases[1:], awake.phases[1:], strict=True):
+        assert after.total - before.total == pytest.approx(0.7 * 79 * GIB)
+    asleep.check()
+    with pytest.raises(ValueError, match=r"log-probs needs .*: lower actor_rollout_ref\.rollout\.gpu_memory"):
+        awake.check()
+
+
+def test_what_attributes_nothing_or_elsewhere_has_no_such_phase():
+    for given in (
+        ["segrl.rule=uniform"],
+        ["segrl.measure=length"],
+        ["segrl.attributor=frozen", "segrl.attributor_path=x"],
+    ):
+        assert "attribution" not in [phase.name for phase in planned("grpo", "one_gpu", *given).phases]
+    assert "attribution" in [phase.name for phase in planned("grpo", "one_gpu").phases]
+
+
 def write_config(folder, figures):
     (folder / "config.json").write_text(json.dumps(figures))
     return folder
@@ -90,10 +112,21 @@ def test_what_does_not_fit_is_refused_before_anything_starts(tmp_path, capsys, m
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", ["sft", "grpo"])
+def test_a_training_on_a_cpu_is_planned_with_all_its_processes(command, capsys, monkeypatch):
+    planning.announce(command, changed(command, "toy_cpu"))
+    assert "plan: 1.02 million parameters on this machine" in capsys.readouterr().out
+    monkeypatch.setattr(planning, "machine_memory", lambda: GIB)
+    with pytest.raises(ValueError, match=r"update needs .* GiB \(processes .*; cpu has 1 GiB: lower .*max_token_len"):
+        planning.announce(command, changed(command, "toy_cpu"))
+
+
 def test_cost_says_the_plan_of_a_command_and_refuses_it(tmp_path, capsys):
     model = f"model_path={write_config(tmp_path, QWEN_7B)}"
-    assert main(["cost", "evaluate", model, "gpu=h100", "backend=vllm", "dtype=bfloat16"]) == 0
+    assert main(["cost", "evaluate", model, "gpu=h100", "backend=vllm"]) == 0  # dtype=auto: bfloat16 by config.json
     assert "KV cache 53.9" in capsys.readouterr().out  # 0.9 x 79 - 14.2 of weights - 3 of work
+    assert main(["cost", "evaluate", model, "gpu=h100"]) == 0  # transformers holds it in float32
+    assert "weights 28.4" in capsys.readouterr().out
     assert main(["cost", "evaluate", model, "gpu=4090", "backend=vllm", "dtype=float32"]) == 2
     assert "raise gpu_memory_utilization in generation.vllm.engine" in capsys.readouterr().err
     assert main(["cost", "attribute", model, "gpu=h1000"]) == 2

@@ -8,7 +8,7 @@ import torch
 from testkit.tiny import byte_level_tokenizer
 
 from segrl import Evidence, Segments
-from segrl.credit.rollout import Rollout, evidence_of, record, rollout_trace, weigh_rollout
+from segrl.credit.rollout import Rollout, evidence_of, make_rollout, record, rollout_trace, weigh_rollout
 from segrl.credit.settings import CreditSettings
 from segrl.types import Stream, TokenisedTrace
 
@@ -117,6 +117,17 @@ def test_the_answer_of_a_rollout_is_read_after_its_thinking():
     assert answer("Q<think>\n", "try \\boxed{7} and") is None  # cut off while thinking: a draft is no answer
     assert answer("Q<think>\n", "so \\boxed{7}.", tokenizer.eos_token) == "7"  # it ended by itself
     assert answer("Q", "so \\boxed{ }") is None  # nothing to explain
+
+
+def test_the_dump_says_how_a_rollout_ended():
+    tokenizer = byte_level_tokenizer()
+    for end, finish in (("", "length"), (tokenizer.eos_token, "stop")):
+        ids = [torch.tensor(tokenizer(text)["input_ids"]) for text in ("Q", f"so \\boxed{{7}}{end}")]
+        trace = rollout_trace("r", *ids, torch.ones(len(ids[1])), tokenizer, {tokenizer.eos_token_id})
+        line = record(
+            make_rollout("p_0_0", trace, torch.ones(trace.tokens), CreditSettings()), None, None, trace.trainable_T
+        )
+        assert line["finish"] == finish
 
 
 def test_a_record_holds_what_a_report_draws():

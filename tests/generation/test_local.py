@@ -11,13 +11,16 @@ from segrl.text.prompting import render
 PROBLEMS = [Trace(id=str(i), problem=f"What is {i}+{'1' * i}?", answer="1", meta={"source": "x"}) for i in range(4)]
 
 
-def greedy_by_hand(model, tokenizer, problem, tokens):
+def greedy_by_hand(model, tokenizer, problem, tokens, penalty=1.0):
     """One unpadded forward per token."""
     ids = tokenizer(render(problem.problem, tokenizer), add_special_tokens=False)["input_ids"]
     new = []
     for _ in range(tokens):
         with torch.no_grad():
-            token = int(model(torch.tensor([ids + new])).logits[0, -1].argmax())
+            logits_V = model(torch.tensor([ids + new])).logits[0, -1]
+        seen = torch.tensor(sorted({*ids, *new}))
+        logits_V[seen] = torch.where(logits_V[seen] > 0, logits_V[seen] / penalty, logits_V[seen] * penalty)
+        token = int(logits_V.argmax())
         if token == tokenizer.eos_token_id:
             return new, "stop"
         new.append(token)
@@ -31,6 +34,18 @@ def test_greedy_responses_equal_a_loop_of_forwards():
         assert trace.response == tokenizer.decode(ids, skip_special_tokens=True)
         assert (trace.id, trace.answer, trace.meta["source"]) == (problem.id, "1", "x")
         assert (trace.meta["finish"], trace.meta["tokens"]) == (finish, len(ids) + (finish == "stop"))
+
+
+def test_a_repetition_penalty_changes_the_logits_of_what_was_said():
+    """Of 0.2, which favours repetition: by itself this random model never repeats a token."""
+    model, tokenizer = tiny_model(), byte_level_tokenizer()
+    [plain], [penalised] = (
+        sample(model, tokenizer, PROBLEMS[:1], temperature=0, max_tokens=8, repetition_penalty=penalty)
+        for penalty in (1.0, 0.2)
+    )
+    ids, _ = greedy_by_hand(model, tokenizer, PROBLEMS[0], 8, penalty=0.2)
+    assert penalised.response == tokenizer.decode(ids, skip_special_tokens=True)
+    assert penalised.response != plain.response
 
 
 def test_samples_repeat_by_seed():

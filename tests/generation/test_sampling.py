@@ -59,6 +59,7 @@ def test_what_the_prompt_was_travels_with_the_response():
     [
         ({"temperature": -0.1}, "temperature=-0.1, expected 0"),
         ({"top_p": 0.0}, "top_p=0.0, expected more than 0"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty=0.0, expected more than 0"),
         ({"max_tokens": 0}, "max_tokens=0, expected 1 or more"),
         ({"stop": [""]}, "holds an empty text"),
     ],

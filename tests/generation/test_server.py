@@ -27,9 +27,9 @@ DEFAULTS = {
 }
 
 
-def asked_of(url, n=2, problems=3, max_tokens=12, temperature=1.0, stop=(), **changed):
+def asked_of(url, n=2, problems=3, max_tokens=12, temperature=1.0, stop=(), penalty=1.0, **changed):
     asked = samples(toy.sample_problems(problems, seed=7), n, seed=5)
-    sampling = Sampling(str(toy.MODEL_PATH), "chat", temperature, 1.0, max_tokens, stop)
+    sampling = Sampling(str(toy.MODEL_PATH), "chat", temperature, 1.0, max_tokens, stop, penalty)
     traces = list(server.generate([asked], sampling, **{**DEFAULTS, "server": url, **changed}))
     return asked, sorted(traces, key=lambda trace: [one.id for one in asked].index(trace.id))
 
@@ -56,11 +56,14 @@ def test_the_server_is_sent_our_prompt_and_a_seed_for_each_sample(prompt):
     }
 
 
-def test_a_stop_text_reaches_the_server(monkeypatch):
+def test_a_stop_text_and_a_repetition_penalty_reach_the_server(monkeypatch):
     monkeypatch.setenv("A_KEY", "secret")
     with serving() as there:
         asked, traces = asked_of(there.url, n=1, stop=["e"], temperature=0.0)
         assert there.keys == {"Bearer secret"}
+        assert not any("repetition_penalty" in body for body in there.bodies)  # OpenAI's own servers know none
+        asked_of(there.url, n=1, problems=1, max_tokens=1, penalty=1.1)
+        assert there.bodies[-1]["repetition_penalty"] == 1.1
     for one, trace in zip(asked, traces, strict=True):
         whole, _, _ = alone(one, temperature=0.0)
         assert trace.response == whole.partition("e")[0]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -85,17 +86,22 @@ def test_an_evaluation_starts_one_engine(tmp_path):
     code, shown = in_a_process(*asked, VLLM_LOGGING_LEVEL="INFO")
     assert code == 0, shown
     assert shown.count("Initializing a V1 LLM engine") == 1
+    assert "dtype=torch.float32" in shown  # the bundled model's own
     assert main(["generate", *ASKED[1:], *GREEDY, "limit=16", f"out={tmp_path / 'greedy'}"]) == 0
     found = contents(tmp_path / "vllm" / "responses" / "problems-greedy")
     assert agreement(found, contents(tmp_path / "greedy")) >= 0.9
 
 
-@pytest.mark.slow
-def test_an_engine_option_that_is_none_is_a_sentence(tmp_path):
-    code, shown = in_a_process(*ASKED, "backend=vllm", "generation.vllm.engine={max_len: 2}", f"out={tmp_path}")
+def test_the_dtype_is_the_models_own_and_an_engine_option_that_is_none_is_a_sentence(tmp_path):
+    model = shutil.copytree(toy.MODEL_PATH, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
+    asked = ["generate", f"model_path={model}", "limit=2", "backend=vllm", "generation.vllm.engine={max_len: 2}"]
+    code, shown = in_a_process(*asked, f"out={tmp_path / 'out'}")
     assert code == 2
     assert "vLLM's engine takes no 'max_len', did you mean" in shown
     assert "Traceback" not in shown
+    assert json.loads((tmp_path / "out" / "settings.json").read_text())["dtype"] == "bfloat16"
 
 
 def test_vllms_own_server_gives_the_same(tmp_path, greedy):

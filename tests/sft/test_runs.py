@@ -98,7 +98,7 @@ def test_two_stages_with_adapters_make_a_plain_model(data, tmp_path, plain_envir
     stages = "stages=[{mode: full, epochs: 1, lr: 1e-2}, {mode: selective, epochs: 1, lr: 1e-2}]"
     entry = command(data, tmp_path / "out", stages, "model.lora_rank=4", "model.lora_alpha=8")
     log = bounded(entry, plain_environment, 500, tmp_path / "log")
-    assert "stage 1, full SFT" in log
+    assert log.index("plan: 1.02 million parameters on this machine") < log.index("stage 1, full SFT")
     assert "stage 2, selective SFT" in log
     base = toy.load_model()[0].state_dict()
     one, two = (AutoModelForCausalLM.from_pretrained(tmp_path / "out" / name) for name in ("model-1", "model"))

@@ -45,6 +45,7 @@ def test_a_preset_passes_verls_own_checks_and_ours(name, without_download):
     actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
     rollout = omega_conf_to_dataclass(config.actor_rollout_ref.rollout)
     assert actor.engine.strategy == "fsdp2"
+    assert actor.engine.entropy_from_logits_with_chunking is (name != "toy_cpu")
     assert rollout.log_prob_use_dynamic_bsz == actor.use_dynamic_bsz
     assert not need_critic(config)
     assert rollout.enable_sleep_mode is (name != "toy_cpu")

@@ -1,0 +1,76 @@
+"""The recipes of examples/, in their CPU form: each ends in a graded table of 64 problems."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from testkit.runs import bounded
+from transformers import AutoModelForCausalLM
+
+from segrl import toy
+from segrl.data import read_rows, write_rows
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not (toy.MODEL_PATH / "model.safetensors").exists(), reason="no model is bundled"),
+]
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(name, environment, folder, *arguments, seconds=600):
+    """The log of an example that ended well."""
+    here = environment | {"PRESET": "toy_cpu", "PYTHON": sys.executable}
+    return bounded(["bash", str(EXAMPLES / name), *map(str, arguments)], here, seconds, folder / "log")
+
+
+def graded(scores: Path) -> float:
+    """The accuracy in the table of 64 problems, after it is compared with the verdicts beside it."""
+    row = next(line for line in (scores / "results.md").read_text().splitlines() if line.startswith("| problems |"))
+    problems, samples, accuracy = (float(re.search(r"[\d.]+", cell)[0]) for cell in row.split("|")[2:5])
+    assert (problems, samples) == (64, 1)
+    [file] = scores.glob("samples_problems.*")
+    verdicts = [sample["correct"] for sample in read_rows(file)]
+    assert accuracy == pytest.approx(100 * sum(verdicts) / 64, abs=0.05)
+    return accuracy
+
+
+def moved(model: Path) -> bool:
+    base, trained = (AutoModelForCausalLM.from_pretrained(path) for path in (toy.MODEL_PATH, model))
+    return any((a != b).any() for a, b in zip(base.parameters(), trained.parameters(), strict=True))
+
+
+def test_evaluating_the_bundled_model(tmp_path, environment):
+    run("evaluate_math.sh", environment, tmp_path, "null", tmp_path / "scores")
+    assert graded(tmp_path / "scores") > 10
+
+
+def test_a_cold_start_from_traces_like_limos(tmp_path, environment):
+    """LIMO's columns: question, solution (the whole trace) and answer."""
+    pytest.importorskip("verl")
+    rows = [
+        {"question": trace.problem, "solution": trace.response, "answer": trace.answer}
+        for trace in toy.sample_traces(16, seed=3)
+    ]
+    write_rows(tmp_path / "limo.jsonl", rows)
+    log = run("cold_start.sh", environment, tmp_path, tmp_path / "limo.jsonl", tmp_path, "trainer.total_epochs=1")
+    assert "selective SFT: 16 traces" in log
+    assert moved(tmp_path / "sft" / "model")
+    graded(tmp_path / "scores")
+
+
+def test_grpo_then_a_score(tmp_path, environment, ray_dir):
+    """Three steps save three checkpoints; two stay, and the last is the model."""
+    pytest.importorskip("verl")
+    few = ["trainer.total_training_steps=3", "trainer.save_freq=1", "data.train_batch_size=8", "trainer.test_freq=3"]
+    few += ["data.max_response_length=256", f"+ray_kwargs.ray_init._temp_dir={ray_dir}"]
+    few += ["data.val_max_samples=16", "trainer.logger=[console,tensorboard]"]
+    log = run("grpo_math.sh", environment, tmp_path, tmp_path, *few)
+    assert re.search(r"val-core/toy/acc/mean@1:\S*[01]", log)
+    assert f"trained model, of step 3: {tmp_path / 'grpo' / 'model'}" in log
+    kept = {path.parent.name for path in (tmp_path / "grpo" / "checkpoints").glob("global_step_*/actor")}
+    assert kept == {"global_step_2", "global_step_3"}
+    assert list((tmp_path / "grpo" / "tensorboard").glob("events.*"))
+    assert moved(tmp_path / "grpo" / "model")
+    graded(tmp_path / "scores")
