@@ -178,9 +178,10 @@ def check_cache(shape: Shape, serving: Serving, served: Phase, key: str) -> None
 
 # --- without a GPU ---------------------------------------------------------------------------------------------------
 
-PROCESS = GIB  # of a command with torch and transformers loaded
-SFT_PROCESSES = (1 * GIB, 1 * GIB)  # of the command and torchrun together, and of each rank before it has a model
-GRPO_PROCESSES = (6 * GIB, 1 * GIB)  # of Ray, verl's workers and vLLM together, and of each rank
+# Measured with scripts/bench_memory.py, before a process has a model.
+PROCESS = 7 * GIB // 10  # a command with torch and transformers loaded
+SFT_PROCESSES = (6 * GIB // 10, PROCESS)  # the command and torchrun together, and each rank
+GRPO_PROCESSES = (72 * GIB // 10, PROCESS)  # Ray, verl's workers and vLLM together, and each rank
 CPU_CACHE = GIB  # VLLM_CPU_KVCACHE_SPACE, as segrl.launch sets it
 
 
