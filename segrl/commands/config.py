@@ -67,11 +67,13 @@ def schema_of(command: str) -> type | None:
     return TRACE_SCHEMAS[command]
 
 
-def mixed_in() -> type:
-    """The dataclass of the keys and sections that stand in the config of `segrl sft` beside verl's."""
-    from segrl.commands.trace_schema import ColdStart
+def _own_schema(command: str) -> type | None:
+    """The dataclass of a command's keys; of `segrl sft` that of the keys and sections that stand beside verl's."""
+    if command == "sft":
+        from segrl.commands.trace_schema import ColdStart
 
-    return ColdStart
+        return ColdStart
+    return schema_of(command)
 
 
 @cache
@@ -149,7 +151,7 @@ def _verl_configs() -> Path:
 
 def _opened(command: str, overrides: list[str]) -> list[str]:
     """A free mapping such as ``measure_options`` takes any key; Hydra wants a ``++`` before such a one."""
-    schema = mixed_in() if command == "sft" else schema_of(command)
+    schema = _own_schema(command)
     return [f"++{one}" if schema and _is_free(schema, one.partition("=")[0]) else one for one in overrides]
 
 
@@ -188,7 +190,7 @@ def _unknown_key(command: str, key: str) -> str:
 
         if last in REMOVED:
             return REMOVED[last]
-    return f"there is no key {key!r}{near(last, _keys(schema_of(command), parent))}"
+    return f"there is no key {key!r}{near(last, _keys(_own_schema(command), parent))}"
 
 
 def _keys(schema: type | None, parent: str) -> list[str]:

@@ -42,8 +42,9 @@ _NAMED = re.compile(r"([A-J])\s+[A-Z][a-z]+.*", re.DOTALL)
 def extract(response: str, thinking: str = "auto", prompt: str = "", finish: str | None = None) -> str | None:
     """The final answer, or None: a box before ``</think>`` is a draft. The table of cases is in docs/concepts.md.
 
-    ``auto`` takes what follows the last ``</think>``. Without one, a response that ended by itself (``finish="stop"``)
-    or never opened a thought answers with its last box, and one still in its thought with none. ``required`` takes
+    ``auto`` takes what follows the last ``</think>``. Where nothing follows, as in models trained on traces with the
+    tag after the whole solution, or there is no tag, a response that ended by itself (``finish="stop"``) answers with
+    its last box, as does one that never opened a thought; one still in its thought has no answer. ``required`` takes
     nothing without the tag. ``none`` takes any box, unless the response was cut off (``finish="length"``) inside a
     thought that its prompt opened.
     """
@@ -51,7 +52,9 @@ def extract(response: str, thinking: str = "auto", prompt: str = "", finish: str
         raise ValueError(f"thinking={thinking!r}, expected one of {THINKING}")
     if thinking == "none" and not (opens_thought(prompt) and finish == "length"):
         return last_answer(response)
-    _, closed, answering = response.rpartition(THINK_END)
+    solution, closed, answering = response.rpartition(THINK_END)
+    if thinking == "auto" and finish == "stop" and not answering.strip():
+        return last_answer(solution)
     unfinished = finish != "stop" and (opens_thought(prompt) or "<think>" in response)
     if not closed and (thinking == "required" or unfinished):
         return None

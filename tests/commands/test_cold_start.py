@@ -9,6 +9,7 @@ from testkit.composed import changed
 from segrl import toy
 from segrl.commands.cli import main as cli
 from segrl.commands.cold_start import select_here, selects_here
+from segrl.commands.config import ConfigError, compose
 from segrl.data import read_rows, save_traces
 from segrl.sft.masking import Rules
 from segrl.sft.rows import read_selections, supervise
@@ -121,3 +122,21 @@ def test_where_every_stage_is_full_nothing_is_selected(tmp_path):
     for overrides, selects in {("mode=full",): False, (TWO,): True, (TWO, "selections=s.jsonl"): False}.items():
         config = sft_config(tmp_path, *overrides)
         assert selects_here(config, stages_of(config)) == selects
+
+
+@pytest.mark.e2e
+def test_the_keys_of_a_cold_start_are_those_of_its_commands():
+    """A segmenter's option of any name, a section by its name, and a neighbour for a typo."""
+    given = ["attribution=authors", "segmenter=retro_search", "segmentation.options.crlf=true"]
+    config = compose("sft", given)
+    assert (config.attribution.compat, config.segmenter) == ("authors", "retro_search")
+    assert config.segmentation.options == {"crlf": True}
+    for command in ("attribute", "select"):
+        own = compose(command, [])
+        shared = set(own) & set(config) - {"measure", "attributions", "out", "traces", "attributor_path", "model_path"}
+        plain = compose("sft", [])
+        assert {key: plain[key] for key in shared} == {key: own[key] for key in shared}
+    with pytest.raises(ConfigError, match=r"no key 'attribution.nodess', did you mean 'nodes'\?"):
+        compose("sft", ["attribution.nodess=4"])
+    with pytest.raises(ConfigError, match=r"no key 'shards', did you mean 'shard'\?"):
+        compose("sft", ["shards=4"])

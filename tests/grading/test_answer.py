@@ -9,7 +9,7 @@ from segrl.grading.latex import tidy
 VALUES = {
     "thinking": ("auto", "required", "none"),
     "opened": ("prompt", "response", "neither"),
-    "closed": ("yes", "no"),
+    "closed": ("yes", "last", "no"),
     "finish": ("stop", "length", "unknown"),
 }
 OUTCOMES = {"after the last `</think>`": "after", "of the response": "whole"}
@@ -45,7 +45,10 @@ def test_the_answer_is_the_box_that_the_table_names(case, outcome):
         boxes = {"whole": "2", "none": None}
         assert extract(f"{before}\\boxed{{1}} \\boxed{{2}}.", thinking, prompt, known) == boxes[outcome]
         return
-    boxes = {"whole": "1", "after": None}
+    boxes = {"whole": "1", "after": None, "none": None}
+    if closed == "last":
+        assert extract(f"{before}\\boxed{{1}}.\n</think>\n", thinking, prompt, known) == boxes[outcome]
+        return
     assert extract(f"{before}\\boxed{{1}}</think> no box", thinking, prompt, known) == boxes[outcome]
     assert extract(f"{before}\\boxed{{1}}</think> \\boxed{{2}}</think> \\boxed{{3}}", thinking, prompt, known) == "3"
 
