@@ -1,11 +1,11 @@
-"""Planned against measured peak memory of one SFT step and one GRPO step, on a CPU, of a random model.
+"""Planned against measured peak memory of two SFT steps and one GRPO step, on a CPU, of a random model.
 
     python scripts/bench_memory.py                  both, of 100 million parameters; 10 minutes on two cores
     python scripts/bench_memory.py sft --layers 4   one of them, smaller
 
-The step is `segrl sft` or `segrl grpo` with preset=toy_cpu. Measured is the sum of the resident memory (RSS) of all
-its processes, each page counted in every process that maps it, every quarter of a second. What is measured is written
-to `--out` and is not measured again.
+The commands are `segrl sft` and `segrl grpo` with preset=toy_cpu. Measured is the sum of the resident memory (RSS) of
+all their processes, each page counted in every process that maps it, every quarter of a second. What is measured is
+written to `--out` and is not measured again.
 """
 
 from __future__ import annotations
@@ -66,15 +66,15 @@ def save_model(folder: Path, layers: int) -> None:
 
 
 def sft(folder: Path, model: Path) -> list[str]:
-    """Micro-batches of 2,048 tokens, in rows of about the same length."""
+    """Two steps of micro-batches of 2,048 tokens, in rows of one length; Adam has its moments from the second on."""
     traces = folder / "traces.jsonl"
     if not traces.exists():
         _, tokenizer = toy.load_model()
         made = toy.sample_traces(512, seed=0)
         ordered = sorted(zip(tokenize_all(made, tokenizer), made, strict=True), key=lambda pair: pair[0].tokens)
         save_traces([trace for _, trace in ordered[224:288]], traces)
-    rows = ["mode=full", "data.train_batch_size=64", "data.max_token_len_per_gpu=2048"]
-    return ["sft", "preset=toy_cpu", f"model_path={model}", f"traces={traces}", *rows, "trainer.total_training_steps=1"]
+    rows = ["mode=full", "data.train_batch_size=16", "data.max_token_len_per_gpu=2048"]
+    return ["sft", "preset=toy_cpu", f"model_path={model}", f"traces={traces}", *rows, "trainer.total_training_steps=2"]
 
 
 def grpo(folder: Path, model: Path) -> list[str]:
