@@ -174,8 +174,8 @@ def place_of(cell: Cell, out: Path) -> Path:
 # --- what it costs, and what came out --------------------------------------------------------------------------------
 
 
-def plan(names: list[str], steps: list[Step]) -> str:
-    """Cells by table, and the cost of what is not done yet, on the paper's GPUs."""
+def plan(names: list[str], steps: list[Step], toy: bool = False) -> str:
+    """Cells by table, and what is not done yet; its cost on the paper's GPUs, but not of the toy model."""
     cells = {name: ", ".join(map(str, TABLES[name])) or "one analysis of harvested traces" for name in names}
     ahead = [step for step in steps if not step.done.exists()]
     counts = {command: sum(step.arguments[0] == command for step in ahead) for command in ("sft", "attribute")}
@@ -184,6 +184,8 @@ def plan(names: list[str], steps: list[Step]) -> str:
     scored = sum(step.arguments[0] == "evaluate" for step in ahead)
     lines = [f"{name}: {said}" for name, said in cells.items()]
     lines.append(f"{len(ahead)} of {len(steps)} commands are ahead: {counts['sft']} trainings, {scored} evaluations")
+    if toy:
+        return "\n".join(lines)
     lines.append(
         f"about {trained + ATTRIBUTION_HOURS * counts['attribute']:.0f} GPU hours of training and attribution, as the "
         f"paper's took; {scored * RESPONSES:,} responses, {scored * RESPONSES * TOKENS / 1e9:.1f} billion tokens"
@@ -234,7 +236,7 @@ def main() -> None:
         parser.error(f"there is no {unknown[0]!r}; there are {', '.join(TABLES)}")
     more = tuple(name for name in arguments.names if "=" in name)
     steps = steps_of(names, arguments.out, arguments.traces, arguments.toy, more)
-    print(plan(names, steps), flush=True)
+    print(plan(names, steps, arguments.toy), flush=True)
     if arguments.plan:
         return
     for step in steps:
