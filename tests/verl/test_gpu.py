@@ -2,6 +2,8 @@
 
 import sys
 import time
+from dataclasses import replace
+from threading import Event, Thread
 
 import pytest
 import torch
@@ -14,8 +16,12 @@ from testkit.tiny import byte_level_tokenizer
 import segrl
 from segrl import Trace, toy
 from segrl.attribution.lockstep import Request, attribute_in_lockstep
+from segrl.commands.config import compose
+from segrl.commands.planning import PLANS, hardware_of, read_config
+from segrl.cost.shape import shape_of
 from segrl.importance import segment_scores
 from segrl.importance.ranking import spearman
+from segrl.launch import editable
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(1200)]
 
@@ -104,3 +110,48 @@ def test_a_whole_run_with_remove_padding(gpus, more, tmp_path, plain_environment
     for line in weighed:
         assert line["advantages"] == pytest.approx([line["advantage"] * weight for weight in line["weights"]], rel=1e-4)
     assert metric(log, 2, "segrl/cost") < 1
+
+
+def used() -> int:
+    """Bytes of the first GPU that all processes hold."""
+    free, total = torch.cuda.mem_get_info(0)
+    return total - free
+
+
+@pytest.fixture
+def peak():
+    """A call that gives the most bytes that were held since the start, beyond those held before it."""
+    before, most, over = used(), [0], Event()
+
+    def watch() -> None:
+        while not over.wait(0.05):
+            most[0] = max(most[0], used() - before)
+
+    watching = Thread(target=watch, daemon=True)
+    watching.start()
+    yield lambda: most[0]
+    over.set()
+    watching.join()
+
+
+# A trace of toy thoughts fills micro-batches of 16,384 tokens; vLLM serves and the actor trains short rollouts.
+SFT = ["preset=r1_distill_qwen_1.5b", "nproc=1", "mode=full", "data.train_batch_size=64", "data.max_length=512"]
+GRPO = ["preset=one_gpu", "actor_rollout_ref.model.lora_rank=0", "data.max_prompt_length=192"]
+GRPO += ["data.max_response_length=384", "actor_rollout_ref.rollout.max_model_len=640", "trainer.save_freq=-1"]
+
+
+@pytest.mark.parametrize(("command", "keys", "steps"), [("sft", SFT, 2), ("grpo", GRPO, 1)])
+def test_the_peak_of_a_step_is_as_planned(command, keys, steps, tmp_path, plain_environment, peak):
+    """At 1.5B's shape with random weights. Adam has its moments from the second step of SFT on."""
+    model, [trace] = tmp_path / "model", toy.sample_traces(1, seed=0)
+    qwen2_1_5b().save_pretrained(model)
+    toy.load_model()[1].save_pretrained(model)
+    torch.cuda.empty_cache()
+    segrl.save_traces([replace(trace, id=f"t{k}") for k in range(256)], tmp_path / "traces.jsonl")
+    keys = [*keys, f"model_path={model}", f"out={tmp_path / 'out'}", f"trainer.total_training_steps={steps}"]
+    keys += [f"traces={tmp_path / 'traces.jsonl'}"] if command == "sft" else []
+    config = editable(compose(command, keys))
+    figures = read_config(str(model))
+    plan = PLANS[command](config, shape_of(figures), hardware_of(config), figures)
+    bounded([sys.executable, "-m", "segrl", command, *keys], plain_environment, 900, tmp_path / "log")
+    assert peak() == pytest.approx(max(phase.total for phase in plan.phases), rel=0.15)
