@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from textwrap import shorten, wrap
 from typing import Any
@@ -38,7 +40,12 @@ def save(draw: Callable[..., None], path: Path, size: tuple[float, float], *give
         figure = Figure(figsize=size, layout="constrained")
         draw(figure, *given)
         figure.savefig(path.with_suffix(".png"), dpi=160)
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+        svg = StringIO()
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+    text = svg.getvalue()  # its clip paths' ids hash their corners, whose last digits differ from time to time
+    for k, name in enumerate(re.findall(r'<clipPath id="(\w+)"', text)):
+        text = text.replace(name, f"clip{k}")
+    path.with_suffix(".svg").write_text(text)
 
 
 def draw_all(summary: Mapping[str, Any], right: Sequence[Row], folder: Path) -> None:
