@@ -25,7 +25,7 @@ class Plan:
     def lines(self) -> str:
         """The plan in a few lines."""
         each = f"{self.gpus} x {self.hardware.name}" if self.hardware.is_gpu else "this machine"
-        holds = f"{self.hardware.memory / GIB:.3g} GiB" + (" each" if self.gpus > 1 else "")
+        holds = f"{self.hardware.memory / GIB:.3g} GiB" + (" each" if self.hardware.is_gpu and self.gpus > 1 else "")
         count = self.shape.parameters
         size = f"{count / 1e9:.3g} billion" if count >= 1e8 else f"{count / 1e6:.3g} million"
         lines = [f"plan: {size} parameters on {each} of {holds}"]
