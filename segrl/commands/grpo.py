@@ -13,6 +13,7 @@ from segrl.commands.config import needed
 from segrl.commands.grpo_export import check_disk, export
 from segrl.commands.grpo_rows import give_rows
 from segrl.commands.planning import announce, say_attention
+from segrl.commands.training_plans import attribution_checkpoints
 from segrl.cost.hours import units
 from segrl.credit.checks import check_reads_text, check_supported, times_attributed
 from segrl.credit.settings import CreditSettings
@@ -91,9 +92,7 @@ def attribution_cost(config: DictConfig, settings: CreditSettings) -> str:
     """What attribution costs, in units of verl's own update on the same rollouts."""
     if not settings.attributes:
         return "no attribution"
-    model = config.actor_rollout_ref.model
-    checkpointing = model.enable_gradient_checkpointing if settings.checkpointing is None else settings.checkpointing
-    each = units(settings.nodes, settings.share, bool(checkpointing), settings.certificate_every)
+    each = units(settings.nodes, settings.share, attribution_checkpoints(config), settings.certificate_every)
     cost = times_attributed(config, settings) * each / settings.every
     return (
         f"attribution with {settings.nodes} node(s) costs {cost:.2f} x update_actor at most, less by the share of "

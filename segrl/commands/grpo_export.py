@@ -16,7 +16,7 @@ from segrl.cost.shape import shape_of
 from segrl.data.files import replacing_folder
 from segrl.loading import weight_files
 from segrl.sft.export import base_dtype, finish_weights, lora_alpha
-from segrl.sft.space import EXPORTED, bytes_taken, check_room
+from segrl.sft.space import EXPORTED, bytes_taken, check_room, check_saved
 from segrl.sft.stages import TRACKER
 from segrl.verl.checks import model_config
 
@@ -27,9 +27,8 @@ def check_disk(config: DictConfig) -> None:
     """Refuse to start where the checkpoints would hold no model, or the disk no checkpoints."""
     if config.trainer.save_freq < 1:
         return
-    model, contents = config.actor_rollout_ref.model, list(config.actor_rollout_ref.actor.checkpoint.save_contents)
-    if "hf_model" not in contents:
-        raise ValueError(f"{CONTENTS}={contents} has no hf_model, from which the trained model is exported; add it")
+    check_saved(config, CONTENTS)
+    model, contents = config.actor_rollout_ref.model, config.actor_rollout_ref.actor.checkpoint.save_contents
     # verl writes a new checkpoint before it removes the last one, if it keeps one alone.
     kept = max(2, config.trainer.max_actor_ckpt_to_keep or 2)
     try:

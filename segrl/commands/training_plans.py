@@ -85,7 +85,7 @@ def _hours_of_step(config: DictConfig, shape: Shape, hardware: Hardware, gpus: i
         return None
     roles, settings = config.actor_rollout_ref, credit_from(config)
     length = config.data.max_prompt_length + config.data.max_response_length
-    tokens, checkpointing = config.data.train_batch_size * roles.rollout.n * length, _checkpoints(config)
+    tokens, checkpointing = config.data.train_batch_size * roles.rollout.n * length, attribution_checkpoints(config)
     update = training_flops(shape, tokens, length, roles.model.enable_gradient_checkpointing)
     forwards = 1 + has_reference(config)
     added = 0.0 if not settings.attributes else units(settings.nodes, settings.share, checkpointing) / settings.every
@@ -93,7 +93,7 @@ def _hours_of_step(config: DictConfig, shape: Shape, hardware: Hardware, gpus: i
     return hours(flops, gpus, hardware.tflops)
 
 
-def _checkpoints(config: DictConfig) -> bool:
+def attribution_checkpoints(config: DictConfig) -> bool:
     """Whether attribution checkpoints activations."""
     own = config.segrl.checkpointing
     return bool(config.actor_rollout_ref.model.enable_gradient_checkpointing if own is None else own)
@@ -124,7 +124,7 @@ def _attribution_beside(config: DictConfig, shape: Shape, training: Training) ->
     """Attribution on the actor's own weights."""
     settings, roles = config.segrl, config.actor_rollout_ref
     tokens = settings.tokens_per_forward or roles.actor.ppo_max_token_len_per_gpu
-    work = memory.attribution(shape, tokens, _checkpoints(config), training.precision)
+    work = memory.attribution(shape, tokens, attribution_checkpoints(config), training.precision)
     gathered = memory.passing(shape, training)["gathered"]
     return Phase("attribution", {**memory.held(shape, training), "gathered": gathered, "attribution": work})
 

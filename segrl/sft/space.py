@@ -6,20 +6,21 @@ import shutil
 import sys
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from segrl.cost.disk import checkpoint_bytes
 from segrl.sft.stages import executed_steps
 
+CONTENTS = "checkpoint.save_contents"
 EXPORTED = 4  # of one parameter in the exported model, at most
 FULL = 64 * 2**20  # bytes left on a disk that is as good as full
 
 
-def check_saved(config: DictConfig) -> None:
-    """Refuse a training whose checkpoints would hold no model to export."""
-    saved = list(config.checkpoint.save_contents)
+def check_saved(config: DictConfig, key: str = CONTENTS) -> None:
+    """Refuse a training whose checkpoints would hold no model to export; ``key`` says what they hold."""
+    saved = list(OmegaConf.select(config, key))
     if "hf_model" not in saved:
-        raise ValueError(f"checkpoint.save_contents={saved} has no hf_model, from which the trained model is exported")
+        raise ValueError(f"{key}={saved} has no hf_model, from which the trained model is exported; add it")
 
 
 def check_space(*stages: DictConfig) -> None:
@@ -29,7 +30,7 @@ def check_space(*stages: DictConfig) -> None:
     each = [_bytes_needed(config) for config in stages]
     taken = [bytes_taken(config.trainer.default_local_dir) for config in stages]
     needed = sum(max(0, needed - there) for needed, there in zip(each, taken, strict=True))
-    check_room(needed, sum(each), stages[0].trainer.default_local_dir, "checkpoint.save_contents")
+    check_room(needed, sum(each), stages[0].trainer.default_local_dir, CONTENTS)
 
 
 def check_room(needed: int, total: int, place: str, key: str) -> None:
