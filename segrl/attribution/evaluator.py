@@ -137,6 +137,10 @@ class Batching:
     rows: int | None = None
     checkpointing: bool | None = None
 
+    def checkpoints(self, longest: int) -> bool:
+        """Whether a batch is checkpointed, by its longest row where nothing is asked."""
+        return longest > (self.tokens or TOKENS) if self.checkpointing is None else self.checkpointing
+
     def run(self, evaluate: Evaluator, rows: Sequence[Row]) -> Iterator[tuple[Row, float, Tensor]]:
         """Each row with its log-probability and masses, longest rows first, so that batches need little padding."""
         budget = self.tokens or (CPU_TOKENS if evaluate.device.type == "cpu" else TOKENS)
@@ -148,9 +152,8 @@ class Batching:
             while alike:
                 longest = lengths[alike[0].index]
                 batch = alike[: self.rows or min(largest, max(1, budget // longest))]
-                checkpointing = longest > (self.tokens or TOKENS) if self.checkpointing is None else self.checkpointing
                 try:
-                    logp_B, masses = evaluate(batch, checkpointing and not value_only)
+                    logp_B, masses = evaluate(batch, self.checkpoints(longest) and not value_only)
                 except torch.OutOfMemoryError:
                     largest = _smaller(len(batch), longest, fixed=self.rows is not None)
                     continue

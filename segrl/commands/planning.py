@@ -122,17 +122,15 @@ EVALUATE_REMEDIES = {
 def attribute_plan(
     config: DictConfig, shape: Shape, hardware: Hardware, details: Mapping[str, Any], lengths: Sequence[int] = ()
 ) -> Plan:
-    from segrl.attribution.evaluator import CPU_TOKENS, TOKENS
+    from segrl.attribution.evaluator import CPU_TOKENS, TOKENS, Batching
     from segrl.commands.attributing import workers_of
 
     options, precision = config.attribution, dtype_bytes(config.dtype, details)
     batch = options.batch_tokens or (TOKENS if hardware.is_gpu else CPU_TOKENS)
+    batching = Batching(options.batch_tokens, checkpointing=options.checkpointing)
 
     def work(length: int) -> float:  # of a batch of such traces; a batch of several is halved where it does not fit
-        checkpointing = (
-            length > (options.batch_tokens or TOKENS) if options.checkpointing is None else options.checkpointing
-        )
-        return memory.attribution(shape, length, bool(checkpointing), precision)
+        return memory.attribution(shape, length, batching.checkpoints(length), precision)
 
     peak = max(map(work, lengths or (batch,)))
     parts = {"weights": float(precision * shape.parameters), "attribution": peak}
