@@ -1,0 +1,233 @@
+"""What a table of truth compares: ways to score the thoughts of a trace, each with its cost.
+
+An arm is anything with ``run(bench)``. Arms of the same evidence share it, and each is charged for all of it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from segrl.analysis.gathering import thought_texts
+from segrl.attribution.target import own_answer
+from segrl.importance import MEASURES, measure_of, score
+from segrl.importance.gathering import gather
+from segrl.resolving import near
+from segrl.selection import select
+from segrl.types import Evidence, Segments, SegmentScores, TokenisedTrace
+
+TOP_TOKENS = 0.45  # what a measure of tokens keeps, as the paper lets it ([IG] section 4.3)
+
+
+class Scored(NamedTuple):
+    """A number for each thought, and what it took."""
+
+    values: list[float]
+    evaluations: float = 0.0
+    seconds: float = 0.0
+
+
+class Arm(Protocol):
+    def run(self, bench: Bench) -> Scored: ...
+
+
+class Bench:
+    """One trace on one model: arms ask it for evidence, which is gathered once."""
+
+    def __init__(self, model, tokenizer, trace: TokenisedTrace, segments: Segments, options: Mapping[str, Any]) -> None:
+        self.model, self.tokenizer, self.trace, self.segments = model, tokenizer, trace, segments
+        self.options = options  # of gather, for all arms
+        self._gathered: dict[str, tuple[Evidence, float]] = {}
+
+    def evidence(self, needs: Sequence[str], options: Mapping[str, Any]) -> tuple[Evidence, float]:
+        """What a measure needs, and the seconds that it took; ``options`` go before those for all arms."""
+        options = {**self.options, **options}
+        key = json.dumps([sorted(needs), options], sort_keys=True, default=str)
+        if key not in self._gathered:
+            began = time.perf_counter()
+            [evidence] = gather(
+                self.model, [self.trace], self.tokenizer, tuple(needs), segments=[self.segments], **options
+            )
+            self._gathered[key] = evidence, time.perf_counter() - began
+        return self._gathered[key]
+
+    def by_thought(self, scores: SegmentScores) -> list[float]:
+        return by_thought(scores, self.segments)
+
+    @property
+    def texts(self) -> list[str]:
+        return thought_texts(self.trace, self.segments)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measure of segrl: its options, and those of what is gathered for it."""
+
+    measure: str | Callable[..., SegmentScores]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    gathered: Mapping[str, Any] = field(default_factory=dict)
+    factor: float = 1.0  # -1: turned round
+
+    def run(self, bench: Bench) -> Scored:
+        scores, evaluations, seconds = self.scores(bench)
+        return Scored([self.factor * value for value in bench.by_thought(scores)], evaluations, seconds)
+
+    def scores(self, bench: Bench) -> tuple[SegmentScores, float, float]:
+        needs = measure_of(self.measure).needs
+        evidence, seconds = bench.evidence(needs, self.gathered) if needs else (Evidence(bench.trace), 0.0)
+        scores = score(evidence, bench.segments, self.measure, **self.options)
+        # Fields that one gatherer fills together cost once.
+        evaluations = max((evidence.cost.get(need, 0.0) for need in needs), default=0.0)
+        return scores, evaluations, seconds
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Which thoughts a selection keeps."""
+
+    measured: Measured
+    tau: float
+    beta: float
+
+    def run(self, bench: Bench) -> Scored:
+        scores, evaluations, seconds = self.measured.scores(bench)
+        keep_S = select(scores, tau=self.tau, beta=self.beta, force=()).keep_S
+        return Scored(keep_S[bench.segments.thought_S].double().tolist(), evaluations, seconds)
+
+
+@dataclass(frozen=True)
+class FromText:
+    """A control that reads the texts of the thoughts and the answers alone."""
+
+    read: Callable[[list[str], Bench], list[float]]
+
+    def run(self, bench: Bench) -> Scored:
+        return Scored(self.read(bench.texts, bench))
+
+
+def by_thought(scores: SegmentScores, segments: Segments) -> list[float]:
+    """A number for each thought: its strength, or the share of its tokens in the top of a measure of tokens."""
+    if scores.segment_T is None:
+        return scores.strength_S[segments.thought_S].tolist()
+    inside_T = segments.thought_S[segments.index_T]
+    count = max(1, round(TOP_TOKENS * int(inside_T.sum())))
+    ranked = torch.where(inside_T, scores.strength_S, -torch.inf).argsort(descending=True, stable=True)
+    top_T = torch.zeros(len(inside_T))
+    top_T[ranked[:count]] = 1
+    pieces = zip(segments.slices, segments.thought_S.tolist(), strict=True)
+    return [float(top_T[piece].mean()) for piece, thought in pieces if thought]
+
+
+# --- controls that read text -----------------------------------------------------------------------------------------
+
+
+def digits(texts: list[str], bench: Bench) -> list[float]:
+    """How many digits a thought holds."""
+    return [float(sum(map(str.isdigit, text))) for text in texts]
+
+
+def lookup(texts: list[str], bench: Bench) -> list[float]:
+    """Thoughts that state what stands in the response's own answer and not in gold, the first such thought highest."""
+    answer, gold = own_answer(bench.trace) or "", bench.trace.answer or ""
+    parted = {new for new, old in zip(answer, gold, strict=False) if new != old} if len(answer) == len(gold) else set()
+    sought = {answer} | parted
+    states = [any(re.search(rf"(?<!\d){re.escape(text)}(?!\d)", thought) for text in sought) for thought in texts]
+    return [float(len(texts) - s) if stated else 0.0 for s, stated in enumerate(states)]
+
+
+# --- the arms that have names ----------------------------------------------------------------------------------------
+
+EMBEDDINGS = {"path": "embeddings", "output": "logp", "interpolate": "all", "target": "gold", "begin": 0.0}
+PAPER = {**EMBEDDINGS, "quadrature": "midpoint", "nodes": 12, "tolerance": 0.2}
+
+
+def attributed(measure: str = "contribution", /, nodes: int = 1, **gathered: Any) -> Measured:
+    """An attribution over so many fixed nodes: log-odds on the value path, unless ``gathered`` says otherwise."""
+    return Measured(measure, gathered={**GATES, "nodes": nodes, **gathered})
+
+
+# One node is a midpoint, at 0.5; "right" puts it at the input itself.
+GATES = {"path": "values", "output": "log_odds", "interpolate": "response", "tolerance": None, "quadrature": "midpoint"}
+PAPER = {
+    **{"path": "embeddings", "output": "logp", "interpolate": "all", "target": "gold", "begin": 0.0},
+    **{"quadrature": "midpoint", "nodes": 12, "tolerance": 0.2, "max_nodes": 108},
+}
+GRADIENT = {**PAPER, "tolerance": None, "interpolate": "response", "output": "log_odds"}
+CONTROLS: dict[str, Arm] = {
+    "length": Measured("length"),
+    "position": Measured("position"),
+    "digits": FromText(digits),
+    "random": Measured("random"),
+    "surprise": Measured("surprise"),
+    "entropy": Measured("entropy"),
+}
+# Which thoughts carry the answer.
+CARRIES: dict[str, Arm] = {
+    **CONTROLS,
+    "oracle": Measured("oracle"),
+    "permuted": Measured("permuted_ig", gathered=PAPER),
+    "ig": Measured("ig", gathered=PAPER),
+    "ig, response": Measured("ig", gathered={**PAPER, "interpolate": "response"}),
+    "ig, hidden answer": Measured("ig", gathered={**PAPER, "hide_answer": True}),
+    "ig, tau": Selected(Measured("ig", gathered=PAPER), tau=0.7, beta=1.0),
+    "ig, tau and beta": Selected(Measured("ig", gathered=PAPER), tau=0.7, beta=0.8),
+    "embeddings, signed": Measured("contribution", gathered=PAPER),
+    "embeddings, signed, 32 log-odds": Measured("contribution", gathered={**GRADIENT, "nodes": 32}),
+    "embeddings, signed, 1 log-odds": Measured("contribution", gathered={**GRADIENT, "nodes": 1}),
+    "values, 1 at half": attributed(),
+    "values, 1 at input": attributed(quadrature="right"),
+    "values, 1 at input, logp": attributed(quadrature="right", output="logp"),
+    "values, 1 at half, strength": attributed("strength"),
+    "values, 4": attributed(nodes=4),
+    "values, 4 from half": attributed(nodes=4, begin=0.5),
+    "values, 32": attributed(nodes=32),
+    "grad_input": Measured("grad_input"),
+    "oar": Measured("oar"),
+    "grail": Measured("grail"),
+    "attention": Measured("attention"),
+    "pmi": Measured("pmi"),
+    "confidence_gain_cheap": Measured("confidence_gain_cheap"),
+    "leave_one_out": Measured("leave_one_out"),
+    "alone": Measured("alone"),
+    "first_and_last": Measured("first_and_last"),
+    "perplexity": Measured("perplexity"),
+    "shapley, 16 forwards": Measured("shapley", gathered={"forwards": 16}),
+    "shapley, 32 forwards": Measured("shapley", gathered={"forwards": 32}),
+    "shapley, 64 forwards": Measured("shapley", gathered={"forwards": 64}),
+}
+# Which thought misled, in a response with a wrong answer.
+MISLED: dict[str, Arm] = {
+    **CONTROLS,
+    "lookup": FromText(lookup),
+    "oracle": Measured("oracle"),
+    "contrast, values, 1 at half": attributed("mistake"),
+    "contrast, values, 1 at input": attributed("mistake", quadrature="right"),
+    "contrast, values, 4": attributed("mistake", nodes=4),
+    "contrast, embeddings, 12": Measured("mistake", gathered=PAPER),
+    "own alone, values, 1 at half": attributed(target="own"),
+    "minus gold, values, 1 at half": Measured("contribution", gathered={**GATES, "nodes": 1}, factor=-1.0),
+    "contrast, each thought alone": Measured("alone", gathered={"target": "contrast"}),
+    "contrast, prefix gain": Measured("pmi", gathered={"target": "contrast"}),
+    "contrast, leaving out": Measured("leave_one_out", gathered={"target": "contrast"}),
+    "contrast, first and last": Measured("first_and_last", gathered={"target": "contrast"}),
+    "contrast, shapley, 32 forwards": Measured("shapley", gathered={"target": "contrast", "forwards": 32}),
+    "ig": Measured("ig", gathered=PAPER),
+    "grail": Measured("grail"),
+}
+
+
+def arm_named(name: str, arms: Mapping[str, Arm], options: Mapping[str, Mapping[str, Any]]) -> Arm:
+    """The arm called ``name``: one of the table's, else a measure with the run's own options."""
+    if name in arms:
+        return arms[name]
+    try:
+        measure_of(name)
+    except ValueError as error:
+        raise ValueError(f"there is no arm and no measure {name!r}{near(name, (*arms, *MEASURES))}") from error
+    return Measured(name, options.get(name, {}))
