@@ -26,7 +26,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -38,6 +38,7 @@ CLASSES: Mapping[str, str] = {
     "truncated": "redundant",
     "superficial": "redundant",
     "wrong": "other",
+    "carried": "other",
     "correction": "other",
     "check": "other",
     "restated": "other",
@@ -45,6 +46,7 @@ CLASSES: Mapping[str, str] = {
     "answer": "other",
 }
 
+ASKS = ("all", "last")  # all path variables as one number, or the last one's digit
 PATH, DISTRACTORS = "abcdefghi", "zyx"
 N_STEPS, STEP_WEIGHTS = (3, 4, 5, 6, 7, 8, 9), (7, 6, 5, 4, 3, 2, 1)
 # Factors are the units modulo ten, so every value stays equally likely along the chain and every step can be undone.
@@ -125,68 +127,139 @@ def modulo_ten(op: str, left: int, right: int) -> int:
     return {"+": left + right, "-": left - right, "*": left * right}[op] % 10
 
 
-def sample_problems(n: int, seed: int) -> list[Trace]:
+def sample_problems(n: int, seed: int, ask: str = "all") -> list[Trace]:
     """n problems with their answers and empty responses; problem i of a seed is the same for every n."""
-    return [_trace(seed, index, respond=False) for index in range(n)]
+    return [_draw(seed, index, ask).trace("") for index in range(n)]
 
 
-def sample_traces(n: int, seed: int, arithmetic: Arithmetic = modulo_ten) -> list[Trace]:
-    """n right solutions of ``sample_problems(n, seed)``, the kind of each segment in ``meta["kinds"]``.
+def sample_traces(n: int, seed: int, arithmetic: Arithmetic = modulo_ten, ask: str = "all") -> list[Trace]:
+    """n right solutions of ``sample_problems(n, seed, ask)``, the kind of each segment in ``meta["kinds"]``.
 
     ``meta["steps"]`` is the step each segment deals with, or -1, and ``meta["n_steps"]`` their number. Another
     ``arithmetic`` gives the traces of a solver who calculates so.
     """
-    return [_trace(seed, index, respond=True, arithmetic=arithmetic) for index in range(n)]
+    return [_right(_draw(seed, index, ask, arithmetic)) for index in range(n)]
 
 
-def _trace(seed: int, index: int, respond: bool, arithmetic: Arithmetic = modulo_ten) -> Trace:
-    rng = random.Random(f"segrl toy {seed} {index}")  # seeding by str is stable over processes and Python versions
-    path = _chain(rng, arithmetic)
-    problem, answer = _problem(rng, path, arithmetic), "".join(str(step.value) for step in path)
-    meta: dict[str, Any] = {"n_steps": len(path)}
-    response = ""
-    if respond:
-        plan = _plan(rng, len(path))
-        response = _response(rng, plan, path, answer)
-        meta["kinds"] = (*(kind for kind, _ in plan), "answer")
-        meta["steps"] = (*(step for _, step in plan), -1)
-    return Trace(id=f"toy-{seed}-{index}", problem=problem, response=response, answer=answer, meta=meta)
+def sample_mistakes(n: int, seed: int, ask: str = "last") -> list[Trace]:
+    """n wrong solutions of ``sample_problems(n, seed, ask)``: one step is wrong, and what hangs on it carries it on.
+
+    ``Trace.answer`` stays the gold answer; the box holds the wrong one. The wrong step is of kind ``wrong``, the later
+    steps that are computed rightly from it are ``carried``. With ``ask="last"`` the wrong value is neither the digit in
+    the box nor the gold one, so the mistake stands nowhere in the answer.
+    """
+    return [_wrong(_draw(seed, index, ask)) for index in range(n)]
 
 
-def _chain(rng: random.Random, arithmetic: Arithmetic) -> list[Step]:
+@dataclass(frozen=True)
+class Draw:
+    """A problem with the steps that solve it, and the random numbers that its response is drawn from."""
+
+    id: str
+    ask: str
+    path: Sequence[Step]
+    problem: str
+    rng: random.Random
+
+    def answer(self, path: Sequence[Step]) -> str:
+        """What the box holds when the steps have the values of ``path``."""
+        return "".join(str(step.value) for step in (path if self.ask == "all" else path[-1:]))
+
+    def trace(self, response: str, **meta: Any) -> Trace:
+        meta = {"n_steps": len(self.path), **meta}
+        return Trace(id=self.id, problem=self.problem, response=response, answer=self.answer(self.path), meta=meta)
+
+    def respond(self, plan: Sequence[Thought], stated: Sequence[Step], kinds: Sequence[str]) -> Trace:
+        response = _response(self.rng, plan, stated, self.answer(stated))
+        return self.trace(response, kinds=(*kinds, "answer"), steps=(*(step for _, step in plan), -1))
+
+
+def _draw(seed: int, index: int, ask: str, arithmetic: Arithmetic = modulo_ten) -> Draw:
+    if ask not in ASKS:
+        raise ValueError(f"ask={ask!r} is no form of question of the toy world; give one of {', '.join(ASKS)}")
+    form = "" if ask == "all" else f"{ask} "
+    # Seeding by str is stable over processes and Python versions.
+    rng = random.Random(f"segrl toy {form}{seed} {index}")
+    path = _chain(rng, arithmetic, ask)
+    problem = _problem(rng, path, arithmetic, ask)
+    return Draw(f"toy-{form.replace(' ', '-')}{seed}-{index}", ask, path, problem, rng)
+
+
+def _right(draw: Draw) -> Trace:
+    n = len(draw.path)
+    plan = _plan(draw.rng, n, P_WRONG)
+    return draw.respond(plan, draw.path, [kind for kind, _ in plan])
+
+
+def _wrong(draw: Draw) -> Trace:
+    at, stated = _mistake(draw)
+    plan = _plan(draw.rng, len(draw.path), p_wrong=0)
+    off = [step != right for step, right in zip(stated, draw.path, strict=True)]
+    kinds = [kind if kind != "needed" or not off[i] else "wrong" if i == at else "carried" for kind, i in plan]
+    return draw.respond(plan, stated, kinds)
+
+
+def _mistake(draw: Draw) -> tuple[int, list[Step]]:
+    """The step that is wrong, and all steps as they are stated from there on."""
+    path, last = draw.path, draw.ask == "last"
+    options: dict[int, list[list[Step]]] = {}
+    for at in range(len(path) - last):
+        for value in range(10):
+            stated = _carry(path, at, value)
+            # The last value is not where the mistake may stand; a number has no leading zero.
+            spoilt = {path[-1].value, stated[-1].value} if last else {0} if at == 0 else set()
+            if value not in {path[at].value, *spoilt}:
+                options.setdefault(at, []).append(stated)
+    at = draw.rng.choice(list(options))  # a step before a product has seven options or more, so there is always one
+    return at, draw.rng.choice(options[at])
+
+
+def _carry(path: Sequence[Step], at: int, value: int) -> list[Step]:
+    """The steps with ``value`` at one of them, and all that hang on it computed rightly from there."""
+    stated = {path[at].name: replace(path[at], value=value)}
+    for step in path:
+        if step.left in stated:
+            stated[step.name] = replace(step, value=modulo_ten(step.op, stated[step.left].value, step.right))
+    return [stated.get(step.name, step) for step in path]
+
+
+def _chain(rng: random.Random, arithmetic: Arithmetic, ask: str) -> list[Step]:
     (n,) = rng.choices(N_STEPS, STEP_WEIGHTS)
     first = _step(rng, PATH[0], [], arithmetic)
-    while first.value == 0:  # the answer is read as a number, so it has no leading zero
+    while ask == "all" and first.value == 0:  # the answer is read as a number, so it has no leading zero
         first = _step(rng, PATH[0], [], arithmetic)
     path = [first]
     for name in PATH[1:n]:
-        path.append(_step(rng, name, path, arithmetic))
+        path.append(_step(rng, name, path if ask == "all" else path[-1:], arithmetic, P_ROOT if ask == "all" else 0))
     return path
 
 
-def _step(rng: random.Random, name: str, earlier: Sequence[Step], arithmetic: Arithmetic) -> Step:
+def _step(
+    rng: random.Random, name: str, earlier: Sequence[Step], arithmetic: Arithmetic, p_root: float = P_ROOT
+) -> Step:
     op = rng.choice("+-*")
     right = rng.choice(OPERANDS[op])
-    if earlier and rng.random() >= P_ROOT:
+    if earlier and rng.random() >= p_root:
         source = rng.choice(earlier)
         return Step(name, source.name, op, right, arithmetic(op, source.value, right))
     left = rng.randrange(1, 10)
     return Step(name, str(left), op, right, arithmetic(op, left, right))
 
 
-def _problem(rng: random.Random, path: Sequence[Step], arithmetic: Arithmetic) -> str:
+def _problem(rng: random.Random, path: Sequence[Step], arithmetic: Arithmetic, ask: str) -> str:
     extra = [_step(rng, name, path, arithmetic) for name in DISTRACTORS[: rng.randrange(len(DISTRACTORS) + 1)]]
     steps = [*path, *extra]
     rng.shuffle(steps)
     definitions = "; ".join(step.definition for step in steps)
     names = " ".join(step.name for step in path)
-    return f"Modulo ten: {definitions}. Write the values of {names} as one number."
+    asked = f"values of {names} as one number" if ask == "all" else f"value of {path[-1].name}"
+    return f"Modulo ten: {definitions}. Write the {asked}."
 
 
-def _plan(rng: random.Random, n: int) -> list[Thought]:
-    """The kind and the step of each thought of a right solution, in order."""
+def _plan(rng: random.Random, n: int, p_wrong: float) -> list[Thought]:
+    """The kind and the step of each thought of a solution, in order; a wrong thought is followed by its correction."""
     before, after = _redundant(rng, n)
-    mistaken = rng.randrange(n) if rng.random() < P_WRONG else -1
+    mistaken = rng.randrange(n) if rng.random() < p_wrong else -1
     if rng.random() < P_CHECK:
         at = rng.randrange(n)
         after[at].insert(0, ("check", at))
