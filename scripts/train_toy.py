@@ -32,8 +32,9 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from segrl.text.prompting import render
+from segrl.toy.problems import ASKS, Arithmetic, modulo_ten
 from segrl.toy.tokenizer import build_tokenizer
-from segrl.toy.world import ASKS, Arithmetic, modulo_ten, sample_mistakes, sample_problems, sample_traces
+from segrl.toy.world import sample_problems, sample_traces
 from segrl.types import Trace
 
 TRAIN_SEED = 10**6  # training takes its traces from the seeds from here on
@@ -202,7 +203,7 @@ def good_enough(model, tokenizer, target: float) -> bool:
     right = 0.0
     if min(read.values()) >= 0.97 and target < 1:
         right, _ = generated_accuracy(model, tokenizer, sample_problems(CHECK_PROBLEMS, VALID_SEED), do_sample=False)
-    print(f"answers read {read}  greedy accuracy {right:.3f}", flush=True)
+    print(f"answers read {read['all']:.3f}, {read['last']:.3f}  greedy accuracy {right:.3f}", flush=True)
     return right >= target
 
 
