@@ -58,6 +58,11 @@ class Trace:
         return self.meta.get("kinds")
 
     @property
+    def own_answer(self) -> str | None:
+        """The answer that the response gives, where somebody has read it."""
+        return self.meta.get("own_answer")
+
+    @property
     def tokenised(self) -> bool:
         return False
 
@@ -182,18 +187,20 @@ class Segments:
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """One number for each response token, and how far to trust them."""
+    """One number for each response token, where they come from, and how far to trust them."""
 
     scores_T: Tensor
     gap: float | None = None  # the completeness gap, where the scores are held against it
     copy_share: float | None = None  # of all mass, the part on tokens that restate the answer
+    path: str = "embeddings"  # or values, of an attribution
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Attribution(Stream):
-    """Integrated gradients of the answer's log-probability for each response token of one trace, with a certificate.
+    """Integrated gradients of the answer for each response token of one trace, with a certificate.
 
-    The values at both ends of the path, and the gap that follows from them, are None where they were not computed.
+    ``logp_input`` and ``logp_baseline`` are what is explained, at both ends of the path: a log-probability, log-odds,
+    or the margin of a contrast. They, and the gap that follows from them, are None where they were not computed.
     """
 
     trace_id: str

@@ -38,7 +38,7 @@ class Reader(Evaluator):
                 state.enter_context(feeding_forward_last(self.model, tail_of(sequences)))
             state.enter_context(torch.set_grad_enabled(wants_gradient))
             embedded = state.enter_context(leaves(self.embedding)) if wants_gradient else []
-            logp_B = self.answer_logp(ids_BL, attended_BL, sequences)
+            logp_B = self.answer_value(ids_BL, attended_BL, sequences)
             products = _products(logp_B, embedded[0]) if wants_gradient else torch.zeros(*ids_BL.shape, 2)
         products_B = zip(products.cpu(), sequences, strict=True)
         return logp_B.tolist(), [products_L2[-len(sequence) :] for products_L2, sequence in products_B]
