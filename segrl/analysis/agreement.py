@@ -39,9 +39,13 @@ def table(rows: Sequence[Row], reference: str = REFERENCE) -> dict[str, Row]:
 
 
 def _line(
-    rows: Sequence[Row], name: str, results: Sequence[Agreement], reference: Sequence[Agreement] | None, known: Sequence[str]
+    rows: Sequence[Row],
+    name: str,
+    results: Sequence[Agreement],
+    reference: Sequence[Agreement] | None,
+    known: Sequence[str],
 ) -> Row:
-    values = {what: [result[what] for result in results if result[what] is not None] for what in known}
+    values = {what: [value for result in results if (value := result[what]) is not None] for what in known}
     return {
         **{what: bootstrap(values[what]) if values[what] else None for what in known},
         "above": {what: difference(results, reference, what) for what in known} if reference else {},
@@ -108,16 +112,11 @@ WHAT = {
 
 def _by_length(rows: Sequence[Row], results: Sequence[Agreement], known: Sequence[str]) -> dict[str, Any]:
     """The first kind of agreement by the number of tokens of the explained answer."""
-    groups = {
-        label: [
-            result[known[0]]
-            for row, result in zip(rows, results, strict=True)
-            if fits(row["answer_tokens"]) and result[known[0]] is not None
-        ]
-        for label, fits in LENGTHS.items()
-        if known
-    }
-    return {label: (float(np.mean(values)), len(values)) for label, values in groups.items() if values}
+    values: dict[str, list[float]] = defaultdict(list)
+    for row, result in zip(rows, results, strict=True):
+        if known and (value := result[known[0]]) is not None:
+            values[next(label for label, fits in LENGTHS.items() if fits(row["answer_tokens"]))].append(value)
+    return {label: (float(np.mean(values[label])), len(values[label])) for label in LENGTHS if label in values}
 
 
 def _by_kind(rows: Sequence[Row], name: str) -> dict[str, Any]:

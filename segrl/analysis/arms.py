@@ -205,7 +205,6 @@ CARRIES: dict[str, Arm] = {
 MISLED: dict[str, Arm] = {
     **CONTROLS,
     "lookup": FromText(lookup),
-    "oracle": Measured("oracle"),
     "contrast, values, 1 at half": attributed("mistake"),
     "contrast, values, 1 at input": attributed("mistake", quadrature="right"),
     "contrast, values, 4": attributed("mistake", nodes=4),

@@ -1,21 +1,13 @@
-"""The results of an analysis in words, and the truth table in markdown."""
+"""The results of an analysis in words."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from segrl.evaluation.results import markdown
 from segrl.evaluation.statistics import Estimate
 
 NONE = "–"
-COLUMNS = {
-    "planted_auroc": "AUROC, planted",
-    "planted_ap": "AP, planted",
-    "shapley_auroc": "AUROC, Shapley",
-    "shapley_spearman": "Spearman, Shapley",
-}
-ABOVE = {"planted_auroc": "above ig, planted", "shapley_auroc": "above ig, Shapley"}
 
 
 def sentences(summary: Mapping[str, Any]) -> str:
@@ -64,37 +56,3 @@ def _by_class(estimates: Mapping[str, Estimate | None], form: Callable[[float], 
     return ", ".join(
         f"{name} {NONE if estimate is None else form(estimate.mean)}" for name, estimate in estimates.items()
     )
-
-
-def truth_page(table: Mapping[str, Any], traces: int) -> str:
-    """The truth table, and which kinds each measure ranks high, as markdown."""
-    rows = {
-        name: {
-            **{title: _interval(line[what]) for what, title in COLUMNS.items()},
-            **{title: None if name == "ig" else _interval(line["above_ig"][what]) for what, title in ABOVE.items()},
-            "evaluations": f"{line['evaluations']:.1f}",
-        }
-        for name, line in table.items()
-    }
-    kinds = sorted({kind for line in table.values() for kind in line["by_kind"]})
-    ranks = {
-        name: {kind: f"{share.mean:.2f}" for kind, share in line["by_kind"].items()} for name, line in table.items()
-    }
-    return f"""## Measures against two truths
-
-{traces} toy traces; means over traces with 95% intervals. Planted: needed against redundant thoughts. Shapley: the
-thoughts above their trace's median by the model's own dependence. Restated answers are left out. Above ig: how much
-better its AUROC is on the same traces. An evaluation is a forward over the trace, with its backward where there is one.
-
-{markdown("measure", [*COLUMNS.values(), *ABOVE.values(), "evaluations"], rows)}
-
-## Which kinds they rank high
-
-The share of its trace's other thoughts that a thought outranks; 0.5 is chance.
-
-{markdown("measure", kinds, ranks)}
-"""
-
-
-def _interval(estimate: Estimate | None) -> str | None:
-    return None if estimate is None else f"{estimate.mean:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"

@@ -13,8 +13,9 @@ from segrl.analysis.arms import Arm, Bench
 from segrl.analysis.gathering import kinds_of
 from segrl.analysis.shapley import MOST, dependence
 from segrl.attribution.target import answer_suffix, own_answer
+from segrl.importance.gathering import gather
 from segrl.importance.reading import Reading
-from segrl.types import Segments, TokenisedTrace
+from segrl.types import Segments, TokenisedTrace, given
 
 Row = dict[str, Any]
 WRONG = "wrong"  # the kind of the first wrong step
@@ -60,12 +61,27 @@ def truth_of(
         assert kinds is not None
         truth["mistake"] = kinds.index(WRONG)
     if "shapley" in truths:
-        truth |= dependence(model, tokenizer, trace, segments, Reading(**options))
+        truth |= _dependence(model, tokenizer, trace, segments, options)
     return truth
 
 
+def _dependence(model, tokenizer, trace: TokenisedTrace, segments: Segments, options: Mapping[str, Any]) -> Row:
+    """The Shapley value of each thought: exact, or with an error bar where there are more than ``MOST`` thoughts."""
+    thoughts = int(segments.thought_S.sum())
+    if thoughts <= MOST:
+        return dependence(model, tokenizer, trace, segments, Reading(**options))
+    [evidence] = gather(model, [trace], tokenizer, ("shapley_S",), segments=[segments], **options)
+    return {
+        "shapley": given(evidence.shapley_S)[segments.thought_S].tolist(),
+        "shapley_error": given(evidence.shapley_error_S)[segments.thought_S].tolist(),
+        "without": evidence.empty_logp,
+        "with": evidence.answer_logp,
+        "evaluations": evidence.cost["shapley_S"],
+    }
+
+
 def check_known(trace: TokenisedTrace, segments: Segments, truths: Sequence[str]) -> None:
-    """Refuse a trace whose truth is not known, or takes more than 2**MOST evaluations."""
+    """Refuse a trace whose truth is not known."""
     planted = trace.kinds
     if {"planted", "mistake"} & {*truths} and kinds_of(trace, segments) is None:
         how = "has no planted kinds" if planted is None else f"has {len(planted)} kinds for {len(segments)} segments"
@@ -77,6 +93,3 @@ def check_known(trace: TokenisedTrace, segments: Segments, truths: Sequence[str]
         raise ValueError(f"trace {trace.id!r} has no step of kind {WRONG!r}: there is no mistake to find")
     if "mistake" in truths and own_answer(trace) is None:
         raise ValueError(f"trace {trace.id!r} boxes no answer of its own: nobody was misled to one")
-    thoughts = int(segments.thought_S.sum())
-    if "shapley" in truths and thoughts > MOST:
-        raise ValueError(f"trace {trace.id!r} has {thoughts} thoughts; exact Shapley values are for at most {MOST}")

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from segrl.commands.common import attributor, plain, progress, segments_of, tokenised
 from segrl.commands.config import ConfigError, needed
 from segrl.data.shards import Shards, read_shards
-from segrl.types import TokenisedTrace, Trace
+from segrl.types import Segments, TokenisedTrace, Trace
 
 GAINS = ("sampled", "probability", "nats")
 TRUNCATIONS = ("auto", "planted", "judge", "none")
@@ -40,41 +40,24 @@ def analyze(config: DictConfig) -> None:
 
 
 def truth(config: DictConfig) -> None:
-    """Every measure against the planted kinds and against exact Shapley values, on toy traces."""
-    from segrl.analysis import search
-    from segrl.analysis import truth as judging
+    """Arms against what is known of the thoughts of a world's traces: one table, one picture."""
+    from segrl.analysis import agreement
     from segrl.analysis.figures import save
-    from segrl.analysis.page import truth_page
-    from segrl.analysis.truth_figure import draw_table
+    from segrl.analysis.truth_page import draw_table, truth_page
     from segrl.data.files import write_text
     from segrl.evaluation.results import write_json
-    from segrl.importance import measure_of
 
     (out,) = needed(config, "out")
-    search.check([config.tau], [config.beta])
-    measures = list(config.measures or judging.default_measures())
-    for name in measures:
-        measure_of(name)
-    traces = _planted(config)
-    settings = {
-        "measures": measures,
-        "measure_options": plain(config.measure_options),
-        "attribution": plain(config.attribution),
-        "tau": config.tau,
-        "beta": config.beta,
-    }
-
-    def judged(model, tokenizer, trace: TokenisedTrace) -> dict[str, Any]:
-        row = judging.judged(model, tokenizer, trace, segments_of(trace, config), **settings)
-        return {"id": trace.id, "found": json.dumps(row)}
-
-    stored = _filled(config, Path(out) / "traces", "truth", {**settings, **_cut(config)}, traces, judged)
-    rows = [json.loads(row["found"]) for row in stored]
-    lines = judging.table(rows)
-    write_json(Path(out) / "truth.json", {"settings": settings, "traces": len(rows), "table": lines})
-    page = truth_page(lines, len(rows))
+    arms, truths = _arms(config), _truths(config)
+    traces = _of_world(config)
+    _check_known(config, traces, truths)
+    rows = _judged(config, Path(out), traces, arms, truths)
+    reference = agreement.REFERENCE if agreement.REFERENCE in arms else next(iter(arms))
+    lines = agreement.table(rows, reference)
+    write_json(Path(out) / "truth.json", {"arms": list(arms), "traces": len(rows), "table": lines})
+    page = truth_page(_title(config), lines, len(rows), reference)
     write_text(Path(out) / "truth.md", page)
-    save(draw_table, Path(out) / "truth", (8.6, 1.2 + 0.24 * len(lines)), lines)
+    save(draw_table, Path(out) / "truth", (10.5, 4.6), lines, reference)
     print(page)
     print(f"-> {out}: truth.json, truth.md, truth.png and .svg")
 
@@ -135,20 +118,84 @@ def _mistaken(op: str, left: int, right: int) -> int:
     return modulo_ten(op, left, 3 if (op, right) == ("*", 7) else right)
 
 
-def _planted(config: DictConfig) -> list[TokenisedTrace]:
-    """Traces whose truth is known; sampled ones have few enough thoughts for exact Shapley values."""
-    from segrl import toy
-    from segrl.analysis.shapley import MOST
-    from segrl.analysis.truth import check_planted
+# --- a world, its arms and its truths ---------------------------------------------------------------------------------
 
-    def sampled(n: int) -> list[Trace]:
-        candidates = toy.sample_traces(4 * n + 16, config.seed)
-        return [trace for trace in candidates if len(trace.meta["kinds"]) <= MOST + 1][:n]
 
-    traces = _tokenised(config, sampled)
+def _arms(config: DictConfig) -> dict[str, Any]:
+    """The arms of the table, by name."""
+    from segrl.analysis.arms import CARRIES, MISLED, arm_named
+
+    table = MISLED if _wrong(config) else CARRIES
+    options = plain(config.measure_options)
+    return {name: arm_named(name, table, options) for name in config.measures or table}
+
+
+def _wrong(config: DictConfig) -> bool:
+    return bool(config.world_options.get("wrong", False))
+
+
+def _truths(config: DictConfig) -> list[str]:
+    """What of the traces is known: the first wrong step of wrong ones, and of right ones all else."""
+    from segrl.worlds import world_named
+
+    known = world_named(config.world).truths
+    return ["mistake"] if _wrong(config) else [name for name in known if name != "mistake"]
+
+
+def _title(config: DictConfig) -> str:
+    options = ", ".join(f"{name}={value}" for name, value in config.world_options.items())
+    return f"{config.traces or config.world}{options and f' ({options})'}, {config.half} half"
+
+
+def _of_world(config: DictConfig) -> list[TokenisedTrace]:
+    from segrl.worlds import world_traces
+
+    options = plain(config.world_options)
+    return _tokenised(config, lambda n: world_traces(config.world, config.half, n, config.seed, **options))
+
+
+def _cut_of_world(config: DictConfig, trace: TokenisedTrace) -> Segments:
+    from segrl.worlds import world_named
+
+    return world_named(config.world).cut(trace)
+
+
+def _check_known(config: DictConfig, traces: Sequence[TokenisedTrace], truths: Sequence[str]) -> None:
+    from segrl.analysis.truth import check_known
+
     for trace in traces:
-        check_planted(trace, segments_of(trace, config))
-    return traces
+        check_known(trace, _cut_of_world(config, trace), truths)
+
+
+def _judged(
+    config: DictConfig, out: Path, traces: Sequence[TokenisedTrace], arms: Mapping[str, Any], truths: Sequence[str]
+) -> list[dict[str, Any]]:
+    """A row for each trace. Truth and scores lie in folders of their own, so that other arms need no new truth."""
+    from segrl.analysis.truth import judged, truth_of
+
+    options, about = plain(config.attribution), _about_answers(config)
+    settings = {"world": config.world, "options": plain(config.world_options), **attributor(config)}
+
+    def truth(model, tokenizer, trace: TokenisedTrace) -> dict[str, Any]:
+        segments = _cut_of_world(config, trace)
+        known = truth_of(model, tokenizer, trace, segments, truths, {**about, "forwards": config.forwards})
+        return {"id": trace.id, "found": json.dumps(known)}
+
+    def scores(model, tokenizer, trace: TokenisedTrace) -> dict[str, Any]:
+        row = judged(model, tokenizer, trace, _cut_of_world(config, trace), arms, options)
+        return {"id": trace.id, "found": json.dumps(row)}
+
+    of_truth = {**settings, **about, "truths": list(truths), "forwards": config.forwards}
+    known = _filled(config, out / "known", "truth", of_truth, traces, truth)
+    of_arms = {**settings, "arms": list(arms), "attribution": options, "measures": plain(config.measure_options)}
+    scored = _filled(config, out / "scores", "arms", of_arms, traces, scores)
+    rows = zip(known, scored, strict=True)
+    return [{**json.loads(score["found"]), "truth": json.loads(truth["found"])} for truth, score in rows]
+
+
+def _about_answers(config: DictConfig) -> dict[str, Any]:
+    """Which answer is explained, as short forwards take it."""
+    return {name: config.attribution[name] for name in ("target", "template", "batch_tokens")}
 
 
 # --- rows, shard by shard --------------------------------------------------------------------------------------------

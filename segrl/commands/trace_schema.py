@@ -173,14 +173,17 @@ class Analyze(Cut, Sampler, ReadTraces):
 
 
 @dataclass
-class Truth(Cut, LoadedModel, ReadTraces):
+class Truth(LoadedModel, ReadTraces):
     out: str | None = None  # a folder
-    measures: list[str] | None = None
-    measure_options: dict[str, Any] = field(default_factory=dict)
-    tau: float = MISSING
-    beta: float = MISSING
-    seed: int = MISSING
-    shard: int = MISSING
+    world: str = "toy"  # or lines, worded, real
+    half: str = "test"  # or dev, on which to choose; all
+    # of the world: {ask: last} and {wrong: true} for toy, {wrong: true} for worded, {path: ...} for lines and real
+    world_options: dict[str, Any] = field(default_factory=dict)
+    measures: list[str] | None = None  # arms of the table or measures; null: every arm
+    measure_options: dict[str, Any] = field(default_factory=dict)  # by measure: {shapley: {...}}
+    forwards: int = 512  # of sampled Shapley values, where there are too many thoughts for exact ones
+    seed: int = 0
+    shard: int = 2  # traces between two shards; what a kill can lose
     attribution: AttributionSettings = field(default_factory=AttributionSettings)
 
 

@@ -1,65 +1,79 @@
+"""The table of truth: agreement by hand, what is known of a trace, and every arm on the bundled model."""
+
+import numpy as np
 import pytest
 import torch
 
 import segrl
 from segrl import toy
-from segrl.analysis.truth import aggregates, by_thought, check_planted, judged, table, variants
+from segrl.analysis.agreement import agreement, difference, table
+from segrl.analysis.arms import CARRIES, MISLED, Bench, Measured, arm_named, attributed, by_thought, digits, lookup
+from segrl.analysis.truth import check_known, judged, truth_of
+from segrl.analysis.truth_page import frontier, truth_page
 from segrl.importance import MEASURES, from_strength
 from segrl.types import Segments
 
 KINDS = ["needed", "repeat", "needed", "restated", "close"]
 
 
-def row(name, kinds, scores, shapley, keywords=None):
-    return {
-        "id": name,
-        "problem_id": name,
-        "kinds": kinds,
-        "keywords": keywords or ["Wait"] * len(kinds),
-        "answer_logp": [-9.0, 0.0],
-        "scores": {"length": [1.0] * len(kinds), **scores, "shapley": shapley},
-        "costs": {"ig": 12.0, "shapley": 2.0 ** len(kinds)},
-    }
+def row(name, truth, answer_tokens=1, **scores):
+    costs = dict.fromkeys(scores, 12.0)
+    about = {"id": name, "answer_tokens": answer_tokens, "truth": truth}
+    return {**about, "scores": scores, "evaluations": costs, "seconds": costs}
 
 
 def test_the_table_by_hand():
     rows = [
         # needed 5 and 1 against the repeat's 3: one pair of two is ranked right; restated and close do not count
-        row("a", KINDS, {"ig": [5, 3, 1, 9, 9]}, [4, 0, 2, 9, -1]),
+        row("a", {"kinds": KINDS, "shapley": [4, 0, 2, 9, -1]}, ig=[5, 3, 1, 9, 9], length=[1] * 5),
         # one pair, ranked wrong
-        row("b", ["repeat", "needed"], {"ig": [2, 1]}, [0, 1]),
+        row("b", {"kinds": ["repeat", "needed"], "shapley": [0, 1]}, 3, ig=[2, 1], length=[1, 1]),
         # nothing redundant: no AUROC against the planted kinds
-        row("c", ["needed", "close"], {"ig": [2, 1]}, [1, 0]),
+        row("c", {"kinds": ["needed", "close"], "shapley": [1, 0]}, 3, ig=[2, 1], length=[1, 1]),
     ]
-    found = table(rows)
-    assert list(found)[:2] == ["length", "keyword"]
-    ig = found["ig"]
+    lines = table(rows)
+    assert list(lines) == ["ig", "length"]
+    ig = lines["ig"]
     assert ig["planted_auroc"].mean == pytest.approx((0.5 + 0) / 2)
-    assert ig["traces"] == {"planted_auroc": 2, "planted_ap": 2, "shapley_auroc": 3, "shapley_spearman": 3}
+    assert ig["traces"] == {
+        "planted_auroc": 2,
+        "planted_ap": 2,
+        "shapley_auroc": 3,
+        "shapley_spearman": 3,
+        "shapley_spearman_but_last": 1,  # b and c have a single thought before their last
+    }
     # precision 1 and 2/3 at the needed ones of a; 1/2 in b
     assert ig["planted_ap"].mean == pytest.approx((5 / 6 + 1 / 2) / 2)
     # a without its restated answer: Shapley 4 0 2 -1, above the median 1 the first and third; of the pairs
     # 5>3, 5<9, 1<3, 1<9 one is right; b wrong, c right
     assert ig["shapley_auroc"].mean == pytest.approx((1 / 4 + 0 + 1) / 3)
     assert ig["shapley_spearman"].mean == pytest.approx((-0.4 - 1 + 1) / 3)
+    # 5 3 1 against 4 0 2: ranks 3 2 1 and 3 1 2
+    assert ig["shapley_spearman_but_last"].mean == pytest.approx(0.5)
     assert ig["evaluations"] == 12
-    # Shapley ranks its own truth right in a, b and c, ig a quarter, none and all
-    assert found["shapley"]["above_ig"]["shapley_auroc"].mean == pytest.approx(1 - (1 / 4 + 0 + 1) / 3)
-    assert found["length"]["planted_auroc"].mean == 0.5
-    assert found["shapley"]["shapley_auroc"].mean == 1
+    assert lines["length"]["planted_auroc"].mean == 0.5
+    assert lines["length"]["above"]["planted_auroc"].mean == pytest.approx(0.25)
     # the restated answer of a stands beside close and above three of four others
     assert ig["by_kind"]["restated"].mean == pytest.approx(3.5 / 4)
+    assert ig["by_length"] == {"1 token": (0.5, 1), "2 to 4": (0.0, 1)}
+    page = truth_page("toy", lines, 3, "ig")
+    assert "AUROC, planted: 2 of 3 traces" in page
+    assert "| ig | 0.25 [" in page
 
 
-def test_keywords_are_judged_by_the_other_half_of_the_traces():
-    """In a and c, the one half, Wait opens what is needed; in b, the other, what is redundant: so b's are misjudged."""
-    openings = ["Wait", "However"]
-    rows = [
-        row("a", ["needed", "repeat"], {}, [1, 0], openings),
-        row("b", ["repeat", "needed"], {}, [0, 1], openings),
-        row("c", ["needed", "repeat"], {}, [1, 0], openings),
-    ]
-    assert table(rows)["keyword"]["planted_auroc"].mean == 0
+def test_the_first_wrong_step_by_hand():
+    """Four thoughts, the second is it: two of three others lie below; it shares the top with one of them."""
+    known = {"mistake": 1}
+    assert agreement(row("a", known), [0, 2, 1, 3])["mistake_auroc"] == pytest.approx(2 / 3)
+    assert agreement(row("a", known), [0, 2, 1, 3])["mistake_top1"] == 0
+    assert agreement(row("a", known), [0, 2, 1, 2])["mistake_top1"] == 0.5
+    assert agreement(row("a", known), [0, 3, 1, 2])["mistake_top1"] == 1
+
+
+def test_a_difference_is_paired_over_the_traces_that_both_know():
+    results = [{"x": 1.0}, {"x": 0.5}, {"x": None}]
+    others = [{"x": 0.0}, {"x": 0.5}, {"x": 0.3}]
+    assert difference(results, others, "x").mean == 0.5
 
 
 def test_a_measure_of_tokens_counts_a_thoughts_tokens_among_the_top():
@@ -71,57 +85,81 @@ def test_a_measure_of_tokens_counts_a_thoughts_tokens_among_the_top():
     assert by_thought(from_strength(torch.tensor([1.0, 2, 3]), segments), segments) == [1, 2]
 
 
-def test_every_other_way_along_the_path_is_a_row():
-    found = variants({"context": "think", "hide_answer": False, "interpolate": "response", "nodes": 3})
-    assert list(found) == ["ig context=full", "ig hide_answer=true", "ig interpolate=all"]
-    assert found["ig interpolate=all"] == {"context": "think", "hide_answer": False, "interpolate": "all", "nodes": 3}
+def bench(response, answer):
+    model, tokenizer = toy.load_model()
+    trace = segrl.tokenize(segrl.Trace("t", "p", response, answer), tokenizer)
+    return Bench(model, tokenizer, trace, segrl.segment(trace), {})
 
 
-def test_every_other_way_to_sum_a_segment_is_a_row():
-    assert list(aggregates({})) == ["ig aggregate=sum", "ig aggregate=top20"]
-    assert aggregates({"aggregate": "sum"})["ig aggregate=sqrt"] == {"aggregate": "sqrt"}
+def test_a_lookup_finds_the_first_thought_that_states_what_parts_the_answers():
+    thoughts = ["Okay, a = 3+9 = 2.", "Wait, b = 5+1 = 7.", "However, so 7."]
+    on = bench("\n\n".join(thoughts) + "\n</think> So, the final answer is \\boxed{27}", "26")
+    assert lookup(thoughts, on) == [0.0, 2.0, 1.0]
+    assert digits(thoughts, on) == [3.0, 3.0, 1.0]
+    on = bench("\n\n".join(thoughts) + "\n</think> So, the final answer is \\boxed{7}", "126")
+    assert lookup(thoughts, on) == [0.0, 2.0, 1.0]
+
+
+def test_the_frontier_leaves_out_what_something_cheaper_reaches():
+    points = {"free": (0.02, 0.6), "dear": (57, 0.8), "better": (1, 0.8), "worse": (1, 0.5), "best": (60, 0.9)}
+    assert frontier(points) == ["free", "better", "best"]
 
 
 def test_a_truth_that_is_not_known_is_refused():
     _, tokenizer = toy.load_model()
-    many = max(toy.sample_traces(20, seed=3), key=lambda one: len(one.meta["kinds"]))
-    trace = segrl.tokenize(many, tokenizer)
-    with pytest.raises(ValueError, match="thoughts; exact Shapley values are for at most 10"):
-        check_planted(trace, segrl.segment(trace))
+    trace = segrl.tokenize(toy.sample_traces(1, seed=3)[0], tokenizer)
     with pytest.raises(ValueError, match=r"has \d+ kinds for \d+ segments: its truth is not known"):
-        check_planted(trace, segrl.segment(trace, "paragraphs", max_segments=2))
+        check_known(trace, segrl.segment(trace, "paragraphs", max_segments=2), ["planted"])
     bare = segrl.tokenize(segrl.Trace(id="x", problem="p", response="a\n\nWait, b", answer="1"), tokenizer)
     with pytest.raises(ValueError, match="trace 'x' has no planted kinds"):
-        check_planted(bare, segrl.segment(bare))
+        check_known(bare, segrl.segment(bare), ["planted"])
+    with pytest.raises(ValueError, match="has no step of kind 'wrong'"):
+        check_known(trace, segrl.segment(trace), ["mistake"])
+    check_known(bare, segrl.segment(bare), ["shapley"])
+
+
+def test_an_arm_is_of_the_table_or_a_measure_with_its_options():
+    assert arm_named("ig", CARRIES, {"ig": {"aggregate": "sum"}}) is CARRIES["ig"]
+    assert arm_named("oar", {}, {"oar": {"aggregate": "sum"}}) == Measured("oar", {"aggregate": "sum"})
+    with pytest.raises(ValueError, match="no arm and no measure 'igg', did you mean 'ig'"):
+        arm_named("igg", CARRIES, {})
+
+
+def rows_of(traces, arms, truths, tokenizer, model, options):
+    rows = []
+    for trace in traces:
+        trace = segrl.tokenize(trace, tokenizer)
+        segments = segrl.segment(trace)
+        truth = truth_of(model, tokenizer, trace, segments, truths, {"target": "gold"})
+        rows.append({**judged(model, tokenizer, trace, segments, arms, options), "truth": truth})
+    return rows
 
 
 @pytest.mark.e2e
-def test_every_measure_is_judged_and_the_oracle_is_right():
+def test_every_arm_runs_and_the_oracle_is_right():
     model, tokenizer = toy.load_model()
-    short = sorted(toy.sample_traces(40, seed=3), key=lambda one: len(one.meta["kinds"]))[:4]
-    rows = []
-    for trace in short:
-        trace = segrl.tokenize(trace, tokenizer)
-        rows.append(
-            judged(
-                model,
-                tokenizer,
-                trace,
-                segrl.segment(trace),
-                measures=list(MEASURES),
-                measure_options={},
-                attribution={"nodes": 6, "tolerance": None},
-                tau=0.7,
-                beta=0.8,
-            )
-        )
-    found = table(rows)
-    assert set(MEASURES) | {"digits", "keyword", "tau alone", "tau and beta", "ig context=full"} <= set(found)
-    assert found["oracle"]["planted_auroc"].mean == 1
-    assert found["ig"]["evaluations"] == 8
-    assert found["length"]["evaluations"] == 0
-    assert found["ig aggregate=sum"]["evaluations"] == 8
-    for row in rows:  # the plain sum, and the one over sqrt(N)
-        by_root = zip(row["scores"]["ig"], row["scores"]["length"], strict=True)
-        assert row["scores"]["ig aggregate=sum"] == pytest.approx([one * root for one, root in by_root])
-    assert found["leave_one_out"]["shapley_spearman"].mean > 0.3
+    short = sorted(toy.sample_traces(40, seed=3), key=lambda trace: len(trace.meta["kinds"]))[:3]
+    plain = {name: arm_named(name, {}, {}) for name in MEASURES}
+    options = {"nodes": 6, "tolerance": None, "samples": 2}
+    rows = rows_of(short, {**plain, **CARRIES}, ["planted", "shapley"], tokenizer, model, options)
+    lines = table(rows)
+    assert lines["oracle"]["planted_auroc"].mean == 1
+    assert lines["strength"]["evaluations"] == 8  # a plain measure takes the run's options
+    assert lines["values, 1 at half"]["evaluations"] == 1
+    assert lines["length"]["evaluations"] == 0
+    assert lines["leave_one_out"]["shapley_spearman"].mean > 0.3
+    gates = {"path": "values", "output": "log_odds", "nodes": 1, "tolerance": None}
+    found = segrl.attribute(model, [segrl.tokenize(trace, tokenizer) for trace in short], tokenizer, **gates)
+    for of_trace, attribution in zip(rows, found, strict=True):  # the table's scores are those that anybody gets
+        summed = sum(of_trace["scores"]["values, 1 at half"])
+        assert summed == pytest.approx(float(attribution.scores_T.sum()), rel=1e-3)
+
+
+@pytest.mark.e2e
+def test_every_arm_of_a_wrong_solution_runs():
+    model, tokenizer = toy.load_model()
+    wrong = sorted(toy.sample_mistakes(40, seed=3, ask="all"), key=lambda trace: len(trace.meta["kinds"]))[:2]
+    lines = table(rows_of(wrong, MISLED, ["mistake"], tokenizer, model, {}))
+    assert lines["contrast, values, 1 at half"]["evaluations"] == pytest.approx(1, abs=0.1)
+    assert all(np.isfinite(line["mistake_auroc"].mean) for line in lines.values())
+    assert set(attributed().gathered) >= {"path", "output", "nodes"}

@@ -1,0 +1,115 @@
+"""The table of truth as a page and as a picture: what each arm costs, and how well it agrees with what is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from segrl.analysis.agreement import WHAT, Row
+from segrl.analysis.figures import BLUE, GREY, ORANGE
+from segrl.evaluation.results import markdown
+from segrl.evaluation.statistics import Estimate
+
+NONE = "–"
+FREE = 0.02  # where the picture puts an arm that takes no evaluation
+# Of the picture: the first two of these that are known.
+DRAWN = ("planted_auroc", "shapley_auroc", "shapley_spearman", "shapley_spearman_but_last")
+DRAWN_OF_MISTAKES = ("mistake_auroc", "mistake_top1")
+
+
+def truth_page(world: str, table: Mapping[str, Row], traces: int, reference: str) -> str:
+    """The agreement and cost of each arm, the same by the answer's length and by kind, as markdown."""
+    known = known_of(table)
+    parts = [
+        f"## {world}",
+        f"{traces} traces; means over traces with 95% intervals. Above: how much better than {reference!r} on the same "
+        "traces, by the first kind of agreement. An evaluation is a forward over the trace, with its backward where "
+        "there is one; seconds are of this machine, and only their ratios mean something.",
+        markdown("arm", [*(WHAT[what] for what in known), "above", "evaluations", "seconds"], _lines(table, known)),
+        _not_counted(table, known, traces),
+        _by_length(table, known),
+        _by_kind(table),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def known_of(table: Mapping[str, Row]) -> list[str]:
+    """The kinds of agreement that the table has."""
+    return [what for what in WHAT if any(what in line for line in table.values())]
+
+
+def _lines(table: Mapping[str, Row], known: Sequence[str]) -> dict[str, dict[str, str | None]]:
+    return {
+        name: {
+            **{WHAT[what]: _interval(line[what]) for what in known},
+            "above": _interval(line["above"].get(known[0])),
+            "evaluations": f"{line['evaluations']:.1f}",
+            "seconds": f"{line['seconds']:.3f}",
+        }
+        for name, line in table.items()
+    }
+
+
+def _not_counted(table: Mapping[str, Row], known: Sequence[str], traces: int) -> str:
+    """A sentence for each kind of agreement that not every trace has."""
+    counts = next(iter(table.values()))["traces"]
+    short = [f"{WHAT[what]}: {counts[what]} of {traces} traces" for what in known if counts[what] < traces]
+    return f"Where a trace has nothing to tell apart it is not counted. {'; '.join(short)}." if short else ""
+
+
+def _by_length(table: Mapping[str, Row], known: Sequence[str]) -> str:
+    labels = list(dict.fromkeys(label for line in table.values() for label in line["by_length"]))
+    if len(labels) < 2:
+        return ""
+    rows = {
+        name: {label: f"{mean:.2f} ({count})" for label, (mean, count) in line["by_length"].items()}
+        for name, line in table.items()
+    }
+    return f"### {WHAT[known[0]]}, by the tokens of the answer (traces)\n\n{markdown('arm', labels, rows)}"
+
+
+def _by_kind(table: Mapping[str, Row]) -> str:
+    kinds = sorted({kind for line in table.values() for kind in line["by_kind"]})
+    if not kinds:
+        return ""
+    rows = {
+        name: {kind: f"{share.mean:.2f}" for kind, share in line["by_kind"].items()} for name, line in table.items()
+    }
+    return "### The share of its trace's other thoughts that a thought outranks; 0.5 is chance\n\n" + markdown(
+        "arm", kinds, rows
+    )
+
+
+def _interval(estimate: Estimate | None) -> str | None:
+    return None if estimate is None else f"{estimate.mean:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+
+
+# --- the picture -----------------------------------------------------------------------------------------------------
+
+
+def draw_table(figure, table: Mapping[str, Row], reference: str) -> None:
+    """Draw agreement over evaluations; arms that no cheaper one reaches have names, as has the reference."""
+    known = known_of(table)
+    drawn = [what for what in (*DRAWN_OF_MISTAKES, *DRAWN) if what in known][:2]
+    for axes, what in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
+        points = {name: (max(line["evaluations"], FREE), line[what]) for name, line in table.items() if line[what]}
+        named = {*frontier({name: (cost, value.mean) for name, (cost, value) in points.items()}), reference}
+        for name, (cost, value) in points.items():
+            colour = ORANGE if name == reference else BLUE if name in named else GREY
+            axes.plot([cost, cost], [value.low, value.high], color=colour, linewidth=1.2)
+            axes.plot([cost], [value.mean], "o", color=colour, markersize=4.5 if name in named else 3)
+            if name in named:
+                axes.annotate(
+                    name, (cost, value.mean), xytext=(5, 4), textcoords="offset points", fontsize=7, color=colour
+                )
+        axes.set(title=WHAT[what], xscale="log", xlabel="evaluations a trace (left edge: none)")
+        axes.axhline(0.0 if "spearman" in what else 0.5, color="#bbbbbb", linewidth=0.8)
+
+
+def frontier(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """The names whose value no point of the same or lower cost exceeds, cheapest first."""
+    names, best = [], float("-inf")
+    for name, (_, value) in sorted(points.items(), key=lambda item: (item[1][0], -item[1][1])):
+        if value > best:
+            names.append(name)
+            best = value
+    return names
