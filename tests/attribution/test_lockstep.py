@@ -108,8 +108,9 @@ def test_the_rollouts_own_answer_or_the_gold_one_is_explained(traces):
     from dataclasses import replace
 
     silent = replace(traces[0], answer=None)
-    assert [trace.answer for trace in explained([traces[0], silent], "own", [])] == ["7", FILLER_ANSWER]
-    assert [trace.answer for trace in explained([traces[0], silent], "gold", ["8", "9"])] == ["8", "9"]
+    pair, tokenizer = [traces[0], silent], byte_level_tokenizer()
+    assert [trace.answer for trace in explained(pair, "own", [], tokenizer)] == ["7", FILLER_ANSWER]
+    assert [trace.answer for trace in explained(pair, "gold", ["8", "9"], tokenizer)] == ["8", "9"]
 
 
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=40), st.integers(1, 2000), st.integers(0, 10))

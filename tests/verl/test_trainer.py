@@ -416,7 +416,7 @@ class FrozenOnes:
     """Frozen attributors whose score is the token's position."""
 
     def __init__(self, credit, tokenizer, on_cpu):
-        self.calls = []
+        self.calls, self.tokenizer = [], tokenizer
 
     def attribute(self, traces: list[Trace], request):
         self.calls.append(traces)
