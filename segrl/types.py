@@ -199,8 +199,8 @@ class Stream:
 class Attribution(Stream):
     """Integrated gradients of the answer for each response token of one trace, with a certificate.
 
-    ``logp_input`` and ``logp_baseline`` are what is explained, at both ends of the path: a log-probability, log-odds, or
-    the margin of a contrast. They, and the gap that follows from them, are None where they were not computed.
+    ``logp_input`` and ``logp_baseline`` are what is explained, at both ends of the path: a log-probability, log-odds,
+    or the margin of a contrast. They, and the gap that follows from them, are None where they were not computed.
     """
 
     trace_id: str

@@ -122,7 +122,7 @@ ALLOWED_ARROWS = {
     "selection": {"types"},
     "weighting": {"resolving", "types"},
     "segmentation": {"resolving", "tokenization", "types"},
-    "attribution": {"loading", "resolving", "text", "tokenization", "types"},
+    "attribution": {"grading", "loading", "resolving", "text", "tokenization", "types"},
     "generation": {"loading", "resolving", "text", "types"},
     "importance": {"attribution", "grading", "loading", "resolving", "text", "tokenization", "toy", "types"},
     "data": {"text", "types"},

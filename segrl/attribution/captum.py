@@ -27,7 +27,7 @@ def captum_masses(evaluate, index: int, quadrature, nodes: int) -> Tensor:
     explained = evaluate.explained[index]
     if evaluate.path != "embeddings" or evaluate.begin:
         raise ValueError(
-            f"engine=captum follows the whole path of embeddings; leave path={evaluate.path} and begin out"
+            "engine=captum follows embeddings, from the baseline on; take path=embeddings and begin=0 with it"
         )
     if evaluate.interpolate != "all" or evaluate.hide_answer:
         raise ValueError("engine=captum moves every position alike; use interpolate=all and hide_answer=false with it")

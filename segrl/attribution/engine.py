@@ -156,8 +156,9 @@ def attribute(
     (default 8,192) are checkpointed; ``checkpointing`` True or False decides for all.
 
     ``compat="authors"`` gives the numbers of the paper's code. ``certificate=False`` leaves out the values at the two
-    ends of the path, and with them the gap; so does None, with a single node and no tolerance. A trace whose scores are not finite is an
-    error; with ``finite=False`` it gets zeros and the flag ``not_finite``, and the other traces keep their scores.
+    ends of the path, and with them the gap; so does None, with a single node and no tolerance. A trace whose scores are
+    not finite is an error; with ``finite=False`` it gets zeros and the flag ``not_finite``, and the other traces keep
+    their scores.
     """
     if "rule" in options:
         raise TypeError("attribute() has no option rule: how nodes are chosen is quadrature= now")
@@ -186,9 +187,8 @@ def attribute(
                 progress(count, len(rows))
         evaluated = dict.fromkeys(row.index for row in rows)
         rows = [row for i in evaluated for row in _refinement(i, sums[i], len(alphas_J), tolerance, settings.max_nodes)]
-    unit, about = settings.compat == "authors", {"target": settings.target, "path": settings.path}
     return [
-        _attribution(sequence, path_sums, **about, tolerance=tolerance, unit=unit, finite=finite)
+        _attribution(sequence, path_sums, settings, tolerance, finite)
         for sequence, path_sums in zip(evaluate.explained, sums, strict=True)
     ]
 
@@ -235,16 +235,10 @@ def _refinement(index: int, path_sums: _PathSums, nodes: int, tolerance: float |
 
 
 def _attribution(
-    sequence: Explained,
-    path_sums: _PathSums,
-    *,
-    target: str,
-    path: str,
-    tolerance: float | None,
-    unit: bool,
-    finite: bool,
+    sequence: Explained, path_sums: _PathSums, settings: AttributionSettings, tolerance: float | None, finite: bool
 ) -> Attribution:
-    """The masses of the thinking as scores, those around it as sums; ``unit`` divides the scores by the norm of all."""
+    """The masses of the thinking as scores, those around it as sums. The authors divide by the norm of all masses."""
+    unit = settings.compat == "authors"
     inside = path_sums.masses_L[sequence.thinking] / (path_sums.masses_L.norm() if unit else 1)
     scores_T = torch.zeros(sequence.trace.tokens, dtype=torch.float64)
     scores_T[: len(inside)] = inside
@@ -259,8 +253,8 @@ def _attribution(
     return Attribution(
         trace_id=sequence.trace.id,
         scores_T=scores_T.float(),
-        target=target,
-        path=path,
+        target=settings.target,
+        path=settings.path,
         input_ids=sequence.input_ids,
         answer_span=sequence.answer_span,
         logp_input=path_sums.logp_input,

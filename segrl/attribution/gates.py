@@ -1,8 +1,8 @@
-"""The value path: every layer's value vectors at the positions that move are scaled by a gate between nothing and one.
+"""The value path: every layer's value vectors at the positions that move are scaled by a gate from zero to one.
 
-At gates of one the model is itself; at gates of zero nobody reads what those positions say, though their keys still take
-attention. A position's mass is the gradient to its gate, so its integral is Aumann and Shapley's price of that gate:
-integrated gradients over gates, complete like those over embeddings, but not Eq. 1 of the paper.
+At gates of one the model is itself; at gates of zero nobody reads what those positions say, though their keys still
+take attention. A position's mass is the gradient to its gate, so its integral is Aumann and Shapley's price of that
+gate: integrated gradients over gates, complete like those over embeddings, but not Eq. 1 of the paper.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def value_projections(model) -> list[tuple[Any, Gating]]:
 
 def decoder_layers(model) -> list[Any]:
     """The model's longest list of modules."""
-    stacks = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module)]
-    return list(max(stacks, key=len)) if stacks else []
+    stacks = [list(module) for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+    return max(stacks, key=len, default=[])
 
 
 def _projection(layer, number: int) -> tuple[Any, Gating]:

@@ -1,7 +1,7 @@
 r"""What is explained: the answer in ``</think> So, the final answer is \boxed{...}``, appended to the thinking.
 
 Of one answer all tokens are explained. A contrast explains one token: the first at which the response's own answer and
-the gold one part. Up to there both read the same, so one row tells why the model goes on with the one and not the other.
+the gold one part. Up to there both read the same, so one row tells why the model goes on with the one, not the other.
 """
 
 from __future__ import annotations
@@ -60,9 +60,8 @@ def explain(
 def _contrast(trace: TokenisedTrace, tokenizer, answer: str, gold: str, template: str, context: str) -> Explained:
     suffix_ids, _, _ = answer_suffix(answer, tokenizer, template)
     gold_ids, _, _ = answer_suffix(gold, tokenizer, template)
-    parted = [
-        at for at, pair in enumerate(zip(suffix_ids.tolist(), gold_ids.tolist(), strict=False)) if len({*pair}) > 1
-    ]
+    pairs = zip(suffix_ids.tolist(), gold_ids.tolist(), strict=False)
+    parted = [at for at, (id, gold_id) in enumerate(pairs) if id != gold_id]
     if not parted:
         raise ValueError(
             f"trace {trace.id!r}: its own answer {answer!r} and the gold one {gold!r} have no token at which they part "
