@@ -110,7 +110,9 @@ def test_the_answer_of_a_rollout_is_read_after_its_thinking():
 
     def answer(prompt: str, response: str, end: str = ""):
         ids = [torch.tensor(tokenizer(text)["input_ids"]) for text in (prompt, response + end)]
-        return rollout_trace("r", *ids, torch.ones(len(ids[1])), tokenizer, {tokenizer.eos_token_id}).answer
+        trace = rollout_trace("r", *ids, torch.ones(len(ids[1])), tokenizer, {tokenizer.eos_token_id})
+        assert trace.own_answer == trace.answer
+        return trace.answer
 
     assert answer("Q", "so \\boxed{7}") == "7"
     assert answer("Q", "try \\boxed{7}</think> so \\boxed{8}") == "8"
@@ -135,6 +137,8 @@ def test_a_record_holds_what_a_report_draws():
     line = json.loads(json.dumps(record(response.rollout, None, response, response.advantages_T), allow_nan=False))
     assert line["boundaries"] == [0, 2, 5, 6, 8]
     assert line["group"] == "p"
+    assert (line["answer"], line["gold"]) == ("7", None)
+    assert record(replace(response.rollout, gold="8"), None, None, response.advantages_T)["gold"] == "8"
     assert line["advantages"] == [a * w for a, w in zip([0.5] * 8, line["weights"], strict=True)]
 
 

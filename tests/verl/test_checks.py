@@ -40,6 +40,17 @@ def grpo_config(*overrides):
         (["segrl.sign=signed", "segrl.measure=length"], "take segrl.measure=ig with it"),
         (["segrl.sign=signed", "segrl.target=gold"], "segrl.target=gold explains the gold one; take segrl.target"),
         (
+            ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.output=log_odds"],
+            "model.use_fused_kernels=true gives log-probabilities and no logits, which segrl.output=log_odds read",
+        ),
+        (
+            ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.target=contrast"],
+            "no logits, which a contrast read; set it to false; a frozen attributor works there",
+        ),
+        (["segrl.measure=oar", "segrl.path=values"], "segrl.measure=oar reads the gradient at the input's embeddings"),
+        (["segrl.measure=oar", "segrl.output=log_odds"], "leave segrl.path, output and begin out"),
+        (["segrl.path=valeus"], "segrl.path='valeus', did you mean 'values'?"),
+        (
             ["actor_rollout_ref.actor.policy_loss.loss_mode=geo_mean"],
             "loss_mode=geo_mean takes each response's mean advantage, which weights of mean one leave as it was",
         ),
@@ -60,6 +71,17 @@ def test_what_cannot_be_done_is_refused(overrides, sentence):
     [
         ["actor_rollout_ref.actor.strategy=megatron", "segrl.attributor=frozen", "segrl.attributor_path=x"],
         ["actor_rollout_ref.model.use_fused_kernels=true"],
+        ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.path=values"],
+        ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.measure=length", "segrl.target=contrast"],
+        [
+            "actor_rollout_ref.model.use_fused_kernels=true",
+            "segrl.output=log_odds",
+            "segrl.attributor=frozen",
+            "segrl.attributor_path=x",
+        ],
+        ["segrl.path=values", "segrl.output=log_odds", "segrl.target=contrast", "segrl.begin=0.5", "segrl.sign=both"],
+        ["segrl.sign=signed", "segrl.target=contrast"],
+        ["segrl.measure=oar", "segrl.target=contrast"],
         ["actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"],
         ["segrl.attributor=ref", "actor_rollout_ref.actor.use_kl_loss=true"],
         ["segrl.attributor=ref", "actor_rollout_ref.model.lora_rank=8"],
