@@ -193,6 +193,25 @@ def test_a_measure_of_contrasts_asks_for_one_whatever_its_need_is_called(answere
         assert torch.equal(stream.scores_T, wanted.scores_T)
 
 
+def test_adapters_on_value_projections_are_gated_as_if_merged(answered):
+    """Live as the merged model, with the adapter off as the base: the reference under LoRA."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    config = peft.LoraConfig(target_modules=["q_proj", "v_proj"], r=4, lora_dropout=0.5, init_lora_weights=False)
+    adapted, tokenizer = peft.get_peft_model(tiny_model(), config).train(), byte_level_tokenizer()
+    rollouts = explained(answered, "contrast", GOLD, tokenizer)
+    request = Request(path="values", output="log_odds", target="contrast", checkpointing=True)
+    live = attribute_in_lockstep(adapted, rollouts, tokenizer, request)
+    with adapted.disable_adapter():
+        bare = attribute_in_lockstep(adapted, rollouts, tokenizer, request)
+    assert adapted.training
+    for streams, model in ((bare, tiny_model()), (live, adapted.merge_and_unload())):
+        expected = attribute_in_lockstep(model, rollouts, tokenizer, request)
+        for stream, wanted in zip(streams, expected, strict=True):
+            torch.testing.assert_close(stream.scores_T, wanted.scores_T, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(live[0].scores_T, bare[0].scores_T, rtol=0.1)
+
+
 @pytest.mark.parametrize("options", [{"output": "log_odds"}, {"target": "contrast"}])
 def test_fused_kernels_have_no_logits_to_read(answered, options, monkeypatch):
     pytest.importorskip("verl")
