@@ -196,6 +196,19 @@ def test_a_model_that_sees_images_is_refused_where_it_would_be_attributed():
     check_reads_text(LlavaConfig().text_config, CreditSettings())
 
 
+def test_a_model_without_value_vectors_to_gate_is_refused_by_its_layer():
+    from transformers import FalconConfig, Qwen2Config
+
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 8}
+    gated = CreditSettings(path="values")
+    with pytest.raises(ValueError, match="layer 0, a FalconDecoderLayer, has none that segrl knows"):
+        checks.check_gates(FalconConfig(**small), gated)
+    for settings in (CreditSettings(), CreditSettings(path="values", measure="length")):
+        checks.check_gates(FalconConfig(**small), settings)
+    checks.check_gates(FalconConfig(**small), CreditSettings(path="values", attributor="frozen", attributor_path="x"))
+    checks.check_gates(Qwen2Config(num_key_value_heads=1, **small), gated)
+
+
 def test_fewer_rows_than_a_batch_are_refused(tmp_path):
     config = grpo_config()
     config.data.train_files = str(tmp_path / "rows.parquet")
