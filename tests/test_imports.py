@@ -104,7 +104,7 @@ FLOORS = (
     ("segmentation", "attribution", "generation"),
     ("importance",),
     ("data", "report", "launch", "trl"),
-    ("evaluation",),
+    ("evaluation", "worlds"),
     ("analysis",),
     ("sft", "credit"),
     ("verl",),
@@ -130,6 +130,7 @@ ALLOWED_ARROWS = {
     "launch": {"toy"},
     "trl": {"grading", "text"},
     "evaluation": {"data"},
+    "worlds": {"data", "resolving", "segmentation", "toy", "types"},
     "analysis": {"evaluation", "grading", "importance", "selection", "text", "toy", "types"},
     "sft": {
         *("cost", "data", "loading", "resolving", "segmentation", "selection", "text", "tokenization", "types"),

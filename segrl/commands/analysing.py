@@ -130,7 +130,7 @@ def _toy_traces(n: int, seed: int) -> list[Trace]:
 
 def _mistaken(op: str, left: int, right: int) -> int:
     """The result of a solver who multiplies by three instead of by seven."""
-    from segrl.toy.world import modulo_ten
+    from segrl.toy.problems import modulo_ten
 
     return modulo_ten(op, left, 3 if (op, right) == ("*", 7) else right)
 

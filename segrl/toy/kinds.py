@@ -1,14 +1,18 @@
 """The kind of each thought of a sampled toy response, read from its text.
 
-A sampled thought that no pattern fits counts as a check: neither needed nor redundant.
+A thought that states a false value is ``wrong``, but ``carried`` where the value follows from what was last stated of
+its operand, and a ``repeat`` where it says again what was last stated. A sampled thought that no pattern fits counts as
+a check: neither needed nor redundant.
 """
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 
-from segrl.toy.world import CLOSES, PATH, modulo_ten
+from segrl.toy.problems import PATH, Step, modulo_ten
+from segrl.toy.wording import CLOSES
 from segrl.types import Segments, TokenisedTrace
 
 _DEFINITION = re.compile(r"\b([a-z]) = ([a-z]|\d)([-+*])(\d)")
@@ -18,14 +22,13 @@ _SUPERFICIAL = re.compile(r"\bn = \d|\b(\d) = n\b|\b(\d)[-+]0 = \d as it is")
 
 def kinds_of(problem: str, trace: TokenisedTrace, segments: Segments) -> tuple[str, ...]:
     """The kind of each segment of the response to ``problem``."""
-    values = values_of(problem)
     definitions = {match[1]: match[0] for match in _DEFINITION.finditer(problem)}
+    solved = Solved(values_of(problem))
     ends = [int(trace.offsets_T[end - 1, 1]) for end in segments.boundaries[1:]]
-    said: dict[str, set[str]] = {}
     kinds = []
     for kind, start, end in zip(segments.kinds_S, [0, *ends], ends, strict=False):
         text = trace.response[start:end]
-        kinds.append("answer" if kind == "answer" else _kind(text, values, definitions, said))
+        kinds.append("answer" if kind == "answer" else _kind(text, definitions, solved))
     return tuple(kinds)
 
 
@@ -40,28 +43,38 @@ def values_of(problem: str) -> dict[str, int]:
     return values
 
 
-def _kind(text: str, values: Mapping[str, int], definitions: Mapping[str, str], said: dict[str, set[str]]) -> str:
-    """The kind of a thought; ``said`` holds the values that thoughts have stated of each variable, and grows."""
+class Solved:
+    """The values that thoughts have stated of each variable, beside the true ones; it grows thought by thought."""
+
+    def __init__(self, values: Mapping[str, int]):
+        self.values = values
+        self.stated: dict[str, list[int]] = defaultdict(list)
+
+    def kind(self, step: Step, corrects: bool) -> str:
+        """The kind of a thought that states ``step``."""
+        name, true = step.name, self.values.get(step.name)
+        before = list(self.stated[name])
+        self.stated[name].append(step.value)
+        if name not in PATH:
+            return "superficial"  # a distractor: true or not, the answer does not hang on it
+        if step.value == true:
+            return "repeat" if true in before else "correction" if corrects else "needed"
+        if step.value in before[-1:]:
+            return "repeat"
+        operand = self.stated[step.left]
+        follows = bool(operand) and modulo_ten(step.op, operand[-1], step.right) == step.value
+        return "carried" if follows else "wrong"
+
+
+def _kind(text: str, definitions: Mapping[str, str], solved: Solved) -> str:
     if any(close in text for close in CLOSES):
         return "close"
     if "together that makes" in text:
         return "restated"
     stated = _STATED.search(text)
     if stated and definitions.get(stated[1]) == stated[0].rpartition(" = ")[0]:
-        return _kind_of_step(stated[1], stated[5], "was wrong" in text, values, said)
+        name, left, op, right, value = stated.groups()
+        return solved.kind(Step(name, left, op, int(right), int(value)), "was wrong" in text)
     if _DEFINITION.search(text) and "..." in text:
         return "truncated"
     return "superficial" if _SUPERFICIAL.search(text) else "check"
-
-
-def _kind_of_step(name: str, value: str, corrects: bool, values: Mapping[str, int], said: dict[str, set[str]]) -> str:
-    before = said.setdefault(name, set())
-    known = str(values.get(name)) in before
-    before.add(value)
-    if name not in PATH:
-        return "superficial"  # a distractor: true or not, the answer does not hang on it
-    if value != str(values.get(name)):
-        return "wrong"
-    if known:
-        return "repeat"
-    return "correction" if corrects else "needed"

@@ -16,6 +16,9 @@ variable stands in its step, in what repeats it, and nowhere else.
               Backtrack, that is all of it.                        close
               </think> So, the final answer is \boxed{286}         answer
 
+With ``ask="last"`` each path variable hangs on the one before it and the problem ends "Write the value of c.": every
+step is needed, and the answer is one digit. In ``sample_mistakes`` one step is wrong and never corrected.
+
 No surface feature may tell needed from redundant. A thought is an opener, a filler and a core. The opener, and the size
 in tokens and characters to which the filler brings the core, are drawn regardless of kind; every core has two or three
 digits; redundant thoughts stand before and after the steps they deal with, equally often.
@@ -24,12 +27,12 @@ digits; redundant thoughts stand before and after the steps they deal with, equa
 from __future__ import annotations
 
 import random
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from segrl.toy.problems import ASKS, Arithmetic, Step, answer_of, draw_path, draw_problem, modulo_ten
+from segrl.toy.wording import Thought, write_response
 from segrl.types import Trace
 
 CLASSES: Mapping[str, str] = {
@@ -38,6 +41,7 @@ CLASSES: Mapping[str, str] = {
     "truncated": "redundant",
     "superficial": "redundant",
     "wrong": "other",
+    "carried": "other",
     "correction": "other",
     "check": "other",
     "restated": "other",
@@ -45,148 +49,115 @@ CLASSES: Mapping[str, str] = {
     "answer": "other",
 }
 
-PATH, DISTRACTORS = "abcdefghi", "zyx"
-N_STEPS, STEP_WEIGHTS = (3, 4, 5, 6, 7, 8, 9), (7, 6, 5, 4, 3, 2, 1)
-# Factors are the units modulo ten, so every value stays equally likely along the chain and every step can be undone.
-OPERANDS = {"+": range(1, 10), "-": range(1, 10), "*": (3, 7, 9)}
-INVERSE = {"+": "-", "-": "+", "*": "*"}
-INVERSE_FACTOR = {3: 7, 7: 3, 9: 9}
-
-FIRST_OPENER = "Okay,"
-OPENERS = (
-    "Wait,",
-    "Alternatively,",
-    "But wait,",
-    "But alternatively,",
-    "But just to be sure,",
-    "However,",
-    "Not sure yet,",
-    "Going back,",
-    "Backtrack,",
-    "Trace back,",
-    "Another look,",
-)
-SUPERFICIAL = (
-    " if n = {x}, n is {x}.",
-    " if {x} = n, {x} is n.",
-    " as n = {x}, n is {x}.",
-    " {x}+0 = {x} as it is.",
-    " {x}-0 = {x} as it is.",
-)
-# With one of these in front, every needed or redundant core comes to each of SIZES exactly.
-FILLERS = (
-    *(" clearly", " perhaps", " finally", " briefly"),
-    *(" right again", " simply then", " really well"),
-    *(" clearly then", " finally then", " perhaps then"),
-    *(" then we see", " here we see", " okay so now"),
-    *(" as it stands", " so it stands", " so we simply"),
-    *(" then once again", " well once again", " it clearly says"),
-    *(" right then again", " now clearly then", " it simply stands"),
-    *(" well let me see", " then let me see", " okay now we see"),
-    *(" let me try again", " let me look here", " now let me check"),
-    *(" now it clearly says", " well now once again", " right so once again"),
-    *(" then it clearly says", " well then once again", " okay then once again"),
-    *(" now let me see that", " so let me look here", " so let me try again"),
-    *(" now let me look here", " now let me try again", " so then let me check"),
-)
-SIZES = ((12, 26), (13, 30), (14, 34))  # tokens and characters of a thought after its opener
-CLOSES = (" that is all of it.", " everything asked is known.", " nothing is left to find.")
-
 MAX_REDUNDANT = 6  # redundant thoughts of one trace, and never more than steps
-P_ROOT = 0.3  # a later variable starts from two digits, as the first does; so digit counts tell less
-UNFILLED = ("correction", "check", "restated", "close")  # in class other, so their size gives nothing away
 P_WRONG, P_CHECK, P_RESTATED = 0.25, 0.2, 0.15
 
-Arithmetic = Callable[[str, int, int], int]  # operator, left, right -> result
-Thought = tuple[str, int]  # its kind, and the step it deals with or -1
+
+def sample_problems(n: int, seed: int, ask: str = "all") -> list[Trace]:
+    """n problems with their answers and empty responses; problem i of a seed is the same for every n.
+
+    ``ask="all"`` wants the values of all path variables as one number, ``ask="last"`` the value of the last one.
+    """
+    return [_draw(seed, index, ask).trace for index in range(n)]
 
 
-@dataclass(frozen=True)
-class Step:
-    """One definition, ``name = left op right``, and its value; left is a variable, or a digit in the first step."""
-
-    name: str
-    left: str
-    op: str
-    right: int
-    value: int
-
-    @property
-    def definition(self) -> str:
-        return f"{self.name} = {self.left}{self.op}{self.right}"
-
-    @property
-    def undone(self) -> str:
-        right = INVERSE_FACTOR[self.right] if self.op == "*" else self.right
-        return f"{self.name}{INVERSE[self.op]}{right}"
-
-
-def modulo_ten(op: str, left: int, right: int) -> int:
-    return {"+": left + right, "-": left - right, "*": left * right}[op] % 10
-
-
-def sample_problems(n: int, seed: int) -> list[Trace]:
-    """n problems with their answers and empty responses; problem i of a seed is the same for every n."""
-    return [_trace(seed, index, respond=False) for index in range(n)]
-
-
-def sample_traces(n: int, seed: int, arithmetic: Arithmetic = modulo_ten) -> list[Trace]:
-    """n right solutions of ``sample_problems(n, seed)``, the kind of each segment in ``meta["kinds"]``.
+def sample_traces(n: int, seed: int, arithmetic: Arithmetic = modulo_ten, ask: str = "all") -> list[Trace]:
+    """n right solutions of ``sample_problems(n, seed, ask)``, the kind of each segment in ``meta["kinds"]``.
 
     ``meta["steps"]`` is the step each segment deals with, or -1, and ``meta["n_steps"]`` their number. Another
     ``arithmetic`` gives the traces of a solver who calculates so.
     """
-    return [_trace(seed, index, respond=True, arithmetic=arithmetic) for index in range(n)]
+    return [_right(_draw(seed, index, ask, arithmetic)) for index in range(n)]
 
 
-def _trace(seed: int, index: int, respond: bool, arithmetic: Arithmetic = modulo_ten) -> Trace:
-    rng = random.Random(f"segrl toy {seed} {index}")  # seeding by str is stable over processes and Python versions
-    path = _chain(rng, arithmetic)
-    problem, answer = _problem(rng, path, arithmetic), "".join(str(step.value) for step in path)
-    meta: dict[str, Any] = {"n_steps": len(path)}
-    response = ""
-    if respond:
-        plan = _plan(rng, len(path))
-        response = _response(rng, plan, path, answer)
-        meta["kinds"] = (*(kind for kind, _ in plan), "answer")
-        meta["steps"] = (*(step for _, step in plan), -1)
-    return Trace(id=f"toy-{seed}-{index}", problem=problem, response=response, answer=answer, meta=meta)
+def sample_mistakes(n: int, seed: int, ask: str = "last") -> list[Trace]:
+    """n wrong solutions of ``sample_problems(n, seed, ask)``: one step is wrong, and what hangs on it carries it on.
+
+    ``Trace.answer`` stays the gold answer; the box holds the wrong one. The wrong step has the kind ``wrong``, the
+    later ones that are computed rightly from it ``carried``. With ``ask="last"`` the wrong value is neither the digit
+    in the box nor the gold one, so the mistake itself stands in neither answer.
+    """
+    return [_wrong(_draw(seed, index, ask)) for index in range(n)]
 
 
-def _chain(rng: random.Random, arithmetic: Arithmetic) -> list[Step]:
-    (n,) = rng.choices(N_STEPS, STEP_WEIGHTS)
-    first = _step(rng, PATH[0], [], arithmetic)
-    while first.value == 0:  # the answer is read as a number, so it has no leading zero
-        first = _step(rng, PATH[0], [], arithmetic)
-    path = [first]
-    for name in PATH[1:n]:
-        path.append(_step(rng, name, path, arithmetic))
-    return path
+@dataclass(frozen=True)
+class Draw:
+    """A problem without a response, the steps that solve it, and the random numbers that a response is drawn from."""
+
+    trace: Trace
+    path: Sequence[Step]
+    ask: str
+    rng: random.Random
+
+    def respond(self, plan: Sequence[Thought], stated: Sequence[Step], kinds: Sequence[str], **meta: Any) -> Trace:
+        """The trace of a solver who states these values."""
+        response = write_response(self.rng, plan, stated, self.ask)
+        meta |= {"kinds": (*kinds, "answer"), "steps": (*(step for _, step in plan), -1)}
+        return replace(self.trace, response=response, meta={**self.trace.meta, **meta})
 
 
-def _step(rng: random.Random, name: str, earlier: Sequence[Step], arithmetic: Arithmetic) -> Step:
-    op = rng.choice("+-*")
-    right = rng.choice(OPERANDS[op])
-    if earlier and rng.random() >= P_ROOT:
-        source = rng.choice(earlier)
-        return Step(name, source.name, op, right, arithmetic(op, source.value, right))
-    left = rng.randrange(1, 10)
-    return Step(name, str(left), op, right, arithmetic(op, left, right))
+def _draw(seed: int, index: int, ask: str, arithmetic: Arithmetic = modulo_ten) -> Draw:
+    if ask not in ASKS:
+        raise ValueError(f"ask={ask!r} is no question of the toy world; it has {' and '.join(map(repr, ASKS))}")
+    form = [] if ask == "all" else [ask]
+    # Seeding by str is stable over processes and Python versions.
+    rng = random.Random(" ".join(map(str, ("segrl toy", *form, seed, index))))
+    path = draw_path(rng, arithmetic, ask)
+    trace = Trace(
+        id="-".join(map(str, ("toy", *form, seed, index))),
+        problem=draw_problem(rng, path, arithmetic, ask),
+        answer=answer_of(path, ask),
+        meta={"n_steps": len(path)},
+    )
+    return Draw(trace, path, ask, rng)
 
 
-def _problem(rng: random.Random, path: Sequence[Step], arithmetic: Arithmetic) -> str:
-    extra = [_step(rng, name, path, arithmetic) for name in DISTRACTORS[: rng.randrange(len(DISTRACTORS) + 1)]]
-    steps = [*path, *extra]
-    rng.shuffle(steps)
-    definitions = "; ".join(step.definition for step in steps)
-    names = " ".join(step.name for step in path)
-    return f"Modulo ten: {definitions}. Write the values of {names} as one number."
+def _right(draw: Draw) -> Trace:
+    plan = _plan(draw.rng, len(draw.path), P_WRONG)
+    return draw.respond(plan, draw.path, [kind for kind, _ in plan])
 
 
-def _plan(rng: random.Random, n: int) -> list[Thought]:
-    """The kind and the step of each thought of a right solution, in order."""
+def _wrong(draw: Draw) -> Trace:
+    mistaken, stated = _mistake(draw)
+    plan = _plan(draw.rng, len(draw.path), p_wrong=0)
+    kinds = []
+    for kind, at in plan:
+        solves_wrongly = kind == "needed" and stated[at] != draw.path[at]
+        kinds.append(("wrong" if at == mistaken else "carried") if solves_wrongly else kind)
+    trace = draw.respond(plan, stated, kinds, problem_id=draw.trace.id)
+    return replace(trace, id=f"{trace.id}#mistake")
+
+
+def _mistake(draw: Draw) -> tuple[int, list[Step]]:
+    """Which step is wrong, and all steps as they are then stated."""
+    path, last = draw.path, draw.ask == "last"
+    choices: dict[int, list[list[Step]]] = {}
+    for at in range(len(path) - last):  # the last step states the answer, so no mistake may stand there
+        for value in range(10):
+            stated = _carry(path, at, value)
+            answers = {int(answer_of(steps, draw.ask)) for steps in (path, stated)} if last else set()
+            leads_with_zero = not last and at == value == 0
+            if value != path[at].value and value not in answers and not leads_with_zero:
+                choices.setdefault(at, []).append(stated)
+    # Where the steps from one on do nothing together, it has no choice. The step before the last always has some: a
+    # product modulo ten keeps two values, a sum none.
+    mistaken = draw.rng.choice(list(choices))
+    return mistaken, draw.rng.choice(choices[mistaken])
+
+
+def _carry(path: Sequence[Step], at: int, value: int) -> list[Step]:
+    """The steps when one has ``value``, and all that hang on it are computed rightly from there."""
+    stated = {path[at].name: replace(path[at], value=value)}
+    for step in path:
+        if step.left in stated:
+            stated[step.name] = replace(step, value=modulo_ten(step.op, stated[step.left].value, step.right))
+    return [stated.get(step.name, step) for step in path]
+
+
+def _plan(rng: random.Random, n: int, p_wrong: float) -> list[Thought]:
+    """The kind and the step of each thought of a solution, in order; a wrong thought is followed by its correction."""
     before, after = _redundant(rng, n)
-    mistaken = rng.randrange(n) if rng.random() < P_WRONG else -1
+    mistaken = rng.randrange(n) if rng.random() < p_wrong else -1
     if rng.random() < P_CHECK:
         at = rng.randrange(n)
         after[at].insert(0, ("check", at))
@@ -212,46 +183,3 @@ def _redundant(rng: random.Random, n: int) -> tuple[list[list[Thought]], list[li
         else:
             rng.choice((before, after))[at].append((kind, -1))
     return before, after
-
-
-def _response(rng: random.Random, plan: Sequence[Thought], path: Sequence[Step], answer: str) -> str:
-    thoughts = []
-    for i, (kind, at) in enumerate(plan):
-        opener = rng.choice(OPENERS) if i else FIRST_OPENER
-        thoughts.append(opener + _thought(rng, kind, path[at], answer))
-    return "\n\n".join(thoughts) + f"\n</think> So, the final answer is \\boxed{{{answer}}}"
-
-
-def _thought(rng: random.Random, kind: str, step: Step, answer: str) -> str:
-    core = _core(rng, kind, step, answer)
-    if kind in UNFILLED:
-        return core
-    tokens, characters = rng.choice(SIZES)
-    return rng.choice(_fillers(tokens - count_tokens(core), characters - len(core))) + core
-
-
-def _core(rng: random.Random, kind: str, step: Step, answer: str) -> str:
-    if kind == "wrong":
-        return f" {step.definition} = {(step.value + rng.randrange(1, 10)) % 10}."
-    if kind == "superficial":
-        return rng.choice(SUPERFICIAL).format(x=rng.randrange(1, 10))
-    if kind == "close":
-        return rng.choice(CLOSES)
-    return {
-        "needed": f" {step.definition} = {step.value}.",
-        "repeat": f" {step.definition} = {step.value}.",
-        "truncated": f" {step.definition}, {step.right}...",
-        "correction": f" {step.name} was wrong, {step.definition} = {step.value}.",
-        "check": f" {step.undone} gives {step.left} back, so {step.name} = {step.value}.",
-        "restated": f" together that makes {answer}.",
-    }[kind]
-
-
-@cache
-def _fillers(tokens: int, characters: int) -> list[str]:
-    return [filler for filler in FILLERS if (count_tokens(filler), len(filler)) == (tokens, characters)]
-
-
-def count_tokens(text: str) -> int:
-    """The number of tokens in toy text: words, digits, blanks before digits, and runs of punctuation."""
-    return len(re.findall(r" ?[A-Za-z]+|\d| ?[^\sA-Za-z\d]+\n*|\s", text))

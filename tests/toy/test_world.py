@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from segrl.toy import world
-from segrl.toy.world import CLASSES, count_tokens, sample_problems, sample_traces
+from segrl.toy import problems, wording
+from segrl.toy.world import CLASSES, sample_mistakes, sample_problems, sample_traces
 
 BOUNDARY = re.compile(
     r"(?=\n\n(?:Wait|Alternatively|But wait|But alternatively|But just to|However|Not sure|Going back|Backtrack"
@@ -17,9 +17,17 @@ STATED = re.compile(r"\b([a-i]) = \w[-+*]\d = (\d)\b")
 CLOSE = "\n</think> So, the final answer is \\boxed{%s}"
 
 
-@pytest.fixture(scope="module")
-def traces():
-    return sample_traces(1500, seed=11)
+ASKS = ("all", "last")
+
+
+@pytest.fixture(scope="module", params=ASKS)
+def traces(request):
+    return sample_traces(1500, seed=11, ask=request.param)
+
+
+@pytest.fixture(scope="module", params=ASKS)
+def mistakes(request):
+    return sample_mistakes(1500, seed=11, ask=request.param)
 
 
 def solve(problem: str) -> dict[str, int]:
@@ -36,6 +44,11 @@ def solve(problem: str) -> dict[str, int]:
     return {name: value(name) for name in definitions}
 
 
+def asked_of(problem: str) -> list[str]:
+    every, last = re.search(r"Write the (?:values of ([a-i ]+) as one number|value of ([a-i]))\.$", problem).groups()
+    return (every or last).split()
+
+
 def segments_of(trace) -> list[str]:
     thinking, tag, rest = trace.response.partition("</think>")
     return [*BOUNDARY.split(thinking), tag + rest]
@@ -43,13 +56,26 @@ def segments_of(trace) -> list[str]:
 
 def test_the_answer_is_what_the_problem_defines(traces):
     for trace in traces:
-        values = solve(trace.problem)
-        asked = re.search(r"values of ([a-i ]+) as one", trace.problem).group(1).split()
+        values, asked = solve(trace.problem), asked_of(trace.problem)
+        path = sorted(set(values) & set(problems.PATH))
+        assert asked in (path, path[-1:])
         assert trace.answer == "".join(str(values[name]) for name in asked)
-        assert 3 <= len(asked) == trace.meta["n_steps"] <= 9
-        assert trace.answer[0] != "0"
+        assert 3 <= len(path) == trace.meta["n_steps"] <= 9
+        assert len(asked) == 1 or trace.answer[0] != "0"
         assert trace.response.endswith(CLOSE % trace.answer)
         assert trace.response.count("</think>") == 1
+
+
+def test_every_step_is_needed_for_the_last_value():
+    """Each path variable is defined from the one before it, the first from two digits; distractors hang on any."""
+    drawn = sample_problems(300, seed=11, ask="last")
+    lefts = [dict(re.findall(r"([a-z]) = (\w)", problem.problem)) for problem in drawn]
+    for left in lefts:
+        path = sorted(set(left) & set(problems.PATH))
+        assert [left[name] for name in path[1:]] == path[:-1]
+        assert left["a"].isdigit()
+    assert {left["z"] for left in lefts if "z" in left} >= set("abcdefg123456789")
+    assert {problem.answer for problem in drawn} == set("0123456789")
 
 
 def test_each_segment_has_a_kind_and_a_step(traces):
@@ -90,7 +116,7 @@ def kinds_from_text(trace) -> list[str]:
 def test_kinds_follow_from_the_values_stated(traces):
     for trace in traces:
         assert kinds_from_text(trace) == list(trace.meta["kinds"])
-    assert {kind for trace in traces for kind in trace.meta["kinds"]} == set(CLASSES)
+    assert {kind for trace in traces for kind in trace.meta["kinds"]} == set(CLASSES) - {"carried"}
 
 
 def test_every_step_is_solved_once_in_order_and_wrong_ones_are_corrected(traces):
@@ -111,20 +137,93 @@ def test_a_value_stands_only_in_its_own_step(traces):
         for segment, kind, at in zip(segments_of(trace), trace.meta["kinds"], trace.meta["steps"], strict=True):
             named = {name for name, _ in re.findall(r"\b([a-i]) = (\d)\b(?![-+*])", segment)}
             named |= {name for name, _ in STATED.findall(segment)}
-            assert named <= ({world.PATH[at]} if at >= 0 else set())
+            assert named <= ({problems.PATH[at]} if at >= 0 else set())
             if kind in ("truncated", "superficial", "close"):
                 assert not named
 
 
-def test_sampling_is_fixed_by_the_seed():
-    problems, traces = sample_problems(30, seed=3), sample_traces(20, seed=3)
-    assert [t.problem for t in traces] == [p.problem for p in problems[:20]]
-    assert [t.id for t in traces] == [p.id for p in problems[:20]]
-    assert [t.response for t in sample_traces(5, seed=3)] == [t.response for t in traces[:5]]
-    assert all(p.response == "" and p.answer for p in problems)
-    assert not {p.problem for p in problems} & {p.problem for p in sample_problems(30, seed=4)}
-    assert not {p.id for p in problems} & {p.id for p in sample_problems(30, seed=4)}
-    assert len({p.id for p in problems}) == 30
+# Mistakes that are carried on
+
+
+def test_what_a_mistake_carries_on_follows_from_what_is_stated(mistakes):
+    """An oracle of its own: solve the problem with the first false value put in the place of its definition."""
+    for trace in mistakes:
+        pairs = list(zip(segments_of(trace), trace.meta["kinds"], trace.meta["steps"], strict=True))
+        [(text, at)] = [(text, at) for text, kind, at in pairs if kind == "wrong"]
+        name, value = STATED.search(text).groups()
+        assert name == problems.PATH[at]
+        true, stated = solve(trace.problem), solve(f"{trace.problem} {name} = {value}+0")
+        assert true[name] != stated[name] == int(value)
+        for text, kind, step in pairs:
+            said = STATED.search(text)
+            assert not said or int(said[2]) == stated[said[1]]
+            if kind in ("needed", "wrong", "carried"):
+                off = stated[said[1]] != true[said[1]]
+                assert kind == ("needed" if not off else "wrong" if step == at else "carried")
+            if kind == "check":
+                assert f"so {problems.PATH[step]} = {stated[problems.PATH[step]]}." in text
+        boxed = "".join(str(stated[name]) for name in asked_of(trace.problem))
+        assert trace.response.endswith(CLOSE % boxed)
+        assert trace.answer == "".join(str(true[name]) for name in asked_of(trace.problem)) != boxed
+        assert all(f"makes {boxed}." in text for text, kind, _ in pairs if kind == "restated")
+    kinds = {kind for trace in mistakes for kind in trace.meta["kinds"]}
+    assert kinds == set(CLASSES) - {"correction"}
+
+
+def test_each_step_is_stated_once_in_a_mistaken_response(mistakes):
+    for trace in mistakes:
+        pairs = zip(trace.meta["kinds"], trace.meta["steps"], strict=True)
+        solved = [step for kind, step in pairs if kind in ("needed", "wrong", "carried")]
+        assert solved == list(range(trace.meta["n_steps"]))
+
+
+def test_every_step_is_as_often_the_wrong_one(mistakes):
+    """Of the problems with five steps: all five, or all but the last where only its value is asked."""
+    five = [trace.meta for trace in mistakes if trace.meta["n_steps"] == 5]
+    wrong = [meta["steps"][meta["kinds"].index("wrong")] for meta in five]
+    steps = 5 if len(asked_of(mistakes[0].problem)) > 1 else 4
+    counts = np.bincount(wrong, minlength=5)
+    expected = len(wrong) / steps
+    assert (abs(counts[:steps] - expected) < 4 * np.sqrt(expected)).all()
+    assert not counts[steps:].any()
+
+
+def test_the_wrong_value_stands_in_neither_answer_of_a_last_value():
+    for trace in sample_mistakes(1500, seed=12):
+        text = segments_of(trace)[trace.meta["kinds"].index("wrong")]
+        boxed = re.search(r"boxed\{(\d)\}$", trace.response)[1]
+        assert STATED.search(text)[2] not in (boxed, trace.answer)
+        assert boxed != trace.answer
+
+
+def test_a_mistaken_response_is_one_to_the_same_problem(mistakes):
+    asked = "all" if len(asked_of(mistakes[0].problem)) > 1 else "last"
+    for trace, problem in zip(mistakes, sample_problems(50, seed=11, ask=asked), strict=False):
+        assert (trace.problem, trace.answer, trace.problem_id) == (problem.problem, problem.answer, problem.id)
+        assert trace.id == f"{problem.id}#mistake"
+
+
+# Seeds
+
+
+@pytest.mark.parametrize("ask", ASKS)
+def test_sampling_is_fixed_by_the_seed(ask):
+    asked, traces = sample_problems(30, 3, ask), sample_traces(20, 3, ask=ask)
+    assert [t.problem for t in traces] == [p.problem for p in asked[:20]]
+    assert [t.id for t in traces] == [p.id for p in asked[:20]]
+    assert [t.response for t in sample_traces(5, 3, ask=ask)] == [t.response for t in traces[:5]]
+    assert [t.response for t in sample_mistakes(5, 3, ask)] == [t.response for t in sample_mistakes(8, 3, ask)[:5]]
+    assert all(p.response == "" and p.answer for p in asked)
+    assert not {p.problem for p in asked} & {p.problem for p in sample_problems(30, 4, ask)}
+    assert not {p.id for p in asked} & {p.id for p in sample_problems(30, 4, ask)}
+    assert len({p.id for p in asked}) == 30
+
+
+def test_the_two_questions_share_no_id_and_a_third_is_refused():
+    every, last = ({p.id for p in sample_problems(30, 3, ask)} for ask in ASKS)
+    assert not every & last
+    with pytest.raises(ValueError, match="ask='first' is no question of the toy world; it has 'all' and 'last'"):
+        sample_problems(1, 3, "first")
 
 
 def test_the_first_trace_is_the_same_on_every_machine():
@@ -172,19 +271,18 @@ def surface(traces):
             if CLASSES[kind] == "other":
                 continue
             text = segment.strip()
-            opener = next((o for o in world.OPENERS if text.startswith(o)), world.FIRST_OPENER)
-            keyword = (*world.OPENERS, world.FIRST_OPENER).index(opener)
+            opener = next((o for o in wording.OPENERS if text.startswith(o)), wording.FIRST_OPENER)
+            keyword = (*wording.OPENERS, wording.FIRST_OPENER).index(opener)
             characters = sum(map(len, segments[:i])) / len(trace.response)
-            rows.append(
-                [count_tokens(text), len(text), i, i / len(segments), characters, sum(map(str.isdigit, text)), keyword]
-            )
+            size, digits = (wording.count_tokens(text), len(text)), sum(map(str.isdigit, text))
+            rows.append([*size, i, i / len(segments), characters, digits, keyword])
             needed.append(CLASSES[kind] == "needed")
     features, needed = np.array(rows, dtype=float), np.array(needed)
     return {
         "length": features[:, :2],
         "position": features[:, 2:5],
         "digits": features[:, 5:6],
-        "keyword": np.eye(len(world.OPENERS) + 1)[features[:, 6].astype(int)],
+        "keyword": np.eye(len(wording.OPENERS) + 1)[features[:, 6].astype(int)],
     }, needed
 
 
