@@ -152,8 +152,7 @@ def weigh_rollout(rollout: Rollout, evidence: Evidence, settings: CreditSettings
         warmup_steps=settings.warmup_steps,
         **settings.rule_options,
     )
-    stream = evidence.ig or getattr(evidence, "contrast", None)
-    return Weighed(rollout, scores, selection, weights_T, stream)
+    return Weighed(rollout, scores, selection, weights_T, evidence.ig or evidence.contrast)
 
 
 def record(rollout: Rollout, why: str | None, weighed: Weighed | None, advantages_T: Tensor) -> dict[str, Any]:

@@ -53,6 +53,8 @@ def test_settings_that_are_not_given_keep_their_defaults():
         ({}, "ig", True),
         ({"rule": "uniform"}, "ig", False),
         ({"measure": "permuted_ig"}, "ig", True),
+        ({"measure": "contribution"}, "ig", True),
+        ({"measure": "mistake"}, "contrast", True),
         ({"measure": "oar"}, "gradient_T", True),
         ({"measure": "entropy"}, "entropy_T", False),
         ({"measure": "length"}, None, False),
@@ -61,3 +63,9 @@ def test_settings_that_are_not_given_keep_their_defaults():
 def test_a_model_runs_only_for_measures_that_read_gradients(settings, need, attributes):
     credit = CreditSettings(**settings)
     assert (credit.need, credit.attributes) == (need, attributes)
+
+
+def test_a_measure_of_contrasts_has_its_own_target():
+    assert CreditSettings(measure="mistake").explains == CreditSettings(measure="mistake", target="gold").explains
+    assert CreditSettings(measure="mistake").explains == "contrast"
+    assert CreditSettings(target="gold").explains == "gold"

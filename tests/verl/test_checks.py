@@ -38,6 +38,8 @@ def grpo_config(*overrides):
         ),
         (["segrl.attributor=ref"], "segrl.attributor=ref without a reference: set actor.use_kl_loss=true"),
         (["segrl.sign=signed", "segrl.measure=length"], "take segrl.measure=ig with it"),
+        (["segrl.sign=signed", "segrl.measure=mistake"], "take segrl.measure=ig with it"),
+        (["actor_rollout_ref.model.use_fused_kernels=true", "segrl.measure=mistake"], "which a contrast read; set it"),
         (["segrl.sign=signed", "segrl.target=gold"], "segrl.target=gold explains the gold one; take segrl.target"),
         (
             ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.output=log_odds"],
@@ -81,6 +83,8 @@ def test_what_cannot_be_done_is_refused(overrides, sentence):
         ],
         ["segrl.path=values", "segrl.output=log_odds", "segrl.target=contrast", "segrl.begin=0.5", "segrl.sign=both"],
         ["segrl.sign=signed", "segrl.target=contrast"],
+        ["segrl.measure=mistake", "segrl.sign=both", "segrl.path=values"],
+        ["segrl.measure=contribution", "segrl.sign=signed"],
         ["segrl.measure=oar", "segrl.target=contrast"],
         ["actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"],
         ["segrl.attributor=ref", "actor_rollout_ref.actor.use_kl_loss=true"],

@@ -271,6 +271,19 @@ def test_a_contrast_wants_both_answers_and_room_for_the_longer(make):
     assert step(trainer, queue)["segrl/uniform/no_answer"] == 2.0
 
 
+def test_a_measure_of_contrasts_is_gathered_along_a_path_like_ig(make, tmp_path):
+    settings = {"measure": "mistake", "sign": "both", "quadrature": "calibrated", "calibration_nodes": 4}
+    trainer, queue = make(right=4, fidelity_every=1, dump_dir=str(tmp_path / "dump"), **settings)
+    metrics = step(trainer, queue)
+    actor = trainer.actor_rollout_wg
+    requests = [batch.extra_info["segrl"] for batch in (*actor.on_grid, *actor.batches)]
+    assert [(request.need, request.target) for request in requests] == [("contrast", "contrast")] * 3
+    assert {"a_0_0", "a_1_0"} < set(actor.batches[0].keys)
+    assert (metrics["segrl/gap"], metrics["segrl/fidelity"]) == (pytest.approx(0.1), 1.0)
+    line = json.loads((tmp_path / "dump" / "1.jsonl").read_text().splitlines()[0])
+    assert (line["answer"], line["gold"], line["uniform"]) == ("7", "8" * 40, None)
+
+
 def test_the_path_is_asked_of_the_workers_as_it_is_set(make):
     path = {"path": "values", "output": "log_odds", "begin": 0.25, "interpolate": None}
     trainer, queue = make(right=4, fidelity_every=1, quadrature="calibrated", calibration_nodes=4, **path)
@@ -359,6 +372,7 @@ def test_too_few_rollouts_do_not_calibrate(make):
         ({"target": "gold"}, 1),
         ({"interpolate": "all"}, 1),
         ({"path": "values"}, 1),
+        ({"measure": "mistake"}, 1),
     ],
 )
 def test_a_calibration_serves_while_the_settings_it_follows_from_stay(make, changed, times):
