@@ -106,18 +106,13 @@ class Evaluator:
         moves_L[sequence.thinking] = True
         return moves_L & ~(sequence.restates & self.hide_answer)
 
-    def inputs(self, ids_BL: Tensor, attended_BL: Tensor) -> dict[str, Any]:
-        """What the model's forward takes; without padding no mask, so that attention takes its fast causal path."""
-        inputs: dict[str, Any] = {"input_ids": ids_BL, "use_cache": False}
-        if not bool(attended_BL.all()):
-            inputs["attention_mask"] = attended_BL.long()
-            inputs["position_ids"] = (attended_BL.long().cumsum(-1) - 1).clamp_min(0)
-        return inputs
-
     def answer_value(self, ids_BL: Tensor, attended_BL: Tensor, sequences: list[Explained]) -> Tensor:
         """The output of each row, summed over its answer tokens; rows are padded on the left, so ends are aligned."""
         tail = tail_of(sequences)
-        inputs = self.inputs(ids_BL, attended_BL)
+        inputs: dict[str, Any] = {"input_ids": ids_BL, "use_cache": False}
+        if not bool(attended_BL.all()):  # without padding there is no mask, and attention takes its fast causal path
+            inputs["attention_mask"] = attended_BL.long()
+            inputs["position_ids"] = (attended_BL.long().cumsum(-1) - 1).clamp_min(0)
         if self.keeps_logits:
             inputs["logits_to_keep"] = tail
         if self.fused:

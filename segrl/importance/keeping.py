@@ -1,4 +1,4 @@
-"""The value of the answer with only parts of the thinking kept: many short forwards, which share their prompt."""
+"""The value of the answer with only parts of the thinking kept: many short forwards, which share what they can."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from segrl.attribution.evaluator import Batching, Row, token_values, unwrapped
+from segrl.attribution.path import evaluating
 from segrl.attribution.target import Explained
 from segrl.importance.reader import Reader
-from segrl.importance.reading import read_on
+from segrl.importance.reading import attending, read_on
+from segrl.importance.tree import Tree, trees
 from segrl.types import Segments
 
+NODES, CPU_NODES = 2_048, 512  # tokens in a tree: attention looks at all pairs of them
 Values = tuple[Tensor, float]  # of K masks, and what they cost
 
 
@@ -28,7 +31,7 @@ def kept_answer_value(
     """The answer's value under each mask of ``kept``, and the cost in forwards over the whole trace.
 
     ``kept`` holds for each trace K masks of its thinking's tokens: (K, thinking tokens). The tokens that a mask leaves
-    out are removed from the sequence. Equal masks are read once, and so is the prompt.
+    out are removed from the sequence. What the sequences begin with alike is read once, by trees (tree.py).
     """
     return [
         _kept_answer_value(model, sequence, kept_KT, batching, output)
@@ -38,13 +41,60 @@ def kept_answer_value(
 
 def _kept_answer_value(model, sequence: Explained, kept_KT: Tensor, batching: Batching, output: str) -> Values:
     distinct, index_K = kept_KT.unique(dim=0, return_inverse=True)
-    shared = max(sequence.thinking.start - 1, 0)  # the prompt's last token may predict the answer
-    shortened = [behind(keeping(sequence, kept_T), shared) for kept_T in distinct]
-    reader = Reader(model, shortened, output, sequence.input_ids[:shared] if shared else None)
-    values = torch.zeros(len(shortened), dtype=torch.float64)
-    for row, value, _ in batching.run(reader, [Row(index, 1.0, None) for index in range(len(shortened))]):
+    shortened = [keeping(sequence, kept_T) for kept_T in distinct]
+    window = getattr(unwrapped(model).config.get_text_config(), "sliding_window", None)
+    if window is not None and len(sequence) > window:  # which the mask of a tree does not know
+        values, read = _row_by_row(model, shortened, batching, output)
+    else:
+        values, read = _as_trees(model, shortened, batching, output)
+    return values[index_K], read / len(sequence)
+
+
+def _row_by_row(model, sequences: list[Explained], batching: Batching, output: str) -> tuple[Tensor, int]:
+    """The answer's value of each sequence, and the tokens that were read."""
+    values = torch.zeros(len(sequences), dtype=torch.float64)
+    rows = [Row(index, 1.0, None) for index in range(len(sequences))]
+    for row, value, _ in batching.run(Reader(model, sequences, output), rows):
         values[row.index] = value
-    return values[index_K], (shared + sum(map(len, shortened))) / len(sequence)
+    return values, sum(map(len, sequences))
+
+
+@torch.no_grad()
+def _as_trees(model, sequences: list[Explained], batching: Batching, output: str) -> tuple[Tensor, int]:
+    """The same of sequences that differ in their thinking alone, read as trees up to the answer's last token."""
+    reader, inner, start = Reader(model, sequences, output), unwrapped(model), sequences[0].thinking.start
+    shared = max(start - 1, 0)  # the prompt's last token may predict the answer
+    rows = [sequence.input_ids[shared : sequence.answer_span[1] - 1].tolist() for sequence in sequences]
+    order = sorted(range(len(rows)), key=rows.__getitem__)
+    most, read = CPU_NODES if reader.device.type == "cpu" else NODES, shared
+    values = []
+    implementation = inner.config._attn_implementation
+    with evaluating(model), attending(inner, "eager" if implementation == "eager" else "sdpa"):
+        cache = read_on(inner, sequences[0].input_ids[:shared])
+        for tree in trees([rows[k] for k in order], min(most, batching.tokens or most)):
+            values.append(_of_tree(reader, tree, cache, shared))
+            read += len(tree)
+    return torch.cat(values)[torch.tensor(order).argsort()], read
+
+
+def _of_tree(reader: Reader, tree: Tree, cache, shared: int) -> Tensor:
+    """The answer's value of each row of a tree, behind the ``shared`` tokens of the cache."""
+    sequence, inner, device = reader.explained[0], unwrapped(reader.model), reader.device
+    answer_A = sequence.input_ids[slice(*sequence.answer_span)]
+    predicting_KA = torch.tensor([path[-len(answer_A) :] for path in tree.paths])
+    nodes, place_KA = predicting_KA.unique(return_inverse=True)
+    inputs = {"input_ids": torch.tensor([tree.ids]).to(device), "position_ids": (shared + tree.depths)[None].to(device)}
+    if len(tree.paths) > 1:  # a single row takes the fast causal path
+        sees_NL = torch.cat([torch.ones(len(tree), shared, dtype=torch.bool), tree.sees], 1)
+        hidden = torch.zeros(sees_NL.shape, dtype=inner.dtype).masked_fill_(~sees_NL, torch.finfo(inner.dtype).min)
+        inputs["attention_mask"] = hidden[None, None].to(device)
+    if reader.keeps_logits:
+        inputs["logits_to_keep"] = nodes.to(device)
+    logits_NV = inner(**inputs, past_key_values=copy.deepcopy(cache), use_cache=True).logits[0]
+    logits_KAV = (logits_NV if reader.keeps_logits else logits_NV[nodes.to(device)])[place_KA.to(device)].float()
+    answers_KA = answer_A.expand(len(logits_KAV), -1).to(device)
+    values_KA = token_values(logits_KAV, answers_KA, reader.output, [sequence.rival] * len(logits_KAV))
+    return values_KA.sum(-1).double().cpu()
 
 
 @torch.no_grad()
@@ -87,17 +137,6 @@ def keeping(sequence: Explained, kept_T: Tensor) -> Explained:
         thinking=slice(start, stop - removed),
         answer_span=(sequence.answer_span[0] - removed, sequence.answer_span[1] - removed),
         restates=sequence.restates[kept_L],
-    )
-
-
-def behind(sequence: Explained, start: int) -> Explained:
-    """The sequence from position ``start`` on, which lies in its prompt."""
-    return replace(
-        sequence,
-        input_ids=sequence.input_ids[start:],
-        thinking=slice(sequence.thinking.start - start, sequence.thinking.stop - start),
-        answer_span=(sequence.answer_span[0] - start, sequence.answer_span[1] - start),
-        restates=sequence.restates[start:],
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -66,3 +67,14 @@ def read_on(model, ids_L: Tensor, cache=None):
         return cache
     ids_BL = ids_L[None].to(model.device)
     return model.base_model(input_ids=ids_BL, past_key_values=cache, use_cache=True).past_key_values
+
+
+@contextmanager
+def attending(model, implementation: str) -> Iterator[None]:
+    """A context of another attention implementation; restored at its end."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(implementation)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from segrl.attribution.evaluator import unwrapped
 from segrl.attribution.target import Explained
-from segrl.importance.reading import Reading, read_on
+from segrl.importance.reading import Reading, attending, read_on
 from segrl.types import Segments, TokenisedTrace
 
 LOGITS = 2**26  # held at once, in float32: 256 MiB
@@ -104,24 +103,13 @@ def answer_attention(model, sequence: Explained) -> Tensor:
     ids_L = sequence.input_ids.to(inner.device)
     before, ids_A = ids_L[: first - 1], ids_L[first - 1 : last - 1]
     cache = read_on(inner, before)
-    with eager(inner):
+    with attending(inner, "eager"):  # which returns its weights
         output = inner.base_model(input_ids=ids_A[None], past_key_values=cache, use_cache=True, output_attentions=True)
     layers = [layer.float().mean((0, 1, 2)).cpu() for layer in output.attentions if layer is not None]
     total_L = torch.zeros(len(sequence))
     for attention_L in layers:  # a layer with a sliding window has only the last positions
         total_L[last - 1 - len(attention_L) : last - 1] += attention_L / len(layers)
     return total_L
-
-
-@contextmanager
-def eager(model) -> Iterator[None]:
-    """A context of the attention implementation that returns its weights; restored at its end."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
 
 
 def _within(sequence: Explained, values_L: Tensor) -> Tensor:

@@ -77,7 +77,11 @@ def test_the_dependence_of_the_model_is_that_of_its_own_forwards():
     found = dependence(model, tokenizer, trace, segments, Reading())
     assert found["shapley"] == pytest.approx(shapley(game(len(pieces), logp)), abs=1e-3)
     assert found["with"] - found["without"] == pytest.approx(sum(found["shapley"]), abs=1e-3)
-    # Of the prompt all but a token is read once, the suffix by every subset, each thought by half of them.
-    prompt, thinking, every = len(trace.prompt_ids), sum(map(len, pieces)), 2 ** len(pieces)
-    read = prompt - 1 + every * (1 + len(suffix) + thinking / 2)
-    assert found["evaluations"] == pytest.approx(read / (prompt + thinking + len(suffix)))
+    # Read is what stands before the answer's last token, and once what follows the same tokens.
+    rows = [
+        torch.cat([trace.prompt_ids, *(piece for piece, held in zip(pieces, row, strict=True) if held), suffix[:-2]])
+        for row in subsets(len(pieces)).tolist()
+    ]
+    beginnings = {tuple(row[:end]) for row in map(torch.Tensor.tolist, rows) for end in range(1, len(row) + 1)}
+    whole = len(trace.prompt_ids) + sum(map(len, pieces)) + len(suffix)
+    assert len(beginnings) / whole <= found["evaluations"] < 2 * len(beginnings) / whole  # in several trees

@@ -147,6 +147,13 @@ def log_odds(logits_V, id):
     return float((chance / (1 - chance)).log())
 
 
+def cost(trace, pieces, coalitions):
+    """The tokens before the answer, each once that follows the same ones, over those of the whole trace."""
+    rows = [[*trace.prompt_ids, *(id for i in kept for id in pieces[i]), *ids_of(OPENING)] for kept in coalitions]
+    beginnings = {tuple(map(int, row[:end])) for row in rows for end in range(1, len(row) + 1)}
+    return len(beginnings) / (len(trace.prompt_ids) + sum(map(len, pieces)) + len(ids_of(OPENING + "7}")))
+
+
 def test_log_odds_of_prefixes_and_of_losses_against_the_plain_model():
     trace, segments, evidence = gathered("prefix_logp", "without_logp", "gradient", output="log_odds")
     [seven] = ids_of("7").tolist()
@@ -177,10 +184,8 @@ def test_each_thought_alone_and_taken_away_against_the_plain_model():
     assert evidence.alone_value_S.tolist() == pytest.approx([v(0), v(1), v(2), nothing], abs=1e-4)
     assert evidence.without_value_S.tolist() == pytest.approx([v(1, 2), v(0, 2), v(0, 1), whole], abs=1e-4)
     assert (evidence.empty_value, evidence.whole_value) == pytest.approx((nothing, whole), abs=1e-4)
-    shared, suffix, thinking = len(trace.prompt_ids) - 1, len(ids_of(OPENING + "7}")), segments.boundaries[3]
-    tokens = shared + 1 + thinking + suffix
-    assert evidence.cost["alone_value_S"] == pytest.approx((shared + 4 * (1 + suffix) + thinking) / tokens)
-    assert evidence.cost["without_value_S"] == pytest.approx((shared + 4 * (1 + suffix) + 3 * thinking) / tokens)
+    assert evidence.cost["alone_value_S"] == pytest.approx(cost(trace, pieces, [(), (0,), (1,), (2,)]))
+    assert evidence.cost["without_value_S"] == pytest.approx(cost(trace, pieces, [(0, 1, 2), (1, 2), (0, 2), (0, 1)]))
     *_, plain = gathered("alone_value", subset_output="logp")
     assert float(plain.alone_value_S[0]) == pytest.approx(slow_answer_logp(tiny_model(), trace, pieces[0]), abs=1e-4)
 
@@ -232,15 +237,38 @@ def test_a_contrast_is_asked_by_short_forwards_too():
 
 @pytest.mark.parametrize("template", [TEMPLATE, "{answer} it is"])
 @pytest.mark.parametrize("architecture", CONFIGS)
-def test_a_prompt_that_is_read_once_changes_no_value(architecture, template):
+def test_what_is_read_once_changes_no_value(architecture, template):
     """Each subset of the thoughts as a sequence of its own, without padding or a cache."""
     trace, segments = made()
     model, tokenizer = tiny_model(architecture), byte_level_tokenizer()
     [sequence] = Reading(template=template).explained(model, [trace], tokenizer)
     kept_KT = of_thoughts(sequence, segments, subsets(3))
-    [(values_K, _)] = kept_answer_value(model, [sequence], [kept_KT], Batching(tokens=300))
     alone = [Reader(model, [keeping(sequence, kept_T)])([Row(0, 1.0, None)])[0][0] for kept_T in kept_KT]
-    assert values_K.tolist() == pytest.approx(alone, abs=1e-5, rel=1e-5)
+    for tokens in (1, 50, 300):  # a tree for each row, some trees, one
+        [(values_K, _)] = kept_answer_value(model, [sequence], [kept_KT], Batching(tokens))
+        assert values_K.tolist() == pytest.approx(alone, abs=1e-5, rel=1e-5)
+
+
+@pytest.mark.parametrize("window", [16, 512])
+def test_a_sliding_window_is_kept(window):
+    """Behind a window that a row outgrows each row is read by itself; a wider one changes nothing."""
+    trace, segments = made()
+    model, tokenizer = tiny_model("mistral"), byte_level_tokenizer()
+    model.config.sliding_window = window
+    [sequence] = Reading().explained(model, [trace], tokenizer)
+    kept_KT = of_thoughts(sequence, segments, subsets(3))
+    [(values_K, _)] = kept_answer_value(model, [sequence], [kept_KT], Batching())
+    alone = [Reader(model, [keeping(sequence, kept_T)])([Row(0, 1.0, None)])[0][0] for kept_T in kept_KT]
+    assert values_K.tolist() == pytest.approx(alone, abs=1e-4)
+
+
+def test_eager_attention_reads_trees_too():
+    *_, evidence = gathered("alone_value")
+    model = tiny_model()
+    model.set_attn_implementation("eager")
+    *_, eager = gathered("alone_value", model=model)
+    assert eager.alone_value_S.tolist() == pytest.approx(evidence.alone_value_S.tolist(), abs=1e-4)
+    assert model.config._attn_implementation == "eager"
 
 
 @pytest.mark.parametrize("batching", [{"batch_tokens": 1}, {"batch_tokens": 100_000}, {"batch_rows": 2}])
@@ -268,12 +296,9 @@ def test_prefixes_read_in_one_pass_are_the_same(architecture, template):
 
 def test_what_prefixes_and_subsets_cost():
     trace, segments, evidence = gathered("prefix_logp", "without_logp")
-    shared, suffix = len(trace.prompt_ids) - 1, len(ids_of(OPENING + "7}"))  # all of the prompt but its last token
-    ends = segments.boundaries[:4]
-    whole = shared + 1 + ends[3] + suffix
-    assert evidence.cost["prefix_logp_S"] == pytest.approx((shared + sum(1 + end + suffix for end in ends)) / whole)
-    # all thoughts, and all but each of three: the thinking is read three times
-    assert evidence.cost["without_logp_S"] == pytest.approx((shared + 4 * (1 + suffix) + 3 * ends[3]) / whole)
+    pieces = [trace.response_ids[piece] for piece in segments.slices[:3]]
+    assert evidence.cost["prefix_logp_S"] == pytest.approx(cost(trace, pieces, [(), (0,), (0, 1), (0, 1, 2)]))
+    assert evidence.cost["without_logp_S"] == pytest.approx(cost(trace, pieces, [(0, 1, 2), (1, 2), (0, 2), (0, 1)]))
 
 
 # --- gradients and attention -----------------------------------------------------------------------------------------

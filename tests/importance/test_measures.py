@@ -119,7 +119,13 @@ def test_every_measure_says_what_it_reads_and_reads_no_more():
     trace, segments = toy_trace()
     whole = {name: torch.rand(len(segments) if name.endswith("_S") else trace.tokens) for name in NEEDS}
     whole |= {name: attribution(whole[name], trace) for name in ("ig", "contrast")}
-    scalars = {"answer_logp": -1.0, "empty_logp": -9.0, "empty_confidence": 0.0, "empty_value": -9.0, "whole_value": 1.0}
+    scalars = {
+        "answer_logp": -1.0,
+        "empty_logp": -9.0,
+        "empty_confidence": 0.0,
+        "empty_value": -9.0,
+        "whole_value": 1.0,
+    }
     for name, measure in MEASURES.items():
         held = {need: whole[need] for need in measure.needs}
         scores = segrl.score(Evidence(trace, segments=segments, **held, **scalars), segments, name)
