@@ -18,6 +18,8 @@ from segrl.types import Segments, TokenisedTrace, Trace
 from segrl.worlds import toy
 from segrl.worlds.halves import HALVES
 from segrl.worlds.lines import lines
+from segrl.worlds.real import real
+from segrl.worlds.worded import worded
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ WORLDS = {
     world.name: world
     for world in (
         World("toy", toy.traces, "keywords", truths=("planted", "mistake", "shapley")),
+        World("worded", worded, "paragraphs", truths=("planted", "mistake", "shapley")),
         World("lines", lines, "regex", AFTER_EACH_NEWLINE, truths=("shapley",)),
+        World("real", real, "auto"),
     )
 }
 
