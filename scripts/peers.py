@@ -151,8 +151,8 @@ def _loop(bench: Bench, explained: Explained) -> Tensor:
     return authors_loop(bench.model, explained, resolve_baseline("pad", bench.tokenizer))
 
 
-def _captum(bench: Bench, explained: Explained) -> Tensor:
-    return captum_call(bench.model, explained, resolve_baseline("pad", bench.tokenizer), "gausslegendre")
+def _captum(bench: Bench, explained: Explained, nodes: int = NODES) -> Tensor:
+    return captum_call(bench.model, explained, resolve_baseline("pad", bench.tokenizer), "gausslegendre", nodes)
 
 
 # FlashTrace takes one forward and computes its layers' attention outputs again, which is counted as one evaluation.
