@@ -1,5 +1,7 @@
 """The tables of truth as commands, and the peers' arms against what they wrap."""
 
+import json
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ from segrl import toy
 from segrl.analysis.arms import Bench
 from segrl.attribution.target import explain
 from segrl.commands.config import compose
+from segrl.data.traces import load_traces, save_traces
 
 peers = loaded("peers")
 tables = loaded("truth_tables")
@@ -83,6 +86,28 @@ def test_a_table_runs_and_goes_on(tmp_path):
     assert not tables.run(step._replace(arguments=[*step.arguments, "world=nowhere"]), tmp_path)
     minutes = (tmp_path / "minutes.jsonl").read_text().splitlines()
     assert ['"done": true' in line for line in minutes] == [True, True, False]
+
+
+@pytest.mark.e2e
+def test_real_traces_that_fit_are_scored_and_the_shortest_held_against_samples(tmp_path, monkeypatch, capsys):
+    """Toy traces in the place of real ones, of which the longest is made too long for the model."""
+    short = sorted(toy.sample_traces(20, seed=3), key=lambda trace: len(trace.response))[::10]
+    long = replace(short[0], id="long", response="Okay. " * 2000 + short[0].response)
+    save_traces([long, *reversed(short)], tmp_path / "given.jsonl")
+    monkeypatch.setattr(tables, "PATH", str(tmp_path / "given.jsonl"))
+    monkeypatch.setattr(tables, "HELD", replace(tables.HELD, limit=1, arms=("position", "values, 1 at half")))
+    steps = list(tables.real(tmp_path, str(toy.MODEL_PATH), None))
+    assert all(tables.run(step, tmp_path) for step in steps)
+    said = capsys.readouterr().out
+    assert "2 of 3 real traces fit" in said
+    assert "too long: long (" in said
+    rows = load_traces(tmp_path / "real" / "fitting.jsonl")
+    assert [row.id for row in rows] == [trace.id for trace in short]
+    selections = (tmp_path / "real" / "selections.jsonl").read_text().splitlines()
+    assert len(selections) == 2
+    truth = json.loads((tmp_path / "real" / "shapley" / "truth.json").read_text())
+    assert truth["traces"] == 1
+    assert truth["table"]["values, 1 at half"]["traces"]["shapley_spearman"] == 1
 
 
 # --- the arms of peers -----------------------------------------------------------------------------------------------
