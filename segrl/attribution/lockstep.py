@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from segrl.attribution import attribute
+from segrl.attribution.target import answer_suffix
 from segrl.types import Stream, TokenisedTrace
 
 UNKNOWN = float("nan")
@@ -24,36 +25,55 @@ FILLER_ANSWER = "0"  # explained in rows that only fill up the ranks; nobody rea
 class Request:
     """What the driver asks of every rank."""
 
-    need: str = "ig"  # or gradient_T: gradient . embedding, which is one node at the input and a baseline of zero
+    # or contrast, which says its target; or gradient_T: gradient . embedding, one node at the input, a baseline of zero
+    need: str = "ig"
     model: str = "live"  # or ref
     alphas: tuple[float, ...] = (0.5,)
     weights: tuple[float, ...] = (1.0,)
-    target: str = "own"
-    interpolate: str = "response"
+    target: str = "own"  # or gold, or contrast
+    path: str = "embeddings"
+    output: str = "logp"
+    begin: float = 0.0
+    interpolate: str | None = "response"
     tokens: int = 16_384  # held by one forward
     checkpointing: bool = False
     certificate: bool = False
     agree: bool = True  # with the other ranks, on the number of parts
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """What of an :func:`explained` trace is attributed, and along which path: options of ``attribute``."""
+        target = "contrast" if self.target == "contrast" else "gold"  # whichever answer stands in the trace
+        if self.need == "gradient_T":
+            return {"target": target, "interpolate": "response", "baseline": "zero"}
+        path = {name: getattr(self, name) for name in ("path", "output", "begin", "interpolate")}
+        return {"target": target, **path}
 
-def explained(traces: Sequence[TokenisedTrace], target: str, golds: Sequence[str]) -> list[TokenisedTrace]:
-    """The traces, each with the answer to explain: the response's own, or the gold one."""
+
+def explained(traces: Sequence[TokenisedTrace], target: str, golds: Sequence[str], tokenizer) -> list[TokenisedTrace]:
+    """The traces, each with the answer to explain: the response's own, or the gold one; both in a contrast."""
+    if target == "contrast":
+        return [_contrasted(trace, gold, tokenizer) for trace, gold in zip(traces, golds, strict=True)]
     answers = list(golds) if target == "gold" else [trace.answer or FILLER_ANSWER for trace in traces]
     return [replace(trace, answer=answer) for trace, answer in zip(traces, answers, strict=True)]
+
+
+def _contrasted(trace: TokenisedTrace, gold: str, tokenizer) -> TokenisedTrace:
+    """The trace with both answers. Where no token parts them the gold one is explained, as of a right response."""
+    own, gold = trace.answer or FILLER_ANSWER, gold.strip() or FILLER_ANSWER
+    ids = [answer_suffix(answer, tokenizer)[0].tolist() for answer in (own, gold)]
+    parted = any(id != gold_id for id, gold_id in zip(*ids, strict=False))
+    return replace(trace, answer=gold, meta={**trace.meta, "own_answer": own if parted else gold})
 
 
 def attribute_in_lockstep(model, traces: Sequence[TokenisedTrace], tokenizer, request: Request) -> list[Stream]:
     """One stream a trace; NaN scores where those of the model were not finite."""
     streams: list[Any] = [None] * len(traces)
     nodes = tuple(torch.tensor(values, dtype=torch.float64) for values in (request.alphas, request.weights))
-    options: dict[str, Any] = {
-        "quadrature": nodes,
-        "interpolate": request.interpolate,
-        "certificate": request.certificate,
-    }
+    options: dict[str, Any] = {"quadrature": nodes, "certificate": request.certificate, **request.about}
     if request.need == "gradient_T":
         ends = torch.ones(1, dtype=torch.float64)
-        options = {"quadrature": (ends, ends), "interpolate": "response", "baseline": "zero", "certificate": False}
+        options |= {"quadrature": (ends, ends), "certificate": False}
     for part in parts(traces, request.tokens, request.agree):
         with warnings.catch_warnings():
             if request.need == "gradient_T":
@@ -72,7 +92,7 @@ def attribute_in_lockstep(model, traces: Sequence[TokenisedTrace], tokenizer, re
             scores_T = attribution.scores_T
             if "not_finite" in attribution.flags:
                 scores_T = scores_T + UNKNOWN
-            streams[i] = Stream(scores_T, attribution.gap, attribution.copy_share)
+            streams[i] = Stream(scores_T, attribution.gap, attribution.copy_share, attribution.path)
     return streams
 
 

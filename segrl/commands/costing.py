@@ -25,6 +25,7 @@ def cost(config: DictConfig) -> None:
         nodes=config.nodes,
         share=config.share,
         checkpointing=config.checkpointing,
+        path=config.path,
         certificate_every=config.certificate_every,
         tokens_per_forward=config.tokens_per_forward,
         tflops=gpu.tflops,

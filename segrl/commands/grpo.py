@@ -21,7 +21,7 @@ from segrl.data import shards
 from segrl.launch import check_device, editable, loggers, run_verl
 from segrl.loading import check_weights
 from segrl.sft.stages import TRACKER
-from segrl.verl.checks import check_reward, check_rows, check_sizes, check_vocabularies, model_config
+from segrl.verl.checks import check_gates, check_reward, check_rows, check_sizes, check_vocabularies, model_config
 
 # What a run must have in common with the one whose checkpoints it goes on from.
 ARM = ("segrl.rule", "segrl.measure", "segrl.sign", "algorithm.adv_estimator")
@@ -39,7 +39,9 @@ def main(config: DictConfig) -> int:
     roles = config.actor_rollout_ref
     say_attention(roles.model, roles.actor.ulysses_sequence_parallel_size)
     announce("grpo", config)
-    check_reads_text(model_config(config.actor_rollout_ref.model), settings)
+    hf_config = model_config(config.actor_rollout_ref.model)
+    check_reads_text(hf_config, settings)
+    check_gates(hf_config, settings)
     check_sizes(config)
     check_vocabularies(config, settings)
     not_validated = give_rows(config)

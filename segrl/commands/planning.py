@@ -130,7 +130,7 @@ def attribute_plan(
     batching = Batching(options.batch_tokens, checkpointing=options.checkpointing)
 
     def work(length: int) -> float:  # of a batch of such traces; a batch of several is halved where it does not fit
-        return memory.attribution(shape, length, batching.checkpoints(length), precision)
+        return memory.attribution(shape, length, batching.checkpoints(length), precision, options.path)
 
     peak = max(map(work, lengths or (batch,)))
     parts = {"weights": float(precision * shape.parameters), "attribution": peak}

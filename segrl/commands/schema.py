@@ -146,6 +146,7 @@ class Cost:
     nodes: int = MISSING
     share: float = MISSING
     certificate_every: int = MISSING
+    path: str = MISSING
     checkpointing: bool = MISSING
     tokens_per_forward: int = MISSING
 

@@ -44,6 +44,7 @@ def estimate(
     share: float = 1.0,
     checkpointing: bool = True,
     certificate_every: int = 0,
+    path: str = "embeddings",
     tokens_per_forward: int = 16_384,
     tflops: float = 989.0,
     utilisation: float = UTILISATION,
@@ -51,13 +52,15 @@ def estimate(
     for name, value in (("length", length), ("rollouts", rollouts), ("gpus", gpus), ("nodes", nodes)):
         if value < 1:
             raise ValueError(f"{name}={value}, expected 1 or more")
+    if path not in ("embeddings", "values"):
+        raise ValueError(f"path={path!r}, expected embeddings or values")
     if not 0 < utilisation <= 1:
         raise ValueError(f"utilisation={utilisation}, expected a share of the peak, over 0 and up to 1")
     tokens = length * rollouts
     update = 3600 * hours(training_flops(shape, tokens, length, checkpointing), gpus, tflops, utilisation)
     added = units(nodes, share, checkpointing, certificate_every)
     held = max(tokens_per_forward, length)
-    return Cost(tokens, update, update * added, added, attribution(shape, held, checkpointing) / GIB)
+    return Cost(tokens, update, update * added, added, attribution(shape, held, checkpointing, path=path) / GIB)
 
 
 def hours(flops: float, gpus: int, tflops: float, utilisation: float = UTILISATION) -> float:

@@ -132,14 +132,16 @@ def _copies_of_logits(training: Training) -> int:
 # --- other phases ----------------------------------------------------------------------------------------------------
 
 
-def attribution(shape: Shape, tokens: int, checkpointing: bool, precision: int = 2) -> float:
+def attribution(shape: Shape, tokens: int, checkpointing: bool, precision: int = 2, path: str = "embeddings") -> float:
     """Bytes of activations of one forward and backward of ``tokens``, beyond the weights, which are there anyway.
 
-    The path adds its reach (float32), its point and the gradient; logits are of the answer's tokens alone.
+    Either path adds its input and the gradient; that over embeddings its reach (float32), that over values each layer's
+    value vectors before their gates. Logits are of the answer's tokens alone.
     """
-    layer = shape.layer_activations()
+    reach, gated = (0, shape.kv_heads * shape.head_dim) if path == "values" else (4 * shape.hidden, 0)
+    layer = shape.layer_activations() + gated
     kept = shape.layers * shape.hidden + layer if checkpointing else shape.layers * layer
-    return tokens * (kept * precision + shape.hidden * (4 + 2 * precision))
+    return tokens * ((kept + 2 * shape.hidden) * precision + reach)
 
 
 @dataclass(frozen=True)

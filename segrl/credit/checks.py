@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from segrl.credit.choosing import WITHIN_GROUPS
 from segrl.credit.rollout import evidence_of, make_rollout, weigh_rollout
-from segrl.credit.settings import BY_GRADIENT, CreditSettings, credit_from
+from segrl.credit.settings import ALONG_A_PATH, BY_GRADIENT, CreditSettings, credit_from
 from segrl.types import Stream, TokenisedTrace
 
 # Losses that pick tokens by their advantage: there, weighting the advantage is not weighting the loss.
@@ -29,7 +29,7 @@ def check_supported(config: DictConfig) -> CreditSettings:
     if config.algorithm.adv_estimator == "gae" or config.critic.get("enable"):
         reasons.append(f"algorithm.adv_estimator={config.algorithm.adv_estimator} has a critic; take grpo or rloo")
     if settings.attributes and settings.attributor != "frozen":
-        reasons += _reasons_of_engine(config)
+        reasons += _reasons_of_engine(config, settings)
     reasons += _reasons_of_source(config, settings)
     if actor.policy_loss.loss_mode in MEAN_ADVANTAGE and settings.rule != "uniform":
         reasons.append(
@@ -66,9 +66,9 @@ def cuts(name: str, value: float | None) -> bool:
     return value is not None and (value < 1 if name == "top_p" else value > 0)
 
 
-def runs_live(config: DictConfig) -> bool:
+def runs_live(config: DictConfig, settings: CreditSettings) -> bool:
     """Whether attribution can run on verl's actor."""
-    return not _reasons_of_engine(config)
+    return not _reasons_of_engine(config, settings)
 
 
 def compares_within_groups(config: DictConfig) -> bool:
@@ -76,7 +76,7 @@ def compares_within_groups(config: DictConfig) -> bool:
     return config.algorithm.adv_estimator in WITHIN_GROUPS and not config.algorithm.use_kl_in_reward
 
 
-def _reasons_of_engine(config: DictConfig) -> list[str]:
+def _reasons_of_engine(config: DictConfig, settings: CreditSettings) -> list[str]:
     strategy, model = config.actor_rollout_ref.actor.strategy, config.actor_rollout_ref.model
     reasons = []
     if strategy != "fsdp2":
@@ -84,6 +84,15 @@ def _reasons_of_engine(config: DictConfig) -> list[str]:
     if (model.get("tiled_mlp") or {}).get("enabled"):
         reasons.append(
             "model.tiled_mlp.enabled=true; attribution gives the last layer slices that verl's tiles do not take"
+        )
+    reads_logits = [
+        *(["segrl.output=log_odds"] if settings.output == "log_odds" and settings.need in ALONG_A_PATH else []),
+        *(["a contrast"] if settings.explains == "contrast" else []),
+    ]
+    if model.get("use_fused_kernels") and reads_logits:
+        reasons.append(
+            f"model.use_fused_kernels=true gives log-probabilities and no logits, which {' and '.join(reads_logits)} "
+            "read; set it to false"
         )
     frozen = "; a frozen attributor works there: segrl.attributor=frozen segrl.attributor_path=..."
     return [reason + frozen for reason in reasons]
@@ -103,7 +112,12 @@ def _reasons_of_source(config: DictConfig, settings: CreditSettings) -> list[str
     if settings.sign == "signed" and settings.target == "gold":
         reasons.append(
             "segrl.sign=signed looks for the tokens that support a response's own answer, but segrl.target=gold "
-            "explains the gold one; take segrl.target=own with it"
+            "explains the gold one; take segrl.target=own or contrast with it"
+        )
+    if settings.need == "gradient_T" and (settings.path, settings.output, settings.begin) != ("embeddings", "logp", 0):
+        reasons.append(
+            f"segrl.measure={settings.measure} reads the gradient at the input's embeddings, which follows no path; "
+            "leave segrl.path, output and begin out"
         )
     if settings.attributor != "live" and settings.need not in BY_GRADIENT:
         reasons.append(f"segrl.measure={settings.measure} attributes nothing; leave segrl.attributor at live")

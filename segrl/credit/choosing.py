@@ -18,7 +18,7 @@ REASONS = (
     "off_step",  # segrl.every leaves this step out
     "equal_rewards",  # the advantage is zero, or would be but for rounding: nothing is learnt from it
     "other_sign",  # segrl.sign weighs the other responses
-    "no_answer",
+    "no_answer",  # to explain, or to hold against the other in a contrast
     "one_thought",  # nothing to tell apart
     "too_long",  # with the appended answer, for the model
     "not_sampled",  # segrl.share left it out
@@ -58,11 +58,16 @@ def _reason(rollout: Rollout, settings: CreditSettings, equal: set[str], too_lon
         settings.sign == "negative" and rollout.advantage > 0
     ):
         return "other_sign"
-    if not rollout.explained or len(rollout.explained) > LONGEST_ANSWER:
+    if not all(answer and len(answer) <= LONGEST_ANSWER for answer in answers(rollout, settings)):
         return "no_answer"
     if rollout.thoughts < 2 or not bool(rollout.weighted_T.any()):
         return "one_thought"
     return "too_long" if too_long else None
+
+
+def answers(rollout: Rollout, settings: CreditSettings) -> list[str | None]:
+    """The answers to explain, None where there is none: two in a contrast."""
+    return [rollout.trace.answer, rollout.gold] if settings.explains == "contrast" else [rollout.explained]
 
 
 def equal_groups(rollouts: Sequence[Rollout]) -> set[str]:

@@ -38,5 +38,6 @@ class Memory:
 
 def calibration_settings(settings: CreditSettings) -> dict[str, Any]:
     """What a calibration follows from, besides the model."""
-    names = ("target", "interpolate", "attributor", "calibration_rollouts", "calibration_nodes")
-    return {name: getattr(settings, name) for name in names} | {"counts": sorted({*COUNTS, settings.nodes})}
+    names = ("path", "output", "begin", "interpolate", "attributor", "calibration_rollouts", "calibration_nodes")
+    basis = {name: getattr(settings, name) for name in names}
+    return basis | {"target": settings.explains, "counts": sorted({*COUNTS, settings.nodes})}

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from segrl.credit.settings import CreditSettings
+from segrl.credit.settings import ALONG_A_PATH, CreditSettings
 from segrl.grading.answer import extract
 from segrl.importance import score
 from segrl.segmentation import segment
@@ -27,7 +27,7 @@ from segrl.weighting import weigh
 @dataclass(frozen=True, eq=False)
 class Rollout:
     """One row of verl's batch: its key in the TransferQueue, what was sampled, its reward, the advantages verl gave it,
-    and the gold answer where that is explained."""
+    and the gold answer where that is explained, alone or in a contrast."""
 
     key: str
     trace: TokenisedTrace
@@ -95,8 +95,8 @@ class Weighed:
 def rollout_trace(
     key: str, prompt_ids: Tensor, response_ids: Tensor, trainable_T: Tensor, tokenizer, ends: Collection[int]
 ) -> TokenisedTrace:
-    """The trace of a rollout, with the answer it gives itself; None where it gives none. ``ends``: the tokens that end
-    a response."""
+    """The trace of a rollout, whose answer is the one that the response gives; None where it gives none. ``ends``: the
+    tokens that end a response."""
     finish = finish_of(response_ids.tolist(), ends)
     trace = Trace.from_ids(
         id=key,
@@ -108,7 +108,8 @@ def rollout_trace(
         meta={"finish": finish},
     )
     answer = extract(trace.response, prompt=prompt_tail(prompt_ids.tolist(), tokenizer), finish=finish)
-    return replace(trace, answer=answer or None)
+    answer = answer or None
+    return replace(trace, answer=answer, meta={**trace.meta, "own_answer": answer})
 
 
 def make_rollout(
@@ -131,7 +132,7 @@ def evidence_of(rollout: Rollout, stream: Stream | None, settings: CreditSetting
     """What the measure reads, made from its number for each token."""
     if settings.need is None:
         return Evidence(rollout.trace)
-    fields: dict[str, Any] = {settings.need: stream if settings.need == "ig" else given(stream).scores_T}
+    fields: dict[str, Any] = {settings.need: stream if settings.need in ALONG_A_PATH else given(stream).scores_T}
     return Evidence(rollout.trace, **fields)
 
 
@@ -151,7 +152,7 @@ def weigh_rollout(rollout: Rollout, evidence: Evidence, settings: CreditSettings
         warmup_steps=settings.warmup_steps,
         **settings.rule_options,
     )
-    return Weighed(rollout, scores, selection, weights_T, evidence.ig)
+    return Weighed(rollout, scores, selection, weights_T, evidence.ig or evidence.contrast)
 
 
 def record(rollout: Rollout, why: str | None, weighed: Weighed | None, advantages_T: Tensor) -> dict[str, Any]:
@@ -168,6 +169,7 @@ def record(rollout: Rollout, why: str | None, weighed: Weighed | None, advantage
         "prompt": rollout.trace.problem,
         "response": rollout.trace.response,
         "answer": rollout.trace.answer,
+        "gold": rollout.gold,
         "finish": rollout.trace.finish,
         "offsets": rollout.trace.offsets_T.tolist(),
         "boundaries": list(segments.boundaries),

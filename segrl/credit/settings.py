@@ -10,18 +10,19 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from segrl.attribution.evaluator import INTERPOLATE
+from segrl.attribution.evaluator import INTERPOLATE, OUTPUTS, PATHS
 from segrl.attribution.quadrature import CALIBRATED, RULES, midpoint
+from segrl.attribution.target import TARGETS
 from segrl.importance import measure_of
 from segrl.resolving import near, resolve
 from segrl.segmentation import SEGMENTERS
 from segrl.weighting import SIGNS, WEIGHTINGS
 
-TARGETS = ("own", "gold")
 ATTRIBUTORS = ("live", "frozen", "ref")
 QUADRATURES = RULES | {CALIBRATED: midpoint}  # which serves until there is a calibration
 # What a measure may read inside GRPO: from a backward pass of the attributor, and from what verl has computed anyway.
-BY_GRADIENT = ("ig", "gradient_T")
+BY_GRADIENT = ("ig", "contrast", "gradient_T")
+ALONG_A_PATH = ("ig", "contrast")
 FROM_VERL = ("entropy_T", "logp_T")
 AT_LEAST_ONE = (
     "nodes",
@@ -55,13 +56,18 @@ class CreditSettings:
     beta: float = 1.0  # Eq. 7; 1.0 drops nothing
     every: int = 1  # weigh on the first step and on every so-many-th after it
     share: float = 1.0  # attribute at most this part of a step's tokens, in rollouts drawn at random
-    target: str = "own"  # what is explained: the rollout's own answer, or the gold one
+    # what is explained: the rollout's own answer, the gold one, or contrast: its own against gold, where the two part
+    target: str = "own"
+    path: str = "embeddings"  # or values: gates on the value vectors of every layer
+    output: str = "logp"  # or log_odds, which still moves where the answer is sure; a contrast is neither
+    begin: float = 0.0  # where on the path to begin, 1 being the input
     nodes: int = 1
     # nodes where this model's path is steep, found on the first rollouts; or what attribution.quadrature takes
     quadrature: str = CALIBRATED
     calibration_rollouts: int = 16
     calibration_nodes: int = 48
-    interpolate: str = "response"  # response or all: the positions that move along the path
+    # response or all: the positions that move; null: all with path=embeddings, as in the paper, else the response
+    interpolate: str | None = "response"
     certificate_every: int = 10  # weighed steps on which completeness is certified, at two forwards more; 0: never
     # weighed steps on which a few rollouts are attributed with many nodes too, and compared; 0: never
     fidelity_every: int = 50
@@ -88,12 +94,17 @@ class CreditSettings:
         choices = (
             ("sign", SIGNS),
             ("target", TARGETS),
+            ("path", PATHS),
+            ("output", OUTPUTS),
             ("interpolate", INTERPOLATE),
             ("attributor", ATTRIBUTORS),
         )
         for name, known in choices:
-            if getattr(self, name) not in known:
-                raise ValueError(f"segrl.{name}={getattr(self, name)!r}{near(getattr(self, name), known)}")
+            value = getattr(self, name)
+            if value not in known and not (name == "interpolate" and value is None):
+                raise ValueError(f"segrl.{name}={value!r}{near(value, known)}")
+        if not 0 <= self.begin < 1:
+            raise ValueError(f"segrl.begin={self.begin}, expected a point of the path from 0 to below 1")
         if not self.quadrature.endswith(".json"):
             resolve(self.quadrature, QUADRATURES, "quadrature rule")
         for name in AT_LEAST_ONE:
@@ -122,6 +133,11 @@ class CreditSettings:
         """What the measure reads, or None."""
         needs = measure_of(self.measure).needs
         return needs[0] if needs else None
+
+    @property
+    def explains(self) -> str:
+        """The target of attribution: a measure of contrasts has its own."""
+        return "contrast" if self.need == "contrast" else self.target
 
     @property
     def reads_kinds(self) -> bool:

@@ -16,6 +16,7 @@ from segrl.attribution.target import Explained
 from segrl.grading import grade_answer
 from segrl.importance.reading import Reading, read_on
 from segrl.loading import tokenizer_of
+from segrl.text.ending import end_tokens
 from segrl.tokenization import encode
 from segrl.types import Segments, TokenisedTrace
 
@@ -66,6 +67,7 @@ class Drawer:
         opening, self.closing = reading.template.split("{answer}")
         self.opening_ids, _ = encode(opening, tokenizer, "answer template")
         self.temperature, self.longest = reading.temperature, reading.answer_tokens
+        self.ends = end_tokens(tokenizer, getattr(self.model, "generation_config", None))
         seed = zlib.crc32(f"{reading.seed} {name}".encode("utf-8", "surrogatepass"))
         self.generator = torch.Generator(self.model.device).manual_seed(seed)
         self.cache = None
@@ -124,7 +126,7 @@ class Drawer:
         end = closing_at(text, self.closing)
         if end is not None:
             return text[:end]
-        return text if ids[-1] == self.tokenizer.eos_token_id else None
+        return text if ids[-1] in self.ends else None
 
 
 def closing_at(text: str, closing: str) -> int | None:

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
+from segrl.attribution.gates import value_projections
 from segrl.attribution.target import TEMPLATE
 from segrl.credit.checks import check_vocabulary, position_limit
 from segrl.credit.settings import CreditSettings
@@ -21,6 +23,19 @@ from segrl.text.prompting import THINK_END
 from segrl.verl.reward import FINISH, PROMPT
 
 SEGRL_REWARD = "pkg://segrl.verl.reward"
+
+
+# --- the model -------------------------------------------------------------------------------------------------------
+
+
+def check_gates(hf_config, settings: CreditSettings) -> None:
+    """Refuse a policy without value vectors to gate, found on a model without weights. Code of its own is not run."""
+    from transformers import AutoModelForCausalLM
+
+    gated = settings.attributes and settings.path == "values" and settings.attributor != "frozen"
+    if gated and not getattr(hf_config, "auto_map", None):
+        with torch.device("meta"):
+            value_projections(AutoModelForCausalLM.from_config(hf_config, attn_implementation="eager"))
 
 
 # --- sizes -----------------------------------------------------------------------------------------------------------

@@ -59,14 +59,13 @@ class Sources:
         if self.frozen is None or live:
             keys = [rollout.key for rollout in chosen]
             self.workers.compute_segrl_scores(dispatched(batch, keys, self.ranks, FIELDS, segrl=request))
-            return streams_of(*columns(keys, batch.partition_id, SCORES))
-        golds = [rollout.gold or "" for rollout in chosen] if request.target == "gold" else []
-        streams = self.frozen.attribute(
-            explained([rollout.trace for rollout in chosen], request.target, golds), request
-        )
+            return streams_of(*columns(keys, batch.partition_id, SCORES), path=request.path)
+        golds = [rollout.gold or "" for rollout in chosen] if request.target != "own" else []
+        traces = [rollout.trace for rollout in chosen]
+        streams = self.frozen.attribute(explained(traces, request.target, golds, self.frozen.tokenizer), request)
         # In float32, as those of the actor workers arrive.
         gaps, copied = known([stream.gap for stream in streams]), known([stream.copy_share for stream in streams])
-        return streams_of([stream.scores_T for stream in streams], gaps, copied)
+        return streams_of([stream.scores_T for stream in streams], gaps, copied, path=request.path)
 
     def masses_on_grid(self, batch: KVBatchMeta, chosen: Sequence[Rollout], request: Request, nodes: int) -> list:
         """Masses at every node of a grid, ``(nodes, tokens)`` a rollout. Of the live actor, or the reference."""
@@ -77,10 +76,10 @@ class Sources:
         return [masses.double().reshape(nodes, -1) for masses in rows]
 
 
-def streams_of(scores: Sequence[torch.Tensor], gaps, copy_shares) -> list[Stream]:
+def streams_of(scores: Sequence[torch.Tensor], gaps, copy_shares, *, path: str) -> list[Stream]:
     """The streams of rollouts from their columns."""
     rows = zip(scores, gaps, copy_shares, strict=True)
-    return [Stream(scores_T, float(gap), float(copy_share)) for scores_T, gap, copy_share in rows]
+    return [Stream(scores_T, float(gap), float(copy_share), path) for scores_T, gap, copy_share in rows]
 
 
 # --- frozen attributors: Ray actors with a model that never changes ---------------------------------------------------
@@ -91,7 +90,8 @@ class FrozenAttributors:
 
     def __init__(self, settings: CreditSettings, tokenizer, on_cpu: bool) -> None:
         path = given(settings.attributor_path)
-        check_vocabulary(tokenizer, load_tokenizer(path), path)
+        self.tokenizer = load_tokenizer(path)
+        check_vocabulary(tokenizer, self.tokenizer, path)
         dtype, device = ("float32", "cpu") if on_cpu else (settings.attributor_dtype, "auto")
         # An attribution changes nothing: where the process dies, a new process gets the same call again, once.
         self.pool = ModelPool(

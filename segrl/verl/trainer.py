@@ -30,10 +30,11 @@ from segrl.credit.checks import (
     position_limit,
     runs_live,
 )
-from segrl.credit.choosing import off_step, reasons
+from segrl.credit.choosing import answers, off_step, reasons
 from segrl.credit.memory import Memory, calibration_settings
 from segrl.credit.metrics import agreement, check_finite, credit_metrics, nearly_plain, time_metrics
 from segrl.credit.rollout import Rollout, Weighed, record, weigh_rollout
+from segrl.credit.settings import ALONG_A_PATH, CreditSettings
 from segrl.verl.checks import model_config
 from segrl.verl.drift import warn_of_drift
 from segrl.verl.health import Deadline, check_servers
@@ -160,7 +161,8 @@ class SegmentCredit:
         """By key, whether prompt, response and appended answer may exceed the model's positions; a token is a byte at
         least."""
         limit = self.limit or float("inf")
-        return {rollout.key: rollout.tokens + _tokens_appended(rollout) > limit for rollout in rollouts}
+        settings = self.settings
+        return {rollout.key: rollout.tokens + _tokens_appended(rollout, settings) > limit for rollout in rollouts}
 
     def _weighed(self, batch: KVBatchMeta, chosen: Sequence[Rollout]) -> list[Weighed]:
         if self.settings.attributes:
@@ -176,7 +178,7 @@ class SegmentCredit:
     def _compares(self) -> bool:
         settings = self.settings
         wanted = settings.fidelity_every and (self._weighed_before + 1) % settings.fidelity_every == 0
-        return bool(wanted) and settings.attributes and settings.need == "ig"
+        return bool(wanted) and settings.attributes and settings.need in ALONG_A_PATH
 
     def _agreements(self, batch: KVBatchMeta, few: Sequence[Weighed]) -> dict[str, float]:
         """A few rollouts once more: with many nodes; and by the live actor, where another model explains."""
@@ -184,7 +186,7 @@ class SegmentCredit:
         alphas_J, weights_J = midpoint(self.settings.fidelity_nodes)
         fine = replace(request, alphas=tuple(alphas_J.tolist()), weights=tuple(weights_J.tolist()))
         others = {"segrl/fidelity": self.sources.evidence(batch, chosen, fine)}
-        if self.settings.attributor != "live" and runs_live(self.config):
+        if self.settings.attributor != "live" and runs_live(self.config, self.settings):
             live = replace(request, model="live")
             others["segrl/agreement"] = self.sources.evidence(batch, chosen, live, live=True)
         agreements = {name: agreement(few, evidence, self.settings) for name, evidence in others.items()}
@@ -200,7 +202,10 @@ class SegmentCredit:
             model="ref" if settings.attributor == "ref" else "live",
             alphas=tuple(alphas_J.tolist()),
             weights=tuple(weights_J.tolist()),
-            target=settings.target,
+            target=settings.explains,
+            path=settings.path,
+            output=settings.output,
+            begin=settings.begin,
             interpolate=settings.interpolate,
             tokens=settings.tokens_per_forward
             or (CPU_TOKENS if on_cpu else config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu),
@@ -224,7 +229,7 @@ class SegmentCredit:
         """The first use of a model without a calibration; the file beside the checkpoints keeps it."""
         settings = self.settings
         frozen = settings.attributor == "frozen"
-        wanted = settings.quadrature == CALIBRATED and settings.need == "ig" and not frozen
+        wanted = settings.quadrature == CALIBRATED and settings.need in ALONG_A_PATH and not frozen
         basis = calibration_settings(settings)
         if not wanted or self.memory.get("calibration", basis) or len(chosen) < LEAST_TO_CALIBRATE:
             return
@@ -259,9 +264,9 @@ class SegmentCredit:
         write_jsonl(folder, self.global_steps, lines, more=self.local_trigger_step > 0)
 
 
-def _tokens_appended(rollout: Rollout) -> int:
+def _tokens_appended(rollout: Rollout, settings: CreditSettings) -> int:
     """An upper bound for the answer in its template."""
-    return len(TEMPLATE) + len((rollout.explained or "").encode())
+    return len(TEMPLATE) + max(len((answer or "").encode()) for answer in answers(rollout, settings))
 
 
 def _why(reason: str | None, weighed: Weighed | None) -> str | None:

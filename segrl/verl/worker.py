@@ -60,7 +60,7 @@ class AttributingWorker:
                 midpoint(nodes)[0].tolist(),
                 parts=parts(traces, request.tokens, request.agree),
                 checkpointing=request.checkpointing,
-                interpolate=request.interpolate,
+                **request.about,
             )
         return _columns(segrl_masses=_jagged([masses_JL.float().flatten() for masses_JL in masses]))
 
@@ -97,8 +97,8 @@ def explained_traces(data: TensorDict, tokenizer, ends: Collection[int], target:
     """The traces of a batch, each with the answer to explain."""
     columns = [data[name].unbind() for name in ("prompts", "responses", "response_mask")]
     traces = [rollout_trace(str(i), *row, tokenizer, ends) for i, row in enumerate(zip(*columns, strict=True))]
-    golds = [str(reward["ground_truth"]) for reward in data["reward_model"].tolist()] if target == "gold" else []
-    return explained(traces, target, golds)
+    golds = [str(reward["ground_truth"]) for reward in data["reward_model"].tolist()] if target != "own" else []
+    return explained(traces, target, golds, tokenizer)
 
 
 def with_attribution(worker_class: type) -> type:

@@ -1,5 +1,7 @@
 """Attribution in a fixed number of forwards, on one process and on the pieces of several."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -18,6 +20,7 @@ from segrl.attribution.lockstep import (
     split_until,
     together,
 )
+from segrl.attribution.target import explain
 
 TEXTS = ["Okay, 3 + 4.\n\nWait, it is 7.", "Okay, 3.\n\nWait, 4 and so 7.\n\nHowever, 7 it is.", "Okay,\n\nWait, 7"]
 
@@ -105,11 +108,121 @@ def test_masses_in_parts_are_the_calibrations_masses(traces):
 
 
 def test_the_rollouts_own_answer_or_the_gold_one_is_explained(traces):
-    from dataclasses import replace
-
     silent = replace(traces[0], answer=None)
-    assert [trace.answer for trace in explained([traces[0], silent], "own", [])] == ["7", FILLER_ANSWER]
-    assert [trace.answer for trace in explained([traces[0], silent], "gold", ["8", "9"])] == ["8", "9"]
+    pair, tokenizer = [traces[0], silent], byte_level_tokenizer()
+    assert [trace.answer for trace in explained(pair, "own", [], tokenizer)] == ["7", FILLER_ANSWER]
+    assert [trace.answer for trace in explained(pair, "gold", ["8", "9"], tokenizer)] == ["8", "9"]
+
+
+# Own answers that part from the gold one in a digit, at the closing brace, and in form alone; and none.
+OWN, GOLD = ["7", "7", "0.5", None], ["8", "75", "1/2", "8"]
+
+
+@pytest.fixture
+def answered(traces):
+    """Traces whose answer is the response's own, as rollouts have it."""
+    texts = [*TEXTS, TEXTS[0] + " Wait."]
+    made = [Trace(f"t{i}", "3 + 4?", text, own) for i, (text, own) in enumerate(zip(texts, OWN, strict=True))]
+    return [segrl.tokenize(trace, byte_level_tokenizer()) for trace in made]
+
+
+def test_a_contrast_holds_both_answers_and_a_right_one_explains_gold(answered):
+    tokenizer = byte_level_tokenizer()
+    pairs = explained(answered, "contrast", GOLD, tokenizer)
+    assert [(trace.answer, trace.own_answer) for trace in pairs] == [*zip(GOLD[:3], OWN[:3], strict=True), ("8", "0")]
+    sequences = [explain(trace, tokenizer, "contrast") for trace in pairs]
+    assert [sequence.rival is None for sequence in sequences] == [False, False, True, False]
+    assert tokenizer.decode([sequences[1].rival, sequences[1].input_ids[-1]]) == "5}"
+    assert sequences[2].answer == "1/2"
+
+
+def test_answers_that_no_token_parts_explain_gold(answered):
+    """Of ``7}`` and ``7}}`` the first is the beginning of the second; a blank gold answer becomes a filler."""
+    first, second = explained(answered[:2], "contrast", ["7}", " "], byte_level_tokenizer())
+    assert (first.answer, first.own_answer) == ("7}", "7}")
+    assert explain(first, byte_level_tokenizer(), "contrast").rival is None
+    assert (second.answer, second.own_answer) == (FILLER_ANSWER, "7")
+
+
+@pytest.mark.parametrize("target", ["own", "gold", "contrast"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        {"path": "values", "output": "log_odds", "interpolate": None},
+        {"path": "values", "begin": 0.5, "interpolate": "all"},
+        {"path": "embeddings", "output": "log_odds", "interpolate": "response"},
+    ],
+    ids=["values, log-odds", "values from a half on", "embeddings, log-odds"],
+)
+def test_every_path_and_target_is_that_of_attribute(answered, target, path):
+    """Whatever the parts; the traces for attribute() are written out, the lockstep has them from explained()."""
+    model, tokenizer = tiny_model(), byte_level_tokenizer()
+    golds = GOLD if target != "own" else []
+    rollouts = explained(answered, target, golds, tokenizer)
+    owns = [own or FILLER_ANSWER for own in OWN]
+    written = [
+        replace(trace, answer=gold, meta={"own_answer": own})
+        for trace, gold, own in zip(answered, GOLD, owns, strict=True)
+    ]
+    nodes = (torch.tensor([0.25, 0.75]), torch.tensor([0.5, 0.5]))
+    expected = segrl.attribute(model, written, tokenizer, quadrature=nodes, tolerance=None, target=target, **path)
+    for tokens in (1, 10_000):
+        request = Request(
+            target=target, alphas=(0.25, 0.75), weights=(0.5, 0.5), tokens=tokens, certificate=True, **path
+        )
+        for stream, wanted in zip(attribute_in_lockstep(model, rollouts, tokenizer, request), expected, strict=True):
+            torch.testing.assert_close(stream.scores_T, wanted.scores_T, rtol=1e-4, atol=1e-5)
+            assert stream.gap == pytest.approx(wanted.gap, rel=1e-3, abs=1e-4)
+            assert stream.path == path["path"]
+    masses = masses_on_grid(model, rollouts, tokenizer, [0.25, 0.75], parts=[[0, 1], [2, 3]], **request.about)
+    for masses_JL, wanted in zip(masses, expected, strict=True):
+        inside = slice(len(wanted.input_ids) - masses_JL.shape[1], None)
+        start = len(answered[0].prompt_ids)
+        thinking_T = masses_JL.mean(0)[inside][start : start + len(wanted.scores_T)]
+        torch.testing.assert_close(thinking_T.float(), wanted.scores_T, rtol=1e-4, atol=1e-5)
+
+
+def test_a_measure_of_contrasts_asks_for_one_whatever_its_need_is_called(answered):
+    model, tokenizer = tiny_model(), byte_level_tokenizer()
+    rollouts = explained(answered, "contrast", GOLD, tokenizer)
+    pair = [
+        attribute_in_lockstep(model, rollouts, tokenizer, Request(need, target="contrast"))
+        for need in ("ig", "contrast")
+    ]
+    for stream, wanted in zip(*pair, strict=True):
+        assert torch.equal(stream.scores_T, wanted.scores_T)
+
+
+def test_adapters_on_value_projections_are_gated_as_if_merged(answered):
+    """Live as the merged model, with the adapter off as the base: the reference under LoRA."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    config = peft.LoraConfig(target_modules=["q_proj", "v_proj"], r=4, lora_dropout=0.5, init_lora_weights=False)
+    adapted, tokenizer = peft.get_peft_model(tiny_model(), config).train(), byte_level_tokenizer()
+    rollouts = explained(answered, "contrast", GOLD, tokenizer)
+    request = Request(path="values", output="log_odds", target="contrast", checkpointing=True)
+    live = attribute_in_lockstep(adapted, rollouts, tokenizer, request)
+    with adapted.disable_adapter():
+        bare = attribute_in_lockstep(adapted, rollouts, tokenizer, request)
+    assert adapted.training
+    for streams, model in ((bare, tiny_model()), (live, adapted.merge_and_unload())):
+        expected = attribute_in_lockstep(model, rollouts, tokenizer, request)
+        for stream, wanted in zip(streams, expected, strict=True):
+            torch.testing.assert_close(stream.scores_T, wanted.scores_T, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(live[0].scores_T, bare[0].scores_T, rtol=0.1)
+
+
+@pytest.mark.parametrize("options", [{"output": "log_odds"}, {"target": "contrast"}])
+def test_fused_kernels_have_no_logits_to_read(answered, options, monkeypatch):
+    pytest.importorskip("verl")
+    from verl.models.transformers.monkey_patch import patch_forward_with_backends
+
+    model, tokenizer = tiny_model(), byte_level_tokenizer()
+    monkeypatch.setattr(type(model), "forward", type(model).forward)
+    patch_forward_with_backends(model, use_fused_kernels=True, fused_kernels_backend="torch")
+    rollouts = explained(answered, options.get("target", "gold"), GOLD, tokenizer)
+    with pytest.raises(ValueError, match="use_fused_kernels=false"):
+        attribute_in_lockstep(model, rollouts, tokenizer, Request(**{"target": "gold"} | options))
 
 
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=40), st.integers(1, 2000), st.integers(0, 10))

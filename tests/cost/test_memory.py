@@ -5,12 +5,27 @@ from dataclasses import replace
 
 import pytest
 import torch
+from testkit.tiny import byte_level_tokenizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from segrl import toy
+import segrl
+from segrl import Trace, toy
+from segrl.attribution.evaluator import Row, evaluator
 from segrl.cost.hardware import GIB, named
-from segrl.cost.memory import Phase, Serving, Training, check_cache, generation, held, log_probs, step, update
+from segrl.cost.memory import (
+    Phase,
+    Serving,
+    Training,
+    attribution,
+    check_cache,
+    generation,
+    held,
+    log_probs,
+    step,
+    update,
+)
 from segrl.cost.plan import Plan, hours_said
 from segrl.cost.shape import Shape, shape_of
 
@@ -100,6 +115,29 @@ class Peak(TorchDispatchMode):
                 weakref.finalize(storage, self.live.pop, storage._cdata, 0)
                 self.most = max(self.most, sum(self.live.values()))
         return result
+
+
+@pytest.mark.parametrize(("checkpointing", "more"), [(False, 8 * 32 - 64 - 64), (True, 32 - 64)])
+def test_gates_keep_each_layers_value_vectors_once_more_and_the_path_over_embeddings_its_reach(checkpointing, more):
+    """Two heads of 16 numbers in each of 8 layers, a reach of 64; the first layer keeps no input of its norm."""
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 8, "num_attention_heads": 4}
+    tokenizer = byte_level_tokenizer()
+    config = LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=2, tie_word_embeddings=True, **sizes)
+    model, trace = (
+        LlamaForCausalLM(config).eval(),
+        segrl.tokenize(Trace("t", "3 + 4?", "Wait, 7. " * 150, "7"), tokenizer),
+    )
+    measured, planned = [], []
+    for path in ("embeddings", "values"):
+        evaluate = evaluator(model, [trace], tokenizer, path=path, baseline=7)
+        tokens = len(evaluate.explained[0])
+        with Peak() as peak:
+            evaluate([Row(0, 0.5, 1.0)], checkpointing)
+        measured.append(peak.most / 4 / tokens)
+        planned.append(attribution(shape_of(config.to_dict()), tokens, checkpointing, 4, path) / 4 / tokens)
+    assert measured[1] - measured[0] == pytest.approx(more, abs=4)
+    assert planned[1] - planned[0] == more + (0 if checkpointing else 64)
+    assert planned[1] / measured[1] == pytest.approx(planned[0] / measured[0], rel=0.05)
 
 
 @pytest.mark.e2e

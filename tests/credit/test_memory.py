@@ -1,6 +1,9 @@
 """What a run remembers."""
 
-from segrl.credit.memory import Memory
+import pytest
+
+from segrl.credit.memory import Memory, calibration_settings
+from segrl.credit.settings import CreditSettings
 
 
 def test_what_a_run_remembers_is_found_again_for_the_same_model(tmp_path):
@@ -9,3 +12,12 @@ def test_what_a_run_remembers_is_found_again_for_the_same_model(tmp_path):
     assert Memory(tmp_path, "model a").get("calibration", {"target": "gold"}) is None
     assert Memory(tmp_path, "model b").get("calibration", {"target": "own"}) is None
     assert [path.name for path in tmp_path.iterdir()] == ["segrl.json"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"target": "contrast"}, {"path": "values"}, {"output": "log_odds"}, {"begin": 0.5}, {"interpolate": None}],
+)
+def test_a_calibration_follows_from_all_that_shapes_the_path(changed):
+    assert calibration_settings(CreditSettings(**changed)) != calibration_settings(CreditSettings())
+    assert calibration_settings(CreditSettings(sign="both", tau=0.5)) == calibration_settings(CreditSettings())

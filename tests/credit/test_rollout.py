@@ -58,6 +58,16 @@ def test_options_reach_the_rule_and_the_measure():
     torch.testing.assert_close(response.weights_T[:6], share / share.mean())
 
 
+@pytest.mark.parametrize("measure", ["contribution", "mistake"])
+def test_signed_sums_rank_the_thoughts_of_a_wrong_response(measure):
+    """Sums of 0, -3 and 0.5: ranks 2, 1, 3 are weights 1.0, 0.8, 1.2, of mean (2 * 1.0 + 3 * 0.8 + 1.2) / 6."""
+    scores_T = torch.tensor([1.0, -1.0, -1.0, -1.0, -1.0, 0.5, 9.0, 9.0])
+    response = weighed(rollout(-0.5), scores_T, measure=measure, sign="both", target="contrast")
+    expected = torch.tensor([1.0, 1.0, 0.8, 0.8, 0.8, 1.2]) / (5.6 / 6)
+    torch.testing.assert_close(response.weights_T[:6], expected)
+    assert (response.stream.gap, response.scores.strength_S.tolist()) == (0.1, [0, -3, 0.5, 0])
+
+
 def test_each_response_keeps_its_mean_advantage():
     response = weighed(rollout(0.5))
     assert response.weights_T[response.rollout.weighted_T].mean() == pytest.approx(1.0)
@@ -102,6 +112,8 @@ def test_the_evidence_holds_what_the_measure_reads_and_nothing_else():
     assert torch.equal(entropy.entropy_T, SCORES_T.abs())
     assert entropy.ig is None
     assert evidence_of(response, Stream(SCORES_T, gap=0.3), CreditSettings()).ig.gap == 0.3
+    contrast = evidence_of(response, Stream(SCORES_T, gap=0.3), CreditSettings(measure="mistake"))
+    assert (contrast.contrast.gap, contrast.ig) == (0.3, None)
     assert isinstance(entropy, Evidence)
 
 
@@ -110,7 +122,9 @@ def test_the_answer_of_a_rollout_is_read_after_its_thinking():
 
     def answer(prompt: str, response: str, end: str = ""):
         ids = [torch.tensor(tokenizer(text)["input_ids"]) for text in (prompt, response + end)]
-        return rollout_trace("r", *ids, torch.ones(len(ids[1])), tokenizer, {tokenizer.eos_token_id}).answer
+        trace = rollout_trace("r", *ids, torch.ones(len(ids[1])), tokenizer, {tokenizer.eos_token_id})
+        assert trace.own_answer == trace.answer
+        return trace.answer
 
     assert answer("Q", "so \\boxed{7}") == "7"
     assert answer("Q", "try \\boxed{7}</think> so \\boxed{8}") == "8"
@@ -135,6 +149,8 @@ def test_a_record_holds_what_a_report_draws():
     line = json.loads(json.dumps(record(response.rollout, None, response, response.advantages_T), allow_nan=False))
     assert line["boundaries"] == [0, 2, 5, 6, 8]
     assert line["group"] == "p"
+    assert (line["answer"], line["gold"]) == ("7", None)
+    assert record(replace(response.rollout, gold="8"), None, None, response.advantages_T)["gold"] == "8"
     assert line["advantages"] == [a * w for a, w in zip([0.5] * 8, line["weights"], strict=True)]
 
 

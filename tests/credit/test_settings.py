@@ -19,6 +19,12 @@ from segrl.credit.settings import CreditSettings, credit_from
         ({"rule": "rnk"}, "no weighting rule is called 'rnk', did you mean 'rank'?"),
         ({"segmenter": "keyword"}, "no segmenter is called 'keyword', did you mean 'keywords'?"),
         ({"sign": "plus"}, "segrl.sign='plus', expected one of"),
+        ({"path": "value"}, "segrl.path='value', did you mean 'values'?"),
+        ({"output": "margin"}, "segrl.output='margin', expected one of"),
+        ({"target": "contrasts"}, "segrl.target='contrasts', did you mean 'contrast'?"),
+        ({"interpolate": "prompt"}, "segrl.interpolate='prompt', expected one of all, response"),
+        ({"begin": 1.0}, "segrl.begin=1.0, expected a point of the path from 0 to below 1"),
+        ({"begin": -0.5}, "segrl.begin=-0.5, expected a point of the path from 0 to below 1"),
         ({"nodes": 0}, "segrl.nodes=0, expected 1 or more"),
         ({"every": 0}, "segrl.every=0, expected 1 or more"),
         ({"step_timeout": 0}, "segrl.step_timeout=0.0, expected seconds, or null"),
@@ -38,6 +44,7 @@ def test_a_wrong_setting_is_named_with_its_neighbour(section, sentence):
 def test_settings_that_are_not_given_keep_their_defaults():
     assert credit_from(OmegaConf.create({"segrl": {"rule": "hard"}})) == CreditSettings(rule="hard")
     assert credit_from(OmegaConf.create({})) == CreditSettings()
+    assert credit_from(OmegaConf.create({"segrl": {"interpolate": None}})).interpolate is None
 
 
 @pytest.mark.parametrize(
@@ -46,6 +53,8 @@ def test_settings_that_are_not_given_keep_their_defaults():
         ({}, "ig", True),
         ({"rule": "uniform"}, "ig", False),
         ({"measure": "permuted_ig"}, "ig", True),
+        ({"measure": "contribution"}, "ig", True),
+        ({"measure": "mistake"}, "contrast", True),
         ({"measure": "oar"}, "gradient_T", True),
         ({"measure": "entropy"}, "entropy_T", False),
         ({"measure": "length"}, None, False),
@@ -54,3 +63,9 @@ def test_settings_that_are_not_given_keep_their_defaults():
 def test_a_model_runs_only_for_measures_that_read_gradients(settings, need, attributes):
     credit = CreditSettings(**settings)
     assert (credit.need, credit.attributes) == (need, attributes)
+
+
+def test_a_measure_of_contrasts_has_its_own_target():
+    assert CreditSettings(measure="mistake").explains == CreditSettings(measure="mistake", target="gold").explains
+    assert CreditSettings(measure="mistake").explains == "contrast"
+    assert CreditSettings(target="gold").explains == "gold"

@@ -361,6 +361,16 @@ def test_answers_that_begin_alike_are_read_once_and_no_more_at_once_than_allowed
         assert counts[0][answer] == pytest.approx(counts[1][answer], abs=80)  # four standard errors of a difference
 
 
+def test_a_sampled_answer_also_ends_with_the_tokens_of_the_generation_config():
+    model = likely_to_say_seven()
+    model.generation_config.eos_token_id = ids_of("3").tolist()  # the tokenizer ends with another
+    drawer = confidence.Drawer(model, byte_level_tokenizer(), Reading(temperature=1.0, answer_tokens=3), "t")
+    drawer.read(made()[0].prompt_ids)
+    answers = drawer.draw(200, 1000)
+    assert answers["3"] > 10
+    assert not any(answer[:-1].count("3") for answer in answers)
+
+
 def test_a_sampled_answer_ends_where_its_box_does():
     assert confidence.closing_at("7} and", "}.") == 1
     assert confidence.closing_at("\\frac{1}{2}} so", "}") == 11

@@ -30,7 +30,7 @@ def toy_trace():
     return trace, segrl.segment(trace)
 
 
-def attribution(scores_T, trace):
+def attribution(scores_T, trace, path="embeddings"):
     ids = torch.cat([trace.prompt_ids, trace.response_ids])
     return Attribution(
         scores_T,
@@ -45,6 +45,7 @@ def attribution(scores_T, trace):
         mass_prompt=0.0,
         mass_suffix=0.0,
         evaluations=1,
+        path=path,
     )
 
 
@@ -116,10 +117,11 @@ def test_what_a_measure_reads_must_be_there():
 def test_every_measure_says_what_it_reads_and_reads_no_more():
     """Each measure on evidence that holds its needs alone."""
     trace, segments = toy_trace()
-    whole = {name: torch.rand(trace.tokens if name.endswith("_T") else len(segments)) for name in NEEDS if name != "ig"}
-    scalars = {"answer_logp": -1.0, "empty_logp": -9.0, "empty_confidence": 0.0}
+    whole = {name: torch.rand(len(segments) if name.endswith("_S") else trace.tokens) for name in NEEDS}
+    whole |= {name: attribution(whole[name], trace) for name in ("ig", "contrast")}
+    scalars = {"answer_logp": -1.0, "empty_logp": -9.0, "empty_confidence": 0.0, "empty_value": -9.0, "whole_value": 1.0}
     for name, measure in MEASURES.items():
-        held = {need: attribution(whole["logp_T"], trace) if need == "ig" else whole[need] for need in measure.needs}
+        held = {need: whole[need] for need in measure.needs}
         scores = segrl.score(Evidence(trace, segments=segments, **held, **scalars), segments, name)
         assert len(scores) == (trace.tokens if measure.level == "token" else len(segments)), name
         assert (scores.segment_T is not None) == (measure.level == "token"), name
@@ -131,7 +133,7 @@ def test_every_measure_says_what_it_reads_and_reads_no_more():
 SEGMENTS = Segments((0, 2, 3, 5, 6), ("thought", "thought", "thought", "answer"))
 
 
-def of(measure, segments=SEGMENTS, **fields):
+def of(measure, segments=SEGMENTS, path="embeddings", **fields):
     text = "x" * segments.tokens
     options = {name: fields.pop(name) for name in ("aggregate", "seed", "inverted") if name in fields}
     trace = TokenisedTrace(
@@ -144,8 +146,8 @@ def of(measure, segments=SEGMENTS, **fields):
         trainable_T=torch.ones(len(text), dtype=torch.bool),
         prompt_hash="p",
     )
-    if "ig" in fields:
-        fields["ig"] = attribution(torch.tensor(fields["ig"]), trace)
+    for name in {"ig", "contrast"} & fields.keys():
+        fields[name] = attribution(torch.tensor(fields[name]), trace, path)
     tensors = {name: torch.tensor(value) if isinstance(value, list) else value for name, value in fields.items()}
     return segrl.score(Evidence(trace, segments=segments, **tensors), segments, measure, **options)
 
@@ -164,6 +166,34 @@ def test_gains_and_losses_by_hand():
     assert loss.strength_S.tolist() == pytest.approx([2.0, -0.5, 0.0, 0.0])
 
 
+def test_the_game_of_the_thoughts_by_hand():
+    # v of nothing -8, of each alone -5, -9, -6; of all 2, without each 1, 2, -4
+    alone = {"alone_value_S": [-5.0, -9.0, -6.0, -8.0], "empty_value": -8.0}
+    last = {"without_value_S": [1.0, 2.0, -4.0, 2.0], "whole_value": 2.0}
+    assert of("alone", **alone).strength_S.tolist() == [3, -1, 2, 0]
+    assert of("first_and_last", **alone, **last).strength_S.tolist() == [2, -0.5, 4, 0]
+    shapley = of("shapley", shapley_S=[2.0, -0.5, 4.0, 0.0])
+    assert shapley.strength_S.tolist() == [2, -0.5, 4, 0]
+    assert shapley.share_S.tolist() == pytest.approx([1 / 3, 0, 2 / 3, 0])
+
+
+def test_signed_sums_by_hand():
+    scores = [1.0, -2.0, 3.0, -2.0, 2.5, 9.0]
+    for measure, need in (("contribution", "ig"), ("mistake", "contrast")):
+        signed = of(measure, **{need: scores})
+        assert signed.strength_S.tolist() == [-1, 3, 0.5, 0]
+        assert signed.share_S.tolist() == pytest.approx([0, 3 / 3.5, 0.5 / 3.5, 0])
+        assert signed.consistency_S.tolist() == [0] * 4
+
+
+def test_the_value_path_has_strengths_and_no_consistency():
+    scores = [1.0, -2.0, 3.0, 2.0, 2.0, 9.0]
+    embeddings, values = of("ig", ig=scores), of("ig", ig=scores, path="values")
+    assert torch.equal(values.strength_S, embeddings.strength_S)
+    assert values.consistency_S.tolist() == values.excess_S.tolist() == [0] * 4
+    assert of("permuted_ig", ig=scores, path="values").consistency_S.tolist() == [0] * 4
+
+
 def test_perplexity_rises_by_hand():
     # six tokens of log-probability -ln 2: perplexity 2; without the segments 3, 1.5, 2
     found = of("perplexity", logp_T=[-math.log(2)] * 6, perplexity_S=[3.0, 1.5, 2.0, 2.0])
@@ -174,6 +204,7 @@ def test_sums_over_tokens_by_hand():
     values = [1.0, 3.0, 2.0, 0.0, 4.0, 9.0]
     assert of("entropy", entropy_T=values).strength_S.tolist() == [4, 2, 4, 0]
     assert of("entropy", entropy_T=values, aggregate="mean").strength_S.tolist() == [2, 2, 2, 0]
+    assert of("surprise", logp_T=[-value for value in values]).strength_S.tolist() == [4, 2, 4, 0]
     assert of("attention", attention_T=values).share_S.tolist() == pytest.approx([0.4, 0.2, 0.4, 0])
 
 

@@ -1,6 +1,7 @@
 """Run by torchrun from test_worker.py: attribution on a model that verl itself has sharded is the plain model's."""
 
 import os
+from dataclasses import replace
 
 import torch.distributed as dist
 from testkit.tiny import byte_level_tokenizer, tiny_model
@@ -21,7 +22,11 @@ apply_fsdp2(sharded, {"mesh": init_device_mesh("cpu", (world,)), "reshard_after_
 
 # The second rank's traces are so much longer that by itself it would take more forwards than the first.
 texts = [f"Okay, 3 + 4.\n\nWait,{' 1' * (i + 40 * rank)} it is 7." for i in range(4)]
-traces = [segrl.tokenize(Trace(f"t{i}", "3 + 4?", text, "7"), tokenizer) for i, text in enumerate(texts)]
+owns = ["7", "8", "75", "1/2"] if rank else ["7"] * 4  # a rank of right responses has no contrast
+traces = [
+    segrl.tokenize(Trace(f"t{i}", "3 + 4?", text, "7", {"own_answer": own}), tokenizer)
+    for i, (text, own) in enumerate(zip(texts, owns, strict=True))
+]
 request = Request(alphas=(0.3, 0.8), weights=(0.5, 0.5), tokens=200, certificate=True)
 alone = len(parts(traces, request.tokens, agree=False))
 agreed = len(parts(traces, request.tokens, agree=True))
@@ -36,27 +41,23 @@ def close(found, expected, what):
     assert error < 1e-5, f"rank {rank}, {what}: {error}"
 
 
-alone_request = Request(**(vars(request) | {"agree": False}))
-for i, (found, expected) in enumerate(
-    zip(
-        attribute_in_lockstep(sharded, traces, tokenizer, request),
-        attribute_in_lockstep(plain, traces, tokenizer, alone_request),
-        strict=True,
-    )
-):
-    close(found.scores_T, expected.scores_T, f"scores of {i}")
-    assert abs(found.gap - expected.gap) < 1e-3 * expected.gap
-
-
 def masses(model, request):
     together = parts(traces, request.tokens, request.agree)
-    return masses_on_grid(
-        model, traces, tokenizer, midpoint(3)[0].tolist(), parts=together, interpolate=request.interpolate
-    )
+    return masses_on_grid(model, traces, tokenizer, midpoint(3)[0].tolist(), parts=together, **request.about)
 
 
-for i, (found, expected) in enumerate(zip(masses(sharded, request), masses(plain, alone_request), strict=True)):
-    close(found, expected, f"masses of {i}")
+paths = [{}, {"path": "values", "output": "log_odds"}, {"path": "values", "target": "contrast", "begin": 0.25}]
+for path in paths:
+    asked = replace(request, **path)
+    alone_request = replace(asked, agree=False)
+    found = attribute_in_lockstep(sharded, traces, tokenizer, asked)
+    expected = attribute_in_lockstep(plain, traces, tokenizer, alone_request)
+    for i, (stream, wanted) in enumerate(zip(found, expected, strict=True)):
+        close(stream.scores_T, wanted.scores_T, f"{path}, scores of {i}")
+        assert abs(stream.gap - wanted.gap) < 1e-3 * max(wanted.gap, 0.1), f"{path}, {stream.gap}, {wanted.gap}"
+    pairs = zip(masses(sharded, asked), masses(plain, alone_request), strict=True)
+    for i, (masses_JL, wanted_JL) in enumerate(pairs):
+        close(masses_JL, wanted_JL, f"{path}, masses of {i}")
 assert all(parameter.grad is None for parameter in sharded.parameters())
 print("equal", flush=True)
 dist.destroy_process_group()

@@ -38,7 +38,20 @@ def grpo_config(*overrides):
         ),
         (["segrl.attributor=ref"], "segrl.attributor=ref without a reference: set actor.use_kl_loss=true"),
         (["segrl.sign=signed", "segrl.measure=length"], "take segrl.measure=ig with it"),
+        (["segrl.sign=signed", "segrl.measure=mistake"], "take segrl.measure=ig with it"),
+        (["actor_rollout_ref.model.use_fused_kernels=true", "segrl.measure=mistake"], "which a contrast read; set it"),
         (["segrl.sign=signed", "segrl.target=gold"], "segrl.target=gold explains the gold one; take segrl.target"),
+        (
+            ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.output=log_odds"],
+            "model.use_fused_kernels=true gives log-probabilities and no logits, which segrl.output=log_odds read",
+        ),
+        (
+            ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.target=contrast"],
+            "no logits, which a contrast read; set it to false; a frozen attributor works there",
+        ),
+        (["segrl.measure=oar", "segrl.path=values"], "segrl.measure=oar reads the gradient at the input's embeddings"),
+        (["segrl.measure=oar", "segrl.output=log_odds"], "leave segrl.path, output and begin out"),
+        (["segrl.path=valeus"], "segrl.path='valeus', did you mean 'values'?"),
         (
             ["actor_rollout_ref.actor.policy_loss.loss_mode=geo_mean"],
             "loss_mode=geo_mean takes each response's mean advantage, which weights of mean one leave as it was",
@@ -60,6 +73,19 @@ def test_what_cannot_be_done_is_refused(overrides, sentence):
     [
         ["actor_rollout_ref.actor.strategy=megatron", "segrl.attributor=frozen", "segrl.attributor_path=x"],
         ["actor_rollout_ref.model.use_fused_kernels=true"],
+        ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.path=values"],
+        ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.measure=length", "segrl.target=contrast"],
+        [
+            "actor_rollout_ref.model.use_fused_kernels=true",
+            "segrl.output=log_odds",
+            "segrl.attributor=frozen",
+            "segrl.attributor_path=x",
+        ],
+        ["segrl.path=values", "segrl.output=log_odds", "segrl.target=contrast", "segrl.begin=0.5", "segrl.sign=both"],
+        ["segrl.sign=signed", "segrl.target=contrast"],
+        ["segrl.measure=mistake", "segrl.sign=both", "segrl.path=values"],
+        ["segrl.measure=contribution", "segrl.sign=signed"],
+        ["segrl.measure=oar", "segrl.target=contrast"],
         ["actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"],
         ["segrl.attributor=ref", "actor_rollout_ref.actor.use_kl_loss=true"],
         ["segrl.attributor=ref", "actor_rollout_ref.model.lora_rank=8"],
@@ -172,6 +198,19 @@ def test_a_model_that_sees_images_is_refused_where_it_would_be_attributed():
         check_reads_text(LlavaConfig(), CreditSettings())
     check_reads_text(LlavaConfig(), CreditSettings(measure="length"))
     check_reads_text(LlavaConfig().text_config, CreditSettings())
+
+
+def test_a_model_without_value_vectors_to_gate_is_refused_by_its_layer():
+    from transformers import FalconConfig, Qwen2Config
+
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 8}
+    gated = CreditSettings(path="values")
+    with pytest.raises(ValueError, match="layer 0, a FalconDecoderLayer, has none that segrl knows"):
+        checks.check_gates(FalconConfig(**small), gated)
+    for settings in (CreditSettings(), CreditSettings(path="values", measure="length")):
+        checks.check_gates(FalconConfig(**small), settings)
+    checks.check_gates(FalconConfig(**small), CreditSettings(path="values", attributor="frozen", attributor_path="x"))
+    checks.check_gates(Qwen2Config(num_key_value_heads=1, **small), gated)
 
 
 def test_fewer_rows_than_a_batch_are_refused(tmp_path):

@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,15 +122,16 @@ def traced(step: int, folder: Path, tokenizer) -> list[tuple[dict, Trace]]:
     return found
 
 
-def held_against_the_base(folder: Path, step: int) -> list[tuple[dict, list[float]]]:
-    """The weighed rollouts of the step, each with the strengths that the bundled base gives it."""
+def held_against_the_base(folder: Path, step: int, **path) -> list[tuple[dict, list[float]]]:
+    """The weighed rollouts of the step, each with the strengths that the bundled base gives it along this path."""
     model, tokenizer = toy.load_model()
-    found = []
+    found, options = [], {"nodes": 1, "tolerance": None, "interpolate": "response", **path}
     for line, trace in traced(step, folder, tokenizer):
         if line["uniform"] is not None:
             continue
-        [one] = segrl.attribute(model, [trace], tokenizer, nodes=1, tolerance=None, interpolate="response")
-        found.append((line, segment_scores(one.scores_T, segrl.segment(trace, "auto")).strength_S.tolist()))
+        trace = replace(trace, answer=line["gold"] or trace.answer)
+        [attribution] = segrl.attribute(model, [trace], tokenizer, **options)
+        found.append((line, segment_scores(attribution.scores_T, segrl.segment(trace, "auto")).strength_S.tolist()))
     assert found, f"no weighed rollout of step {step} to compare"
     return found
 
@@ -160,13 +162,18 @@ def test_the_first_update_is_the_gradient_of_the_weighed_rollouts(tmp_path, envi
 
 @pytest.mark.parametrize("attributor", ["live", "ref"])
 def test_lora(tmp_path, environment, ray_dir, attributor):
-    """On step 2 the adapter is no longer zero: live scores are not the base's any more, those of the reference are."""
+    """On step 2 the adapter is no longer zero: live scores are not the base's any more, those of the reference are.
+    On the value path, right rollouts explain the gold answer by its log-odds, wrong ones their own against it."""
     options = ["actor_rollout_ref.model.lora_rank=8", "actor_rollout_ref.rollout.load_format=safetensors"]
-    options += ["actor_rollout_ref.actor.optim.lr=1e-2", f"+segrl.attributor={attributor}"]
+    options += ["actor_rollout_ref.actor.optim.lr=1e-2", f"+segrl.attributor={attributor}", "+segrl.sign=both"]
+    path = {"path": "values", "output": "log_odds", "target": "contrast"}
+    options += [f"+segrl.{name}={value}" for name, value in path.items()]
     entry = grpo_command(tmp_path, ray_dir, 2, *options, *PLAINLY_SCORED)
     assert steps_of(bounded(entry, environment, 600, tmp_path / "log")) == {1, 2}
     for step, equal in ((1, True), (2, attributor == "ref")):
-        for line, expected in held_against_the_base(tmp_path, step):
+        compared = held_against_the_base(tmp_path, step, **path)
+        assert {line["reward"] > 0 for line, _ in compared} == {True, False}
+        for line, expected in compared:
             assert equal == (line["strength"] == pytest.approx(expected, rel=1e-3, abs=1e-5))
 
 

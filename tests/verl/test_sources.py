@@ -23,18 +23,23 @@ pytestmark = [
 
 
 def test_an_attributor_that_dies_is_started_again_and_asked_again(monkeypatch):
+    """What both give is what attribute() gives here: gates on value vectors, the log-odds of the answer."""
     tokenizer = AutoTokenizer.from_pretrained(toy.MODEL_PATH)
     [trace] = [segrl.tokenize(sampled, tokenizer) for sampled in toy.sample_traces(1, seed=3)]
+    request = Request(path="values", output="log_odds", interpolate=None)
     credit = CreditSettings(attributor="frozen", attributor_path=str(toy.MODEL_PATH))
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         ray.init(num_cpus=2, _temp_dir=folder, include_dashboard=False, log_to_driver=False)
         try:
             attributors = FrozenAttributors(credit, tokenizer, on_cpu=True)
-            [before] = attributors.attribute([trace], Request())
+            [before] = attributors.attribute([trace], request)
             [process] = [child for child in psutil.Process().children(recursive=True) if "ModelActor" in child.name()]
             process.kill()
-            [after] = attributors.attribute([trace], Request())
+            [after] = attributors.attribute([trace], request)
         finally:
             ray.shutdown()
     assert after.scores_T.tolist() == before.scores_T.tolist()
+    options = {"nodes": 1, "tolerance": None, "path": "values", "output": "log_odds"}
+    [here] = segrl.attribute(toy.load_model()[0], [trace], tokenizer, **options)
+    assert before.scores_T.tolist() == pytest.approx(here.scores_T.tolist(), rel=1e-4, abs=1e-6)

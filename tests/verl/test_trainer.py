@@ -258,6 +258,42 @@ def test_towards_the_gold_answer_a_response_without_one_of_its_own_is_attributed
     assert step(trainer, queue)["segrl/uniform/too_long"] == 1.0
 
 
+def test_a_contrast_wants_both_answers_and_room_for_the_longer(make):
+    """The gold answer has 40 characters, the rollout's own one."""
+    trainer, queue = make(target="contrast")
+    assert step(trainer, queue)["segrl/uniform/no_answer"] == 1.0
+    [attributed] = trainer.actor_rollout_wg.batches
+    assert (attributed.keys, attributed.extra_info["segrl"].target) == (["a_0_0"], "contrast")
+    longest = len(queue.rows["a_0_0"]["responses"]) + 1 + len(TEMPLATE)
+    trainer.limit = longest + 39
+    assert step(trainer, queue)["segrl/uniform/too_long"] == 1.0
+    queue.rows["a_0_0"]["reward_model"] = {"ground_truth": ""}
+    assert step(trainer, queue)["segrl/uniform/no_answer"] == 2.0
+
+
+def test_a_measure_of_contrasts_is_gathered_along_a_path_like_ig(make, tmp_path):
+    settings = {"measure": "mistake", "sign": "both", "quadrature": "calibrated", "calibration_nodes": 4}
+    trainer, queue = make(right=4, fidelity_every=1, dump_dir=str(tmp_path / "dump"), **settings)
+    metrics = step(trainer, queue)
+    actor = trainer.actor_rollout_wg
+    requests = [batch.extra_info["segrl"] for batch in (*actor.on_grid, *actor.batches)]
+    assert [(request.need, request.target) for request in requests] == [("contrast", "contrast")] * 3
+    assert {"a_0_0", "a_1_0"} < set(actor.batches[0].keys)
+    assert (metrics["segrl/gap"], metrics["segrl/fidelity"]) == (pytest.approx(0.1), 1.0)
+    line = json.loads((tmp_path / "dump" / "1.jsonl").read_text().splitlines()[0])
+    assert (line["answer"], line["gold"], line["uniform"]) == ("7", "8" * 40, None)
+
+
+def test_the_path_is_asked_of_the_workers_as_it_is_set(make):
+    path = {"path": "values", "output": "log_odds", "begin": 0.25, "interpolate": None}
+    trainer, queue = make(right=4, fidelity_every=1, quadrature="calibrated", calibration_nodes=4, **path)
+    step(trainer, queue)
+    actor = trainer.actor_rollout_wg
+    requests = [batch.extra_info["segrl"] for batch in (*actor.on_grid, *actor.batches)]
+    assert len(requests) == 3  # calibration, scores, fidelity
+    assert all({name: getattr(request, name) for name in path} == path for request in requests)
+
+
 def test_every_rank_gets_as_many_rows_and_the_shortest_fill_up(make):
     trainer, queue = make(ranks=2)
     step(trainer, queue)
@@ -329,7 +365,15 @@ def test_too_few_rollouts_do_not_calibrate(make):
 
 @pytest.mark.parametrize(
     ("changed", "times"),
-    [({}, 0), ({"nodes": 2}, 0), ({"nodes": 5}, 1), ({"target": "gold"}, 1), ({"interpolate": "all"}, 1)],
+    [
+        ({}, 0),
+        ({"nodes": 2}, 0),
+        ({"nodes": 5}, 1),
+        ({"target": "gold"}, 1),
+        ({"interpolate": "all"}, 1),
+        ({"path": "values"}, 1),
+        ({"measure": "mistake"}, 1),
+    ],
 )
 def test_a_calibration_serves_while_the_settings_it_follows_from_stay(make, changed, times):
     settings = {"quadrature": "calibrated", "calibration_nodes": 6}
@@ -416,7 +460,7 @@ class FrozenOnes:
     """Frozen attributors whose score is the token's position."""
 
     def __init__(self, credit, tokenizer, on_cpu):
-        self.calls = []
+        self.calls, self.tokenizer = [], tokenizer
 
     def attribute(self, traces: list[Trace], request):
         self.calls.append(traces)
@@ -451,6 +495,14 @@ def test_frozen_scores_are_held_against_the_live_actors(make, monkeypatch):
     assert attributed.extra_info["segrl"].model == "live"
 
 
+def test_frozen_attributors_get_both_answers_of_a_contrast(make, monkeypatch):
+    monkeypatch.setattr(trainer_module, "FrozenAttributors", FrozenOnes)
+    trainer, queue = make(attributor="frozen", attributor_path="elsewhere", target="contrast", path="values")
+    step(trainer, queue)
+    [[trace]] = trainer.sources.frozen.calls
+    assert (trace.own_answer, trace.answer) == ("7", "8" * 40)
+
+
 def test_a_frozen_attributor_of_another_vocabulary_is_refused():
     other = byte_level_tokenizer(vocab=400)
     with pytest.raises(ValueError, match=r"the attributor there has another vocabulary than the policy: \d+ of \d+"):
@@ -465,6 +517,8 @@ def test_the_worker_explains_the_rollouts_own_answer_or_the_gold_one():
     data["reward_model"] = type("Stack", (), {"tolist": lambda self: [{"ground_truth": "8"}] * 2})()
     assert [trace.answer for trace in explained_traces(data, TOKENIZER, {TOKENIZER.eos_token_id}, "own")] == ["7", "0"]
     assert [trace.answer for trace in explained_traces(data, TOKENIZER, {TOKENIZER.eos_token_id}, "gold")] == ["8", "8"]
+    contrasted = explained_traces(data, TOKENIZER, {TOKENIZER.eos_token_id}, "contrast")
+    assert [(trace.own_answer, trace.answer) for trace in contrasted] == [("7", "8"), ("0", "8")]
 
 
 @pytest.mark.parametrize(("problems", "times"), [(570, 2280 / 1024), (30, 1.0)])
