@@ -6,7 +6,7 @@
     python scripts/bench_attribution.py workers  1 against 2 Ray workers
 
 Methods take turns on the same traces within one run; a ratio is the median over those turns. The paper's loop and
-captum's call are written here from their description: 50 nodes, one at a time, logits for every position.
+captum's call are those of scripts/peers.py.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 
 import torch
+from peers import authors_loop, captum_call
 from torch import Tensor
 
 import segrl
@@ -38,44 +38,6 @@ from segrl.selection import select
 HELD_OUT, CALIBRATION = 2_000_000, 2_000_001  # seeds of traces that no training has seen
 TAU = 0.7
 CAPTUM = "captum, 50 right Riemann"
-
-# --- the field --------------------------------------------------------------------------------------------------------
-
-
-def answer_logp(model, one: Explained, **inputs) -> Tensor:
-    """The summed log-probability of the answer, logits computed for every position."""
-    start, end = one.answer_span
-    logp = torch.log_softmax(model(use_cache=False, **inputs).logits.float(), -1)
-    return logp[:, start - 1 : end - 1].gather(-1, one.input_ids[None, start:end, None].expand(len(logp), -1, -1)).sum()
-
-
-def authors_loop(model, one: Explained, nodes: int = 50, batch: int = 1) -> Tensor:
-    """linspace(0, 1, 50), one node at a time, sums in the model's own dtype, no check of completeness."""
-    with torch.no_grad():
-        embed = model.get_input_embeddings()
-        inputs = embed(one.input_ids[None])
-        baseline = embed(torch.full_like(one.input_ids[None], PAD))
-    total = torch.zeros_like(inputs)
-    for alphas in torch.linspace(0, 1, nodes, dtype=inputs.dtype).split(batch):
-        point = (baseline + alphas[:, None, None] * (inputs - baseline)).requires_grad_(True)
-        (gradient,) = torch.autograd.grad(answer_logp(model, one, inputs_embeds=point), point)
-        total += gradient.sum(0, keepdim=True)
-    return ((inputs - baseline) * total / nodes).sum(-1)[0, one.thinking].detach()
-
-
-def captum_call(model, one: Explained, method: str, nodes: int = 50) -> Tensor:
-    from captum.attr import LayerIntegratedGradients
-
-    def logp(ids: Tensor) -> Tensor:
-        return answer_logp(model, one, input_ids=ids)[None]
-
-    explainer = LayerIntegratedGradients(logp, model.get_input_embeddings())
-    ids = one.input_ids[None]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        options = {"n_steps": nodes, "method": method, "internal_batch_size": 1}
-        return explainer.attribute(ids, torch.full_like(ids, PAD), **options).sum(-1)[0, one.thinking].detach()
-
 
 # --- part a: the toy world --------------------------------------------------------------------------------------------
 
@@ -132,11 +94,11 @@ def toy_methods(model, tokenizer, calibrations: dict[str, str]) -> dict[str, Cal
         return run
 
     methods = {
-        "the paper's loop, 50": theirs(lambda one: authors_loop(model, one)),
-        "the paper's loop, 50 in batches of 10": theirs(lambda one: authors_loop(model, one, batch=10)),
-        "the paper's loop, 200": theirs(lambda one: authors_loop(model, one, nodes=200), nodes=200),
-        "captum, 50 Gauss-Legendre": theirs(lambda one: captum_call(model, one, "gausslegendre")),
-        CAPTUM: theirs(lambda one: captum_call(model, one, "riemann_right")),
+        "the paper's loop, 50": theirs(lambda one: authors_loop(model, one, PAD)),
+        "the paper's loop, 50 in batches of 10": theirs(lambda one: authors_loop(model, one, PAD, batch=10)),
+        "the paper's loop, 200": theirs(lambda one: authors_loop(model, one, PAD, nodes=200), nodes=200),
+        "captum, 50 Gauss-Legendre": theirs(lambda one: captum_call(model, one, PAD, "gausslegendre")),
+        CAPTUM: theirs(lambda one: captum_call(model, one, PAD, "riemann_right")),
         "12 even": ours(tolerance=None),
         "108 even": ours(nodes=108, tolerance=None),
     }
@@ -228,9 +190,9 @@ def bench_length(arguments) -> dict:
         one = random_explained(tokens)
         evaluate = Evaluator(model, [one], PAD)
         methods = {
-            "the paper's loop": lambda one=one: authors_loop(model, one, nodes=3),
-            "the paper's, batched": lambda one=one: authors_loop(model, one, nodes=3, batch=3),
-            "captum": lambda one=one: captum_call(model, one, "gausslegendre", nodes=3),
+            "the paper's loop": lambda one=one: authors_loop(model, one, PAD, nodes=3),
+            "the paper's, batched": lambda one=one: authors_loop(model, one, PAD, nodes=3, batch=3),
+            "captum": lambda one=one: captum_call(model, one, PAD, "gausslegendre", nodes=3),
             "segrl": lambda evaluate=evaluate: list(three_nodes(evaluate)),
         }
         seconds: dict[str, list[float]] = {name: [] for name in methods}
@@ -310,11 +272,11 @@ def bench_memory(arguments) -> dict:
 
 def peak(arguments) -> dict:
     model, one = random_model(), random_explained(arguments.tokens)
-    captum_call(model, random_explained(64), "gausslegendre", nodes=2)  # imports and buffers
+    captum_call(model, random_explained(64), PAD, "gausslegendre", nodes=2)  # imports and buffers
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()
     if arguments.method == "captum":
-        captum_call(model, one, "gausslegendre", nodes=2)
+        captum_call(model, one, PAD, "gausslegendre", nodes=2)
     else:
         evaluate = Evaluator(model, [one], PAD)
         checkpointing = arguments.method.endswith("checkpointed")

@@ -88,6 +88,19 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Sampled:
+    """Shapley values from so many forwards, or from the fewest that a trace's thoughts take where they are more."""
+
+    forwards: int
+    gathered: Mapping[str, Any] = field(default_factory=dict)
+
+    def run(self, bench: Bench) -> Scored:
+        fewest = 2 * int(bench.segments.thought_S.sum()) + 2
+        gathered = {**self.gathered, "forwards": max(self.forwards, fewest)}
+        return Measured("shapley", gathered=gathered).run(bench)
+
+
+@dataclass(frozen=True)
 class Selected:
     """Which thoughts a selection keeps."""
 
@@ -197,9 +210,9 @@ CARRIES: dict[str, Arm] = {
     "alone": Measured("alone"),
     "first_and_last": Measured("first_and_last"),
     "perplexity": Measured("perplexity"),
-    "shapley, 16 forwards": Measured("shapley", gathered={"forwards": 16}),
-    "shapley, 32 forwards": Measured("shapley", gathered={"forwards": 32}),
-    "shapley, 64 forwards": Measured("shapley", gathered={"forwards": 64}),
+    "shapley, 16 forwards": Sampled(16),
+    "shapley, 32 forwards": Sampled(32),
+    "shapley, 64 forwards": Sampled(64),
 }
 # Which thought misled, in a response with a wrong answer.
 MISLED: dict[str, Arm] = {
@@ -215,7 +228,7 @@ MISLED: dict[str, Arm] = {
     "contrast, prefix gain": Measured("pmi", gathered={"target": "contrast"}),
     "contrast, leaving out": Measured("leave_one_out", gathered={"target": "contrast"}),
     "contrast, first and last": Measured("first_and_last", gathered={"target": "contrast"}),
-    "contrast, shapley, 32 forwards": Measured("shapley", gathered={"target": "contrast", "forwards": 32}),
+    "contrast, shapley, 32 forwards": Sampled(32, {"target": "contrast"}),
     "ig": Measured("ig", gathered=PAPER),
     "grail": Measured("grail"),
 }

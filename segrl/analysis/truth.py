@@ -67,15 +67,16 @@ def truth_of(
 
 def _dependence(model, tokenizer, trace: TokenisedTrace, segments: Segments, options: Mapping[str, Any]) -> Row:
     """The Shapley value of each thought: exact, or with an error bar where there are more than ``MOST`` thoughts."""
-    thoughts = int(segments.thought_S.sum())
+    thoughts, reading = int(segments.thought_S.sum()), Reading(**options)
     if thoughts <= MOST:
-        return dependence(model, tokenizer, trace, segments, Reading(**options))
+        return dependence(model, tokenizer, trace, segments, reading)
+    options = {**options, "subset_output": reading.output}  # the same v as the exact ones have
     [evidence] = gather(model, [trace], tokenizer, ("shapley_S",), segments=[segments], **options)
     return {
         "shapley": given(evidence.shapley_S)[segments.thought_S].tolist(),
         "shapley_error": given(evidence.shapley_error_S)[segments.thought_S].tolist(),
-        "without": evidence.empty_logp,
-        "with": evidence.answer_logp,
+        "without": evidence.empty_value,
+        "with": evidence.whole_value,
         "evaluations": evidence.cost["shapley_S"],
     }
 

@@ -27,7 +27,8 @@ class World:
     """Where traces come from, how they are cut, and what is known of their thoughts.
 
     ``truths`` are ``planted`` (``meta["kinds"]`` says which thoughts are needed), ``mistake`` (with ``wrong=true`` it
-    says which one is the first wrong step) and ``shapley`` (few enough thoughts for exact Shapley values).
+    says which one is the first wrong step) and ``shapley`` (what the model makes of each thought: exact values of few
+    thoughts, sampled ones of many).
     """
 
     name: str
@@ -48,7 +49,7 @@ WORLDS = {
         World("toy", toy.traces, "keywords", truths=("planted", "mistake", "shapley")),
         World("worded", worded, "paragraphs", truths=("planted", "mistake", "shapley")),
         World("lines", lines, "regex", AFTER_EACH_NEWLINE, truths=("shapley",)),
-        World("real", real, "auto"),
+        World("real", real, "auto", truths=("shapley",)),
     )
 }
 

@@ -135,6 +135,32 @@ def rows_of(traces, arms, truths, tokenizer, model, options):
     return rows
 
 
+def test_a_budget_of_forwards_is_raised_to_what_the_thoughts_take():
+    """10 thoughts take 22 forwards, 4 are exact with 16."""
+    model, tokenizer = toy.load_model()
+    text = "\n\n".join(f"Wait, {name} = 3+9 = 2." for name in "abcdefghij")
+    for thoughts in (10, 4):
+        response = "\n\n".join(text.split("\n\n")[:thoughts]) + "\n</think> So, the final answer is \\boxed{2}"
+        trace = segrl.tokenize(segrl.Trace("t", "p", response, "2"), tokenizer)
+        segments = segrl.segment(trace)
+        assert int(segments.thought_S.sum()) == thoughts
+        assert len(CARRIES["shapley, 16 forwards"].run(Bench(model, tokenizer, trace, segments, {})).values) == thoughts
+
+
+def test_sampled_and_exact_shapley_values_are_of_the_same_game(monkeypatch):
+    """With more forwards than there are subsets the sampled values are the exact ones."""
+    model, tokenizer = toy.load_model()
+    short = min(toy.sample_traces(40, seed=3), key=lambda trace: len(trace.meta["kinds"]))
+    trace = segrl.tokenize(short, tokenizer)
+    segments, options = segrl.segment(trace), {"target": "gold", "forwards": 512}
+    exact = truth_of(model, tokenizer, trace, segments, ["shapley"], options)
+    monkeypatch.setattr("segrl.analysis.truth.MOST", 0)
+    sampled = truth_of(model, tokenizer, trace, segments, ["shapley"], options)
+    assert sampled["shapley"] == pytest.approx(exact["shapley"], abs=1e-4)
+    for end in ("without", "with"):
+        assert sampled[end] == pytest.approx(exact[end], abs=1e-4)
+
+
 @pytest.mark.e2e
 def test_every_arm_runs_and_the_oracle_is_right():
     model, tokenizer = toy.load_model()
