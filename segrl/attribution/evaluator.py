@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -105,26 +106,31 @@ class Evaluator:
         moves_L[sequence.thinking] = True
         return moves_L & ~(sequence.restates & self.hide_answer)
 
+    def inputs(self, ids_BL: Tensor, attended_BL: Tensor) -> dict[str, Any]:
+        """What the model's forward takes; without padding no mask, so that attention takes its fast causal path."""
+        inputs: dict[str, Any] = {"input_ids": ids_BL, "use_cache": False}
+        if not bool(attended_BL.all()):
+            inputs["attention_mask"] = attended_BL.long()
+            inputs["position_ids"] = (attended_BL.long().cumsum(-1) - 1).clamp_min(0)
+        return inputs
+
     def answer_value(self, ids_BL: Tensor, attended_BL: Tensor, sequences: list[Explained]) -> Tensor:
         """The output of each row, summed over its answer tokens; rows are padded on the left, so ends are aligned."""
         tail = tail_of(sequences)
-        inputs = {"input_ids": ids_BL, "use_cache": False}
-        if not bool(attended_BL.all()):  # without padding there is no mask, and attention takes its fast causal path
-            inputs["attention_mask"] = attended_BL.long()
-            inputs["position_ids"] = (attended_BL.long().cumsum(-1) - 1).clamp_min(0)
+        inputs = self.inputs(ids_BL, attended_BL)
         if self.keeps_logits:
             inputs["logits_to_keep"] = tail
         if self.fused:
             value_BA = self.model(**inputs, return_dict=True).log_probs[:, -tail:-1]
         else:
             logits = self.model(**inputs).logits[:, -tail:-1].float()
-            value_BA = _against_rivals(logits, ids_BL[:, 1 - tail :], self.output, [s.rival for s in sequences])
+            value_BA = token_values(logits, ids_BL[:, 1 - tail :], self.output, [s.rival for s in sequences])
         answers = [_answer_positions(sequence, tail - 1) for sequence in sequences]
         is_answer_BA, _ = left_padded(answers, False, value_BA.device)
         return (value_BA * is_answer_BA).sum(-1)
 
 
-def _against_rivals(logits_BAV: Tensor, ids_BA: Tensor, output: str, rivals: list[int | None]) -> Tensor:
+def token_values(logits_BAV: Tensor, ids_BA: Tensor, output: str, rivals: list[int | None]) -> Tensor:
     """By how much each token's logit stands above: all (log-probability), all others (log-odds), or its rival."""
     ids_BA1 = ids_BA[..., None]
     if output == "logp":
