@@ -30,7 +30,7 @@ _PUBLIC = {
     "grade_answer": "segrl.grading",
     "Verdict": "segrl.grading",
 }
-_MODULES = ("toy",)
+_MODULES = ("toy", "worlds")
 
 __all__ = [*_PUBLIC, *_MODULES]
 

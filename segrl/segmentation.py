@@ -67,7 +67,7 @@ def segment(
 ) -> Segments:
     """The segments of a response. What follows the first ``</think>`` is a single last segment of kind ``answer``.
 
-    A token with a boundary inside it belongs to the segment in which it starts.
+    A token with a boundary inside it belongs to the segment in which it starts; a part of ``</think>`` to the answer.
     """
     if trace.tokens == 0:
         raise ValueError(f"trace {trace.id!r} has an empty response: there is nothing to segment")

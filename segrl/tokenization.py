@@ -47,9 +47,15 @@ def tokenize_all(traces: Sequence[Trace], tokenizer, template: str = "chat") -> 
 
 
 def thinking_tokens(trace: TokenisedTrace) -> int:
-    """How many response tokens start before the first ``</think>``; all of them where there is none."""
-    tokens, end = trace.tokens, trace.response.find(THINK_END)
-    return tokens if end < 0 else int((trace.offsets_T[:, 0] < end).sum())
+    """How many response tokens come before the first ``</think>``; all of them where there is none.
+
+    Where the tag is no token of its own, one like `` </`` may reach into it: such a token belongs to the answer.
+    """
+    end = trace.response.find(THINK_END)
+    if end < 0:
+        return trace.tokens
+    starts_T, ends_T = trace.offsets_T.unbind(-1)
+    return int(((starts_T < end) & (ends_T <= end)).sum())
 
 
 def encode(text: str, tokenizer, name: str = "text") -> tuple[Tensor, Tensor]:

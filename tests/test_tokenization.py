@@ -5,11 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from testkit.oracles import slow_offsets, walked_offsets
+from testkit.real import smollm2_tokenizer
 from testkit.tiny import byte_level_tokenizer, metaspace_tokenizer
 
-from segrl import Trace, tokenize
+from segrl import Trace, segment, tokenize
+from segrl.attribution.target import explain
 from segrl.text.decoding import decode, decode_stepwise
-from segrl.tokenization import encode, tokenize_all
+from segrl.tokenization import encode, thinking_tokens, tokenize_all
+from segrl.types import TokenisedTrace
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=60)
 
@@ -112,3 +115,27 @@ def test_many_at_once_are_what_they_are_one_by_one(tokenizer):
         assert (one.response, one.prompt_hash) == (other.response, other.prompt_hash)
         for name in ("prompt_ids", "response_ids", "offsets_T", "trainable_T"):
             assert torch.equal(getattr(one, name), getattr(other, name)), name
+
+
+def test_a_token_that_reaches_into_the_end_of_the_thought_is_no_thinking():
+    """Where `</think>` is no token of its own, ` </` can be one: kept as thinking it would open the tag twice."""
+    spans = [(0, 3), (3, 4), (4, 7), (7, 12), (12, 13), (13, 15)]  # Six, ., " </", think, >, " 7"
+    trace = TokenisedTrace(
+        id="t",
+        problem="?",
+        response="Six. </think> 7",
+        prompt_ids=torch.tensor([0]),
+        response_ids=torch.arange(6),
+        offsets_T=torch.tensor(spans),
+        trainable_T=torch.ones(6, dtype=torch.bool),
+        prompt_hash="",
+    )
+    assert thinking_tokens(trace) == 2
+    assert segment(trace, "keywords").boundaries == (0, 2, 6)
+
+
+def test_the_tag_stands_once_in_what_is_explained_of_smollm2():
+    tokenizer = smollm2_tokenizer()
+    trace = tokenize(Trace(id="t", problem="?", response="Six and one. </think> 7", answer="7"), tokenizer)
+    text = tokenizer.decode(explain(trace, tokenizer).input_ids[len(trace.prompt_ids) :])
+    assert text == "Six and one.</think> So, the final answer is \\boxed{7}"
