@@ -52,15 +52,17 @@ class Request:
 
 def explained(traces: Sequence[TokenisedTrace], target: str, golds: Sequence[str], tokenizer) -> list[TokenisedTrace]:
     """The traces, each with the answer to explain: the response's own, or the gold one; both in a contrast."""
+    if target == "own":
+        return [replace(trace, answer=trace.answer or FILLER_ANSWER) for trace in traces]
+    pairs = [(trace, gold if gold.strip() else FILLER_ANSWER) for trace, gold in zip(traces, golds, strict=True)]
     if target == "contrast":
-        return [_contrasted(trace, gold, tokenizer) for trace, gold in zip(traces, golds, strict=True)]
-    answers = list(golds) if target == "gold" else [trace.answer or FILLER_ANSWER for trace in traces]
-    return [replace(trace, answer=answer) for trace, answer in zip(traces, answers, strict=True)]
+        return [_contrasted(trace, gold, tokenizer) for trace, gold in pairs]
+    return [replace(trace, answer=gold) for trace, gold in pairs]
 
 
 def _contrasted(trace: TokenisedTrace, gold: str, tokenizer) -> TokenisedTrace:
     """The trace with both answers. Where no token parts them the gold one is explained, as of a right response."""
-    own, gold = trace.answer or FILLER_ANSWER, gold.strip() or FILLER_ANSWER
+    own = trace.answer or FILLER_ANSWER
     ids = [answer_suffix(answer, tokenizer)[0].tolist() for answer in (own, gold)]
     parted = any(id != gold_id for id, gold_id in zip(*ids, strict=False))
     return replace(trace, answer=gold, meta={**trace.meta, "own_answer": own if parted else gold})

@@ -58,7 +58,7 @@ def _reason(rollout: Rollout, settings: CreditSettings, equal: set[str], too_lon
         settings.sign == "negative" and rollout.advantage > 0
     ):
         return "other_sign"
-    if not all(answer and len(answer) <= LONGEST_ANSWER for answer in answers(rollout, settings)):
+    if not all(answer and answer.strip() and len(answer) <= LONGEST_ANSWER for answer in answers(rollout, settings)):
         return "no_answer"
     if rollout.thoughts < 2 or not bool(rollout.weighted_T.any()):
         return "one_thought"

@@ -26,7 +26,7 @@ def columns(keys: list[str], partition_id: str, names: Sequence[str]) -> list[li
 
 def plain_column(keys: list[str], partition_id: str, name: str) -> list:
     """A column of anything but tensors."""
-    return tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=[name])[name].tolist()
+    return list(tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=[name])[name])
 
 
 def rollouts_of(batch: KVBatchMeta, tokenizer, ends: Collection[int], settings: CreditSettings) -> list[Rollout]:

@@ -97,7 +97,7 @@ def explained_traces(data: TensorDict, tokenizer, ends: Collection[int], target:
     """The traces of a batch, each with the answer to explain."""
     columns = [data[name].unbind() for name in ("prompts", "responses", "response_mask")]
     traces = [rollout_trace(str(i), *row, tokenizer, ends) for i, row in enumerate(zip(*columns, strict=True))]
-    golds = [str(reward["ground_truth"]) for reward in data["reward_model"].tolist()] if target != "own" else []
+    golds = [str(reward["ground_truth"]) for reward in data["reward_model"]] if target != "own" else []
     return explained(traces, target, golds, tokenizer)
 
 

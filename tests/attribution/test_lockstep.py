@@ -112,6 +112,7 @@ def test_the_rollouts_own_answer_or_the_gold_one_is_explained(traces):
     pair, tokenizer = [traces[0], silent], byte_level_tokenizer()
     assert [trace.answer for trace in explained(pair, "own", [], tokenizer)] == ["7", FILLER_ANSWER]
     assert [trace.answer for trace in explained(pair, "gold", ["8", "9"], tokenizer)] == ["8", "9"]
+    assert [trace.answer for trace in explained(pair, "gold", ["8", ""], tokenizer)] == ["8", FILLER_ANSWER]
 
 
 # Own answers that part from the gold one in a digit, at the closing brace, and in form alone; and none.

@@ -51,7 +51,7 @@ RIGHT, WRONG = rollout("a_0_0", 1.0, 0.5), rollout("a_1_0", 0.0, -0.5)
         (replace(RIGHT, gold=""), {}, "no_answer"),
         (replace(RIGHT, gold="7"), {"target": "contrast"}, None),
         (RIGHT, {"target": "contrast"}, "no_answer"),
-        (replace(RIGHT, gold=""), {"target": "contrast"}, "no_answer"),
+        (replace(RIGHT, gold=" "), {"target": "contrast"}, "no_answer"),
         (replace(RIGHT, trace=replace(RIGHT.trace, answer=None), gold="7"), {"target": "contrast"}, "no_answer"),
         (replace(RIGHT, gold="1" * (LONGEST_ANSWER + 1)), {"target": "contrast"}, "no_answer"),
         (

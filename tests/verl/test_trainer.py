@@ -13,6 +13,7 @@ pytest.importorskip("verl")
 
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import Role
+from verl.utils import tensordict_utils as tu
 
 from segrl.attribution.target import TEMPLATE
 from segrl.credit.checks import check_vocabulary
@@ -71,10 +72,10 @@ class Queue:
 
 
 class Column(list):
+    """A column of tensors has unbind(), that of anything else is a plain list in verl's TensorDict."""
+
     def unbind(self):
         return self
-
-    tolist = unbind
 
 
 class Actor:
@@ -511,10 +512,12 @@ def test_a_frozen_attributor_of_another_vocabulary_is_refused():
 
 
 def test_the_worker_explains_the_rollouts_own_answer_or_the_gold_one():
-    queue = Queue()
-    names = ["prompts", "responses", "response_mask"]
-    data = queue.kv_batch_get(["a_0_0", SILENT], "train", names)
-    data["reward_model"] = type("Stack", (), {"tolist": lambda self: [{"ground_truth": "8"}] * 2})()
+    rows = [Queue().rows[key] for key in ("a_0_0", SILENT)]
+    columns = {
+        name: torch.nested.as_nested_tensor([row[name] for row in rows], layout=torch.jagged)
+        for name in ("prompts", "responses", "response_mask")
+    }
+    data = tu.get_tensordict({**columns, "reward_model": [{"ground_truth": "8"}] * 2}, {})
     assert [trace.answer for trace in explained_traces(data, TOKENIZER, {TOKENIZER.eos_token_id}, "own")] == ["7", "0"]
     assert [trace.answer for trace in explained_traces(data, TOKENIZER, {TOKENIZER.eos_token_id}, "gold")] == ["8", "8"]
     contrasted = explained_traces(data, TOKENIZER, {TOKENIZER.eos_token_id}, "contrast")
