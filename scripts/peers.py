@@ -20,7 +20,7 @@ from segrl.analysis.arms import Arm, Bench, Scored
 from segrl.attribution.path import evaluating, resolve_baseline
 from segrl.attribution.target import Explained, explain
 from segrl.importance.aggregation import segment_scores, summed
-from segrl.importance.streams import eager
+from segrl.importance.reading import attending
 
 NODES = 50
 
@@ -99,7 +99,7 @@ def _traced(bench: Bench, explained: Explained, at: int, **spans):
 
     parts = explained.input_ids[:at].tolist(), explained.input_ids[at:].tolist()
     prompt, target = (_spelt(bench.tokenizer, part) for part in parts)
-    with eager(bench.model):  # it reads attention weights
+    with attending(bench.model, "eager"):  # it reads attention weights
         return FlashTrace(bench.model, bench.tokenizer).trace(prompt=prompt, target=target, hops=1, **spans)
 
 

@@ -76,8 +76,8 @@ class Table:
 
 
 TABLES = {
-    "toy": Table("toy", 200, without=HUNDREDS),
-    "toy_last": Table("toy", 200, {"ask": "last"}, without=DEAR),
+    "toy": Table("toy", 200, {"most": 10}, without=HUNDREDS),
+    "toy_last": Table("toy", 200, {"ask": "last", "most": 10}, without=DEAR),
     "toy_mistakes": Table("toy", 200, {"ask": "all", "wrong": True}),
     "toy_last_mistakes": Table("toy", 200, {"ask": "last", "wrong": True}),
     "lines": Table("lines", 60, pretrained=True, arms=SHORT),

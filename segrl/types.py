@@ -254,11 +254,13 @@ class Evidence:
     shapley_error_S: Tensor | None = None
     perplexity_S: Tensor | None = None  # of the response without segment s
     confidence_S: Tensor | None = None  # share of sampled answers that are right after segment s
+    continued_S: Tensor | None = None  # share of right answers where the response is sampled on after segment s
     answer_logp: float | None = None
     empty_logp: float | None = None
     empty_value: float | None = None  # v of no thought, and of all
     whole_value: float | None = None
     empty_confidence: float | None = None
+    empty_continued: float | None = None
     output: str = "logp"  # or log_odds: what the fields that say logp hold
     cost: Mapping[str, float] = field(default_factory=dict)
 

@@ -131,7 +131,9 @@ ALLOWED_ARROWS = {
     "trl": {"grading", "text"},
     "evaluation": {"data"},
     "worlds": {"data", "resolving", "segmentation", "toy", "types"},
-    "analysis": {"evaluation", "grading", "importance", "selection", "text", "toy", "types"},
+    "analysis": {
+        *("attribution", "evaluation", "grading", "importance", "resolving", "selection", "text", "toy", "types"),
+    },
     "sft": {
         *("cost", "data", "loading", "resolving", "segmentation", "selection", "text", "tokenization", "types"),
         "weighting",

@@ -156,9 +156,6 @@ def lookup(texts: list[str], bench: Bench) -> list[float]:
 
 # --- the arms that have names ----------------------------------------------------------------------------------------
 
-EMBEDDINGS = {"path": "embeddings", "output": "logp", "interpolate": "all", "target": "gold", "begin": 0.0}
-PAPER = {**EMBEDDINGS, "quadrature": "midpoint", "nodes": 12, "tolerance": 0.2}
-
 
 def attributed(measure: str = "contribution", /, nodes: int = 1, **gathered: Any) -> Measured:
     """An attribution over so many fixed nodes: log-odds on the value path, unless ``gathered`` says otherwise."""
@@ -217,6 +214,7 @@ CARRIES: dict[str, Arm] = {
 # Which thought misled, in a response with a wrong answer.
 MISLED: dict[str, Arm] = {
     **CONTROLS,
+    "earlier": Measured("position", factor=-1.0),
     "lookup": FromText(lookup),
     "contrast, values, 1 at half": attributed("mistake"),
     "contrast, values, 1 at input": attributed("mistake", quadrature="right"),
@@ -229,6 +227,7 @@ MISLED: dict[str, Arm] = {
     "contrast, leaving out": Measured("leave_one_out", gathered={"target": "contrast"}),
     "contrast, first and last": Measured("first_and_last", gathered={"target": "contrast"}),
     "contrast, shapley, 32 forwards": Sampled(32, {"target": "contrast"}),
+    "continuations": Measured("continuation_gain", factor=-1.0),
     "ig": Measured("ig", gathered=PAPER),
     "grail": Measured("grail"),
 }

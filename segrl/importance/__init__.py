@@ -52,6 +52,7 @@ MEASURES: dict[str, Measure] = {
     "first_correct": Measure(measures.first_correct),
     "pmi": Measure(measures.pmi, ("prefix_logp_S",)),
     "confidence_gain": Measure(measures.confidence_gain, ("confidence_S",)),
+    "continuation_gain": Measure(measures.continuation_gain, ("continued_S",)),
     "confidence_gain_cheap": Measure(measures.confidence_gain_cheap, ("prefix_logp_S",)),
     "leave_one_out": Measure(measures.leave_one_out, ("without_logp_S",)),
     "alone": Measure(measures.alone, ("alone_value_S",)),

@@ -16,6 +16,7 @@ from segrl.attribution.path import evaluating
 from segrl.importance.answers import gradients, prefix_answer_logprob, prefixes, without
 from segrl.importance.coalitions import alone, shapley, without_value
 from segrl.importance.confidence import confidences
+from segrl.importance.continuing import continuations
 from segrl.importance.reading import Reading
 from segrl.importance.streams import attentions, likelihoods, perplexities, token_streams
 from segrl.resolving import near
@@ -53,6 +54,7 @@ NEEDS: dict[str, Callable[..., list[Fields]]] = {
     "shapley_S": shapley,
     "perplexity_S": perplexities,
     "confidence_S": confidences,
+    "continued_S": continuations,
 }
 
 ON_PATHS = (attributions, contrasts)  # take the options of `segrl.attribute`

@@ -117,6 +117,11 @@ def confidence_gain(evidence: Evidence, segments: Segments) -> SegmentScores:
     return from_strength(_gains(given(evidence.confidence_S), given(evidence.empty_confidence)), segments)
 
 
+def continuation_gain(evidence: Evidence, segments: Segments) -> SegmentScores:
+    """The gain of the share of continuations that end right: below zero where the segment led away from the answer."""
+    return from_strength(_gains(given(evidence.continued_S), given(evidence.empty_continued)), segments)
+
+
 def confidence_gain_cheap(evidence: Evidence, segments: Segments) -> SegmentScores:
     """The gain of the answer's probability, which needs no sampling: pmi without the logarithm."""
     if evidence.output != "logp":

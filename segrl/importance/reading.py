@@ -25,7 +25,10 @@ class EvidenceSettings:
     subset_output: str = "log_odds"
     forwards: int = 64  # of shapley alone: subsets of the thoughts that are read; exact where that is all of them
     samples: int = 32  # of confidence_gain alone: answers forced after each prefix of the thinking
-    temperature: float = 0.6
+    # of continuation_gain alone: how often the response is sampled on from each prefix, and for how many tokens at most
+    continuations: int = 8
+    continued_tokens: int = 256
+    temperature: float = 0.6  # of both
     answer_tokens: int = 32  # an answer not closed by then is wrong
     seed: int = 0
 
@@ -45,6 +48,9 @@ class Reading(EvidenceSettings):
     def __post_init__(self) -> None:
         if self.subset_output not in OUTPUTS:
             raise ValueError(f"subset_output={self.subset_output!r}, expected one of {OUTPUTS}")
+        for name in ("continuations", "continued_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}, expected 1 or more")
         if self.samples < 1 or self.temperature <= 0 or self.answer_tokens < 1:
             raise ValueError(
                 f"samples={self.samples}, temperature={self.temperature}, answer_tokens={self.answer_tokens}: expected "

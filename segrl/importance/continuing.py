@@ -1,0 +1,86 @@
+"""Continuations: the response sampled on from each prefix of its thinking, and the share that ends right.
+
+Where every step states its value, the last one screens off all before it: nothing in the finished text shows the answer
+that the first wrong step decided. What the model still reaches from before and after a step does.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segrl.attribution.evaluator import CPU_TOKENS, TOKENS, left_padded, unwrapped
+from segrl.attribution.target import answer_of
+from segrl.grading import grade
+from segrl.importance.confidence import SAMPLED
+from segrl.importance.reading import Reading
+from segrl.loading import tokenizer_of
+from segrl.tokenization import thinking_tokens
+from segrl.types import Segments, TokenisedTrace
+
+
+def continuations(
+    model, traces: Sequence[TokenisedTrace], tokenizer, segments: Sequence[Segments], reading: Reading
+) -> list[dict[str, Any]]:
+    """The share of right answers among ``continuations`` of each prefix, sampled at ``temperature``."""
+    tokenizer = tokenizer or tokenizer_of(model)
+    return [
+        _continued(unwrapped(model), tokenizer, trace, trace_segments, reading)
+        for trace, trace_segments in zip(traces, segments, strict=True)
+    ]
+
+
+def _continued(model, tokenizer, trace: TokenisedTrace, segments: Segments, reading: Reading) -> dict[str, Any]:
+    gold, stop = answer_of(trace, "gold"), thinking_tokens(trace)
+    ends = [min(boundary, stop) for boundary in segments.boundaries]
+    prefixes = [torch.cat([trace.prompt_ids, trace.response_ids[:end]]) for end in dict.fromkeys(ends)]
+    rows = [prefix for prefix in prefixes for _ in range(reading.continuations)]
+    sampled = _sampled(model, tokenizer, rows, trace.id, reading)
+    right: dict[int, int] = dict.fromkeys(ends, 0)
+    for end, ids in zip((end for end in right for _ in range(reading.continuations)), sampled, strict=True):
+        text = tokenizer.decode([*trace.response_ids[:end].tolist(), *ids], skip_special_tokens=True)
+        finish = "length" if len(ids) == reading.continued_tokens else "stop"
+        right[end] += grade(gold, text, prompt=trace.prompt or "", finish=finish).correct
+    shares = [right[end] / reading.continuations for end in ends]
+    read = sum(map(len, rows)) + sum(map(len, sampled))
+    return {
+        "continued_S": torch.tensor(shares[1:], dtype=torch.float64),
+        "empty_continued": shares[0],
+        "cost": {"continued_S": read / (len(trace.prompt_ids) + trace.tokens)},
+    }
+
+
+@torch.no_grad()
+def _sampled(model, tokenizer, rows: list[Tensor], name: str, reading: Reading) -> list[list[int]]:
+    """The sampled tokens behind each row, without padding; the same in every call for the same trace id."""
+    held = reading.batch_tokens or (CPU_TOKENS if model.device.type == "cpu" else TOKENS)
+    together = max(1, SAMPLED * held // (max(map(len, rows)) + reading.continued_tokens))
+    padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    sampled: list[list[int]] = []
+    with torch.random.fork_rng():
+        torch.manual_seed(zlib.crc32(f"{reading.seed} {name}".encode("utf-8", "surrogatepass")))
+        for at in range(0, len(rows), together):
+            ids_BL, attended_BL = left_padded(rows[at : at + together], padding, model.device)
+            output = model.generate(
+                ids_BL,
+                attention_mask=attended_BL.long(),
+                max_new_tokens=reading.continued_tokens,
+                do_sample=True,
+                temperature=reading.temperature,
+                top_k=0,
+                top_p=1.0,
+                pad_token_id=padding,
+            )
+            sampled += [_until_padding(ids, padding) for ids in output[:, ids_BL.shape[1] :].tolist()]
+    return sampled
+
+
+def _until_padding(ids: list[int], padding: int) -> list[int]:
+    """The ids without the padding at their end."""
+    while len(ids) > 1 and ids[-1] == ids[-2] == padding:
+        ids = ids[:-1]
+    return ids[:-1] if ids and ids[-1] == padding else ids
