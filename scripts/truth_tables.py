@@ -16,18 +16,22 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from peers import peers
 
+from segrl import toy
 from segrl.analysis.arms import CARRIES, GATES, MISLED, PAPER, Arm, Measured
 from segrl.attribution.target import explain
 from segrl.commands.cli import main as segrl
 from segrl.data.traces import load_traces, save_traces
 from segrl.loading import load_tokenizer
 from segrl.tokenization import tokenize_all
+from segrl.toy.kinds import kinds_of
+from segrl.types import Trace
+from segrl.worlds import world_named
 from segrl.worlds.halves import world_file
 from segrl.worlds.real import PATH
 
@@ -86,6 +90,13 @@ TABLES = {
     "worded": Table("worded", 60, pretrained=True, arms=SHORT),
     "worded_mistakes": Table("worded", 100, {"wrong": True}, pretrained=True, without=DEAR_ON_MISTAKES),
 }
+# Responses of the bundled model itself: the wrong ones to problems that it also solves, as they are in a group of GRPO.
+ROLLOUTS = {
+    "toy_rollouts": ({"ask": "all"}, Table("toy", 200, {"wrong": True})),
+    "toy_last_rollouts": ({"ask": "last"}, Table("toy", 200, {"wrong": True})),
+}
+PROBLEMS, PROBLEM_SEEDS = 400, {"dev": 300_000, "test": 300_001}
+DRAWN = {"n": 8, "temperature": 1.0, "top_p": 1.0, "max_tokens": 256}
 # The real traces have no table of their own: the chosen measure scores those that fit the model, and a few of them are
 # held against sampled Shapley values.
 REAL = "real"
@@ -99,6 +110,9 @@ class Step(NamedTuple):
 
     name: str
     arguments: list[str]
+
+
+NAMES = (*TABLES, *ROLLOUTS, REAL)
 
 
 # --- what is to run --------------------------------------------------------------------------------------------------
@@ -117,6 +131,39 @@ def truth(name: str, table: Table, out: Path, model: str | None, **keys: Any) ->
         "out": str(out / name),
     }
     return Step(name, ["analyze", "truth", *typed(keys)])
+
+
+def rollouts(name: str, out: Path, half: str, limit: int | None) -> Iterator[Step]:
+    """Problems, responses to them, and the table of those that are wrong and say where."""
+    options, table = ROLLOUTS[name]
+    folder, wanted = out / f"{name}-{half}", limit or table.limit
+    problems, sampled = folder / "problems.jsonl", folder / "sampled"
+    save_traces(toy.sample_problems(min(PROBLEMS, 4 * wanted), PROBLEM_SEEDS[half], **options), problems)
+    drawn = {
+        "generation.n": SAMPLES,
+        "generation.temperature": 1.0,
+        "generation.top_p": 1.0,
+        "generation.max_tokens": 256,
+    }
+    yield Step(f"{name}: sampled", ["harvest", *typed({"data_path": str(problems), **drawn, "out": str(sampled)})])
+    wrong = _mistaken(load_traces(sampled / "traces.parquet"))[:wanted]
+    save_traces(wrong, folder / "wrong.jsonl")
+    print(f"{len(wrong)} wrong responses to problems that were solved too, with a step that is seen to be wrong")
+    keys = {"traces": str(folder / "wrong.jsonl"), "half": half, "limit": len(wrong)}
+    yield truth(f"{name}-{half}/truth", table, out, None, **keys)
+
+
+def _mistaken(traces: Sequence[Trace]) -> list[Trace]:
+    """The wrong responses to problems that have a right one, each thought with the kind that its text shows."""
+    tokenizer, world = load_tokenizer(str(toy.MODEL_PATH)), world_named("toy")
+    solved = {trace.problem_id for trace in traces if trace.meta["correct"]}
+    wrong = [trace for trace in traces if not trace.meta["correct"] and trace.problem_id in solved]
+    planted = []
+    for trace, tokenised in zip(wrong, tokenize_all(wrong, tokenizer), strict=True):
+        kinds = kinds_of(trace.problem, tokenised, world.cut(tokenised))
+        if "wrong" in kinds and len(kinds) > 3:
+            planted.append(replace(trace, meta={**trace.meta, "kinds": list(kinds)}))
+    return planted
 
 
 def real(out: Path, model: str, limit: int | None) -> Iterator[Step]:
@@ -167,11 +214,13 @@ def _typed(value: Any) -> str:
 def steps(names: Sequence[str], out: Path, model: str | None, half: str, limit: int | None) -> Iterator[Step]:
     """The commands of the tables, in their order; those of a model that is not there are left out, which is said."""
     for name in names:
-        pretrained = name == REAL or TABLES[name].pretrained
+        pretrained = name == REAL or (name in TABLES and TABLES[name].pretrained)
         if pretrained and not (model and (Path(model) / "config.json").is_file()):
             print(f"{name}: left out, there is no model at --model {model}; scripts/fetch_smollm2.py brings it")
         elif name == REAL:
             yield from real(out, str(model), limit)
+        elif name in ROLLOUTS:
+            yield from rollouts(name, out, half, limit)
         else:
             keys = {} if limit is None else {"limit": limit}
             yield truth(f"{name}-{half}", TABLES[name], out, model, half=half, **keys)
@@ -195,7 +244,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", help="the folder of a pretrained model")
-    parser.add_argument("--only", nargs="+", choices=(*TABLES, REAL), default=(*TABLES, REAL), metavar="NAME")
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME")
     parser.add_argument("--half", choices=("dev", "test"), default="test")
     parser.add_argument("--limit", type=int, help="traces of each table, to try it out")
     arguments = parser.parse_args()

@@ -164,9 +164,9 @@ def test_sampled_and_exact_shapley_values_are_of_the_same_game(monkeypatch):
 @pytest.mark.e2e
 def test_every_arm_runs_and_the_oracle_is_right():
     model, tokenizer = toy.load_model()
-    short = sorted(toy.sample_traces(40, seed=3), key=lambda trace: len(trace.meta["kinds"]))[:3]
+    short = sorted(toy.sample_traces(40, seed=3), key=lambda trace: len(trace.meta["kinds"]))[:2]
     plain = {name: arm_named(name, {}, {}) for name in MEASURES}
-    options = {"nodes": 6, "tolerance": None, "samples": 2}
+    options = {"nodes": 6, "tolerance": None, "samples": 2, "continuations": 2}
     rows = rows_of(short, {**plain, **CARRIES}, ["planted", "shapley"], tokenizer, model, options)
     lines = table(rows)
     assert lines["oracle"]["planted_auroc"].mean == 1
@@ -185,7 +185,7 @@ def test_every_arm_runs_and_the_oracle_is_right():
 def test_every_arm_of_a_wrong_solution_runs():
     model, tokenizer = toy.load_model()
     wrong = sorted(toy.sample_mistakes(40, seed=3, ask="all"), key=lambda trace: len(trace.meta["kinds"]))[:2]
-    lines = table(rows_of(wrong, MISLED, ["mistake"], tokenizer, model, {}))
+    lines = table(rows_of(wrong, MISLED, ["mistake"], tokenizer, model, {"continuations": 2}))
     assert lines["contrast, values, 1 at half"]["evaluations"] == pytest.approx(1, abs=0.1)
     assert all(np.isfinite(line["mistake_auroc"].mean) for line in lines.values())
     assert set(attributed().gathered) >= {"path", "output", "nodes"}
