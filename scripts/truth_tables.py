@@ -139,13 +139,8 @@ def rollouts(name: str, out: Path, half: str, limit: int | None) -> Iterator[Ste
     folder, wanted = out / f"{name}-{half}", limit or table.limit
     problems, sampled = folder / "problems.jsonl", folder / "sampled"
     save_traces(toy.sample_problems(min(PROBLEMS, 4 * wanted), PROBLEM_SEEDS[half], **options), problems)
-    drawn = {
-        "generation.n": SAMPLES,
-        "generation.temperature": 1.0,
-        "generation.top_p": 1.0,
-        "generation.max_tokens": 256,
-    }
-    yield Step(f"{name}: sampled", ["harvest", *typed({"data_path": str(problems), **drawn, "out": str(sampled)})])
+    given = {"data_path": str(problems), **{f"generation.{key}": value for key, value in DRAWN.items()}}
+    yield Step(f"{name}: sampled", ["harvest", *typed({**given, "out": str(sampled)})])
     wrong = _mistaken(load_traces(sampled / "traces.parquet"))[:wanted]
     save_traces(wrong, folder / "wrong.jsonl")
     print(f"{len(wrong)} wrong responses to problems that were solved too, with a step that is seen to be wrong")
