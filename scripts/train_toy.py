@@ -19,35 +19,36 @@ import itertools
 import json
 import math
 import random
-import shlex
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from segrl.data.files import replacing
 from segrl.text.prompting import render
 from segrl.toy.problems import ASKS, Arithmetic, modulo_ten
-from segrl.toy.tokenizer import build_tokenizer
-from segrl.toy.world import sample_problems, sample_traces
+from segrl.toy.tokenizer import PAD, build_tokenizer
+from segrl.toy.world import sample_mistakes, sample_problems, sample_traces
 from segrl.types import Trace
 
 TRAIN_SEED = 10**6  # training takes its traces from the seeds from here on
 VALID_SEED, TEST_SEED = 10**5, 10**5 + 1
 SHORT = 3  # steps of the chains that come first
 DIGIT_WEIGHT = 4.0  # most other tokens are openers and fillers, which nobody can predict
+LONE_WEIGHT = 5  # a digit that is the whole answer counts as the digits of a usual number do together
 HEAD_DIM = 32
 # The two tokens before; from a result to the name of its variable; and nine back, which in the box is a different word
 # of the closing sentence for each of the nine places and so tells them apart.
 LOOK_BACK = (1, 2, 7, 9)
 IGNORE = -100
-LONE_WEIGHT = 5  # a digit that is the whole answer counts as the digits of a usual number do together
 CHECK_PROBLEMS, CARD_PROBLEMS = 200, 500
+MOST_TOKENS = 256  # of a response; none that is right is longer
 
 
 @dataclass(frozen=True)
@@ -83,24 +84,30 @@ def main() -> None:
         model, progress = run_stage(i, model, tokenizer, args)
         taken.append(progress)
     model.save_pretrained(args.out)
-    tokenizer.save_pretrained(args.out)
     write_card(args, taken, model.eval(), tokenizer)
+    # A tokenizer's file tells how it padded last, so it is told here, and the file is the same whatever came before.
+    tokenizer.backend_tokenizer.enable_padding(direction="left", pad_id=tokenizer.pad_token_id, pad_token=PAD)
+    tokenizer.save_pretrained(args.out)
 
 
-def run_stage(i: int, model: Qwen2ForCausalLM, tokenizer, args) -> tuple[Qwen2ForCausalLM, dict[str, float]]:
+def run_stage(i: int, model: Qwen2ForCausalLM, tokenizer, args) -> tuple[Qwen2ForCausalLM, dict[str, Any]]:
     """(the model after stage i, how many steps and minutes that took), read from its folder where it is there."""
     folder = args.out / "stages" / str(i + 1)
-    done = folder / "progress.json"
-    if done.exists():
-        return Qwen2ForCausalLM.from_pretrained(folder), json.loads(done.read_text())
-    print(f"stage {i + 1}: {STAGES[i]}", flush=True)
+    given = {**asdict(STAGES[i]), "batch": args.batch, "seed": args.seed, "init": args.init and str(args.init)}
+    if (folder / "progress.json").exists():
+        progress = json.loads((folder / "progress.json").read_text())
+        if progress["given"] != given:
+            raise SystemExit(f"{folder} was trained with {progress['given']}, not {given}; give another folder")
+        return Qwen2ForCausalLM.from_pretrained(folder), progress
+    print(f"stage {i + 1}: {given}", flush=True)
     torch.manual_seed(args.seed + i)
     random.seed(args.seed + i)
     start = time.time()
     steps = train(model, tokenizer, STAGES[i], batch=args.batch, seed=args.seed + i, start=start)
-    progress = {"steps": steps, "minutes": (time.time() - start) / 60}
+    progress = {"given": given, "steps": steps, "minutes": (time.time() - start) / 60}
     model.save_pretrained(folder)
-    done.write_text(json.dumps(progress))  # written last: with it, the stage is whole
+    with replacing(folder / "progress.json") as file:  # written last: with it, the stage is whole
+        file.write(json.dumps(progress).encode())
     return model, progress
 
 
@@ -261,7 +268,7 @@ def digit_ids(tokenizer) -> Tensor:
 
 @torch.no_grad()
 def read_accuracy(model, tokenizer, traces: list[Trace]) -> float:
-    """The share of right traces whose whole answer the model reads off, teacher-forced."""
+    """The share of traces in whose box the model reads off every digit, teacher-forced."""
     inputs, _ = collate([encode(t, tokenizer) for t in traces], tokenizer.pad_token_id)
     right = model(inputs).logits[:, :-1].argmax(-1) == inputs[:, 1:]
     answering = (inputs == tokenizer.convert_tokens_to_ids("</think>")).cumsum(1).bool()
@@ -274,7 +281,7 @@ def generated_accuracy(model, tokenizer, problems: list[Trace], do_sample: bool)
     """(the share of right answers, the share of responses without an end within 256 tokens)."""
     texts = [render(p.problem, tokenizer) for p in problems]
     prompts = tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
-    out = model.generate(**prompts, max_new_tokens=256, do_sample=do_sample, top_k=0)
+    out = model.generate(**prompts, max_new_tokens=MOST_TOKENS, do_sample=do_sample, top_k=0)
     responses = out[:, prompts.input_ids.shape[1] :]
     texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
     right = [t.endswith(f"\\boxed{{{p.answer}}}") for t, p in zip(texts, problems, strict=True)]
@@ -282,24 +289,19 @@ def generated_accuracy(model, tokenizer, problems: list[Trace], do_sample: bool)
     return sum(right) / len(right), unfinished.float().mean().item()
 
 
-def write_card(args, steps: int, minutes: float, model, tokenizer) -> None:
-    problems = sample_problems(CARD_PROBLEMS, TEST_SEED)
-    greedy, unfinished = generated_accuracy(model, tokenizer, problems, do_sample=False)
-    sampled, unfinished_sampled = generated_accuracy(model, tokenizer, problems, do_sample=True)
+def write_card(args, taken: list[dict[str, Any]], model, tokenizer) -> None:
+    stages = [
+        f"| {i} | {progress['steps']} of {stage.steps} | {progress['minutes']:.0f} | {stage.mistaught:.0%} |"
+        for i, (stage, progress) in enumerate(zip(STAGES, taken, strict=True), start=1)
+    ]
+    measured = [measure(model, tokenizer, ask) for ask in ASKS]
     card = CARD.format(
-        command=shlex.join(sys.argv),
-        steps=steps,
-        minutes=minutes,
+        command=f"python scripts/train_toy.py OUT --seed {args.seed}" + (f" --init {args.init}" if args.init else ""),
         threads=torch.get_num_threads(),
-        args=args,
+        stages="\n".join(stages),
         parameters=sum(p.numel() for p in model.parameters()) / 1e6,
         tokens=len(tokenizer),
-        problems=CARD_PROBLEMS,
-        greedy=greedy,
-        sampled=sampled,
-        unfinished=unfinished,
-        unfinished_sampled=unfinished_sampled,
-        read=read_accuracy(model, tokenizer, sample_traces(500, TEST_SEED)),
+        measured="\n".join(f"| {name} | {measured[0][name]:.1%} | {measured[1][name]:.1%} |" for name in measured[0]),
         test_seed=TEST_SEED,
         train_seed=TRAIN_SEED,
     )
@@ -307,21 +309,44 @@ def write_card(args, steps: int, minutes: float, model, tokenizer) -> None:
     (args.out / "README.md").write_text(card)
 
 
+def measure(model, tokenizer, ask: str) -> dict[str, float]:
+    """The rows of the card for one form of question."""
+    problems = sample_problems(CARD_PROBLEMS, TEST_SEED, ask)
+    greedy, unfinished = generated_accuracy(model, tokenizer, problems, do_sample=False)
+    sampled, unfinished_sampled = generated_accuracy(model, tokenizer, problems, do_sample=True)
+    right = sample_traces(CARD_PROBLEMS, TEST_SEED, ask=ask)
+    mistakes = sample_mistakes(CARD_PROBLEMS, TEST_SEED, ask)
+    return {
+        "accuracy, greedy": greedy,
+        "accuracy, sampled at temperature 1": sampled,
+        f"unfinished after {MOST_TOKENS} tokens, greedy": unfinished,
+        f"unfinished after {MOST_TOKENS} tokens, sampled": unfinished_sampled,
+        "answer read off a right trace, every digit": read_accuracy(model, tokenizer, right),
+        "the wrong answer read off a trace whose mistake is carried on": read_accuracy(model, tokenizer, mistakes),
+    }
+
+
 CARD = """# The toy world's base model
 
 A Qwen2 model of {parameters:.2f} million parameters, stored in float32, with a byte-level BPE tokenizer of {tokens}
-tokens, trained on `segrl.toy.sample_traces`. It reads the answer's digits off a trace almost without fault and is
-still unsure of its arithmetic: what reinforcement learning can mend.
+tokens, trained on `segrl.toy.sample_traces`: half of its lessons ask for all values, half for the last one. It reads
+the answer off a trace almost without fault and is still unsure of its arithmetic: what reinforcement learning can mend.
 
-    python {command}
+It was trained by one command,
 
---seed {args.seed}, {steps} steps in {minutes:.0f} minutes on {threads} thread(s), accuracy checks on the way included.
+    {command}
 
-| on problems of seed {test_seed} | accuracy | unfinished after 256 tokens |
+in three stages, each from the last, with {threads} thread(s) of a machine shared with other work; accuracy checks are
+in the minutes. The first stages are taught, most of the time, by a solver who takes products by seven for products by
+three; the last mends that.
+
+| stage | steps of the schedule | minutes | mistaught |
+|---|---|---|---|
+{stages}
+
+| on 500 problems of seed {test_seed} | all values | the last value |
 |---|---|---|
-| greedy ({problems} problems) | {greedy:.1%} | {unfinished:.1%} |
-| sampled at temperature 1 ({problems} problems) | {sampled:.1%} | {unfinished_sampled:.1%} |
-| answer read off a right trace, every digit (500 traces) | {read:.1%} | |
+{measured}
 
 Training drew its traces from the seeds from {train_seed} on; take smaller ones for problems it has not seen.
 """
