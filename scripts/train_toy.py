@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, normalize
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from segrl.data.files import replacing
@@ -41,7 +41,7 @@ TRAIN_SEED = 10**6  # training takes its traces from the seeds from here on
 VALID_SEED, TEST_SEED = 10**5, 10**5 + 1
 SHORT = 3  # steps of the chains that come first
 DIGIT_WEIGHT = 4.0  # most other tokens are openers and fillers, which nobody can predict
-LONE_WEIGHT = 5  # a digit that is the whole answer counts as the digits of a usual number do together
+FIRST_WEIGHT = 5.0  # of the first digit in the box, where the two questions part
 HEAD_DIM = 32
 # The two tokens before; from a result to the name of its variable; and nine back, which in the box is a different word
 # of the closing sentence for each of the nine places and so tells them apart.
@@ -133,14 +133,15 @@ def fresh_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
         pad_token_id=tokenizer.pad_token_id,
     )
     model = Qwen2ForCausalLM(config)
-    write_induction(model)
+    write_induction(model, of=tokenizer.convert_tokens_to_ids("Ġof"))
     return model
 
 
 @torch.no_grad()
-def write_induction(model: Qwen2ForCausalLM, fast: int = 4) -> None:
+def write_induction(model: Qwen2ForCausalLM, of: int, fast: int = 4) -> None:
     """Head h of layer 0 copies the token ``LOOK_BACK[h]`` places back into a subspace of its own. The first two heads
-    of layer 1 look for the current token in the first two subspaces and copy the token that they find it with.
+    of layer 1 look for the current token in the first two subspaces and copy the token that they find it with. The
+    third looks for what stands two places behind the token ``of`` and copies the token between: what is asked for.
 
     Looking back is done by the ``fast`` rotary pairs and the biases, matching by the slow pairs.
     """
@@ -148,10 +149,9 @@ def write_induction(model: Qwen2ForCausalLM, fast: int = 4) -> None:
     frequency = model.model.rotary_emb.inv_freq[:fast]
     slow = [i for i in range(HEAD_DIM) if i % half >= fast]
     first, second = (layer.self_attn for layer in model.model.layers[:2])
-    for h, offset in enumerate(LOOK_BACK):
+    bases = [torch.linalg.qr(torch.randn(hidden, hidden))[0].split(HEAD_DIM) for _ in LOOK_BACK]
+    for h, (offset, (read, write, *_)) in enumerate(zip(LOOK_BACK, bases, strict=True)):
         rows = slice(h * HEAD_DIM, (h + 1) * HEAD_DIM)
-        basis = torch.linalg.qr(torch.randn(hidden, hidden))[0]
-        read, write = basis[:HEAD_DIM], basis[HEAD_DIM : 2 * HEAD_DIM]
         # Rotary embedding turns pair i by position * frequency[i]; a query turned back by the offset points at the key
         # that stands so far behind it.
         query, key = torch.zeros(HEAD_DIM), torch.zeros(HEAD_DIM)
@@ -166,6 +166,13 @@ def write_induction(model: Qwen2ForCausalLM, fast: int = 4) -> None:
             proj.weight[rows] = 0
             proj.weight[rows][slow] = source[: len(slow)]
         second.v_proj.weight[rows], second.o_proj.weight[:, rows] = read, 0.5 * read.T
+    (_, before, *_), (read, two_before, *_) = bases[:2]
+    rows, slowest = slice(2 * HEAD_DIM, 3 * HEAD_DIM), [i for i in slow if i % half >= half - 6]
+    for proj in (second.q_proj, second.k_proj):
+        proj.weight[rows] = 0
+    second.q_proj.bias[rows][slowest] = 1.5
+    second.k_proj.weight[rows][slowest] = normalize(read @ model.model.embed_tokens.weight[of], dim=0) @ two_before
+    second.v_proj.weight[rows], second.o_proj.weight[:, rows] = before, 0.5 * bases[2][2].T
 
 
 def train(model: Qwen2ForCausalLM, tokenizer, stage: Stage, batch: int, seed: int, start: float) -> int:
@@ -190,7 +197,7 @@ def train(model: Qwen2ForCausalLM, tokenizer, stage: Stage, batch: int, seed: in
 
 
 def loss_of(model, tokenizer, inputs: Tensor, targets: Tensor) -> Tensor:
-    """The mean cross entropy, where digits count more than other tokens, and a digit alone in the box still more."""
+    """The mean cross entropy, where digits count more than other tokens, and the box's first one still more."""
     logits, labels = model(inputs).logits[:, :-1], targets[:, 1:]
     each = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none")
     weight = weights(labels, tokenizer)
@@ -199,9 +206,8 @@ def loss_of(model, tokenizer, inputs: Tensor, targets: Tensor) -> Tensor:
 
 def weights(labels: Tensor, tokenizer) -> Tensor:
     digit = torch.isin(labels, digit_ids(tokenizer))
-    opened, closed = (labels == tokenizer.convert_tokens_to_ids(brace) for brace in "{}")
-    alone = digit & opened.roll(1, 1) & closed.roll(-1, 1)
-    return (labels != IGNORE) * (1 + (DIGIT_WEIGHT - 1) * digit) * (1 + (LONE_WEIGHT - 1) * alone)
+    first = digit & (labels == tokenizer.convert_tokens_to_ids("{")).roll(1, 1)
+    return (labels != IGNORE) * (1 + (DIGIT_WEIGHT - 1) * digit) * (1 + (FIRST_WEIGHT - 1) * first)
 
 
 def good_enough(model, tokenizer, target: float) -> bool:

@@ -48,18 +48,31 @@ def test_a_killed_run_goes_on_from_its_last_whole_stage_and_ends_in_the_same_mod
         train(tmp_path / "whole", seed=1)
 
 
-def test_only_a_digit_alone_in_the_box_weighs_as_much_as_five(script):
+def test_digits_weigh_more_and_the_first_in_the_box_still_more(script):
     tokenizer = AutoTokenizer.from_pretrained(MODEL_PATH)
     for ask in ("all", "last"):
         [trace] = sample_traces(1, seed=3, ask=ask)
         inputs, targets = script.collate([script.encode(trace, tokenizer)], tokenizer.pad_token_id)
-        labels = targets[:, 1:]
-        weight = script.weights(labels, tokenizer)
-        digits = [tokenizer.decode(i).isdigit() for i in labels[0].tolist() if i != script.IGNORE]
-        told = weight[labels != script.IGNORE].tolist()
-        assert {w for w, digit in zip(told, digits, strict=True) if not digit} == {1.0}
-        boxed = len(trace.answer)
-        assert told[-boxed - 4 : -4] == ([20.0] if ask == "last" else [4.0] * boxed)
-        assert sum(w == 20 for w in told) == (ask == "last")
-        assert not weight[labels == script.IGNORE].any()
-        assert torch.equal(inputs[targets != script.IGNORE], targets[targets != script.IGNORE])
+        graded, labels = targets[0, 1:] != script.IGNORE, targets[0, 1:]
+        told = script.weights(targets[:, 1:], tokenizer)[0]
+        texts = tokenizer.convert_ids_to_tokens(labels[graded].tolist())
+        box = len(texts) - 1 - texts[::-1].index("{")
+        # one in ordinary text, four on a digit, five times four behind the brace
+        assert told[graded].tolist() == [20 if i == box + 1 else 4 if t.isdigit() else 1 for i, t in enumerate(texts)]
+        assert not told[~graded].any()
+        assert torch.equal(inputs[0, 1:][graded], labels[graded])
+
+
+def test_a_written_head_sees_what_is_asked_for_from_everywhere(script):
+    """From the box, the third head of layer 1 looks behind the name that is asked for, or the first of them."""
+    tokenizer = AutoTokenizer.from_pretrained(MODEL_PATH)
+    torch.manual_seed(0)
+    model = script.fresh_model(tokenizer)
+    model.set_attn_implementation("eager")
+    seen = []
+    for trace in [trace for ask in ("all", "last") for trace in sample_traces(10, seed=3, ask=ask)]:
+        ids, _ = script.encode(trace, tokenizer)
+        attention = model(torch.tensor([ids]), output_attentions=True).attentions[1][0, 2]
+        behind = ids.index(tokenizer.convert_tokens_to_ids("Ġof")) + 2
+        seen.append(attention[-4, behind].item())
+    assert sum(seen) / len(seen) > 0.7
