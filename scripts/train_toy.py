@@ -297,7 +297,7 @@ def generated_accuracy(model, tokenizer, problems: list[Trace], do_sample: bool)
 
 
 def write_card(args, taken: list[dict[str, Any]], model, tokenizer) -> None:
-    begun = f", begun from the model of the folder `{args.init.name}`" if args.init else ""
+    begun = f", the first from `{args.init.name}`" if args.init else ""
     stages = []
     for stage, progress in zip(STAGES[-len(taken) :], taken, strict=True):
         shares = f"{stage.last:.0%} | {stage.mistaught:.0%}"
@@ -346,8 +346,8 @@ It was trained by one command,
 
     {command}
 
-in stages, each from the one before{begun}, with {threads} thread(s) of a machine shared with other work;
-accuracy checks are in the minutes. Some lessons are by a solver who takes products by seven for products by three.
+in stages, each from the one before{begun}; {threads} thread(s) of a machine shared with other
+work, accuracy checks in the minutes. Some lessons are by a solver who takes products by seven for products by three.
 
 | steps of the schedule | minutes | lessons that ask for the last value | lessons by the mistaken solver |
 |---|---|---|---|
