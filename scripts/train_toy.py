@@ -3,11 +3,12 @@
 Writes the model, its tokenizer and a card to OUT, and what each stage ends with to OUT/stages: run the same command
 again after a kill, and it goes on from the last whole stage. Two things make it learn in minutes where plain training
 from random weights stays near chance: heads that look back and heads that match are written into the initial weights,
-and short chains come first. Half of the lessons ask for all values, half for the last one.
+and short chains come first. The first two stages ask for all values alone: only then does it learn to read the first of
+them off, when the box also holds other answers. In the third half of the lessons ask for the last value, and it ends
+once both answers are read off.
 
-It is a *base*, so it must leave room to learn: the first two stages are taught by a solver who takes products by seven
-for products by three, most of the time; the last mends that, and ends once greedy accuracy on the validation problems
-reaches the stage's target.
+It is a *base*, so it must leave room to learn: it is taught, most of the time, by a solver who takes products by seven
+for products by three.
 
 Left out: resuming within a stage, mixed precision, several devices. It takes minutes on one core.
 """
@@ -19,35 +20,37 @@ import itertools
 import json
 import math
 import random
-import shlex
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from segrl.data.files import replacing
 from segrl.text.prompting import render
-from segrl.toy.problems import ASKS, Arithmetic, modulo_ten
-from segrl.toy.tokenizer import build_tokenizer
-from segrl.toy.world import sample_problems, sample_traces
+from segrl.toy.problems import ASKS, modulo_ten
+from segrl.toy.tokenizer import PAD, build_tokenizer
+from segrl.toy.world import sample_mistakes, sample_problems, sample_traces
 from segrl.types import Trace
 
 TRAIN_SEED = 10**6  # training takes its traces from the seeds from here on
 VALID_SEED, TEST_SEED = 10**5, 10**5 + 1
 SHORT = 3  # steps of the chains that come first
 DIGIT_WEIGHT = 4.0  # most other tokens are openers and fillers, which nobody can predict
+FIRST_WEIGHT = 5.0  # of the first digit in the box, where the two questions part
+READ = 0.98  # the share of right traces whose answer must be read off before a stage may end early
 HEAD_DIM = 32
 # The two tokens before; from a result to the name of its variable; and nine back, which in the box is a different word
 # of the closing sentence for each of the nine places and so tells them apart.
 LOOK_BACK = (1, 2, 7, 9)
 IGNORE = -100
-LONE_WEIGHT = 5  # a digit that is the whole answer counts as the digits of a usual number do together
 CHECK_PROBLEMS, CARD_PROBLEMS = 200, 500
+MOST_TOKENS = 256  # of a response; none that is right is longer
 
 
 @dataclass(frozen=True)
@@ -56,51 +59,59 @@ class Stage:
     until: int  # stop after this step of the schedule
     lr: float
     short: float = 0.0  # share of the steps with short chains
-    mistaught: float = 0.0  # share of the traces by the mistaken solver
-    target: float = 1.0  # greedy accuracy, on problems that ask for all values, at which to stop
+    mistaught: float = 0.75  # share of the traces by the mistaken solver
+    last: float = 0.0  # share of the traces that ask for the last value
+    target: float | None = None  # stop once answers are read and so many of all values are right, decoding greedily
     check: int = 50  # steps between looks at the accuracy
 
 
 STAGES = (
-    Stage(steps=1000, until=950, lr=3e-3, short=0.2, mistaught=0.75),
-    Stage(steps=500, until=500, lr=1.5e-3, mistaught=0.75),
-    Stage(steps=400, until=400, lr=1.5e-3, target=0.45, check=25),
+    Stage(steps=1000, until=950, lr=3e-3, short=0.2),
+    Stage(steps=500, until=500, lr=1.5e-3),
+    Stage(steps=1000, until=900, lr=2.5e-3, short=0.15, last=0.5, target=0.0, check=50),
 )
+LEARNT = 2  # stages that a model has behind it which is given with --init
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--init", type=Path, help="the first stage goes on from the model in this folder")
+    parser.add_argument("--init", type=Path, help="a model that reads all values: the first stages are left out")
     parser.add_argument("--batch", type=int, default=32)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     tokenizer = toy_tokenizer()
     model = Qwen2ForCausalLM.from_pretrained(args.init) if args.init else fresh_model(tokenizer)
     taken = []
-    for i in range(len(STAGES)):
+    for i in range(LEARNT if args.init else 0, len(STAGES)):
         model, progress = run_stage(i, model, tokenizer, args)
         taken.append(progress)
     model.save_pretrained(args.out)
-    tokenizer.save_pretrained(args.out)
     write_card(args, taken, model.eval(), tokenizer)
+    # A tokenizer's file tells how it padded last, so it is told here, and the file is the same whatever came before.
+    tokenizer.backend_tokenizer.enable_padding(direction="left", pad_id=tokenizer.pad_token_id, pad_token=PAD)
+    tokenizer.save_pretrained(args.out)
 
 
-def run_stage(i: int, model: Qwen2ForCausalLM, tokenizer, args) -> tuple[Qwen2ForCausalLM, dict[str, float]]:
+def run_stage(i: int, model: Qwen2ForCausalLM, tokenizer, args) -> tuple[Qwen2ForCausalLM, dict[str, Any]]:
     """(the model after stage i, how many steps and minutes that took), read from its folder where it is there."""
     folder = args.out / "stages" / str(i + 1)
-    done = folder / "progress.json"
-    if done.exists():
-        return Qwen2ForCausalLM.from_pretrained(folder), json.loads(done.read_text())
-    print(f"stage {i + 1}: {STAGES[i]}", flush=True)
+    given = {**asdict(STAGES[i]), "batch": args.batch, "seed": args.seed, "init": args.init and str(args.init)}
+    if (folder / "progress.json").exists():
+        progress = json.loads((folder / "progress.json").read_text())
+        if progress["given"] != given:
+            raise SystemExit(f"{folder} was trained with {progress['given']}, not {given}; give another folder")
+        return Qwen2ForCausalLM.from_pretrained(folder), progress
+    print(f"stage {i + 1}: {given}", flush=True)
     torch.manual_seed(args.seed + i)
     random.seed(args.seed + i)
     start = time.time()
     steps = train(model, tokenizer, STAGES[i], batch=args.batch, seed=args.seed + i, start=start)
-    progress = {"steps": steps, "minutes": (time.time() - start) / 60}
+    progress = {"given": given, "steps": steps, "minutes": (time.time() - start) / 60}
     model.save_pretrained(folder)
-    done.write_text(json.dumps(progress))  # written last: with it, the stage is whole
+    with replacing(folder / "progress.json") as file:  # written last: with it, the stage is whole
+        file.write(json.dumps(progress).encode())
     return model, progress
 
 
@@ -165,7 +176,7 @@ def train(model: Qwen2ForCausalLM, tokenizer, stage: Stage, batch: int, seed: in
     """Trains in place; the number of steps taken."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=stage.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    short, full = (batches(tokenizer, batch, seed, stage.mistaught, longest) for longest in (SHORT, 9))
+    short, full = (batches(tokenizer, batch, seed, stage, longest) for longest in (SHORT, 9))
     for step in range(stage.until):
         for group in optimizer.param_groups:
             group["lr"] = stage.lr * schedule(step, stage.steps)
@@ -183,7 +194,7 @@ def train(model: Qwen2ForCausalLM, tokenizer, stage: Stage, batch: int, seed: in
 
 
 def loss_of(model, tokenizer, inputs: Tensor, targets: Tensor) -> Tensor:
-    """The mean cross entropy, where digits count more than other tokens, and a digit alone in the box still more."""
+    """The mean cross entropy, where digits count more than other tokens, and the box's first one still more."""
     logits, labels = model(inputs).logits[:, :-1], targets[:, 1:]
     each = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none")
     weight = weights(labels, tokenizer)
@@ -192,44 +203,47 @@ def loss_of(model, tokenizer, inputs: Tensor, targets: Tensor) -> Tensor:
 
 def weights(labels: Tensor, tokenizer) -> Tensor:
     digit = torch.isin(labels, digit_ids(tokenizer))
-    opened, closed = (labels == tokenizer.convert_tokens_to_ids(brace) for brace in "{}")
-    alone = digit & opened.roll(1, 1) & closed.roll(-1, 1)
-    return (labels != IGNORE) * (1 + (DIGIT_WEIGHT - 1) * digit) * (1 + (LONE_WEIGHT - 1) * alone)
+    first = digit & (labels == tokenizer.convert_tokens_to_ids("{")).roll(1, 1)
+    return (labels != IGNORE) * (1 + (DIGIT_WEIGHT - 1) * digit) * (1 + (FIRST_WEIGHT - 1) * first)
 
 
-def good_enough(model, tokenizer, target: float) -> bool:
-    """Whether greedy accuracy on the validation problems reaches ``target``; asked once answers are read well."""
+def good_enough(model, tokenizer, target: float | None) -> bool:
+    """Whether validation answers are read and as many right as ``target`` says; None is never enough."""
     read = {ask: read_accuracy(model, tokenizer, sample_traces(CHECK_PROBLEMS, VALID_SEED, ask=ask)) for ask in ASKS}
     right = 0.0
-    if min(read.values()) >= 0.97 and target < 1:
+    if min(read.values()) >= READ and target:
         right, _ = generated_accuracy(model, tokenizer, sample_problems(CHECK_PROBLEMS, VALID_SEED), do_sample=False)
     print(f"answers read {read['all']:.3f}, {read['last']:.3f}  greedy accuracy {right:.3f}", flush=True)
-    return right >= target
+    return target is not None and min(read.values()) >= READ and right >= target
 
 
 def schedule(step: int, steps: int, warm: int = 30, floor: float = 0.1) -> float:
     return min(1, (step + 1) / warm) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
-def batches(tokenizer, size: int, seed: int, mistaught: float, longest: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(tokenizer, size: int, seed: int, stage: Stage, longest: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless (inputs, targets) of chains up to ``longest`` steps; four batches are cut by length, to pad little."""
     seeds = itertools.count(TRAIN_SEED * (1 + seed))
-    traces = (t for s in seeds for t in lessons(s, mistaught) if t.meta["n_steps"] <= longest)
+    traces = (t for s in seeds for t in lessons(s, stage) if t.meta["n_steps"] <= longest)
     while True:
         rows = sorted((encode(t, tokenizer) for t in itertools.islice(traces, 4 * size)), key=lambda row: len(row[0]))
         for at in torch.randperm(4).tolist():
             yield collate(rows[at * size : (at + 1) * size], tokenizer.pad_token_id)
 
 
-def lessons(seed: int, mistaught: float) -> list[Trace]:
-    """A hundred traces, the two forms of question by turns."""
-    right, wrong = (interleaved(seed, arithmetic) for arithmetic in (modulo_ten, mistaken))
-    return [w if random.random() < mistaught else r for r, w in zip(right, wrong, strict=True)]
-
-
-def interleaved(seed: int, arithmetic: Arithmetic) -> list[Trace]:
-    forms = [sample_traces(50, seed, arithmetic, ask) for ask in ASKS]
-    return [trace for pair in zip(*forms, strict=True) for trace in pair]
+def lessons(seed: int, stage: Stage) -> list[Trace]:
+    """A hundred traces of a stage's questions and solvers."""
+    forms = {
+        (ask, arithmetic): sample_traces(100, seed, arithmetic, ask)
+        for ask in ASKS
+        for arithmetic in (modulo_ten, mistaken)
+        if ask == "all" or stage.last
+    }
+    chosen = []
+    for i in range(100):
+        ask = "last" if stage.last and random.random() < stage.last else "all"
+        chosen.append(forms[ask, mistaken if random.random() < stage.mistaught else modulo_ten][i])
+    return chosen
 
 
 def mistaken(op: str, left: int, right: int) -> int:
@@ -261,7 +275,7 @@ def digit_ids(tokenizer) -> Tensor:
 
 @torch.no_grad()
 def read_accuracy(model, tokenizer, traces: list[Trace]) -> float:
-    """The share of right traces whose whole answer the model reads off, teacher-forced."""
+    """The share of traces in whose box the model reads off every digit, teacher-forced."""
     inputs, _ = collate([encode(t, tokenizer) for t in traces], tokenizer.pad_token_id)
     right = model(inputs).logits[:, :-1].argmax(-1) == inputs[:, 1:]
     answering = (inputs == tokenizer.convert_tokens_to_ids("</think>")).cumsum(1).bool()
@@ -274,7 +288,7 @@ def generated_accuracy(model, tokenizer, problems: list[Trace], do_sample: bool)
     """(the share of right answers, the share of responses without an end within 256 tokens)."""
     texts = [render(p.problem, tokenizer) for p in problems]
     prompts = tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
-    out = model.generate(**prompts, max_new_tokens=256, do_sample=do_sample, top_k=0)
+    out = model.generate(**prompts, max_new_tokens=MOST_TOKENS, do_sample=do_sample, top_k=0)
     responses = out[:, prompts.input_ids.shape[1] :]
     texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
     right = [t.endswith(f"\\boxed{{{p.answer}}}") for t, p in zip(texts, problems, strict=True)]
@@ -282,24 +296,22 @@ def generated_accuracy(model, tokenizer, problems: list[Trace], do_sample: bool)
     return sum(right) / len(right), unfinished.float().mean().item()
 
 
-def write_card(args, steps: int, minutes: float, model, tokenizer) -> None:
-    problems = sample_problems(CARD_PROBLEMS, TEST_SEED)
-    greedy, unfinished = generated_accuracy(model, tokenizer, problems, do_sample=False)
-    sampled, unfinished_sampled = generated_accuracy(model, tokenizer, problems, do_sample=True)
+def write_card(args, taken: list[dict[str, Any]], model, tokenizer) -> None:
+    begun = f", the first from `{args.init.name}`" if args.init else ""
+    stages = []
+    for stage, progress in zip(STAGES[-len(taken) :], taken, strict=True):
+        shares = f"{stage.last:.0%} | {stage.mistaught:.0%}"
+        stages.append(f"| {progress['steps']} of {stage.steps} | {progress['minutes']:.0f} | {shares} |")
+    measured = [measure(model, tokenizer, ask) for ask in ASKS]
     card = CARD.format(
-        command=shlex.join(sys.argv),
-        steps=steps,
-        minutes=minutes,
+        command=f"python scripts/train_toy.py OUT --seed {args.seed}"
+        + (f" --init {args.init.name}" if args.init else ""),
+        begun=begun,
         threads=torch.get_num_threads(),
-        args=args,
+        stages="\n".join(stages),
         parameters=sum(p.numel() for p in model.parameters()) / 1e6,
         tokens=len(tokenizer),
-        problems=CARD_PROBLEMS,
-        greedy=greedy,
-        sampled=sampled,
-        unfinished=unfinished,
-        unfinished_sampled=unfinished_sampled,
-        read=read_accuracy(model, tokenizer, sample_traces(500, TEST_SEED)),
+        measured="\n".join(f"| {name} | {measured[0][name]:.1%} | {measured[1][name]:.1%} |" for name in measured[0]),
         test_seed=TEST_SEED,
         train_seed=TRAIN_SEED,
     )
@@ -307,21 +319,43 @@ def write_card(args, steps: int, minutes: float, model, tokenizer) -> None:
     (args.out / "README.md").write_text(card)
 
 
+def measure(model, tokenizer, ask: str) -> dict[str, float]:
+    """The rows of the card for one form of question."""
+    problems = sample_problems(CARD_PROBLEMS, TEST_SEED, ask)
+    greedy, unfinished = generated_accuracy(model, tokenizer, problems, do_sample=False)
+    sampled, unfinished_sampled = generated_accuracy(model, tokenizer, problems, do_sample=True)
+    right = sample_traces(CARD_PROBLEMS, TEST_SEED, ask=ask)
+    mistakes = sample_mistakes(CARD_PROBLEMS, TEST_SEED, ask)
+    return {
+        "accuracy, greedy": greedy,
+        "accuracy, sampled at temperature 1": sampled,
+        f"unfinished after {MOST_TOKENS} tokens, greedy": unfinished,
+        f"unfinished after {MOST_TOKENS} tokens, sampled": unfinished_sampled,
+        "answer read off a right trace, every digit": read_accuracy(model, tokenizer, right),
+        "the wrong answer read off a trace whose mistake is carried on": read_accuracy(model, tokenizer, mistakes),
+    }
+
+
 CARD = """# The toy world's base model
 
 A Qwen2 model of {parameters:.2f} million parameters, stored in float32, with a byte-level BPE tokenizer of {tokens}
-tokens, trained on `segrl.toy.sample_traces`. It reads the answer's digits off a trace almost without fault and is
-still unsure of its arithmetic: what reinforcement learning can mend.
+tokens, trained on `segrl.toy.sample_traces`. It answers both questions, for all values and for the last one: it reads
+the answer off a trace almost without fault and is still unsure of its arithmetic: what reinforcement learning can mend.
 
-    python {command}
+It was trained by one command,
 
---seed {args.seed}, {steps} steps in {minutes:.0f} minutes on {threads} thread(s), accuracy checks on the way included.
+    {command}
 
-| on problems of seed {test_seed} | accuracy | unfinished after 256 tokens |
+in stages, each from the one before{begun}; {threads} thread(s) of a machine shared with other
+work, accuracy checks in the minutes. Some lessons are by a solver who takes products by seven for products by three.
+
+| steps of the schedule | minutes | lessons that ask for the last value | lessons by the mistaken solver |
+|---|---|---|---|
+{stages}
+
+| on 500 problems of seed {test_seed} | all values | the last value |
 |---|---|---|
-| greedy ({problems} problems) | {greedy:.1%} | {unfinished:.1%} |
-| sampled at temperature 1 ({problems} problems) | {sampled:.1%} | {unfinished_sampled:.1%} |
-| answer read off a right trace, every digit (500 traces) | {read:.1%} | |
+{measured}
 
 Training drew its traces from the seeds from {train_seed} on; take smaller ones for problems it has not seen.
 """

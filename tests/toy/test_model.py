@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from segrl.segmentation import split
 from segrl.text.prompting import render
-from segrl.toy import CLASSES, MODEL_PATH, load_model, sample_problems, sample_traces
+from segrl.toy import CLASSES, MODEL_PATH, load_model, sample_mistakes, sample_problems, sample_traces
 
 SUFFIX = "</think> So, the final answer is \\boxed{"
 
@@ -84,12 +84,13 @@ def answered(response):
 
 
 @pytest.mark.e2e
-def test_greedy_accuracy_leaves_room_to_learn(loaded):
-    problems = sample_problems(100, seed=31)
+@pytest.mark.parametrize(("ask", "least", "most"), [("all", 0.33, 0.72), ("last", 0.25, 0.85)])
+def test_greedy_accuracy_leaves_room_to_learn(loaded, ask, least, most):
+    problems = sample_problems(100, 31, ask)
     responses = greedy(*loaded, problems)
     right = np.mean([answered(r) == p.answer for r, p in zip(responses, problems, strict=True)])
-    # 40 to 65% on many problems (the card has the number); 100 of them stray by five points
-    assert 0.33 <= right <= 0.72
+    # the card has the numbers of many problems; 100 of them stray by five points
+    assert least <= right <= most
     assert np.mean([answered(r) is None for r in responses]) <= 0.05
 
 
@@ -114,10 +115,14 @@ def answer_logps(model, tokenizer, items):
 
 
 @pytest.mark.e2e
-def test_the_answer_is_read_off_a_right_trace(loaded):
-    traces = sample_traces(200, seed=41)
-    _, best = answer_logps(*loaded, [(t.problem, t.response.split("</think>")[0], t.answer) for t in traces])
-    assert best.mean() >= 0.97
+@pytest.mark.parametrize("ask", ["all", "last"])
+def test_the_answer_is_read_off_a_right_trace_and_its_own_off_a_wrong_one(loaded, ask):
+    traces = sample_traces(200, seed=41, ask=ask) + sample_mistakes(200, 41, ask)
+    boxed = [answered(t.response) for t in traces]
+    read = [(t.problem, t.response.split("</think>")[0], own) for t, own in zip(traces, boxed, strict=True)]
+    _, best = answer_logps(*loaded, read)
+    assert [own == t.answer for t, own in zip(traces, boxed, strict=True)] == [True] * 200 + [False] * 200
+    assert min(best[:200].mean(), best[200:].mean()) >= 0.97
 
 
 # Causal: what happens to log p(right answer) when a segment is taken out
