@@ -27,6 +27,7 @@ from torch import Tensor
 
 import segrl
 from segrl import Trace, toy
+from segrl.attribution import PAPER
 from segrl.attribution.calibration import calibrate
 from segrl.attribution.evaluator import Batching, Evaluator, Row
 from segrl.attribution.path import resolve_baseline
@@ -54,7 +55,9 @@ def bench_toy(arguments) -> dict:
         methods = {name: one for name, one in methods.items() if arguments.only in name or name == arguments.against}
         found, seconds = take_turns(methods, traces, arguments.turn)
     references = {
-        moves: segrl.attribute(model, traces, tokenizer, nodes=300, tolerance=None, interpolate=moves)
+        moves: segrl.attribute(
+            model, traces, tokenizer, **{**PAPER, "nodes": 300, "tolerance": None, "interpolate": moves}
+        )
         for moves in files
     }
     rows = {f"reference, {moves}": certificate(found) for moves, found in references.items()}
@@ -85,7 +88,7 @@ class Found:
 
 def toy_methods(model, tokenizer, calibrations: dict[str, str]) -> dict[str, Callable]:
     def ours(**options):
-        return lambda traces: segrl.attribute(model, traces, tokenizer, **options)
+        return lambda traces: segrl.attribute(model, traces, tokenizer, **{**PAPER, **options})
 
     def theirs(method, nodes=50):
         def run(traces):
@@ -105,8 +108,8 @@ def toy_methods(model, tokenizer, calibrations: dict[str, str]) -> dict[str, Cal
     for moves, file in calibrations.items():
         few = {"interpolate": moves, "tolerance": None, "certificate": False}
         methods |= {
-            f"default, {moves}": ours(interpolate=moves),
-            f"default at tolerance 0.3, {moves}": ours(interpolate=moves, tolerance=0.3),
+            f"refined, {moves}": ours(interpolate=moves),
+            f"refined at tolerance 0.3, {moves}": ours(interpolate=moves, tolerance=0.3),
             f"calibrated 6, {moves}": ours(interpolate=moves, quadrature=file, nodes=6),
             f"online: midpoint 1, {moves}": ours(nodes=1, **few),
             f"online: midpoint 4, {moves}": ours(nodes=4, **few),
@@ -293,7 +296,14 @@ def bench_workers(arguments) -> dict:
         segrl.save_traces(toy.sample_traces(arguments.traces, seed=HELD_OUT), file)
         rows = {}
         for workers in (1, 2):
-            out = [f"out={folder}/{workers}", "executor=ray", f"workers={workers}", "attribution.nodes=108", "shard=8"]
+            out = [
+                f"out={folder}/{workers}",
+                "executor=ray",
+                f"workers={workers}",
+                "attribution=paper",
+                "attribution.nodes=108",
+                "shard=8",
+            ]
             began = time.perf_counter()
             command = [sys.executable, "-m", "segrl", "attribute", f"traces={file}", *out]
             subprocess.run(command, check=True, capture_output=True)

@@ -26,10 +26,11 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 import segrl
 from segrl import Segments, Trace, toy
+from segrl.attribution import PAPER
 from segrl.importance import MEASURES
 from segrl.importance.gathering import NEEDS
 
-PATH = {"nodes": 12, "tolerance": None}  # a random model's path says nothing of where more nodes would be needed
+PATH = {**PAPER, "tolerance": None}  # a random model's path says nothing of where more nodes would be needed
 KINDS = ("needed", "repeat")
 FLAGS = ("tokens", "segments", "vocabulary", "every", "threads")
 

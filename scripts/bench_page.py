@@ -71,7 +71,7 @@ def entries(count: int, tokens: int) -> list[Entry]:
             mass_suffix=0.0,
             evaluations=14,
         )
-        scores = segrl.score(attribution, segments)
+        scores = segrl.score(attribution, segments, "ig")
         verdict = segrl.grade("7", trace.response)
         found.append(Entry(trace, segments, verdict, attribution, {"ig": View(segments, scores, segrl.select(scores))}))
     return found

@@ -86,7 +86,7 @@ def prepare(folder: Path, seed: int, count: int) -> Path:
     traces = folder / "traces.jsonl"
     if not traces.exists():
         save_traces(toy.sample_traces(count, seed=seed), traces)
-    segrl_command("attribute", f"traces={traces}", f"out={folder / 'attributions'}")
+    segrl_command("attribute", "attribution=paper", f"traces={traces}", f"out={folder / 'attributions'}")
     return folder
 
 
@@ -96,7 +96,7 @@ def selections(folder: Path, arm: Arm) -> Path:
     out = folder / f"{arm.measure}-{options}.parquet"
     if not out.exists():
         given = [f"traces={folder / 'traces.jsonl'}", f"attributions={folder / 'attributions'}", f"out={out}"]
-        segrl_command("select", *given, f"measure={arm.measure}", *arm.selection)
+        segrl_command("select", *given, f"measure={arm.measure}", "attribution=paper", *arm.selection)
     return out
 
 

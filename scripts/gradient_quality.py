@@ -28,6 +28,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 import segrl
 from segrl import toy
+from segrl.attribution import PAPER
 from segrl.commands.cli import main as run_segrl
 from segrl.credit.choosing import reasons
 from segrl.credit.rollout import Rollout, make_rollout, rollout_trace, weigh_rollout
@@ -48,7 +49,7 @@ ARMS = {
     "random": CreditSettings(measure="random"),
     "permuted": CreditSettings(measure="permuted_ig"),
     "entropy": CreditSettings(measure="entropy"),
-    "ig": CreditSettings(),
+    "ig": CreditSettings(measure="ig", path="embeddings", output="logp"),
 }
 
 
@@ -90,7 +91,7 @@ def evidence(model, tokenizer, rollouts: Sequence[Rollout], nodes: int) -> dict[
     for one in (one for one in rollouts if why[one.key] is None):
         kinds = kinds_of(one.trace.problem, one.trace, one.segments)
         trace = replace(one.trace, meta={"kinds": kinds})
-        options = {"nodes": nodes, "tolerance": None, "interpolate": "response", "target": "own"}
+        options = {**PAPER, "nodes": nodes, "tolerance": None, "interpolate": "response", "target": "own"}
         [found[one.key]] = segrl.gather(model, [trace], tokenizer, needs=("ig", "entropy"), **options)
     return found
 

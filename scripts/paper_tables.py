@@ -35,8 +35,11 @@ RESPONSES = 7 * (500 + 198 + 272 + 675) + 33 * (40 + 30)
 TOKENS = 10_000
 TWICE_FULL = "stages=[{mode: full, epochs: 7, lr: 1.5e-5}, {mode: full, epochs: 4, lr: 8e-6}]"
 SELECTIONS = {  # name -> keys of `segrl select`
-    "ours": (),
-    "high strength": ("selection.beta=1",),
+    "ours": ("measure=ig",),
+    "high strength": (
+        "measure=ig",
+        "selection.beta=1",
+    ),
     "random": ("measure=random", "selection=third"),
     "abs IG tokens": ("measure=abs_ig_tokens", "selection=matched"),
     "IG tokens": ("measure=ig_tokens", "selection=matched"),
@@ -44,13 +47,19 @@ SELECTIONS = {  # name -> keys of `segrl select`
     "confidence gain": ("measure=confidence_gain", "selection=positive"),
     "perplexity": ("measure=perplexity", "selection=matched"),
     "entropy": ("measure=entropy", "selection=matched"),
-    "new keywords": ("segmenter=retro_search",),
+    "new keywords": (
+        "measure=ig",
+        "segmenter=retro_search",
+    ),
     # Pruning leaves about 70% of the tokens (4.5).
-    "ours 0.7": ("selection.match_tokens=0.7",),
+    "ours 0.7": (
+        "measure=ig",
+        "selection.match_tokens=0.7",
+    ),
     "perplexity 0.7": ("measure=perplexity", "selection.match_tokens=0.7"),
     "entropy 0.7": ("measure=entropy", "selection.match_tokens=0.7"),
-    **{f"beta {beta}": (f"selection.beta={beta}",) for beta in (0.7, 0.9)},
-    **{f"tau {tau}": (f"selection.tau={tau}",) for tau in (0.6, 0.8, 0.9)},
+    **{f"beta {beta}": ("measure=ig", f"selection.beta={beta}") for beta in (0.7, 0.9)},
+    **{f"tau {tau}": ("measure=ig", f"selection.tau={tau}") for tau in (0.6, 0.8, 0.9)},
 }
 
 
@@ -159,11 +168,16 @@ def selecting(selection: str, out: Path, traces: str, name: str, toy: bool) -> l
     keys, place = SELECTIONS[selection], out / "selections" / name / f"{selection.replace(' ', '_')}.parquet"
     attributor = () if toy else (f"attributor_path={ATTRIBUTOR}", "dtype=bfloat16")
     steps, scored = [], ()
-    if not any(key.startswith("measure=") and "ig_tokens" not in key for key in keys):
+    if keys[0] in ("measure=ig", "measure=abs_ig_tokens", "measure=ig_tokens"):
         folder = out / "attributions" / name
-        steps = [Step(("attribute", *attributor, f"traces={traces}", f"out={folder}"), folder.with_suffix(".done"))]
+        steps = [
+            Step(
+                ("attribute", "attribution=paper", *attributor, f"traces={traces}", f"out={folder}"),
+                folder.with_suffix(".done"),
+            )
+        ]
         scored = (f"attributions={folder}",)
-    select = ("select", *attributor, *keys, *scored, f"traces={traces}", f"out={place}")
+    select = ("select", "attribution=paper", *attributor, *keys, *scored, f"traces={traces}", f"out={place}")
     return [*steps, Step(select, place)]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import segrl
 from segrl import toy
+from segrl.attribution import PAPER
 from segrl.report import Entry, View, page
 
 OUT = Path(__file__).parent.parent / "docs" / "trace.png"
@@ -40,8 +41,8 @@ def entry() -> Entry:
     [trace] = toy.sample_traces(1, seed=SEED)
     trace = segrl.tokenize(trace, tokenizer)
     segments = segrl.segment(trace)
-    [attribution] = segrl.attribute(model, [trace], tokenizer)
-    scores = segrl.score(attribution, segments)
+    [attribution] = segrl.attribute(model, [trace], tokenizer, **PAPER)
+    scores = segrl.score(attribution, segments, "ig")
     view = View(segments, scores, segrl.select(scores, tau=0.7, beta=1.0))
     return Entry(trace, segments, segrl.grade(trace.answer, trace.response), attribution, {"ig": view})
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from segrl import attribution
 from segrl.analysis.gathering import thought_texts
 from segrl.attribution.target import own_answer
 from segrl.importance import MEASURES, measure_of, score
@@ -165,8 +166,8 @@ def attributed(measure: str = "contribution", /, nodes: int = 1, **gathered: Any
 # One node is a midpoint, at 0.5; "right" puts it at the input itself.
 GATES = {"path": "values", "output": "log_odds", "interpolate": "response", "tolerance": None, "quadrature": "midpoint"}
 PAPER = {
-    **{"path": "embeddings", "output": "logp", "interpolate": "all", "target": "gold", "begin": 0.0},
-    **{"quadrature": "midpoint", "nodes": 12, "tolerance": 0.2, "max_nodes": 108},
+    **attribution.PAPER,
+    **{"interpolate": "all", "target": "gold", "begin": 0.0, "quadrature": "midpoint", "max_nodes": 108},
 }
 GRADIENT = {**PAPER, "tolerance": None, "interpolate": "response", "output": "log_odds"}
 CONTROLS: dict[str, Arm] = {

@@ -27,7 +27,8 @@ def captum_masses(evaluate, index: int, quadrature, nodes: int) -> Tensor:
     explained = evaluate.explained[index]
     if evaluate.path != "embeddings" or evaluate.begin:
         raise ValueError(
-            "engine=captum follows embeddings, from the baseline on; take path=embeddings and begin=0 with it"
+            "engine=captum follows embeddings, from the baseline on; take path=embeddings and begin=0 with it, as "
+            "attribution=paper does"
         )
     if evaluate.interpolate != "all" or evaluate.hide_answer:
         raise ValueError("engine=captum moves every position alike; use interpolate=all and hide_answer=false with it")

@@ -26,6 +26,8 @@ FLAT = 0.1  # nat: below this change from baseline to input there is little to a
 ENGINES = ("segrl", "captum")
 # The settings that say what of a trace is explained, and what moves along the path.
 EXPLAINED = ("target", "template", "context", "path", "output", "begin", "interpolate", "hide_answer", "baseline")
+# The paper's path, refined until it is complete: attribution=paper in a command.
+PAPER: dict[str, Any] = {"path": "embeddings", "output": "logp", "nodes": 12, "tolerance": 0.2}
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,19 @@ class AttributionSettings:
 
     # or right (the paper's Eq. 2), left, trapezoid, gauss_legendre, authors, a calibration's path
     quadrature: str = "midpoint"
-    nodes: int = 12
-    # completeness gap or unevenness above which a trace gets nodes where its path is steep; null: never
-    tolerance: float | None = 0.2
+    nodes: int = 1  # a gate at 0.5 ranks thoughts no worse than many nodes do (docs/truth.md), at one evaluation
+    # completeness gap or unevenness above which a trace gets nodes where its path is steep, such as 0.2; null: never,
+    # since one gate is read for its ranks and signs
+    tolerance: float | None = None
     max_nodes: int = 108
     # or own: the answer that the response itself boxes; contrast: its own against gold, where the two part
     target: str = "gold"
     template: str = TEMPLATE
     context: str = "think"  # or full: explain after the whole response, visible answer included
-    path: str = "embeddings"  # or values: gates on the value vectors of every layer, which have no baseline
-    output: str = "logp"  # or log_odds, which still moves where the answer is sure; a contrast is neither
+    # gates on the value vectors of every layer, which need no baseline: one evaluation is enough, on pretrained models
+    # too; or embeddings, the paper's
+    path: str = "values"
+    output: str = "log_odds"  # still moves where the answer is sure; or logp, the paper's; a contrast is neither
     begin: float = 0.0  # where on the path to begin, 1 being the input
     # all or response: the positions that move; null: all with path=embeddings, as in the paper, else the response
     interpolate: str | None = None
@@ -146,19 +151,22 @@ def attribute(
 
     ``options`` are those of :class:`AttributionSettings`.
 
-    ``quadrature`` is a name of ``RULES``, the path of a calibration, or ``(alphas, weights)``. A trace is refined where
-    its masses miss ``F(input) - F(baseline)`` by more than ``tolerance``, or its midpoint grid is more uneven than
-    that: the cells at fault are cut in three, up to ``max_nodes`` nodes. A trace that still misses gets the flag
-    ``coarse``. ``tolerance=None`` fixes the number of evaluations beforehand, as a process group needs it.
+    By default a trace takes one evaluation, the gradient to a gate at 0.5 on the value path; ``**PAPER`` gives the
+    paper's path, refined until it is complete.
+
+    ``quadrature`` is a name of ``RULES``, the path of a calibration, or ``(alphas, weights)``. With a ``tolerance`` a
+    trace is refined where its masses miss ``F(input) - F(baseline)`` by more than that, or its midpoint grid is more
+    uneven: the cells at fault are cut in three, up to ``max_nodes`` nodes. A trace that still misses gets the flag
+    ``coarse``. Without one the number of evaluations is fixed beforehand, as a process group needs it.
 
     ``batch_tokens`` is the number of tokens in one forward (default 8,192; 2,048 on a CPU, whose cache holds no more).
     ``batch_rows`` is the number of rows in one forward, whatever their lengths. Traces longer than ``batch_tokens``
     (default 8,192) are checkpointed; ``checkpointing`` True or False decides for all.
 
-    ``compat="authors"`` gives the numbers of the paper's code. ``certificate=False`` leaves out the values at the two
-    ends of the path, and with them the gap; so does None, with a single node and no tolerance. A trace whose scores are
-    not finite is an error; with ``finite=False`` it gets zeros and the flag ``not_finite``, and the other traces keep
-    their scores.
+    ``compat="authors"`` with ``**PAPER`` gives the numbers of the paper's code. ``certificate=False`` leaves out the
+    values at the two ends of the path, and with them the gap; so does None, with a single node and no tolerance. A
+    trace whose scores are not finite is an error; with ``finite=False`` it gets zeros and the flag ``not_finite``, and
+    the other traces keep their scores.
     """
     if "rule" in options:
         raise TypeError("attribute() has no option rule: how nodes are chosen is quadrature= now")
@@ -168,7 +176,7 @@ def attribute(
     evaluate = evaluator(model, traces, tokenizer, **{name: getattr(settings, name) for name in EXPLAINED})
     quadrature, nodes, tolerance = settings.quadrature, settings.nodes, settings.tolerance
     if settings.compat is not None:
-        quadrature, nodes, tolerance = _compatible(settings.compat, settings.path)
+        quadrature, nodes, tolerance = _compatible(settings)
     alphas_J, weights_J = nodes_of(quadrature, nodes)
     if certificate is None:
         certificate = len(alphas_J) > 1 or tolerance is not None
@@ -205,12 +213,15 @@ def _add_captum(evaluate: Evaluator, sums: Sequence[_PathSums], quadrature: str 
         path_sums.evaluations, path_sums.midpoints = nodes, False
 
 
-def _compatible(compat: str, path: str) -> tuple[str, int, None]:
+def _compatible(settings: AttributionSettings) -> tuple[str, int, None]:
     """Quadrature, number of nodes and tolerance of the paper's code: linspace(0, 1, 50) and no refinement."""
-    if path != "embeddings":
-        raise ValueError(f"compat={compat} is the paper's path over embeddings, not path={path}; leave one of them out")
-    if compat != "authors":
-        raise ValueError(f"compat={compat!r}, expected authors, or null for segrl's own way")
+    if settings.compat != "authors":
+        raise ValueError(f"compat={settings.compat!r}, expected authors, or null for segrl's own way")
+    if (settings.path, settings.output) != ("embeddings", "logp"):
+        raise ValueError(
+            f"compat=authors is the paper's path, not path={settings.path} with output={settings.output}; take "
+            "path=embeddings and output=logp with it, as attribution=authors does"
+        )
     return "authors", 50, None
 
 

@@ -45,7 +45,8 @@ class Request:
         """What of an :func:`explained` trace is attributed, and along which path: options of ``attribute``."""
         target = "contrast" if self.target == "contrast" else "gold"  # whichever answer stands in the trace
         if self.need == "gradient_T":
-            return {"target": target, "interpolate": "response", "baseline": "zero"}
+            at_input = {"path": "embeddings", "output": "logp", "interpolate": "response", "baseline": "zero"}
+            return {"target": target, **at_input}
         path = {name: getattr(self, name) for name in ("path", "output", "begin", "interpolate")}
         return {"target": target, **path}
 

@@ -80,7 +80,7 @@ def _entries(traces: Sequence[TokenisedTrace], selections: Sequence[str], attrib
         segments = next((view.segments for view in views.values() if len(view.segments) < trace.tokens), None)
         segments = segments or segment(trace)
         if attribution is not None and not names:
-            views = {"ig": _scored(segments, attribution)}
+            views = {"contribution": _scored(segments, attribution)}
         entries.append(Entry(trace, segments, verdict, attribution, views))
     return entries
 
@@ -112,7 +112,7 @@ def _scored(segments: Segments, attribution: Attribution) -> View:
     from segrl.report import View
     from segrl.selection import select
 
-    scores = score(attribution, segments)
+    scores = score(attribution, segments, "contribution")
     return View(segments, scores, select(scores))
 
 

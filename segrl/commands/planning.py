@@ -142,7 +142,8 @@ def attribute_plan(
         spent = hours(flops, workers, hardware.tflops)
     if not hardware.is_gpu:
         parts = {"processes": memory.PROCESS * workers, **{part: size * workers for part, size in parts.items()}}
-    of = f"{len(lengths)} traces at {options.nodes} nodes; steep ones take up to {options.max_nodes}"
+    of = f"{len(lengths)} traces at {options.nodes} node{'s' * (options.nodes > 1)}"
+    of += f"; steep ones take up to {options.max_nodes}" if options.tolerance is not None else ""
     phases = (Phase("attribution", parts),)
     return Plan(shape, hardware, workers, phases, ATTRIBUTE_REMEDIES, hours=spent, of=of)
 

@@ -17,7 +17,10 @@ from segrl.data.shards import Shards, by_id, read_shards
 from segrl.types import Evidence, Segments, SegmentScores, Selection, TokenisedTrace
 
 # What of a path a calibration depends on, beside the model.
-CALIBRATED = ("target", "template", "context", "interpolate", "hide_answer", "baseline", "batch_tokens")
+CALIBRATED = (
+    *("target", "template", "context", "path", "output", "begin", "interpolate", "hide_answer", "baseline"),
+    "batch_tokens",
+)
 
 
 def segment(config: DictConfig) -> None:
@@ -159,6 +162,15 @@ def _reads_saved(config: DictConfig) -> bool:
     return bool(config.attributions) and measure_of(config.measure).needs == ("ig",)
 
 
+def check_path(measure: str, path: str) -> None:
+    """Refuse the paper's measure on a path that is not the paper's."""
+    if measure == "ig" and path != "embeddings":
+        raise ValueError(
+            f"measure=ig is the paper's Eq. 3 and 4 on its path over embeddings, not on path={path}: attribute with "
+            "attribution=paper, or take measure=strength, which is Eq. 3 on either path"
+        )
+
+
 def _failed(config: DictConfig) -> Iterator[tuple[TokenisedTrace, Segments, str]]:
     """The traces whose attribution failed, with their segments and the reason."""
     rows = by_id(config.attributions, ("id", "error")) if _reads_saved(config) else {}
@@ -175,16 +187,20 @@ def _saved_evidence(config: DictConfig) -> Iterator[Evidence]:
             raise ValueError(f"{config.attributions} has no attribution of trace {trace.id!r}; attribute these traces")
         if not row["error"]:  # `segrl attribute` has named it
             records.check_identity(trace, row, "attribution")
+            check_path(config.measure, row["path"])
             yield Evidence(trace, records.attribution_of(row))
 
 
 def _computed_evidence(config: DictConfig, needs: tuple[str, ...]) -> Iterator[Evidence]:
-    from segrl.importance.gathering import gather
+    from segrl.importance.gathering import NEEDS, ON_PATHS, gather
     from segrl.loading import load_model
 
+    check_path(config.measure, config.attribution.path)
     traces = tokenised(config)
     model, tokenizer = load_model(**attributor(config))
-    options = {**plain(config.attribution), **plain(config.evidence)}
+    on_path = any(NEEDS[need] in ON_PATHS for need in needs)
+    output = (config.attribution if on_path else config.evidence).output
+    options = {**plain(config.attribution), **plain(config.evidence), "output": output}
     with progress("gather", len(traces)) as advance:
         for trace in traces:
             yield from gather(model, [trace], tokenizer, needs, segments=[segments_of(trace, config)], **options)

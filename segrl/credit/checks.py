@@ -92,7 +92,7 @@ def _reasons_of_engine(config: DictConfig, settings: CreditSettings) -> list[str
     if model.get("use_fused_kernels") and reads_logits:
         reasons.append(
             f"model.use_fused_kernels=true gives log-probabilities and no logits, which {' and '.join(reads_logits)} "
-            "read; set it to false"
+            f"read; set it to false{', or take segrl.output=logp' * (settings.explains != 'contrast')}"
         )
     frozen = "; a frozen attributor works there: segrl.attributor=frozen segrl.attributor_path=..."
     return [reason + frozen for reason in reasons]
@@ -108,16 +108,22 @@ def _reasons_of_source(config: DictConfig, settings: CreditSettings) -> list[str
     if settings.attributor == "ref" and not has_reference(config):
         reasons.append("segrl.attributor=ref without a reference: set actor.use_kl_loss=true, or train with LoRA")
     if settings.sign == "signed" and settings.need != "ig":
-        reasons.append("segrl.sign=signed reads the sign of integrated gradients; take segrl.measure=ig with it")
+        reasons.append("segrl.sign=signed reads the sign of attributions; take segrl.measure=contribution with it")
     if settings.sign == "signed" and settings.target == "gold":
         reasons.append(
             "segrl.sign=signed looks for the tokens that support a response's own answer, but segrl.target=gold "
             "explains the gold one; take segrl.target=own or contrast with it"
         )
-    if settings.need == "gradient_T" and (settings.path, settings.output, settings.begin) != ("embeddings", "logp", 0):
+    if settings.measure == "ig" and settings.path != "embeddings":
+        reasons.append(
+            f"segrl.measure=ig is the paper's Eq. 3 and 4 on its path over embeddings, not on segrl.path="
+            f"{settings.path}; take segrl.path=embeddings segrl.output=logp segrl.quadrature=calibrated with it, or "
+            "segrl.measure=strength, which is Eq. 3 on either path"
+        )
+    if settings.need == "gradient_T" and settings.begin:
         reasons.append(
             f"segrl.measure={settings.measure} reads the gradient at the input's embeddings, which follows no path; "
-            "leave segrl.path, output and begin out"
+            "leave segrl.begin out"
         )
     if settings.attributor != "live" and settings.need not in BY_GRADIENT:
         reasons.append(f"segrl.measure={settings.measure} attributes nothing; leave segrl.attributor at live")

@@ -46,7 +46,9 @@ class CreditSettings:
 
     rule: str = "rank"  # a name of WEIGHTINGS, or package.module:function; uniform is plain GRPO
     rule_options: dict[str, Any] = field(default_factory=dict)  # of that function: {low: 0.8, high: 1.2} for rank
-    measure: str = "ig"  # a name of MEASURES that can be had online, or package.module:function
+    # what a thought adds to the answer, read from one gate; or another of MEASURES that can be had online, or
+    # package.module:function
+    measure: str = "contribution"
     measure_options: dict[str, Any] = field(default_factory=dict)  # of that function
     sign: str = "positive"  # the advantages whose tokens are weighted: positive, negative, both, inverted, signed
     warmup_steps: int = 0  # weights grow from one over so many steps
@@ -58,12 +60,15 @@ class CreditSettings:
     share: float = 1.0  # attribute at most this part of a step's tokens, in rollouts drawn at random
     # what is explained: the rollout's own answer, the gold one, or contrast: its own against gold, where the two part
     target: str = "own"
-    path: str = "embeddings"  # or values: gates on the value vectors of every layer
-    output: str = "logp"  # or log_odds, which still moves where the answer is sure; a contrast is neither
+    path: str = (
+        "values"  # gates on the value vectors of every layer; or embeddings, the paper's, which measure=ig reads
+    )
+    output: str = "log_odds"  # still moves where the answer is sure; or logp, the paper's; a contrast is neither
     begin: float = 0.0  # where on the path to begin, 1 being the input
     nodes: int = 1
-    # nodes where this model's path is steep, found on the first rollouts; or what attribution.quadrature takes
-    quadrature: str = CALIBRATED
+    # what attribution.quadrature takes: the gate at 0.5; or calibrated, which advised path=embeddings: nodes where this
+    # model's path is steep, found on the first rollouts
+    quadrature: str = "midpoint"
     calibration_rollouts: int = 16
     calibration_nodes: int = 48
     # response or all: the positions that move; null: all with path=embeddings, as in the paper, else the response

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
+
 from segrl.importance import measures
 from segrl.importance.aggregation import from_strength, segment_scores, token_scores
 from segrl.importance.concluding import first_concluding
 from segrl.resolving import check_options, resolve
-from segrl.types import Attribution, Evidence, Segments, SegmentScores, given
+from segrl.types import Attribution, Evidence, Segments, SegmentScores, TokenisedTrace, given
 
 __all__ = [
     "MEASURES",
@@ -69,14 +71,15 @@ MEASURES: dict[str, Measure] = {
 
 
 def score(
-    evidence: Evidence | Attribution, segments: Segments, measure: str | Callable = "ig", **options
+    evidence: Evidence | Attribution, segments: Segments, measure: str | Callable = "contribution", **options
 ) -> SegmentScores:
     """The score of each segment; by a token measure, of each token.
 
-    The ``answer`` segment gets zero: the others are scored for what they contribute to it.
+    The ``answer`` segment gets zero: the others are scored for what they contribute to it. An attribution by itself is
+    evidence enough for a measure that reads nothing else.
     """
     if isinstance(evidence, Attribution):
-        return segment_scores(evidence.scores_T, segments, **options)
+        evidence = Evidence(_trace_of(evidence), ig=evidence)
     entry = measure_of(measure)
     for need in entry.needs:
         if getattr(evidence, need, None) is None:
@@ -100,6 +103,21 @@ def score(
         return entry.score(evidence, segments, **options)
     except ValueError as error:
         raise ValueError(f"the measure {measure!r} on trace {evidence.trace.id!r}: {error}") from error
+
+
+def _trace_of(attribution: Attribution) -> TokenisedTrace:
+    """As much of an attribution's trace as it knows: its id, and its number of tokens."""
+    tokens = len(attribution.scores_T)
+    return TokenisedTrace(
+        id=attribution.trace_id,
+        problem="",
+        response="",
+        prompt_ids=torch.zeros(0, dtype=torch.long),
+        response_ids=torch.zeros(tokens, dtype=torch.long),
+        offsets_T=torch.zeros(tokens, 2, dtype=torch.long),
+        trainable_T=torch.ones(tokens, dtype=torch.bool),
+        prompt_hash="",
+    )
 
 
 def measure_of(name: str | Callable) -> Measure:

@@ -57,7 +57,7 @@ NEEDS: dict[str, Callable[..., list[Fields]]] = {
     "continued_S": continuations,
 }
 
-ON_PATHS = (attributions, contrasts)  # take the options of `segrl.attribute`
+ON_PATHS = (attributions, contrasts)  # take the options of `segrl.attribute`, whose default output is not Reading's
 
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 READING = tuple(field.name for field in fields(Reading))

@@ -21,8 +21,8 @@ class EvidenceSettings:
 
     # pmi, confidence_gain_cheap: read a trace once, not each prefix (long traces: many times as fast)
     shared_prefixes: bool = False
-    # or logp: what alone, first_and_last and shapley read of the answer; all other measures read attribution.output
-    subset_output: str = "log_odds"
+    output: str = "logp"  # or log_odds: what the measures that follow no path read of the answer, pmi and others
+    subset_output: str = "log_odds"  # or logp: the same of alone, first_and_last and shapley
     forwards: int = 64  # of shapley alone: subsets of the thoughts that are read; exact where that is all of them
     samples: int = 32  # of confidence_gain alone: answers forced after each prefix of the thinking
     # of continuation_gain alone: how often the response is sampled on from each prefix, and for how many tokens at most
@@ -38,7 +38,6 @@ class Reading(EvidenceSettings):
     """The options of all gatherers but integrated gradients, whose options are those of :func:`segrl.attribute`."""
 
     target: str = "gold"
-    output: str = "logp"
     template: str = TEMPLATE
     context: str = "think"
     batch_tokens: int | None = None
@@ -46,8 +45,9 @@ class Reading(EvidenceSettings):
     checkpointing: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.subset_output not in OUTPUTS:
-            raise ValueError(f"subset_output={self.subset_output!r}, expected one of {OUTPUTS}")
+        for name in ("output", "subset_output"):
+            if getattr(self, name) not in OUTPUTS:
+                raise ValueError(f"{name}={getattr(self, name)!r}, expected one of {OUTPUTS}")
         for name in ("continuations", "continued_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}, expected 1 or more")
