@@ -16,12 +16,6 @@ from segrl.data import records
 from segrl.data.shards import Shards, by_id, read_shards
 from segrl.types import Evidence, Segments, SegmentScores, Selection, TokenisedTrace
 
-# What of a path a calibration depends on, beside the model.
-CALIBRATED = (
-    *("target", "template", "context", "path", "output", "begin", "interpolate", "hide_answer", "baseline"),
-    "batch_tokens",
-)
-
 
 def segment(config: DictConfig) -> None:
     """Write each trace's boundaries."""
@@ -63,13 +57,14 @@ def attribute(config: DictConfig) -> None:
 def calibrate(config: DictConfig) -> None:
     """Fit few nodes to where this model's answers change; ``attribution.quadrature=<out>`` then uses them."""
     from segrl.attribution.calibration import calibrate as fit
+    from segrl.attribution.engine import EXPLAINED
     from segrl.data.files import write_json
     from segrl.loading import load_model
 
     _, out = needed(config, "traces", "out")
     traces = tokenised(config)
     model, tokenizer = load_model(**attributor(config))
-    options = {name: config.attribution[name] for name in CALIBRATED}
+    options = {name: config.attribution[name] for name in (*EXPLAINED, "batch_tokens")}
     calibration = fit(model, traces, tokenizer, grid=config.grid, **options)
     write_json(out, calibration)
     print(f"calibrated on {len(traces)} traces with {config.grid} nodes -> {out}")

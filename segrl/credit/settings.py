@@ -60,9 +60,8 @@ class CreditSettings:
     share: float = 1.0  # attribute at most this part of a step's tokens, in rollouts drawn at random
     # what is explained: the rollout's own answer, the gold one, or contrast: its own against gold, where the two part
     target: str = "own"
-    path: str = (
-        "values"  # gates on the value vectors of every layer; or embeddings, the paper's, which measure=ig reads
-    )
+    # gates on the value vectors of every layer; or embeddings, the paper's, which measure=ig reads
+    path: str = "values"
     output: str = "log_odds"  # still moves where the answer is sure; or logp, the paper's; a contrast is neither
     begin: float = 0.0  # where on the path to begin, 1 being the input
     nodes: int = 1

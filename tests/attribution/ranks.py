@@ -11,6 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+from testkit import paper
 from testkit.tiny import byte_level_tokenizer, tiny_model
 
 import segrl
@@ -52,14 +53,14 @@ paths += [{"target": "contrast", "interpolate": "response"}]
 mine = traces[rank::world]  # the ranks hold different traces of different lengths
 for path in paths:
     for checkpointing in (False, True):
-        expected = segrl.attribute(plain, mine, tokenizer, **options, **path)
-        found = segrl.attribute(sharded, mine, tokenizer, checkpointing=checkpointing, **options, **path)
+        expected = paper.attribute(plain, mine, tokenizer, **options, **path)
+        found = paper.attribute(sharded, mine, tokenizer, checkpointing=checkpointing, **options, **path)
         for a, b in zip(found, expected, strict=True):
             error = float((a.scores_T - b.scores_T).abs().max() / b.scores_T.abs().max())
             assert error < 1e-5, f"rank {rank}, {path}, checkpointing {checkpointing}: {error}"
     for a, b in zip(trained(sharded), before, strict=True):
         assert torch.equal(a, b), f"rank {rank}, {path}: another gradient than before"
-gradients = [segrl.gather(model, mine, tokenizer, ("gradient",), batch_rows=3) for model in (sharded, plain)]
+gradients = [paper.gather(model, mine, tokenizer, ("gradient",), batch_rows=3) for model in (sharded, plain)]
 for a, b in zip(*gradients, strict=True):
     torch.testing.assert_close(a.gradient_T, b.gradient_T, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(a.gradnorm_T, b.gradnorm_T, rtol=1e-4, atol=1e-5)

@@ -2,6 +2,7 @@ import warnings
 
 import pytest
 import torch
+from testkit import paper
 from testkit.tiny import byte_level_tokenizer, tiny_model
 
 import segrl
@@ -14,7 +15,7 @@ def trace():
 
 
 def attribute(model, **options):
-    [found] = segrl.attribute(model, [trace()], byte_level_tokenizer(), **options)
+    [found] = paper.attribute(model, [trace()], byte_level_tokenizer(), **options)
     return found
 
 

@@ -2,6 +2,7 @@ from itertools import combinations
 
 import pytest
 import torch
+from testkit import paper
 from testkit.tiny import byte_level_tokenizer, tiny_model
 
 import segrl
@@ -74,7 +75,7 @@ def test_masses_on_the_grid_average_to_the_midpoint_rule():
     model, tokenizer = tiny_model(), byte_level_tokenizer()
     grid = masses_on_grid(model, traces(), tokenizer, midpoint(6)[0].tolist())
     for masses_JL, attribution in zip(
-        grid, segrl.attribute(model, traces(), tokenizer, nodes=6, tolerance=None), strict=True
+        grid, paper.attribute(model, traces(), tokenizer, nodes=6, tolerance=None), strict=True
     ):
         scores_T = masses_JL.mean(0)[-len(masses_JL[0]) :]
         total = float(attribution.scores_T.double().sum()) + attribution.mass_prompt + attribution.mass_suffix
@@ -88,10 +89,10 @@ def test_a_calibration_is_a_rule(tmp_path):
     write_json(file, calibration)
     alphas_J, weights_J = nodes_of(str(file), 4)
     assert len(alphas_J) == len(weights_J) == 4
-    reference = segrl.attribute(model, traces(), tokenizer, nodes=96, tolerance=None)
+    reference = paper.attribute(model, traces(), tokenizer, nodes=96, tolerance=None)
     errors = {}
     for name, options in {"even": {}, "calibrated": {"quadrature": str(file)}}.items():
-        few = segrl.attribute(model, traces(), tokenizer, nodes=4, tolerance=None, **options)
+        few = paper.attribute(model, traces(), tokenizer, nodes=4, tolerance=None, **options)
         assert few[0].evaluations == 6
         pairs = zip(few, reference, strict=True)
         errors[name] = sum(float((a.scores_T - b.scores_T).abs().sum()) for a, b in pairs)
@@ -101,8 +102,8 @@ def test_a_calibration_is_a_rule(tmp_path):
 def test_a_trace_that_a_calibration_misses_gets_a_midpoint_grid(tmp_path):
     model, tokenizer = tiny_model(), byte_level_tokenizer()
     rule = (torch.tensor([0.99], dtype=torch.float64), torch.ones(1, dtype=torch.float64))
-    [refined] = segrl.attribute(model, traces(1), tokenizer, quadrature=rule, nodes=1, tolerance=1e-6, max_nodes=3)
-    [direct] = segrl.attribute(model, traces(1), tokenizer, nodes=3, tolerance=None)
+    [refined] = paper.attribute(model, traces(1), tokenizer, quadrature=rule, nodes=1, tolerance=1e-6, max_nodes=3)
+    [direct] = paper.attribute(model, traces(1), tokenizer, nodes=3, tolerance=None)
     assert refined.evaluations == 2 + 1 + 3
     assert refined.scores_T.tolist() == pytest.approx(direct.scores_T.tolist(), rel=1e-4)
 

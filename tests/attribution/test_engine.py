@@ -4,6 +4,7 @@ from functools import cache
 import pytest
 import torch
 from captum.attr import LayerIntegratedGradients
+from testkit import paper
 from testkit.tiny import CONFIGS, byte_level_tokenizer, tiny_model
 
 import segrl
@@ -53,7 +54,7 @@ def error(found, expected):
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_scores_equal_captums(architecture):
     model, options = tiny_model(architecture), {"nodes": 5, "tolerance": None, "baseline": BASELINE}
-    for found, trace in zip(segrl.attribute(model, traces(), byte_level_tokenizer(), **options), traces(), strict=True):
+    for found, trace in zip(paper.attribute(model, traces(), byte_level_tokenizer(), **options), traces(), strict=True):
         assert error(found.scores_T, captum_scores(model, trace, 5, "midpoint")) < 1e-5
 
 
@@ -61,27 +62,27 @@ def test_scores_equal_captums(architecture):
 def test_every_rule_equals_captums(rule):
     model, trace = tiny_model(), traces(1)[0]
     options = {"quadrature": rule, "nodes": 6, "tolerance": None, "baseline": BASELINE}
-    [found] = segrl.attribute(model, [trace], byte_level_tokenizer(), **options)
+    [found] = paper.attribute(model, [trace], byte_level_tokenizer(), **options)
     assert error(found.scores_T, captum_scores(model, trace, 6, rule)) < 1e-5
 
 
 @cache
 def alone():
-    return [segrl.attribute(tiny_model(), [trace], byte_level_tokenizer(), batch_rows=1)[0] for trace in traces()]
+    return [paper.attribute(tiny_model(), [trace], byte_level_tokenizer(), batch_rows=1)[0] for trace in traces()]
 
 
 @pytest.mark.parametrize(
     "batching", [{"batch_rows": 1}, {"batch_rows": 4}, {"batch_tokens": 150}, {"batch_tokens": 99_999}]
 )
 def test_batching_and_padding_change_nothing(batching):
-    together = segrl.attribute(tiny_model(), traces(), byte_level_tokenizer(), **batching)
+    together = paper.attribute(tiny_model(), traces(), byte_level_tokenizer(), **batching)
     for one, other in zip(alone(), together, strict=True):
         assert error(other.scores_T, one.scores_T) < 1e-5
         assert other.gap == pytest.approx(one.gap, abs=1e-4)
 
 
 def test_masses_are_complete_at_many_nodes():
-    for found in segrl.attribute(tiny_model(), traces(2), byte_level_tokenizer(), nodes=300, tolerance=None):
+    for found in paper.attribute(tiny_model(), traces(2), byte_level_tokenizer(), nodes=300, tolerance=None):
         total = float(found.scores_T.double().sum()) + found.mass_prompt + found.mass_suffix
         assert total == pytest.approx(found.logp_input - found.logp_baseline, rel=1e-4)
         assert found.gap < 1e-4
@@ -89,7 +90,7 @@ def test_masses_are_complete_at_many_nodes():
 
 def test_moving_the_response_alone_explains_the_response_alone():
     model = tiny_model()
-    for found in segrl.attribute(
+    for found in paper.attribute(
         model, traces(2), byte_level_tokenizer(), nodes=300, tolerance=None, interpolate="response"
     ):
         assert found.mass_prompt == found.mass_suffix == 0
@@ -99,8 +100,8 @@ def test_moving_the_response_alone_explains_the_response_alone():
 def test_a_hidden_answer_gets_no_score_and_the_rest_stays_complete():
     tokenizer = byte_level_tokenizer()
     trace = segrl.tokenize(Trace("t", "3+4?", "Okay 7.\n\nWait, 7 it is.\n</think> \\boxed{7}", "7"), tokenizer)
-    [shown] = segrl.attribute(tiny_model(), [trace], tokenizer, nodes=50)
-    [hidden] = segrl.attribute(tiny_model(), [trace], tokenizer, nodes=300, hide_answer=True, tolerance=None)
+    [shown] = paper.attribute(tiny_model(), [trace], tokenizer, nodes=50)
+    [hidden] = paper.attribute(tiny_model(), [trace], tokenizer, nodes=300, hide_answer=True, tolerance=None)
     restating = [i for i, (a, b) in enumerate(trace.offsets_T.tolist()) if "7" in trace.response[a:b]][:2]
     assert shown.copy_share == pytest.approx(
         float(shown.scores_T[restating].abs().sum() / shown.scores_T.abs().sum()), rel=1e-4
@@ -146,7 +147,7 @@ def test_a_linear_model_gives_the_closed_form_at_the_token_that_decides():
     at = [trace.response[a:b] for a, b in trace.offsets_T.tolist()].index("x")
     expected = float((model.embedding.weight[planted] - model.embedding.weight[BASELINE]).detach().sum())
     for nodes in (1, 4):
-        [found] = segrl.attribute(model, [trace], tokenizer_, nodes=nodes, baseline=BASELINE)
+        [found] = paper.attribute(model, [trace], tokenizer_, nodes=nodes, baseline=BASELINE)
         assert float(found.scores_T[at]) == pytest.approx(expected, rel=1e-5)
         assert float(found.scores_T.abs().sum()) == pytest.approx(abs(expected), rel=1e-5)
         assert found.gap < 1e-5
@@ -154,13 +155,13 @@ def test_a_linear_model_gives_the_closed_form_at_the_token_that_decides():
 
 def test_what_stays_coarse_or_flat_is_flagged():
     model, tokenizer = tiny_model(), byte_level_tokenizer()
-    flags = [one.flags for one in segrl.attribute(model, traces(), tokenizer, nodes=1, tolerance=1e-9, max_nodes=3)]
+    flags = [one.flags for one in paper.attribute(model, traces(), tokenizer, nodes=1, tolerance=1e-9, max_nodes=3)]
     assert flags == [("coarse",)] * 3
     with torch.no_grad():
         for parameter in model.model.layers.parameters():
             parameter.zero_()
         model.lm_head.weight.zero_()
-    assert [one.flags for one in segrl.attribute(model, traces(), tokenizer)] == [("flat",)] * 3
+    assert [one.flags for one in paper.attribute(model, traces(), tokenizer)] == [("flat",)] * 3
 
 
 def test_training_goes_on_as_if_nothing_had_happened():
@@ -172,7 +173,7 @@ def test_training_goes_on_as_if_nothing_had_happened():
         model.model.norm.weight.requires_grad_(False)
         ids = traces()[0].response_ids[None]
         if attribute_first:
-            segrl.attribute(model, traces(), tokenizer, nodes=3)
+            paper.attribute(model, traces(), tokenizer, nodes=3)
             assert all(parameter.grad is None for parameter in model.parameters())
             assert all(module.training for module in model.modules())
             assert not model.model.norm.weight.requires_grad
@@ -193,21 +194,21 @@ def test_lora_adapters_are_explained_too():
             if "lora_B" in name:
                 parameter.normal_()
     model.train()
-    one, again = (segrl.attribute(model, traces(), byte_level_tokenizer(), baseline=BASELINE) for _ in range(2))
+    one, again = (paper.attribute(model, traces(), byte_level_tokenizer(), baseline=BASELINE) for _ in range(2))
     assert all(torch.equal(a.scores_T, b.scores_T) for a, b in zip(one, again, strict=True))
-    [found] = segrl.attribute(model, traces(1), byte_level_tokenizer(), nodes=4, tolerance=None, baseline=BASELINE)
+    [found] = paper.attribute(model, traces(1), byte_level_tokenizer(), nodes=4, tolerance=None, baseline=BASELINE)
     assert error(found.scores_T, captum_scores(model.eval(), traces(1)[0], 4, "midpoint")) < 1e-5
 
 
 def test_bfloat16_keeps_its_sums_in_higher_precision():
-    exact = segrl.attribute(tiny_model(), traces(), byte_level_tokenizer(), nodes=24)
-    rough = segrl.attribute(tiny_model().bfloat16(), traces(), byte_level_tokenizer(), nodes=24, tolerance=None)
+    exact = paper.attribute(tiny_model(), traces(), byte_level_tokenizer(), nodes=24)
+    rough = paper.attribute(tiny_model().bfloat16(), traces(), byte_level_tokenizer(), nodes=24, tolerance=None)
     for a, b in zip(exact, rough, strict=True):
         assert torch.corrcoef(torch.stack([a.scores_T, b.scores_T]))[0, 1] > 0.98
 
 
 def test_tokens_of_the_visible_answer_get_no_score():
-    [found] = segrl.attribute(tiny_model(), traces(1), byte_level_tokenizer())
+    [found] = paper.attribute(tiny_model(), traces(1), byte_level_tokenizer())
     thinking = segrl.segment(traces(1)[0]).boundaries[-2]
     assert float(found.scores_T[thinking:].abs().sum()) == 0
     assert float(found.scores_T[:thinking].abs().min()) > 0
@@ -217,33 +218,47 @@ def test_bad_input_is_a_sentence():
     model, tokenizer = tiny_model(), byte_level_tokenizer()
     long = segrl.tokenize(Trace("long", "p", "7 " * 600, "7"), tokenizer)
     with pytest.raises(ValueError, match=r"'long' has \d+ tokens with prompt and answer, the model takes 512"):
-        segrl.attribute(model, [long], tokenizer)
+        paper.attribute(model, [long], tokenizer)
     with pytest.raises(TypeError, match="no option rule: how nodes are chosen is quadrature= now"):
-        segrl.attribute(model, traces(1), tokenizer, rule="left")
+        paper.attribute(model, traces(1), tokenizer, rule="left")
     with pytest.raises(ValueError, match="quadrature='simpson', expected one of midpoint"):
-        segrl.attribute(model, traces(1), tokenizer, quadrature="simpson")
+        paper.attribute(model, traces(1), tokenizer, quadrature="simpson")
     with pytest.raises(ValueError, match="interpolate='none'"):
-        segrl.attribute(model, traces(1), tokenizer, interpolate="none")
+        paper.attribute(model, traces(1), tokenizer, interpolate="none")
     with torch.no_grad():
         model.lm_head.weight.fill_(float("nan"))
     with pytest.raises(ValueError, match=r"'t0': \d+ of \d+ attribution scores are not finite"):
-        segrl.attribute(model, traces(1), tokenizer)
+        paper.attribute(model, traces(1), tokenizer)
 
 
 def test_a_single_token_of_thinking_is_enough():
     tokenizer = byte_level_tokenizer()
     trace = segrl.tokenize(Trace("t", "p", "7", "7"), tokenizer)
-    [found] = segrl.attribute(tiny_model(), [trace], tokenizer, nodes=3)
+    [found] = paper.attribute(tiny_model(), [trace], tokenizer, nodes=3)
     assert len(found.scores_T) == 1
     empty = segrl.tokenize(Trace("t", "p", "", "7"), tokenizer)
-    [nothing] = segrl.attribute(tiny_model(), [empty], tokenizer, nodes=3)
+    [nothing] = paper.attribute(tiny_model(), [empty], tokenizer, nodes=3)
     assert len(nothing.scores_T) == 0
+
+
+def test_by_default_a_trace_takes_one_evaluation_of_a_gate_at_one_half():
+    """The same options by name; that a gate's gradient is right is shown in test_gates.py."""
+    model, tokenizer = tiny_model(), byte_level_tokenizer()
+    whole = {"quadrature": (torch.tensor([0.5], dtype=torch.float64), torch.ones(1, dtype=torch.float64))}
+    path = {"path": "values", "output": "log_odds", "interpolate": "response", "tolerance": None}
+    for found, expected in zip(
+        segrl.attribute(model, traces(), tokenizer),
+        segrl.attribute(model, traces(), tokenizer, **path, **whole),
+        strict=True,
+    ):
+        assert (found.evaluations, found.gap, found.path, found.flags) == (1, None, "values", ())
+        assert torch.equal(found.scores_T, expected.scores_T)
 
 
 def test_compat_gives_the_numbers_of_the_papers_code():
     """The loop from its description: 50 nodes of linspace(0, 1), logits everywhere, one mean, length one."""
     model, tokenizer = tiny_model(), byte_level_tokenizer()
-    [found] = segrl.attribute(model, traces(1), tokenizer, compat="authors", baseline=BASELINE)
+    [found] = paper.attribute(model, traces(1), tokenizer, compat="authors", baseline=BASELINE)
     one = explain(traces(1)[0], tokenizer)
     embed, ids = model.get_input_embeddings(), one.input_ids[None]
     x, base = embed(ids).detach(), embed(torch.full_like(ids, BASELINE)).detach()
@@ -258,10 +273,12 @@ def test_compat_gives_the_numbers_of_the_papers_code():
     expected = (masses / masses.norm())[one.thinking]
     assert error(found.scores_T, expected) < 1e-5
     assert found.evaluations == 52
+    with pytest.raises(ValueError, match="compat=authors is the paper's path, not path=values with output=log_odds"):
+        segrl.attribute(model, traces(1), tokenizer, compat="authors")
     with pytest.raises(ValueError, match="compat='papers', expected authors"):
-        segrl.attribute(model, traces(1), tokenizer, compat="papers")
+        paper.attribute(model, traces(1), tokenizer, compat="papers")
 
 
 def test_an_unknown_option_is_a_type_error_that_names_it():
     with pytest.raises(TypeError, match="unexpected keyword argument 'nods'"):
-        segrl.attribute(tiny_model(), traces(1), byte_level_tokenizer(), nods=3)
+        paper.attribute(tiny_model(), traces(1), byte_level_tokenizer(), nods=3)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from captum.attr import IntegratedGradients
+from testkit import paper
 from testkit.tiny import CONFIGS, byte_level_tokenizer, tiny_model
 from transformers import AttentionInterface, AutoModelForCausalLM, FalconConfig, MambaConfig
 
@@ -68,7 +69,7 @@ def test_gates_equal_scaled_values_in_a_forward_written_by_hand(architecture, at
     model, tokenizer, trace = tiny_model(architecture), byte_level_tokenizer(), traces(1)[0]
     model.set_attn_implementation(attention)
     options = {"path": "values", "quadrature": (torch.tensor([0.3]), torch.ones(1)), "tolerance": None}
-    [found] = segrl.attribute(model, [trace], tokenizer, certificate=True, **options)
+    [found] = paper.attribute(model, [trace], tokenizer, certificate=True, **options)
     model.set_attn_implementation("by_hand")
     explained = explain(trace, tokenizer)
     value_of = values_by_hand(model, explained, "logp")
@@ -84,7 +85,7 @@ def test_gates_equal_scaled_values_in_a_forward_written_by_hand(architecture, at
 def test_scores_equal_captums_over_the_gates(target, output):
     model, tokenizer = tiny_model(), byte_level_tokenizer()
     options = {"path": "values", "output": output, "target": target, "nodes": 6, "tolerance": None}
-    found = segrl.attribute(model, traces(2), tokenizer, **options)
+    found = paper.attribute(model, traces(2), tokenizer, **options)
     model.set_attn_implementation("by_hand")
     for attribution, trace in zip(found, traces(2), strict=True):
         explained = explain(trace, tokenizer, target)
@@ -96,7 +97,7 @@ def test_scores_equal_captums_over_the_gates(target, output):
 
 @pytest.mark.parametrize("options", [{}, {"begin": 0.5}, {"output": "log_odds"}, {"target": "contrast"}])
 def test_masses_are_complete_at_many_nodes(options):
-    found = segrl.attribute(
+    found = paper.attribute(
         tiny_model(), traces(2), byte_level_tokenizer(), path="values", nodes=300, tolerance=None, **options
     )
     for attribution in found:
@@ -111,8 +112,8 @@ def test_a_path_that_begins_later_is_the_rest_of_the_path():
     whole = torch.linspace(0.5, 1, 101, dtype=torch.float64)[:-1] + 0.0025
     weights = torch.full_like(whole, 0.005)
     options = {"path": "values", "tolerance": None}
-    [half] = segrl.attribute(model, traces(1), tokenizer, begin=0.5, nodes=100, **options)
-    [part] = segrl.attribute(model, traces(1), tokenizer, quadrature=(whole, weights), **options)
+    [half] = paper.attribute(model, traces(1), tokenizer, begin=0.5, nodes=100, **options)
+    [part] = paper.attribute(model, traces(1), tokenizer, quadrature=(whole, weights), **options)
     assert error(half.scores_T, part.scores_T) < 1e-4
 
 
@@ -122,8 +123,8 @@ def test_a_path_that_begins_later_is_the_rest_of_the_path():
 @pytest.mark.parametrize("target", ["gold", "contrast"])
 def test_batching_padding_and_checkpointing_change_nothing(batching, target):
     options = {"path": "values", "target": target, "output": "log_odds", "nodes": 3}
-    single = segrl.attribute(tiny_model(), traces(2), byte_level_tokenizer(), batch_rows=1, **options)
-    found = segrl.attribute(tiny_model(), traces(2), byte_level_tokenizer(), **options, **batching)
+    single = paper.attribute(tiny_model(), traces(2), byte_level_tokenizer(), batch_rows=1, **options)
+    found = paper.attribute(tiny_model(), traces(2), byte_level_tokenizer(), **options, **batching)
     for attribution, expected in zip(found, single, strict=True):
         assert error(attribution.scores_T, expected.scores_T) < 1e-5
         assert attribution.gap == pytest.approx(expected.gap, abs=1e-4)
@@ -131,8 +132,8 @@ def test_batching_padding_and_checkpointing_change_nothing(batching, target):
 
 def test_refinement_closes_the_gap_on_gates_too():
     options = {"path": "values", "nodes": 3, "max_nodes": 108}
-    coarse = segrl.attribute(tiny_model(), traces(2), byte_level_tokenizer(), tolerance=None, **options)
-    fine = segrl.attribute(tiny_model(), traces(2), byte_level_tokenizer(), tolerance=0.002, **options)
+    coarse = paper.attribute(tiny_model(), traces(2), byte_level_tokenizer(), tolerance=None, **options)
+    fine = paper.attribute(tiny_model(), traces(2), byte_level_tokenizer(), tolerance=0.002, **options)
     assert max(found.gap for found in coarse) > 0.002
     assert all(found.gap <= 0.002 for found in fine)
 
@@ -164,7 +165,7 @@ def test_a_linear_layer_gives_the_closed_form():
     tokenizer = byte_level_tokenizer()
     torch.manual_seed(0)
     model, trace = OneLayer(len(tokenizer)), segrl.tokenize(Trace("t", "3+4?", "a b c d.\n</think>", "7"), tokenizer)
-    [found] = segrl.attribute(model, [trace], tokenizer, path="values", output="log_odds", nodes=1, tolerance=None)
+    [found] = paper.attribute(model, [trace], tokenizer, path="values", output="log_odds", nodes=1, tolerance=None)
     explained = explain(trace, tokenizer)
     values_L = (model.embedding.weight * model.layers[0].v_proj.weight)[explained.input_ids, 0].detach()
     expected = values_L[explained.thinking] / len(explained)
@@ -186,14 +187,14 @@ def test_a_linear_layer_gives_the_closed_form():
 def test_layers_without_known_value_vectors_are_refused_by_name(config, layer):
     model = AutoModelForCausalLM.from_config(config)
     with pytest.raises(ValueError, match=f"layer 0, a {layer}, has none that segrl knows"):
-        segrl.attribute(model, traces(1), byte_level_tokenizer(), path="values")
+        paper.attribute(model, traces(1), byte_level_tokenizer(), path="values")
 
 
 def test_nothing_of_the_gates_stays_behind():
     model, tokenizer = tiny_model(), byte_level_tokenizer()
     ids = traces(1)[0].response_ids[None]
     before = model(ids).logits
-    segrl.attribute(model, traces(1), tokenizer, path="values", nodes=2)
+    paper.attribute(model, traces(1), tokenizer, path="values", nodes=2)
     assert torch.equal(model(ids).logits, before)
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
 
@@ -231,7 +232,7 @@ def test_a_contrast_without_one_of_the_answers_says_which(number, gold, what):
     tokenizer = byte_level_tokenizer()
     trace = segrl.tokenize(Trace("t", "?", TEXTS[number], gold), tokenizer)
     with pytest.raises(ValueError, match=what):
-        segrl.attribute(tiny_model(), [trace], tokenizer, target="contrast")
+        paper.attribute(tiny_model(), [trace], tokenizer, target="contrast")
 
 
 def test_an_answer_that_somebody_has_read_is_the_response_s_own():
@@ -246,8 +247,8 @@ def test_options_of_the_path_are_checked():
         ({"path": "keys"}, "path='keys'"),
         ({"output": "logit"}, "output='logit'"),
         ({"begin": 1.0}, "begin=1.0"),
-        ({"path": "values", "compat": "authors"}, "path=values; leave one of them out"),
+        ({"path": "values", "compat": "authors"}, "the paper's path, not path=values with output=logp"),
         ({"path": "values", "engine": "captum", "nodes": 3, "tolerance": None}, "engine=captum follows embeddings"),
     ]:
         with pytest.raises(ValueError, match=said):
-            segrl.attribute(tiny_model(), traces(1), byte_level_tokenizer(), **options)
+            paper.attribute(tiny_model(), traces(1), byte_level_tokenizer(), **options)

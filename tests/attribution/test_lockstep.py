@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from testkit import paper
 from testkit.tiny import byte_level_tokenizer, tiny_model
 
 import segrl
@@ -34,7 +35,7 @@ def traces():
 def test_parts_and_batches_do_not_change_a_score(traces):
     model, tokenizer = tiny_model(), byte_level_tokenizer()
     rule = (torch.tensor([0.3, 0.8]), torch.tensor([0.4, 0.6]))
-    expected = segrl.attribute(model, traces, tokenizer, quadrature=rule, tolerance=None, interpolate="response")
+    expected = paper.attribute(model, traces, tokenizer, quadrature=rule, tolerance=None, interpolate="response")
     for tokens in (1, 100, 10_000):
         request = Request(alphas=(0.3, 0.8), weights=(0.4, 0.6), tokens=tokens, certificate=True)
         for stream, wanted in zip(attribute_in_lockstep(model, traces, tokenizer, request), expected, strict=True):
@@ -55,7 +56,7 @@ def test_an_overflow_in_one_trace_costs_the_others_nothing(traces):
     for i in (0, 2):
         torch.testing.assert_close(streams[i].scores_T, expected[i].scores_T)
     with pytest.raises(ValueError, match="not finite"):
-        segrl.attribute(model, traces, tokenizer, tolerance=None, interpolate="response")
+        paper.attribute(model, traces, tokenizer, tolerance=None, interpolate="response")
 
 
 def test_fused_kernels_change_no_score(traces, monkeypatch):
@@ -90,7 +91,7 @@ def test_the_number_of_forwards_is_parts_times_nodes_and_two_for_the_certificate
 
 def test_gradient_times_embedding_is_one_node_at_the_input_of_a_path_from_zero(traces):
     model, tokenizer = tiny_model(), byte_level_tokenizer()
-    expected = segrl.gather(model, traces, tokenizer, needs=("gradient_T",))
+    expected = paper.gather(model, traces, tokenizer, needs=("gradient_T",))
     with_warnings = attribute_in_lockstep(model, traces, tokenizer, Request(need="gradient_T"))
     for stream, wanted in zip(with_warnings, expected, strict=True):
         torch.testing.assert_close(stream.scores_T, wanted.gradient_T, rtol=1e-4, atol=1e-6)
@@ -166,7 +167,7 @@ def test_every_path_and_target_is_that_of_attribute(answered, target, path):
         for trace, gold, own in zip(answered, GOLD, owns, strict=True)
     ]
     nodes = (torch.tensor([0.25, 0.75]), torch.tensor([0.5, 0.5]))
-    expected = segrl.attribute(model, written, tokenizer, quadrature=nodes, tolerance=None, target=target, **path)
+    expected = paper.attribute(model, written, tokenizer, quadrature=nodes, tolerance=None, target=target, **path)
     for tokens in (1, 10_000):
         request = Request(
             target=target, alphas=(0.25, 0.75), weights=(0.5, 0.5), tokens=tokens, certificate=True, **path

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from testkit import paper
 from testkit.tiny import CONFIGS, byte_level_tokenizer, tiny_model
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -31,7 +32,7 @@ def counted(model):
 def test_checkpointed_scores_are_the_same_bit_for_bit(architecture):
     model = tiny_model(architecture)
     plain, saving = (
-        segrl.attribute(model, traces(), byte_level_tokenizer(), nodes=3, baseline=7, checkpointing=flag)
+        paper.attribute(model, traces(), byte_level_tokenizer(), nodes=3, baseline=7, checkpointing=flag)
         for flag in (False, True)
     )
     assert all(torch.equal(a.scores_T, b.scores_T) for a, b in zip(plain, saving, strict=True))
@@ -41,13 +42,13 @@ def test_checkpointing_recomputes_each_layer_of_each_gradient_once():
     model = tiny_model()
     calls = counted(model)
     options = {"nodes": 3, "tolerance": None, "batch_rows": 1}
-    segrl.attribute(model, traces(1), byte_level_tokenizer(), **options)
+    paper.attribute(model, traces(1), byte_level_tokenizer(), **options)
     assert len(calls) == 2 * (2 + 3)
     calls.clear()
-    segrl.attribute(model, traces(1), byte_level_tokenizer(), checkpointing=True, **options)
+    paper.attribute(model, traces(1), byte_level_tokenizer(), checkpointing=True, **options)
     assert len(calls) == 2 * (2 + 2 * 3)
     calls.clear()
-    segrl.attribute(model, traces(1), byte_level_tokenizer(), batch_tokens=10, nodes=3, tolerance=None)
+    paper.attribute(model, traces(1), byte_level_tokenizer(), batch_tokens=10, nodes=3, tolerance=None)
     assert len(calls) == 2 * (2 + 2 * 3)  # a trace longer than the budget is checkpointed unasked
 
 
@@ -68,7 +69,7 @@ def test_checkpointing_keeps_a_layers_input_and_drops_its_insides():
 def test_checkpointing_leaves_the_model_as_it_was():
     model = tiny_model()
     before = {name: dict(module.__dict__) for name, module in model.named_modules()}
-    segrl.attribute(model, traces(1), byte_level_tokenizer(), nodes=1, checkpointing=True)
+    paper.attribute(model, traces(1), byte_level_tokenizer(), nodes=1, checkpointing=True)
     for name, module in model.named_modules():
         assert module.training is False
         assert set(module.__dict__) == set(before[name])
@@ -82,7 +83,7 @@ def test_lora_dropout_stays_off_under_checkpointing():
     config = peft.LoraConfig(target_modules=["q_proj", "down_proj"], r=4, lora_dropout=0.5, init_lora_weights=False)
     model = peft.get_peft_model(tiny_model(), config).train()
     plain, saving = (
-        segrl.attribute(model, traces(), byte_level_tokenizer(), nodes=3, checkpointing=flag) for flag in (False, True)
+        paper.attribute(model, traces(), byte_level_tokenizer(), nodes=3, checkpointing=flag) for flag in (False, True)
     )
     assert all(torch.equal(a.scores_T, b.scores_T) for a, b in zip(plain, saving, strict=True))
 
@@ -103,9 +104,9 @@ def full_beyond(rows, monkeypatch):
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(monkeypatch):
-    expected = segrl.attribute(tiny_model(), traces(), byte_level_tokenizer(), nodes=4)
+    expected = paper.attribute(tiny_model(), traces(), byte_level_tokenizer(), nodes=4)
     sizes = full_beyond(4, monkeypatch)
-    found = segrl.attribute(tiny_model(), traces(), byte_level_tokenizer(), nodes=4)
+    found = paper.attribute(tiny_model(), traces(), byte_level_tokenizer(), nodes=4)
     assert max(sizes) > 4
     for a, b in zip(found, expected, strict=True):
         assert a.scores_T.tolist() == pytest.approx(b.scores_T.tolist(), rel=1e-4, abs=1e-7)
@@ -115,13 +116,13 @@ def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(monkeypatch):
 def test_one_row_that_does_not_fit_is_a_sentence(monkeypatch):
     full_beyond(0, monkeypatch)
     with pytest.raises(ValueError, match=r"out of memory at 1 rows of \d+ tokens; give fewer batch_tokens"):
-        segrl.attribute(tiny_model(), traces(), byte_level_tokenizer())
+        paper.attribute(tiny_model(), traces(), byte_level_tokenizer())
 
 
 def test_a_fixed_number_of_forwards_is_never_retried(monkeypatch):
     sizes = full_beyond(1, monkeypatch)
     with pytest.raises(ValueError, match="out of memory at 2 rows"):
-        segrl.attribute(tiny_model(), traces(), byte_level_tokenizer(), batch_rows=2)
+        paper.attribute(tiny_model(), traces(), byte_level_tokenizer(), batch_rows=2)
     assert sizes == [2]
 
 
@@ -132,7 +133,7 @@ def test_an_interrupt_comes_through_and_the_model_is_put_back():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        segrl.attribute(model, traces(), byte_level_tokenizer(), progress=interrupt)
+        paper.attribute(model, traces(), byte_level_tokenizer(), progress=interrupt)
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert not model.get_input_embeddings()._forward_hooks
@@ -142,7 +143,7 @@ def test_an_interrupt_comes_through_and_the_model_is_put_back():
 def test_captum_behind_the_same_call(rule):
     model = tiny_model()
     ours, theirs = (
-        segrl.attribute(
+        paper.attribute(
             model, traces(), byte_level_tokenizer(), quadrature=rule, nodes=6, tolerance=None, engine=engine
         )
         for engine in ("segrl", "captum")
@@ -156,8 +157,8 @@ def test_captum_behind_the_same_call(rule):
 def test_what_captum_cannot_do_is_a_sentence():
     model, tokenizer = tiny_model(), byte_level_tokenizer()
     with pytest.raises(ValueError, match="engine=captum moves every position alike"):
-        segrl.attribute(model, traces(1), tokenizer, engine="captum", interpolate="response")
+        paper.attribute(model, traces(1), tokenizer, engine="captum", interpolate="response")
     with pytest.raises(ValueError, match="engine=captum has no quadrature 'authors'"):
-        segrl.attribute(model, traces(1), tokenizer, engine="captum", quadrature="authors")
+        paper.attribute(model, traces(1), tokenizer, engine="captum", quadrature="authors")
     with pytest.raises(ValueError, match="engine='shap'"):
-        segrl.attribute(model, traces(1), tokenizer, engine="shap")
+        paper.attribute(model, traces(1), tokenizer, engine="shap")

@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from testkit import paper
 from testkit.tiny import byte_level_tokenizer, tiny_model
 
 import segrl
@@ -61,11 +62,11 @@ def test_cells_cut_in_three_still_cover_the_path_once(nodes, data):
 
 def test_nodes_are_spent_on_the_traces_that_miss_and_bring_them_closer():
     model, tokenizer = tiny_model(), byte_level_tokenizer()
-    plain = segrl.attribute(model, traces(), tokenizer, nodes=2, tolerance=None)
+    plain = paper.attribute(model, traces(), tokenizer, nodes=2, tolerance=None)
     wide = sorted(max(one.gap, one.unevenness) for one in plain)
     tolerance = (wide[0] + wide[1]) / 2
-    refined = segrl.attribute(model, traces(), tokenizer, nodes=2, tolerance=tolerance, max_nodes=18)
-    right = segrl.attribute(model, traces(), tokenizer, nodes=300, tolerance=None)
+    refined = paper.attribute(model, traces(), tokenizer, nodes=2, tolerance=tolerance, max_nodes=18)
+    right = paper.attribute(model, traces(), tokenizer, nodes=300, tolerance=None)
     for before, after, fine in zip(plain, refined, right, strict=True):
         assert (after.evaluations == 4) == (max(before.gap, before.unevenness) <= tolerance)
         assert after.evaluations <= 20
@@ -76,8 +77,8 @@ def test_nodes_are_spent_on_the_traces_that_miss_and_bring_them_closer():
 def test_cutting_every_cell_is_the_grid_three_times_as_fine():
     """A tolerance of nothing and room for it all: whatever the order of cuts, 2 nodes become 6."""
     model, tokenizer = tiny_model(), byte_level_tokenizer()
-    [found] = segrl.attribute(model, traces(1), tokenizer, nodes=1, tolerance=0.0, max_nodes=3)
-    [direct] = segrl.attribute(model, traces(1), tokenizer, nodes=3, tolerance=None)
+    [found] = paper.attribute(model, traces(1), tokenizer, nodes=1, tolerance=0.0, max_nodes=3)
+    [direct] = paper.attribute(model, traces(1), tokenizer, nodes=3, tolerance=None)
     assert found.evaluations == 2 + 3
     assert error(found.scores_T, direct.scores_T) < 1e-5
 
@@ -88,7 +89,7 @@ def test_on_the_toy_model_few_nodes_in_the_right_place_do_what_hundreds_do():
     model, tokenizer = segrl.toy.load_model()
     some = [segrl.tokenize(trace, tokenizer) for trace in segrl.toy.sample_traces(4, seed=11)]
     local, even, right = (
-        segrl.attribute(model, some, tokenizer, **options)
+        paper.attribute(model, some, tokenizer, **options)
         for options in ({}, {"nodes": 108, "tolerance": None}, {"nodes": 324, "tolerance": None})
     )
     assert sum(one.evaluations for one in local) / len(local) < 81
@@ -98,10 +99,10 @@ def test_on_the_toy_model_few_nodes_in_the_right_place_do_what_hundreds_do():
 
 def test_without_a_certificate_the_ends_are_not_evaluated():
     model, tokenizer = tiny_model(), byte_level_tokenizer()
-    [short] = segrl.attribute(model, traces(1), tokenizer, nodes=2, tolerance=None, certificate=False)
-    [whole] = segrl.attribute(model, traces(1), tokenizer, nodes=2, tolerance=None)
+    [short] = paper.attribute(model, traces(1), tokenizer, nodes=2, tolerance=None, certificate=False)
+    [whole] = paper.attribute(model, traces(1), tokenizer, nodes=2, tolerance=None)
     assert (short.evaluations, whole.evaluations) == (2, 4)
     assert torch.equal(short.scores_T, whole.scores_T)
     assert short.gap is None
     with pytest.raises(ValueError, match=r"tolerance=0\.2 is held against the certificate"):
-        segrl.attribute(model, traces(1), tokenizer, certificate=False)
+        paper.attribute(model, traces(1), tokenizer, certificate=False)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf, ReadonlyConfigError
 
+from segrl.attribution import PAPER
 from segrl.commands import schema
 from segrl.commands.cli import COMMANDS, main
 from segrl.commands.config import CONFIG_DIR, ON_VERL, ConfigError, compose
@@ -138,6 +139,29 @@ def test_presets_and_values_reach_the_config():
     assert list(config.selection.force) == [0, -2, -1]
     assert config.selection.tau == 0.5
     assert config.attribution.compat == "authors"
+
+
+def on_path(section) -> dict:
+    return {name: section[name] for name in PAPER}
+
+
+def test_the_papers_path_is_that_of_the_paper():
+    """The file, the constant of the library, the recipes of the paper, and its analysis."""
+    for command in ("attribute", "select"):
+        assert on_path(compose(command, ["attribution=paper"]).attribution) == PAPER
+    assert on_path(compose("attribute", ["attribution=authors"]).attribution) == PAPER
+    analysis = compose("analyze", [])
+    assert (analysis.measure, on_path(analysis.attribution)) == ("ig", PAPER)
+
+
+@pytest.mark.e2e
+def test_the_papers_recipes_take_the_papers_measure_and_the_others_a_gate():
+    gate = {"path": "values", "output": "log_odds", "nodes": 1, "tolerance": None}
+    for path in sorted((CONFIG_DIR / "sft" / "preset").glob("*.yaml")):
+        config, measured = compose("sft", [f"preset={path.stem}"]), path.stem != "toy_cpu"
+        expected = ("ig", PAPER) if measured else ("contribution", gate)
+        assert (config.measure, on_path(config.attribution)) == expected, path.stem
+    assert (compose("select", []).measure, on_path(compose("select", []).attribution)) == ("contribution", gate)
 
 
 def test_harvest_samples_as_the_paper_did_by_one_preset():

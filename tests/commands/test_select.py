@@ -39,9 +39,8 @@ def thinking_kept(segments, selection):
 @pytest.mark.parametrize("measure", MEASURES)
 def test_every_measure_selects_by_one_command_and_as_much_as_the_others(planted, tmp_path, measure):
     out = tmp_path / "out.parquet"
-    # Two nodes on embeddings give every segment of these traces a negative sum.
-    signed = ["attribution.path=values"] if measure in ("contribution", "mistake") else []
-    run("select", f"traces={planted}", f"out={out}", f"measure={measure}", "selection=matched", *FEW, *signed)
+    path = ["attribution=paper"] if measure == "ig" else []
+    run("select", f"traces={planted}", f"out={out}", f"measure={measure}", "selection=matched", *path, *FEW)
     found = selections(out)
     assert len(found) == 2
     for (segments, scores, selection), trace in zip(found, load_traces(planted), strict=True):
@@ -105,6 +104,7 @@ def test_pruned_traces_are_written_beside_the_selection(planted, tmp_path):
         (["measure=confidence_gain"], "trace 'none' has no gold answer"),
         (["measure=oracle"], "trace 'none' has no planted kinds"),
         (["measure=abs_ig_tokens", "attribution.target=own"], "trace 'none' boxes no answer of its own"),
+        (["measure=ig"], "not on path=values: attribute with attribution=paper, or take measure=strength"),
         (["measure=attention", "attribution.context=some"], "context='some', expected one of"),
         (["measure=confidence_gain", "evidence.temperature=0"], "temperature=0.0"),
     ],

@@ -16,7 +16,7 @@ def test_what_a_run_remembers_is_found_again_for_the_same_model(tmp_path):
 
 @pytest.mark.parametrize(
     "changed",
-    [{"target": "contrast"}, {"path": "values"}, {"output": "log_odds"}, {"begin": 0.5}, {"interpolate": None}],
+    [{"target": "contrast"}, {"path": "embeddings"}, {"output": "logp"}, {"begin": 0.5}, {"interpolate": None}],
 )
 def test_a_calibration_follows_from_all_that_shapes_the_path(changed):
     assert calibration_settings(CreditSettings(**changed)) != calibration_settings(CreditSettings())

@@ -33,7 +33,7 @@ def rollout(advantage: float = 0.5, answer: str | None = "7", trainable_T=None) 
 
 
 def weighed(response: Rollout, scores_T=SCORES_T, **settings):
-    credit = CreditSettings(**settings)
+    credit = CreditSettings(**{"measure": "ig", **settings})
     return weigh_rollout(
         response, evidence_of(response, Stream(scores_T, gap=0.1, copy_share=0.2), credit), credit, step=1
     )
@@ -56,6 +56,14 @@ def test_options_reach_the_rule_and_the_measure():
     response = weighed(rollout(), rule="linear", measure_options={"aggregate": "sum"})
     share = torch.tensor([2.0, 2, 9, 9, 9, 0.5]) / 11.5
     torch.testing.assert_close(response.weights_T[:6], share / share.mean())
+
+
+def test_the_default_measure_ranks_by_signed_sums():
+    """Sums of 0, 9 and 0.5: ranks 1, 3, 2 are weights 0.8, 1.2, 1.0, of mean (2 * 0.8 + 3 * 1.2 + 1.0) / 6."""
+    expected = torch.tensor([0.8, 0.8, 1.2, 1.2, 1.2, 1.0]) / (6.2 / 6)
+    response, credit = rollout(), CreditSettings()
+    evidence = evidence_of(response, Stream(SCORES_T, path="values"), credit)
+    torch.testing.assert_close(weigh_rollout(response, evidence, credit, step=1).weights_T[:6], expected)
 
 
 @pytest.mark.parametrize("measure", ["contribution", "mistake"])

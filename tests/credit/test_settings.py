@@ -47,6 +47,12 @@ def test_settings_that_are_not_given_keep_their_defaults():
     assert credit_from(OmegaConf.create({"segrl": {"interpolate": None}})).interpolate is None
 
 
+def test_by_default_a_rollout_is_read_at_one_gate():
+    credit = CreditSettings()
+    assert (credit.measure, credit.path, credit.output) == ("contribution", "values", "log_odds")
+    assert (credit.quadrature, credit.nodes, credit.begin, credit.interpolate) == ("midpoint", 1, 0.0, "response")
+
+
 @pytest.mark.parametrize(
     ("settings", "need", "attributes"),
     [

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from testkit import paper
 from testkit.tiny import byte_level_tokenizer, tiny_model
 
 import segrl
@@ -18,8 +19,8 @@ def traces(n=3):
 def test_what_is_written_is_read_back(tmp_path):
     trace = traces()[2]
     segments = segrl.segment(trace)
-    [attribution] = segrl.attribute(tiny_model(), [trace], byte_level_tokenizer(), nodes=3, tolerance=1e-9, max_nodes=3)
-    scores = segrl.score(attribution, segments)
+    [attribution] = paper.attribute(tiny_model(), [trace], byte_level_tokenizer(), nodes=3, tolerance=1e-9, max_nodes=3)
+    scores = segrl.score(attribution, segments, "ig")
     selection = segrl.select(scores)
     write_rows(tmp_path / "a.parquet", [records.attribution_row(trace, attribution)])
     write_rows(tmp_path / "s.parquet", [records.selection_row(trace, segments, scores, selection)])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from testkit import paper
 from testkit.tiny import CONFIGS, byte_level_tokenizer, tiny_model
 
 import segrl
@@ -27,7 +28,7 @@ def made(text=TEXT, answer="7", id="t"):
 
 def gathered(*needs, text=TEXT, model=None, **options):
     trace, segments = made(text)
-    [evidence] = segrl.gather(
+    [evidence] = paper.gather(
         model or tiny_model(), [trace], byte_level_tokenizer(), needs, segments=[segments], **options
     )
     return trace, segments, evidence
@@ -223,7 +224,7 @@ def test_a_contrast_is_asked_by_short_forwards_too():
 
     needs = ("prefix_logp", "without_logp", "alone_value", "shapley")
     for options in ({}, {"shared_prefixes": True, "output": "log_odds", "subset_output": "logp"}):
-        [evidence] = segrl.gather(
+        [evidence] = paper.gather(
             tiny_model(), [trace], byte_level_tokenizer(), needs, segments=[segments], target="contrast", **options
         )
         slow = [margin(trace.response_ids[:end]) for end in segments.boundaries[:4]]
@@ -415,7 +416,7 @@ def test_the_bundled_model_grows_confident_as_its_needed_steps_come():
     model, tokenizer = toy.load_model()
     traces = [segrl.tokenize(trace, tokenizer) for trace in toy.sample_traces(4, seed=0)]
     segments = [segrl.segment(trace) for trace in traces]
-    found = segrl.gather(model, traces, tokenizer, ("confidence", "prefix_logp"), segments=segments, samples=8)
+    found = paper.gather(model, traces, tokenizer, ("confidence", "prefix_logp"), segments=segments, samples=8)
     for one in found:
         assert one.empty_confidence < 0.5 < float(one.confidence_S[-1])
         assert one.empty_logp < float(one.prefix_logp_S[-1])
@@ -440,9 +441,9 @@ def test_a_contrast_is_gathered_beside_the_attribution_on_the_same_path():
     trace, _ = made(answer="3")
     model, tokenizer = tiny_model(), byte_level_tokenizer()
     path = {"path": "values", "nodes": 2, "tolerance": None}
-    [evidence] = segrl.gather(model, [trace], tokenizer, ("ig", "contrast"), target="own", **path)
-    [own] = segrl.attribute(model, [trace], tokenizer, target="own", **path)
-    [contrast] = segrl.attribute(model, [trace], tokenizer, target="contrast", **path)
+    [evidence] = paper.gather(model, [trace], tokenizer, ("ig", "contrast"), target="own", **path)
+    [own] = paper.attribute(model, [trace], tokenizer, target="own", **path)
+    [contrast] = paper.attribute(model, [trace], tokenizer, target="contrast", **path)
     assert torch.equal(evidence.ig.scores_T, own.scores_T)
     assert torch.equal(evidence.contrast.scores_T, contrast.scores_T)
     assert evidence.contrast.path == "values"
@@ -455,7 +456,7 @@ def test_what_cannot_be_gathered_is_a_sentence():
 
     def refused(sentence, *arguments, **options):
         with pytest.raises(ValueError, match=sentence):
-            segrl.gather(model, *arguments, **options)
+            paper.gather(model, *arguments, **options)
 
     refused("nothing is gathered as 'entrpy', did you mean 'entropy_T'", [trace], tokenizer, ("entrpy",))
     refused("are of segments; pass segments=", [trace], tokenizer, ("prefix_logp",))

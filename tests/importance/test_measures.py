@@ -108,7 +108,7 @@ def test_a_measure_of_ones_own(monkeypatch):
 
 
 def test_what_a_measure_reads_must_be_there():
-    with pytest.raises(ValueError, match=r"'ig' reads 'ig', which trace 't' lacks; gather it"):
+    with pytest.raises(ValueError, match=r"'contribution' reads 'ig', which trace 't' lacks; gather it"):
         segrl.score(evidence(), Segments((0, 10)))
     with pytest.raises(ValueError, match="has 10 tokens, its segments cover 4"):
         segrl.score(evidence(), Segments((0, 4)), "length")
@@ -123,6 +123,7 @@ def test_every_measure_says_what_it_reads_and_reads_no_more():
         "answer_logp": -1.0,
         "empty_logp": -9.0,
         "empty_confidence": 0.0,
+        "empty_continued": 0.0,
         "empty_value": -9.0,
         "whole_value": 1.0,
     }
@@ -190,6 +191,23 @@ def test_signed_sums_by_hand():
         assert signed.strength_S.tolist() == [-1, 3, 0.5, 0]
         assert signed.share_S.tolist() == pytest.approx([0, 3 / 3.5, 0.5 / 3.5, 0])
         assert signed.consistency_S.tolist() == [0] * 4
+
+
+def test_an_attribution_by_itself_is_scored_by_any_measure_that_reads_no_more():
+    trace, segments = toy_trace()
+    scores_T = torch.linspace(-1, 2, trace.tokens)
+    bare = attribution(scores_T, trace)
+    for name, measure in MEASURES.items():
+        if measure.needs == ("ig",):
+            alone = segrl.score(bare, segments, name)
+            assert torch.equal(alone.strength_S, segrl.score(Evidence(trace, ig=bare), segments, name).strength_S), name
+    sums_S = torch.stack([scores_T[piece].double().sum() for piece in segments.slices])
+    thoughts = segments.thought_S
+    torch.testing.assert_close(segrl.score(bare, segments).strength_S[thoughts], sums_S[thoughts])
+    with pytest.raises(ValueError, match="'pmi' reads 'prefix_logp_S', which trace"):
+        segrl.score(bare, segments, "pmi")
+    with pytest.raises(ValueError, match="tokens, its segments cover 4"):
+        segrl.score(bare, Segments((0, 4)))
 
 
 def test_the_value_path_has_strengths_and_no_consistency():

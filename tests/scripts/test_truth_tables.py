@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from testkit import paper
 from testkit.script_files import loaded
 
 import segrl
@@ -115,7 +116,7 @@ def test_real_traces_that_fit_are_scored_and_the_shortest_held_against_samples(t
 
 def test_the_papers_loop_is_compat_authors(bench):
     """Up to the scale: the paper's code divides a trace's scores by their length."""
-    ours = segrl.attribute(bench.model, [bench.trace], bench.tokenizer, compat="authors")[0].scores_T
+    ours = paper.attribute(bench.model, [bench.trace], bench.tokenizer, compat="authors")[0].scores_T
     by_strength, signed = (peers.OF_THE_ANSWER[f"the paper's loop, 50{how}"].run(bench) for how in ("", ", signed"))
     strength_S = peers.segment_scores(ours, bench.segments).strength_S
     signed_S = peers.summed(ours.double(), bench.segments)
@@ -127,7 +128,7 @@ def test_the_papers_loop_is_compat_authors(bench):
 
 def test_captum_is_engine_captum(bench):
     how = {"engine": "captum", "quadrature": "gauss_legendre", "nodes": 6, "tolerance": None}
-    ours = segrl.attribute(bench.model, [bench.trace], bench.tokenizer, **how)[0].scores_T
+    ours = paper.attribute(bench.model, [bench.trace], bench.tokenizer, **how)[0].scores_T
     expected = thoughts(peers.summed(ours.double(), bench.segments), bench)
     arm = peers.Peer(partial(peers.OF_THE_ANSWER["captum, 50, signed"].call, nodes=6), 6)
     assert arm.run(bench).values == pytest.approx(expected, abs=1e-3)

@@ -37,30 +37,37 @@ def grpo_config(*overrides):
             "model.tiled_mlp.enabled=true; attribution gives the last layer slices that verl's tiles do not take; a",
         ),
         (["segrl.attributor=ref"], "segrl.attributor=ref without a reference: set actor.use_kl_loss=true"),
-        (["segrl.sign=signed", "segrl.measure=length"], "take segrl.measure=ig with it"),
-        (["segrl.sign=signed", "segrl.measure=mistake"], "take segrl.measure=ig with it"),
-        (["actor_rollout_ref.model.use_fused_kernels=true", "segrl.measure=mistake"], "which a contrast read; set it"),
+        (["segrl.sign=signed", "segrl.measure=length"], "take segrl.measure=contribution with it"),
+        (["segrl.sign=signed", "segrl.measure=mistake"], "take segrl.measure=contribution with it"),
+        (
+            ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.measure=mistake", "segrl.output=logp"],
+            "which a contrast read; set it",
+        ),
         (["segrl.sign=signed", "segrl.target=gold"], "segrl.target=gold explains the gold one; take segrl.target"),
         (
-            ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.output=log_odds"],
-            "model.use_fused_kernels=true gives log-probabilities and no logits, which segrl.output=log_odds read",
+            ["actor_rollout_ref.model.use_fused_kernels=true"],
+            "model.use_fused_kernels=true gives log-probabilities and no logits, which segrl.output=log_odds read; set "
+            "it to false, or take segrl.output=logp; a frozen",
         ),
         (
-            ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.target=contrast"],
+            ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.target=contrast", "segrl.output=logp"],
             "no logits, which a contrast read; set it to false; a frozen attributor works there",
         ),
-        (["segrl.measure=oar", "segrl.path=values"], "segrl.measure=oar reads the gradient at the input's embeddings"),
-        (["segrl.measure=oar", "segrl.output=log_odds"], "leave segrl.path, output and begin out"),
+        (["segrl.measure=oar", "segrl.begin=0.5"], "segrl.measure=oar reads the gradient at the input's embeddings"),
+        (["segrl.measure=ig"], "take segrl.path=embeddings segrl.output=logp segrl.quadrature=calibrated with it"),
         (["segrl.path=valeus"], "segrl.path='valeus', did you mean 'values'?"),
         (
             ["actor_rollout_ref.actor.policy_loss.loss_mode=geo_mean"],
             "loss_mode=geo_mean takes each response's mean advantage, which weights of mean one leave as it was",
         ),
-        (["segrl.nodes=50"], "segrl.nodes=50 are to be chosen among segrl.calibration_nodes=48"),
+        (
+            ["segrl.nodes=50", "segrl.quadrature=calibrated"],
+            "segrl.nodes=50 are to be chosen among segrl.calibration_nodes=48",
+        ),
         (["segrl.measure=entropy", "algorithm.rollout_correction.bypass_mode=true"], "bypass_mode leaves out"),
         (["+segrl.rule_options.lo=1"], "the weighting rule 'rank' with the options {'lo': 1}: got an unexpected"),
         (["+segrl.segmentation.min_token=3"], "segmenter='auto' with the options {'min_token': 3}: got an unexpected"),
-        (["+segrl.measure_options.aggregate=men"], "aggregate='men', expected one of"),
+        (["segrl.measure=strength", "+segrl.measure_options.aggregate=men"], "aggregate='men', expected one of"),
     ],
 )
 def test_what_cannot_be_done_is_refused(overrides, sentence):
@@ -72,27 +79,27 @@ def test_what_cannot_be_done_is_refused(overrides, sentence):
     "overrides",
     [
         ["actor_rollout_ref.actor.strategy=megatron", "segrl.attributor=frozen", "segrl.attributor_path=x"],
-        ["actor_rollout_ref.model.use_fused_kernels=true"],
-        ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.path=values"],
+        ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.output=logp"],
+        ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.output=logp", "segrl.path=embeddings"],
         ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.measure=length", "segrl.target=contrast"],
         [
             "actor_rollout_ref.model.use_fused_kernels=true",
-            "segrl.output=log_odds",
             "segrl.attributor=frozen",
             "segrl.attributor_path=x",
         ],
-        ["segrl.path=values", "segrl.output=log_odds", "segrl.target=contrast", "segrl.begin=0.5", "segrl.sign=both"],
+        ["segrl.target=contrast", "segrl.begin=0.5", "segrl.sign=both"],
+        ["segrl.measure=ig", "segrl.path=embeddings", "segrl.output=logp", "segrl.quadrature=calibrated"],
+        ["segrl.measure=strength"],
         ["segrl.sign=signed", "segrl.target=contrast"],
-        ["segrl.measure=mistake", "segrl.sign=both", "segrl.path=values"],
-        ["segrl.measure=contribution", "segrl.sign=signed"],
+        ["segrl.measure=mistake", "segrl.sign=both", "segrl.path=embeddings"],
         ["segrl.measure=oar", "segrl.target=contrast"],
         ["actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"],
         ["segrl.attributor=ref", "actor_rollout_ref.actor.use_kl_loss=true"],
         ["segrl.attributor=ref", "actor_rollout_ref.model.lora_rank=8"],
         ["algorithm.adv_estimator=rloo"],
         ["segrl.sign=signed"],
-        ["segrl.nodes=50", "segrl.quadrature=midpoint"],
-        ["segrl.nodes=50", "segrl.attributor=frozen", "segrl.attributor_path=x"],
+        ["segrl.nodes=50"],
+        ["segrl.nodes=50", "segrl.quadrature=calibrated", "segrl.attributor=frozen", "segrl.attributor_path=x"],
         ["segrl.rule=uniform", "actor_rollout_ref.actor.policy_loss.loss_mode=geo_mean"],
         ["segrl.measure=oracle", "+segrl.measure_options.inverted=true"],
         ["segrl.rule=top", "segrl.measure=entropy", "+segrl.measure_options.aggregate=token"],
@@ -207,8 +214,8 @@ def test_a_model_without_value_vectors_to_gate_is_refused_by_its_layer():
     gated = CreditSettings(path="values")
     with pytest.raises(ValueError, match="layer 0, a FalconDecoderLayer, has none that segrl knows"):
         checks.check_gates(FalconConfig(**small), gated)
-    for settings in (CreditSettings(), CreditSettings(path="values", measure="length")):
-        checks.check_gates(FalconConfig(**small), settings)
+    for others in ({"path": "embeddings"}, {"path": "values", "measure": "length"}, {"measure": "oar"}):
+        checks.check_gates(FalconConfig(**small), CreditSettings(**others))
     checks.check_gates(FalconConfig(**small), CreditSettings(path="values", attributor="frozen", attributor_path="x"))
     checks.check_gates(Qwen2Config(num_key_value_heads=1, **small), gated)
 

@@ -86,7 +86,7 @@ def test_flash_attention_ranks_segments_as_sdpa_does():
     assert spearman(*strengths) > 0.95
 
 
-FUSED = ["actor_rollout_ref.model.use_fused_kernels=true"]
+FUSED = ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.output=logp"]
 ULYSSES = ["trainer.n_gpus_per_node=2", "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"]
 
 

@@ -20,7 +20,6 @@ from testkit.runs import bounded, dumped, ended, grpo_command, marked, metric, n
 import segrl
 from segrl import toy
 from segrl.credit.rollout import rollout_trace
-from segrl.importance import segment_scores
 from segrl.types import Trace
 
 pytestmark = [
@@ -55,21 +54,24 @@ def test_the_separate_asynchronous_mode(tmp_path, environment, ray_dir, hybrid):
 
 
 @pytest.mark.parametrize(
-    "overrides",
+    ("overrides", "output"),
     [
-        ["+segrl.attributor=frozen", f"+segrl.attributor_path={toy.MODEL_PATH}", "+segrl.attributor_workers=2"],
-        ["+segrl.attributor=ref", "actor_rollout_ref.actor.use_kl_loss=true"],
-        ["actor_rollout_ref.model.use_fused_kernels=true"],
+        (
+            ["+segrl.attributor=frozen", f"+segrl.attributor_path={toy.MODEL_PATH}", "+segrl.attributor_workers=2"],
+            "log_odds",
+        ),
+        (["+segrl.attributor=ref", "actor_rollout_ref.actor.use_kl_loss=true"], "log_odds"),
+        (["actor_rollout_ref.model.use_fused_kernels=true"], "logp"),
     ],
     ids=["frozen", "ref", "live with fused kernels"],
 )
 def test_attributors_that_start_as_the_policy_score_its_first_rollouts_like_the_plain_model(
-    tmp_path, environment, ray_dir, overrides
+    tmp_path, environment, ray_dir, overrides, output
 ):
     """On step 1 all of them are the same model; the scores to expect are computed here, on the plain one."""
-    entry = grpo_command(tmp_path, ray_dir, 1, *overrides, *PLAINLY_SCORED)
+    entry = grpo_command(tmp_path, ray_dir, 1, *overrides, f"+segrl.output={output}", *PLAINLY_SCORED)
     bounded(entry, environment, 600, tmp_path / "log")
-    for line, expected in held_against_the_base(tmp_path, 1):
+    for line, expected in held_against_the_base(tmp_path, 1, output=output):
         assert line["strength"] == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
@@ -131,7 +133,7 @@ def held_against_the_base(folder: Path, step: int, **path) -> list[tuple[dict, l
             continue
         trace = replace(trace, answer=line["gold"] or trace.answer)
         [attribution] = segrl.attribute(model, [trace], tokenizer, **options)
-        found.append((line, segment_scores(attribution.scores_T, segrl.segment(trace, "auto")).strength_S.tolist()))
+        found.append((line, segrl.score(attribution, segrl.segment(trace, "auto")).strength_S.tolist()))
     assert found, f"no weighed rollout of step {step} to compare"
     return found
 

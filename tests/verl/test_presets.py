@@ -89,8 +89,8 @@ def test_the_sizes_of_the_presets():
 def test_the_summary_counts_rollouts_updates_and_what_attribution_costs():
     config = preset("toy_cpu", "segrl.certificate_every=0")
     assert grpo.summary(config, credit_from(config)) == (
-        "GRPO, rule rank, measure ig: 60 steps, each 16 prompts x 4 = 64 rollouts, 1 mini-batches of 64 and 1 "
-        "optimiser steps; attribution with 1 node(s) costs 0.50 x update_actor at most, less by the share of "
+        "GRPO, rule rank, measure contribution: 60 steps, each 16 prompts x 4 = 64 rollouts, 1 mini-batches of 64 and "
+        "1 optimiser steps; attribution with 1 node(s) costs 0.50 x update_actor at most, less by the share of "
         "rollouts that have nothing to learn from"
     )
     for override in ("segrl.rule=uniform", "segrl.measure=length"):

@@ -179,7 +179,7 @@ def test_only_what_can_learn_is_attributed_and_weighted(make):
     assert counts == {"other_sign": 1, "no_answer": 1, "equal_rewards": 2}
 
 
-@pytest.mark.parametrize(("measure", "column"), [("ig", None), ("entropy", "entropy")])
+@pytest.mark.parametrize(("measure", "column"), [("contribution", None), ("entropy", "entropy")])
 def test_a_rollout_whose_scores_are_not_finite_weighs_one_and_is_counted(make, tmp_path, measure, column):
     trainer, queue = make(right=2, measure=measure, dump_dir=str(tmp_path / "dump"))
     trainer.actor_rollout_wg.broken = {"r0_0_0"}
@@ -319,7 +319,9 @@ def test_the_certificate_is_asked_for_on_every_so_many_steps(make):
     assert certificates == [True, False, False, True, False]
 
 
-@pytest.mark.parametrize(("measure", "forwards"), [("length", 0), ("random", 0), ("entropy", 0), ("oar", 1), ("ig", 1)])
+@pytest.mark.parametrize(
+    ("measure", "forwards"), [("length", 0), ("random", 0), ("entropy", 0), ("oar", 1), ("contribution", 1)]
+)
 def test_a_measure_that_needs_no_gradient_costs_no_forward(make, measure, forwards):
     trainer, queue = make(measure=measure)
     metrics = step(trainer, queue)
@@ -372,7 +374,7 @@ def test_too_few_rollouts_do_not_calibrate(make):
         ({"nodes": 5}, 1),
         ({"target": "gold"}, 1),
         ({"interpolate": "all"}, 1),
-        ({"path": "values"}, 1),
+        ({"path": "embeddings"}, 1),
         ({"measure": "mistake"}, 1),
     ],
 )
