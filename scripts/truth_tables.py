@@ -81,9 +81,9 @@ class Table:
 
 TABLES = {
     "toy": Table("toy", 200, {"most": 10}, without=HUNDREDS),
-    "toy_last": Table("toy", 200, {"ask": "last", "most": 10}, without=DEAR),
-    "toy_mistakes": Table("toy", 200, {"ask": "all", "wrong": True}),
-    "toy_last_mistakes": Table("toy", 200, {"ask": "last", "wrong": True}),
+    "toy_last": Table("toy", 100, {"ask": "last", "most": 10}, without=DEAR),
+    "toy_mistakes": Table("toy", 60, {"ask": "all", "wrong": True}),
+    "toy_last_mistakes": Table("toy", 60, {"ask": "last", "wrong": True}),
     "lines": Table("lines", 60, pretrained=True, arms=SHORT),
     "lines_hidden": Table("lines", 60, pretrained=True, arms=ATTRIBUTIONS, attribution={"hide_answer": True}),
     "lines_256": Table("lines", 12, pretrained=True, arms=(*HUNDREDS, "pmi")),
@@ -92,8 +92,8 @@ TABLES = {
 }
 # Responses of the bundled model itself: the wrong ones to problems that it also solves, as they are in a group of GRPO.
 ROLLOUTS = {
-    "toy_rollouts": ({"ask": "all"}, Table("toy", 200, {"wrong": True})),
-    "toy_last_rollouts": ({"ask": "last"}, Table("toy", 200, {"wrong": True})),
+    "toy_rollouts": ({"ask": "all"}, Table("toy", 200, {"wrong": True}, without=DEAR_ON_MISTAKES)),
+    "toy_last_rollouts": ({"ask": "last"}, Table("toy", 200, {"wrong": True}, without=DEAR_ON_MISTAKES)),
 }
 PROBLEMS, PROBLEM_SEEDS = 400, {"dev": 300_000, "test": 300_001}
 DRAWN = {"n": 8, "temperature": 1.0, "top_p": 1.0, "max_tokens": 256}
