@@ -58,6 +58,11 @@ class Trace:
         return self.meta.get("kinds")
 
     @property
+    def own_answer(self) -> str | None:
+        """The answer that the response gives, where somebody has read it."""
+        return self.meta.get("own_answer")
+
+    @property
     def tokenised(self) -> bool:
         return False
 
@@ -182,18 +187,20 @@ class Segments:
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """One number for each response token, and how far to trust them."""
+    """One number for each response token, where they come from, and how far to trust them."""
 
     scores_T: Tensor
     gap: float | None = None  # the completeness gap, where the scores are held against it
     copy_share: float | None = None  # of all mass, the part on tokens that restate the answer
+    path: str = "embeddings"  # or values, of an attribution
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Attribution(Stream):
-    """Integrated gradients of the answer's log-probability for each response token of one trace, with a certificate.
+    """Integrated gradients of the answer for each response token of one trace, with a certificate.
 
-    The values at both ends of the path, and the gap that follows from them, are None where they were not computed.
+    ``logp_input`` and ``logp_baseline`` are what is explained, at both ends of the path: a log-probability, log-odds,
+    or the margin of a contrast. They, and the gap that follows from them, are None where they were not computed.
     """
 
     trace_id: str
@@ -222,12 +229,17 @@ class Evidence:
     """What measures may read of one trace; a field that was not gathered is None.
 
     Fields in ``_S`` were gathered for ``segments``. Entry s of a prefix field is the value after segment s; ``empty_``
-    fields are the values before the first segment. ``cost`` is the cost of each field in evaluations: an evaluation is
-    a forward over the trace (and its backward, if any); shorter forwards count by their tokens.
+    fields are the values before the first segment. Fields that say ``logp`` hold log-probabilities, or what ``output``
+    names if they were gathered so, or the margin of a contrast. ``value`` fields hold v, the answer's log-odds by
+    default, with some thoughts in the thinking and the others left out.
+
+    ``cost`` is the cost of each field in evaluations: an evaluation is a forward over the trace (and its backward, if
+    any); shorter forwards count by the tokens that they read.
     """
 
     trace: TokenisedTrace
     ig: Stream | None = None  # an Attribution where `segrl.attribute` made it
+    contrast: Stream | None = None  # the same of target=contrast: for the response's own answer, against the gold one
     logp_T: Tensor | None = None
     entropy_T: Tensor | None = None
     gradient_T: Tensor | None = None  # gradient of the answer's log-probability . the input's embedding
@@ -236,17 +248,25 @@ class Evidence:
     segments: Segments | None = None
     prefix_logp_S: Tensor | None = None  # log p(answer | the thinking up to the end of segment s)
     without_logp_S: Tensor | None = None  # log p(answer | the thinking without segment s)
+    alone_value_S: Tensor | None = None  # v of segment s alone
+    without_value_S: Tensor | None = None  # v of all but segment s
+    shapley_S: Tensor | None = None  # the Shapley value of each thought in the game v, and its standard error
+    shapley_error_S: Tensor | None = None
     perplexity_S: Tensor | None = None  # of the response without segment s
     confidence_S: Tensor | None = None  # share of sampled answers that are right after segment s
     answer_logp: float | None = None
     empty_logp: float | None = None
+    empty_value: float | None = None  # v of no thought, and of all
+    whole_value: float | None = None
     empty_confidence: float | None = None
+    output: str = "logp"  # or log_odds: what the fields that say logp hold
     cost: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         id = self.trace.id
-        if self.ig is not None:
-            _same_count(f"trace {id!r}: evidence ig", len(self.ig.scores_T), self.trace.tokens)
+        for name, stream in (("ig", self.ig), ("contrast", self.contrast)):
+            if stream is not None:
+                _same_count(f"trace {id!r}: evidence {name}", len(stream.scores_T), self.trace.tokens)
         if self.segments is not None:
             _same_count(f"trace {id!r}: tokens of the evidence's segments", self.segments.tokens, self.trace.tokens)
         for name, values in vars(self).items():

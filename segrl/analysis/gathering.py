@@ -37,10 +37,14 @@ def gathered(
     ``sampled`` also draws answers after each thought, as the paper does for its confidence.
     """
     ids = {"id": trace.id, "problem_id": trace.problem_id}
-    needs = tuple(dict.fromkeys((*measure_of(measure).needs, *NEEDS, *(["confidence_S"] if sampled else []))))
+    options, cut = dict(gather_options or {}), [segments]
     try:
-        [evidence] = gather(model, [trace], tokenizer, needs, segments=[segments], **gather_options or {})
+        [evidence] = gather(model, [trace], tokenizer, measure_of(measure).needs, segments=cut, **options)
         scores = score(evidence, segments, measure, **measure_options or {})
+        options["output"] = "logp"  # what follows reads probabilities, whatever the measure read
+        [about] = gather(
+            model, [trace], tokenizer, (*NEEDS, *(["confidence_S"] if sampled else [])), segments=cut, **options
+        )
         prompt, finish = trace.prompt or "", trace.finish
         verdict = grade(given(trace.answer), trace.response, thinking=thinking, prompt=prompt, finish=finish)
     except ValueError as error:
@@ -56,8 +60,8 @@ def gathered(
         "texts": texts,
         "answer_text": _after_thinking(trace, segments),
         **{name: getattr(scores, f"{name}_S")[thought_S].tolist() for name in SCORES},
-        **_confidences(evidence, segments),
-        **_by_thought(evidence, segments),
+        **_confidences(about, segments),
+        **_by_thought(about, segments),
         "bleu": bleu_before(texts, bleu_tokenize),
     }
 

@@ -1,7 +1,8 @@
 """A model's own dependence on each segment: exact Shapley values over all subsets of the segments.
 
-``v(K)`` is the answer's log-probability when only the segments K stand in the thinking. A segment's value is what it
-adds to the subsets of the others, averaged over all orders in which the segments could have come.
+``v(K)`` is the answer's log-probability, or what else ``output`` names, when only the segments K stand in the thinking.
+A segment's value is what it adds to the subsets of the others, averaged over all orders in which the segments could
+have come.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from segrl.importance.answers import kept_answer_logprob
+from segrl.importance.keeping import kept_answer_value, of_thoughts
 from segrl.importance.reading import Reading
 from segrl.types import Segments, TokenisedTrace
 
@@ -47,8 +48,8 @@ def dependence(model, tokenizer, trace: TokenisedTrace, segments: Segments, read
     """The Shapley value of each thought, ``v`` of no and of all thoughts, and the evaluations that these took."""
     [explained] = reading.explained(model, [trace], tokenizer)
     thoughts = int(segments.thought_S.sum())
-    index_T = segments.index_T[: explained.thinking.stop - explained.thinking.start]
-    [(values_K, cost)] = kept_answer_logprob(model, [explained], [subsets(thoughts)[:, index_T]], reading.batching)
+    kept_KT = of_thoughts(explained, segments, subsets(thoughts))
+    [(values_K, cost)] = kept_answer_value(model, [explained], [kept_KT], reading.batching, reading.output)
     return {
         "shapley": shapley(values_K.numpy()).tolist(),
         "without": float(values_K[0]),

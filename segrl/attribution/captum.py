@@ -25,6 +25,10 @@ def captum_masses(evaluate, index: int, quadrature, nodes: int) -> Tensor:
     if quadrature not in METHODS:
         raise ValueError(f"engine=captum has no quadrature {quadrature!r}, expected one of {', '.join(METHODS)}")
     explained = evaluate.explained[index]
+    if evaluate.path != "embeddings" or evaluate.begin:
+        raise ValueError(
+            "engine=captum follows embeddings, from the baseline on; take path=embeddings and begin=0 with it"
+        )
     if evaluate.interpolate != "all" or evaluate.hide_answer:
         raise ValueError("engine=captum moves every position alike; use interpolate=all and hide_answer=false with it")
     if not isinstance(evaluate.baseline.token, int):
@@ -33,7 +37,7 @@ def captum_masses(evaluate, index: int, quadrature, nodes: int) -> Tensor:
     ids_BL = explained.input_ids[None].to(device)
 
     def logp(ids: Tensor) -> Tensor:
-        return evaluate.answer_logp(ids, torch.ones_like(ids, dtype=torch.bool), [explained] * len(ids))
+        return evaluate.answer_value(ids, torch.ones_like(ids, dtype=torch.bool), [explained] * len(ids))
 
     explainer = LayerIntegratedGradients(logp, evaluate.embedding)
     with evaluating(evaluate.model), warnings.catch_warnings():

@@ -1,7 +1,8 @@
-"""Integrated gradients of the answer's log-probability along the embeddings of a causal language model ([IG] Eq. 1, 2).
+"""Integrated gradients of the answer along a path through a causal language model.
 
-The output of the input embedding is replaced by a hook, so any Hugging Face causal LM works as it is. Rows of a batch
-are (trace, node) pairs; only the answer's rows get logits; no parameter gradient is computed or left behind.
+``path=embeddings`` goes from a baseline to the input's embeddings ([IG] Eq. 1, 2), ``path=values`` opens gates on the
+value vectors of every layer. Both are hooks, so a Hugging Face causal LM works as it is. Rows of a batch are (trace,
+node) pairs; only the answer's rows get logits; no parameter gradient is computed or left behind.
 
 This module says which nodes are evaluated, where the path gets more of them, and what becomes of their masses;
 evaluator.py runs the forwards.
@@ -24,7 +25,7 @@ from segrl.types import Attribution, TokenisedTrace
 FLAT = 0.1  # nat: below this change from baseline to input there is little to attribute
 ENGINES = ("segrl", "captum")
 # The settings that say what of a trace is explained, and what moves along the path.
-EXPLAINED = ("target", "template", "context", "interpolate", "hide_answer", "baseline")
+EXPLAINED = ("target", "template", "context", "path", "output", "begin", "interpolate", "hide_answer", "baseline")
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,16 @@ class AttributionSettings:
     # completeness gap or unevenness above which a trace gets nodes where its path is steep; null: never
     tolerance: float | None = 0.2
     max_nodes: int = 108
-    target: str = "gold"  # or own: the answer that the response itself boxes
+    # or own: the answer that the response itself boxes; contrast: its own against gold, where the two part
+    target: str = "gold"
     template: str = TEMPLATE
     context: str = "think"  # or full: explain after the whole response, visible answer included
-    interpolate: str = "all"  # or response: the prompt and the appended answer stay at their input
-    hide_answer: bool = False  # hold tokens that restate the answer at the baseline
+    path: str = "embeddings"  # or values: gates on the value vectors of every layer, which have no baseline
+    output: str = "logp"  # or log_odds, which still moves where the answer is sure; a contrast is neither
+    begin: float = 0.0  # where on the path to begin, 1 being the input
+    # all or response: the positions that move; null: all with path=embeddings, as in the paper, else the response
+    interpolate: str | None = None
+    hide_answer: bool = False  # hold tokens that restate the answer at the baseline, or their gates at zero
     baseline: Any = "pad"  # or a token id
     batch_tokens: int | None = None  # held by one forward; null: 8192, and 2048 on a CPU
     # activation checkpointing; null: for traces longer than batch_tokens, or than 8192
@@ -131,12 +137,12 @@ def attribute(
     tokenizer=None,
     *,
     batch_rows: int | None = None,
-    certificate: bool = True,
+    certificate: bool | None = None,
     finite: bool = True,
     progress: Callable[[int, int], None] | None = None,
     **options,
 ) -> list[Attribution]:
-    """One attribution a trace: what each response token contributes to the answer's log-probability.
+    """One attribution a trace: what each response token contributes to the answer.
 
     ``options`` are those of :class:`AttributionSettings`.
 
@@ -150,8 +156,9 @@ def attribute(
     (default 8,192) are checkpointed; ``checkpointing`` True or False decides for all.
 
     ``compat="authors"`` gives the numbers of the paper's code. ``certificate=False`` leaves out the values at the two
-    ends of the path, and with them the gap: for few nodes and no tolerance. A trace whose scores are not finite is an
-    error; with ``finite=False`` it gets zeros and the flag ``not_finite``, and the other traces keep their scores.
+    ends of the path, and with them the gap; so does None, with a single node and no tolerance. A trace whose scores are
+    not finite is an error; with ``finite=False`` it gets zeros and the flag ``not_finite``, and the other traces keep
+    their scores.
     """
     if "rule" in options:
         raise TypeError("attribute() has no option rule: how nodes are chosen is quadrature= now")
@@ -161,8 +168,10 @@ def attribute(
     evaluate = evaluator(model, traces, tokenizer, **{name: getattr(settings, name) for name in EXPLAINED})
     quadrature, nodes, tolerance = settings.quadrature, settings.nodes, settings.tolerance
     if settings.compat is not None:
-        quadrature, nodes, tolerance = _compatible(settings.compat)
+        quadrature, nodes, tolerance = _compatible(settings.compat, settings.path)
     alphas_J, weights_J = nodes_of(quadrature, nodes)
+    if certificate is None:
+        certificate = len(alphas_J) > 1 or tolerance is not None
     if tolerance is not None and not certificate:
         raise ValueError(f"tolerance={tolerance} is held against the certificate; give tolerance=None without one")
     sums = [_PathSums(len(sequence), midpoints=quadrature == "midpoint") for sequence in evaluate.explained]
@@ -178,9 +187,8 @@ def attribute(
                 progress(count, len(rows))
         evaluated = dict.fromkeys(row.index for row in rows)
         rows = [row for i in evaluated for row in _refinement(i, sums[i], len(alphas_J), tolerance, settings.max_nodes)]
-    unit = settings.compat == "authors"
     return [
-        _attribution(sequence, path_sums, target=settings.target, tolerance=tolerance, unit=unit, finite=finite)
+        _attribution(sequence, path_sums, settings, tolerance, finite)
         for sequence, path_sums in zip(evaluate.explained, sums, strict=True)
     ]
 
@@ -197,8 +205,10 @@ def _add_captum(evaluate: Evaluator, sums: Sequence[_PathSums], quadrature: str 
         path_sums.evaluations, path_sums.midpoints = nodes, False
 
 
-def _compatible(compat: str) -> tuple[str, int, None]:
+def _compatible(compat: str, path: str) -> tuple[str, int, None]:
     """Quadrature, number of nodes and tolerance of the paper's code: linspace(0, 1, 50) and no refinement."""
+    if path != "embeddings":
+        raise ValueError(f"compat={compat} is the paper's path over embeddings, not path={path}; leave one of them out")
     if compat != "authors":
         raise ValueError(f"compat={compat!r}, expected authors, or null for segrl's own way")
     return "authors", 50, None
@@ -225,9 +235,10 @@ def _refinement(index: int, path_sums: _PathSums, nodes: int, tolerance: float |
 
 
 def _attribution(
-    sequence: Explained, path_sums: _PathSums, *, target: str, tolerance: float | None, unit: bool, finite: bool
+    sequence: Explained, path_sums: _PathSums, settings: AttributionSettings, tolerance: float | None, finite: bool
 ) -> Attribution:
-    """The masses of the thinking as scores, those around it as sums; ``unit`` divides the scores by the norm of all."""
+    """The masses of the thinking as scores, those around it as sums. The authors divide by the norm of all masses."""
+    unit = settings.compat == "authors"
     inside = path_sums.masses_L[sequence.thinking] / (path_sums.masses_L.norm() if unit else 1)
     scores_T = torch.zeros(sequence.trace.tokens, dtype=torch.float64)
     scores_T[: len(inside)] = inside
@@ -242,7 +253,8 @@ def _attribution(
     return Attribution(
         trace_id=sequence.trace.id,
         scores_T=scores_T.float(),
-        target=target,
+        target=settings.target,
+        path=settings.path,
         input_ids=sequence.input_ids,
         answer_span=sequence.answer_span,
         logp_input=path_sums.logp_input,

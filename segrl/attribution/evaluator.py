@@ -6,15 +6,26 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from segrl.attribution.path import Baseline, Path, evaluating, feeding_forward_last, resolve_baseline, warn_of_baseline
+from segrl.attribution.gates import ValuePath
+from segrl.attribution.path import (
+    Baseline,
+    EmbeddingPath,
+    evaluating,
+    feeding_forward_last,
+    resolve_baseline,
+    warn_of_baseline,
+)
 from segrl.attribution.target import TEMPLATE, Explained, explain
 from segrl.loading import tokenizer_of
 from segrl.types import TokenisedTrace
 
+PATHS = ("embeddings", "values")
+OUTPUTS = ("logp", "log_odds")
 INTERPOLATE = ("all", "response")
 # In one forward, by default. Of 8,192 tokens a 7B model keeps 45 GiB for the backward, if they are not checkpointed.
 TOKENS, CPU_TOKENS = 8_192, 2_048
@@ -25,7 +36,7 @@ class Row:
     """One evaluation: a trace at one point of its path. With ``weight`` None it gets its value, and no gradient."""
 
     index: int
-    alpha: float
+    alpha: float  # from the path's beginning at 0 to the input at 1
     weight: float | None
 
 
@@ -37,40 +48,57 @@ class Evaluator:
         model,
         explained: list[Explained],
         baseline: str | int,
-        interpolate: str = "all",
+        *,
+        path: str = "embeddings",
+        begin: float = 0.0,
+        output: str = "logp",
+        interpolate: str | None = None,
         hide_answer: bool = False,
     ) -> None:
         self.model = model
         self.embedding = model.get_input_embeddings()
         self.explained = explained
         self.baseline = Baseline(baseline)
-        self.interpolate = interpolate
+        self.path, self.begin, self.output = path, begin, output
+        self.interpolate = interpolate or ("all" if path == "embeddings" else "response")
         self.hide_answer = hide_answer
         self.keeps_logits = "logits_to_keep" in inspect.signature(unwrapped(model).forward).parameters
         self.fused = hasattr(unwrapped(model), "_verl_fused_kernels_backend")  # answers log-probs, and no logits
         self.device = self.embedding.weight.device
-        warn_of_baseline(self.embedding, baseline)
+        if path == "embeddings":
+            warn_of_baseline(self.embedding, baseline)
+        if self.fused and (output != "logp" or any(sequence.rival is not None for sequence in explained)):
+            raise ValueError(
+                "verl's fused kernels give log-probabilities and no logits, which output=log_odds and target=contrast "
+                "read; set actor_rollout_ref.model.use_fused_kernels=false, or take output=logp and another target"
+            )
 
     def __call__(self, rows: Sequence[Row], checkpointing: bool = False) -> tuple[list[float], list[Tensor]]:
-        """The log-probability of each row's answer, and the masses of each row's tokens (zeros without a weight)."""
+        """The output of each row, and the masses of each row's tokens (zeros without a weight)."""
         sequences = [self.explained[row.index] for row in rows]
         device = self.device
         ids_BL, attended_BL = left_padded([sequence.input_ids for sequence in sequences], 0, device)
-        moves_BL, _ = left_padded([self._moves(sequence) for sequence in sequences], False, device)
-        hidden_BL, _ = left_padded([sequence.restates & self.hide_answer for sequence in sequences], False, device)
-        alpha_B = torch.tensor([row.alpha for row in rows], device=device)
-        path = Path(self.embedding, self.baseline, alpha_B, moves_BL, hidden_BL)
         wants_gradient = rows[0].weight is not None
         with ExitStack() as state:
             state.enter_context(evaluating(self.model, checkpointing))
+            path = self._path(rows, sequences)
             state.enter_context(path.hooked(wants_gradient))
             if self.keeps_logits:
                 state.enter_context(feeding_forward_last(self.model, tail_of(sequences)))
             state.enter_context(torch.set_grad_enabled(wants_gradient))
-            logp_B = self.answer_logp(ids_BL, attended_BL, sequences)
-            masses = path.masses(logp_B) if wants_gradient else torch.zeros(ids_BL.shape)
+            value_B = self.answer_value(ids_BL, attended_BL, sequences)
+            masses = path.masses(value_B) * (1 - self.begin) if wants_gradient else torch.zeros(ids_BL.shape)
         masses_B = zip(masses.float().cpu(), sequences, strict=True)
-        return logp_B.tolist(), [masses_L[-len(sequence) :] for masses_L, sequence in masses_B]
+        return value_B.tolist(), [masses_L[-len(sequence) :] for masses_L, sequence in masses_B]
+
+    def _path(self, rows: Sequence[Row], sequences: list[Explained]) -> EmbeddingPath | ValuePath:
+        """The rows' points of the path."""
+        moves_BL, _ = left_padded([self._moves(sequence) for sequence in sequences], False, self.device)
+        hidden_BL, _ = left_padded([sequence.restates & self.hide_answer for sequence in sequences], False, self.device)
+        alpha_B = torch.tensor([self.begin + (1 - self.begin) * row.alpha for row in rows], device=self.device)
+        if self.path == "values":
+            return ValuePath(self.model, alpha_B, moves_BL, hidden_BL)
+        return EmbeddingPath(self.embedding, self.baseline, alpha_B, moves_BL, hidden_BL)
 
     def _moves(self, sequence: Explained) -> Tensor:
         """The positions that move along the path: all or the thinking's, without those of a hidden answer."""
@@ -78,23 +106,43 @@ class Evaluator:
         moves_L[sequence.thinking] = True
         return moves_L & ~(sequence.restates & self.hide_answer)
 
-    def answer_logp(self, ids_BL: Tensor, attended_BL: Tensor, sequences: list[Explained]) -> Tensor:
-        """The summed log-probability of each row's answer tokens; rows are padded on the left, so ends are aligned."""
-        tail = tail_of(sequences)
-        inputs = {"input_ids": ids_BL, "use_cache": False}
-        if not bool(attended_BL.all()):  # without padding there is no mask, and attention takes its fast causal path
+    def inputs(self, ids_BL: Tensor, attended_BL: Tensor) -> dict[str, Any]:
+        """What the model's forward takes; without padding no mask, so that attention takes its fast causal path."""
+        inputs: dict[str, Any] = {"input_ids": ids_BL, "use_cache": False}
+        if not bool(attended_BL.all()):
             inputs["attention_mask"] = attended_BL.long()
             inputs["position_ids"] = (attended_BL.long().cumsum(-1) - 1).clamp_min(0)
+        return inputs
+
+    def answer_value(self, ids_BL: Tensor, attended_BL: Tensor, sequences: list[Explained]) -> Tensor:
+        """The output of each row, summed over its answer tokens; rows are padded on the left, so ends are aligned."""
+        tail = tail_of(sequences)
+        inputs = self.inputs(ids_BL, attended_BL)
         if self.keeps_logits:
             inputs["logits_to_keep"] = tail
         if self.fused:
-            logp_BA = self.model(**inputs, return_dict=True).log_probs[:, -tail:-1]
+            value_BA = self.model(**inputs, return_dict=True).log_probs[:, -tail:-1]
         else:
-            logp = torch.log_softmax(self.model(**inputs).logits[:, -tail:].float(), -1)
-            logp_BA = logp[:, :-1].gather(-1, ids_BL[:, 1 - tail :, None]).squeeze(-1)
+            logits = self.model(**inputs).logits[:, -tail:-1].float()
+            value_BA = token_values(logits, ids_BL[:, 1 - tail :], self.output, [s.rival for s in sequences])
         answers = [_answer_positions(sequence, tail - 1) for sequence in sequences]
-        is_answer_BA, _ = left_padded(answers, False, logp_BA.device)
-        return (logp_BA * is_answer_BA).sum(-1)
+        is_answer_BA, _ = left_padded(answers, False, value_BA.device)
+        return (value_BA * is_answer_BA).sum(-1)
+
+
+def token_values(logits_BAV: Tensor, ids_BA: Tensor, output: str, rivals: list[int | None]) -> Tensor:
+    """By how much each token's logit stands above: all (log-probability), all others (log-odds), or its rival."""
+    ids_BA1 = ids_BA[..., None]
+    if output == "logp":
+        value_BA = torch.log_softmax(logits_BAV, -1).gather(-1, ids_BA1).squeeze(-1)
+    else:
+        others = logits_BAV.scatter(-1, ids_BA1, float("-inf")).logsumexp(-1)
+        value_BA = logits_BAV.gather(-1, ids_BA1).squeeze(-1) - others
+    if all(rival is None for rival in rivals):
+        return value_BA
+    rival_B11 = torch.tensor([[[-1 if rival is None else rival]] for rival in rivals], device=ids_BA.device)
+    margin_BA = logits_BAV.gather(-1, ids_BA1) - logits_BAV.gather(-1, rival_B11.clamp_min(0).expand_as(ids_BA1))
+    return torch.where(rival_B11[..., 0] < 0, value_BA, margin_BA.squeeze(-1))
 
 
 def evaluator(
@@ -105,13 +153,18 @@ def evaluator(
     target: str = "gold",
     template: str = TEMPLATE,
     context: str = "think",
-    interpolate: str = "all",
-    hide_answer: bool = False,
     baseline: str | int = "pad",
+    **path,
 ) -> Evaluator:
-    """The evaluator of these traces along their paths; options and lengths are checked before the first forward."""
-    if interpolate not in INTERPOLATE:
-        raise ValueError(f"interpolate={interpolate!r}, expected one of {INTERPOLATE}")
+    """The evaluator of these traces along their paths; options and lengths are checked before the first forward.
+
+    ``path`` are the other options of :class:`Evaluator`.
+    """
+    for name, known in (("path", PATHS), ("output", OUTPUTS), ("interpolate", (*INTERPOLATE, None))):
+        if path.get(name, known[0]) not in known:
+            raise ValueError(f"{name}={path[name]!r}, expected one of {known}")
+    if not 0 <= path.get("begin", 0) < 1:
+        raise ValueError(f"begin={path['begin']}, expected a point of the path from 0 to below 1")
     tokenizer = tokenizer or tokenizer_of(model)
     explained = [explain(trace, tokenizer, target, template, context) for trace in traces]
     limit = getattr(unwrapped(model).config, "max_position_embeddings", None)
@@ -121,7 +174,9 @@ def evaluator(
                 f"trace {sequence.trace.id!r} has {len(sequence)} tokens with prompt and answer, the model takes "
                 f"{limit}; leave it out or cut it at a segment boundary"
             )
-    return Evaluator(model, explained, resolve_baseline(baseline, tokenizer), interpolate, hide_answer)
+    # Values have no baseline.
+    start = "zero" if path.get("path") == "values" else resolve_baseline(baseline, tokenizer)
+    return Evaluator(model, explained, start, **path)
 
 
 def unwrapped(model):

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from segrl.attribution.gates import decoder_layers
+
 CHUNK = 8192  # rows of the vocabulary embedded at once
 NAMES = ("pad", "mean", "zero")
 
 
-class Path:
+class EmbeddingPath:
     """The point ``baseline + alpha * (input - baseline)`` of each row, put in the place of the embedding's output."""
 
     def __init__(self, embedding, baseline: Baseline, alpha_B: Tensor, moves_BL: Tensor, hidden_BL: Tensor) -> None:
@@ -44,11 +46,11 @@ class Path:
         finally:
             handle.remove()
 
-    def masses(self, logp_B: Tensor) -> Tensor:
+    def masses(self, value_B: Tensor) -> Tensor:
         """``(input - baseline) . gradient`` for each moving position."""
         assert self.point is not None
         assert self.reach is not None
-        (gradient,) = torch.autograd.grad(logp_B.sum(), self.point)
+        (gradient,) = torch.autograd.grad(value_B.sum(), self.point)
         return ((gradient.float() * self.reach).sum(-1) * self.moves_BL).detach()
 
 
@@ -59,7 +61,8 @@ def feeding_forward_last(model, tail: int) -> Iterator[None]:
     Its output at other positions is not read. The block works on each position by itself and is called ``mlp`` in every
     decoder of transformers. A mixture of experts returns more than a tensor and is left alone, as are other models.
     """
-    block = getattr(_last_layer(model), "mlp", None)
+    layers = decoder_layers(model)
+    block = getattr(layers[-1], "mlp", None) if layers else None
     if block is None or (not hasattr(block, "act_fn") and not hasattr(block, "act")):
         yield
         return
@@ -79,12 +82,6 @@ def feeding_forward_last(model, tail: int) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _last_layer(model):
-    """The last of the model's longest list of modules."""
-    stacks = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module)]
-    return max(stacks, key=len)[-1] if stacks else None
 
 
 @contextmanager

@@ -1,4 +1,8 @@
-r"""What is explained: the log-probability of the answer in ``</think> So, the final answer is \boxed{...}``."""
+r"""What is explained: the answer in ``</think> So, the final answer is \boxed{...}``, appended to the thinking.
+
+Of one answer all tokens are explained. A contrast explains one token: the first at which the response's own answer and
+the gold one part. Up to there both read the same, so one row tells why the model goes on with the one, not the other.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from segrl.grading import grade_answer
 from segrl.text.boxed import last_boxed
 from segrl.text.prompting import THINK_END
 from segrl.tokenization import encode, thinking_tokens
 from segrl.types import TokenisedTrace
 
 TEMPLATE = "</think> So, the final answer is \\boxed{{answer}}"
-TARGETS = ("gold", "own")
+TARGETS = ("gold", "own", "contrast")
 CONTEXTS = ("think", "full")
 
 
@@ -27,6 +32,7 @@ class Explained:
     thinking: slice
     answer_span: tuple[int, int]
     restates: Tensor  # per input position: does this token of the thinking restate the answer?
+    rival: int | None = None  # of a contrast: the token of the gold answer, where the span holds the response's own
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -35,11 +41,44 @@ class Explained:
 def explain(
     trace: TokenisedTrace, tokenizer, target: str = "gold", template: str = TEMPLATE, context: str = "think"
 ) -> Explained:
-    """The trace's thinking with the answer appended; the answer's tokens are found by their characters."""
+    """The trace's thinking with the answer appended; the answer's tokens are found by their characters.
+
+    The contrast of a right response has nothing to part: there the gold answer is explained.
+    """
     if context not in CONTEXTS:
         raise ValueError(f"context={context!r}, expected one of {CONTEXTS}")
+    if target == "contrast":
+        answer, gold = answer_of(trace, "own"), answer_of(trace, "gold")
+        if not grade_answer(gold, answer).correct:
+            return _contrast(trace, tokenizer, answer, gold, template, context)
+        target = "gold"
     answer = answer_of(trace, target)
     suffix_ids, first, last = answer_suffix(answer, tokenizer, template)
+    return _appended(trace, answer, suffix_ids, (first, last), context)
+
+
+def _contrast(trace: TokenisedTrace, tokenizer, answer: str, gold: str, template: str, context: str) -> Explained:
+    suffix_ids, _, _ = answer_suffix(answer, tokenizer, template)
+    gold_ids, _, _ = answer_suffix(gold, tokenizer, template)
+    pairs = zip(suffix_ids.tolist(), gold_ids.tolist(), strict=False)
+    parted = [at for at, (id, gold_id) in enumerate(pairs) if id != gold_id]
+    if not parted:
+        raise ValueError(
+            f"trace {trace.id!r}: its own answer {answer!r} and the gold one {gold!r} have no token at which they part "
+            f"in the template {template!r}; end the template with a word behind '{{answer}}'"
+        )
+    at = parted[0]
+    return _appended(trace, answer, suffix_ids[: at + 1], (at, at + 1), context, rival=int(gold_ids[at]))
+
+
+def _appended(
+    trace: TokenisedTrace,
+    answer: str,
+    suffix_ids: Tensor,
+    span: tuple[int, int],
+    context: str,
+    rival: int | None = None,
+) -> Explained:
     kept = thinking_tokens(trace) if context == "think" else trace.tokens
     start, end = len(trace.prompt_ids), len(trace.prompt_ids) + kept
     restates = torch.zeros(end + len(suffix_ids), dtype=torch.bool)
@@ -49,8 +88,9 @@ def explain(
         answer=answer,
         input_ids=torch.cat([trace.prompt_ids, trace.response_ids[:kept], suffix_ids]),
         thinking=slice(start, end),
-        answer_span=(end + first, end + last),
+        answer_span=(end + span[0], end + span[1]),
         restates=restates,
+        rival=rival,
     )
 
 
@@ -58,11 +98,16 @@ def answer_of(trace: TokenisedTrace, target: str) -> str:
     """The gold answer, or the answer that the response itself gives."""
     if target not in TARGETS:
         raise ValueError(f"target={target!r}, expected one of {TARGETS}")
-    answer = trace.answer if target == "gold" else last_boxed(trace.response.rpartition(THINK_END)[2])
+    answer = trace.answer if target == "gold" else own_answer(trace)
     if not answer:
         missing = "has no gold answer" if target == "gold" else "boxes no answer of its own"
         raise ValueError(f"trace {trace.id!r} {missing}: there is nothing to explain (target={target})")
     return answer
+
+
+def own_answer(trace: TokenisedTrace) -> str | None:
+    """The answer that the response gives: as the trace says, or in its last box behind the thinking."""
+    return trace.own_answer or last_boxed(trace.response.rpartition(THINK_END)[2])
 
 
 def answer_suffix(answer: str, tokenizer, template: str = TEMPLATE) -> tuple[Tensor, int, int]:

@@ -46,7 +46,7 @@ def check_identity(trace: TokenisedTrace, row: Row, what: str) -> None:
 
 
 SELECTIONS = (*SEGMENTS, "keep", "reason", *_SCORES, "segment", "error")
-ATTRIBUTIONS = (*SEGMENTS[:3], "scores", "target", "input_ids", "answer_span", *_NUMBERS, "flags", "error")
+ATTRIBUTIONS = (*SEGMENTS[:3], "scores", "target", "path", "input_ids", "answer_span", *_NUMBERS, "flags", "error")
 
 
 def segments_row(trace: TokenisedTrace, segments: Segments) -> Row:
@@ -62,6 +62,7 @@ def attribution_row(trace: TokenisedTrace, attribution: Attribution) -> Row:
         **identity(trace),
         "scores": attribution.scores_T.tolist(),
         "target": attribution.target,
+        "path": attribution.path,
         "input_ids": attribution.input_ids.tolist(),
         "answer_span": list(attribution.answer_span),
         **{name: getattr(attribution, name) for name in _NUMBERS},
@@ -72,7 +73,7 @@ def attribution_row(trace: TokenisedTrace, attribution: Attribution) -> Row:
 
 def failed_attribution_row(trace: TokenisedTrace, error: str) -> Row:
     """A row with the columns of ``attribution_row``, empty but for the reason."""
-    columns: Row = {"scores": [], "target": None, "input_ids": [], "answer_span": [], "flags": []}
+    columns: Row = {"scores": [], "target": None, "path": None, "input_ids": [], "answer_span": [], "flags": []}
     return {**identity(trace), **dict.fromkeys(_NUMBERS), **columns, "error": error}
 
 
@@ -81,6 +82,7 @@ def attribution_of(row: Row) -> Attribution:
         trace_id=row["id"],
         scores_T=torch.tensor(row["scores"]),
         target=row["target"],
+        path=row["path"],
         input_ids=torch.tensor(row["input_ids"]),
         answer_span=tuple(row["answer_span"]),
         flags=tuple(row["flags"]),

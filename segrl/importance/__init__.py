@@ -40,6 +40,8 @@ class Measure(NamedTuple):
 MEASURES: dict[str, Measure] = {
     "ig": Measure(measures.ig, ("ig",)),
     "strength": Measure(measures.strength, ("ig",)),
+    "contribution": Measure(measures.contribution, ("ig",)),
+    "mistake": Measure(measures.mistake, ("contrast",)),
     "abs_ig_tokens": Measure(measures.abs_ig_tokens, ("ig",), level="token"),
     "ig_tokens": Measure(measures.ig_tokens, ("ig",), level="token"),
     "permuted_ig": Measure(measures.permuted_ig, ("ig",)),
@@ -52,11 +54,15 @@ MEASURES: dict[str, Measure] = {
     "confidence_gain": Measure(measures.confidence_gain, ("confidence_S",)),
     "confidence_gain_cheap": Measure(measures.confidence_gain_cheap, ("prefix_logp_S",)),
     "leave_one_out": Measure(measures.leave_one_out, ("without_logp_S",)),
+    "alone": Measure(measures.alone, ("alone_value_S",)),
+    "first_and_last": Measure(measures.first_and_last, ("alone_value_S", "without_value_S")),
+    "shapley": Measure(measures.shapley, ("shapley_S",)),
     "grad_input": Measure(measures.grad_input, ("gradient_T",)),
     "oar": Measure(measures.oar, ("gradient_T",)),
     "grail": Measure(measures.grail, ("gradnorm_T",)),
     "attention": Measure(measures.attention, ("attention_T",)),
     "entropy": Measure(measures.entropy, ("entropy_T",)),
+    "surprise": Measure(measures.surprise, ("logp_T",)),
     "perplexity": Measure(measures.perplexity, ("logp_T", "perplexity_S")),
 }
 

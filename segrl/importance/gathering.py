@@ -14,6 +14,7 @@ from segrl.attribution import attribute
 from segrl.attribution.engine import AttributionSettings
 from segrl.attribution.path import evaluating
 from segrl.importance.answers import gradients, prefix_answer_logprob, prefixes, without
+from segrl.importance.coalitions import alone, shapley, without_value
 from segrl.importance.confidence import confidences
 from segrl.importance.reading import Reading
 from segrl.importance.streams import attentions, likelihoods, perplexities, token_streams
@@ -31,8 +32,15 @@ def attributions(model, traces: Sequence[TokenisedTrace], tokenizer, segments, o
     return [{"ig": attribution, "cost": {"ig": attribution.evaluations}} for attribution in attributed]
 
 
+def contrasts(model, traces: Sequence[TokenisedTrace], tokenizer, segments, options: Fields) -> list[Fields]:
+    """Integrated gradients of the response's own answer against the gold one."""
+    attributed = attribute(model, traces, tokenizer, **{**options, "target": "contrast"})
+    return [{"contrast": attribution, "cost": {"contrast": attribution.evaluations}} for attribution in attributed]
+
+
 NEEDS: dict[str, Callable[..., list[Fields]]] = {
     "ig": attributions,
+    "contrast": contrasts,
     "logp_T": likelihoods,
     "entropy_T": likelihoods,
     "gradient_T": gradients,
@@ -40,9 +48,14 @@ NEEDS: dict[str, Callable[..., list[Fields]]] = {
     "attention_T": attentions,
     "prefix_logp_S": prefixes,
     "without_logp_S": without,
+    "alone_value_S": alone,
+    "without_value_S": without_value,
+    "shapley_S": shapley,
     "perplexity_S": perplexities,
     "confidence_S": confidences,
 }
+
+ON_PATHS = (attributions, contrasts)  # take the options of `segrl.attribute`
 
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 READING = tuple(field.name for field in fields(Reading))
@@ -63,7 +76,8 @@ def gather(
     """The evidence of each trace, with the fields that ``needs`` names, with or without their axis letter.
 
     ``segments`` (one Segments a trace) are for the needs that end in ``_S``. ``options`` are those of
-    :func:`segrl.attribute` for ``ig``, and of :class:`segrl.importance.reading.Reading` for all other needs.
+    :func:`segrl.attribute` for ``ig`` and ``contrast``; for the others, of
+    :class:`segrl.importance.reading.Reading`.
     """
     needs = [_field(need) for need in needs]
     for name in options:
@@ -79,12 +93,14 @@ def gather(
     gathered: list[Fields] = [{"cost": {}} for _ in traces]
     for gatherer in dict.fromkeys(NEEDS[need] for need in needs):
         with evaluating(model):
-            new = gatherer(model, traces, tokenizer, segments, path if gatherer is attributions else reading)
+            new = gatherer(model, traces, tokenizer, segments, path if gatherer in ON_PATHS else reading)
         for evidence, more in zip(gathered, new, strict=True):
             evidence.update(more, cost={**evidence["cost"], **more["cost"]})
     for evidence, trace_segments in zip(gathered, segments or (), strict=bool(segments)):
         evidence["segments"] = trace_segments
-    return [Evidence(trace, **evidence) for trace, evidence in zip(traces, gathered, strict=True)]
+    return [
+        Evidence(trace, output=reading.output, **evidence) for trace, evidence in zip(traces, gathered, strict=True)
+    ]
 
 
 def _field(need: str) -> str:

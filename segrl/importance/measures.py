@@ -11,7 +11,7 @@ import zlib
 import torch
 from torch import Tensor
 
-from segrl.importance.aggregation import from_strength, segment_scores, stream_scores, token_scores
+from segrl.importance.aggregation import from_strength, segment_scores, stream_scores, summed, token_scores
 from segrl.importance.concluding import first_concluding
 from segrl.types import Evidence, Segments, SegmentScores, given
 
@@ -22,13 +22,30 @@ ORACLE = {"needed": 1.0, "other": 0.5, "redundant": 0.0}
 
 
 def ig(evidence: Evidence, segments: Segments, aggregate: str = "sqrt") -> SegmentScores:
-    """[IG] Eq. 3, 4."""
-    return segment_scores(given(evidence.ig).scores_T, segments, aggregate)
+    """[IG] Eq. 3, 4. On the value path Eq. 3 alone: consistency is not measured there, so beta drops nothing."""
+    stream = given(evidence.ig)
+    if stream.path == "values":
+        return stream_scores(stream.scores_T.abs(), segments, aggregate)
+    return segment_scores(stream.scores_T, segments, aggregate)
 
 
 def strength(evidence: Evidence, segments: Segments, aggregate: str = "sqrt") -> SegmentScores:
     """Eq. 3 without consistency: no segment is dropped as too consistent, whatever beta is ([IG] table 2)."""
     return stream_scores(given(evidence.ig).scores_T.abs(), segments, aggregate)
+
+
+def contribution(evidence: Evidence, segments: Segments) -> SegmentScores:
+    """The signed sum of the attribution: what the segment adds to the answer. No consistency, so beta drops nothing."""
+    return from_strength(summed(given(evidence.ig).scores_T.double(), segments), segments)
+
+
+def mistake(evidence: Evidence, segments: Segments) -> SegmentScores:
+    """The signed sum of the contrast: how much the segment speaks for the response's own answer against the gold one.
+
+    A right response has no other answer to stand against: its contrast explains the gold answer, so here it scores by
+    what it adds to that. Who looks for mistakes leaves right responses out.
+    """
+    return from_strength(summed(given(evidence.contrast).scores_T.double(), segments), segments)
 
 
 def abs_ig_tokens(evidence: Evidence, segments: Segments) -> SegmentScores:
@@ -102,6 +119,10 @@ def confidence_gain(evidence: Evidence, segments: Segments) -> SegmentScores:
 
 def confidence_gain_cheap(evidence: Evidence, segments: Segments) -> SegmentScores:
     """The gain of the answer's probability, which needs no sampling: pmi without the logarithm."""
+    if evidence.output != "logp":
+        raise ValueError(
+            f"it reads probabilities, and the evidence was gathered with output={evidence.output}; take logp"
+        )
     empty = torch.tensor(given(evidence.empty_logp), dtype=torch.float64).exp()
     return from_strength(_gains(given(evidence.prefix_logp_S).double().exp(), float(empty)), segments)
 
@@ -113,6 +134,29 @@ def leave_one_out(evidence: Evidence, segments: Segments) -> SegmentScores:
 
 def _gains(after_S: Tensor, empty: float) -> Tensor:
     return torch.cat([torch.tensor([empty], dtype=torch.float64), after_S.double()]).diff()
+
+
+# --- the game of the thoughts: v is the answer's value with some of them in the thinking -----------------------------
+
+
+def alone(evidence: Evidence, segments: Segments) -> SegmentScores:
+    """What the segment does by itself: v(the segment) - v(nothing)."""
+    return from_strength(_first(evidence), segments)
+
+
+def first_and_last(evidence: Evidence, segments: Segments) -> SegmentScores:
+    """The mean of what the segment adds to nothing and of what is missing when it is taken from all the others."""
+    last_S = given(evidence.whole_value) - given(evidence.without_value_S).double()
+    return from_strength((_first(evidence) + last_S) / 2, segments)
+
+
+def shapley(evidence: Evidence, segments: Segments) -> SegmentScores:
+    """The Shapley value, from coalitions of thoughts that were sampled; ``evidence.shapley_error_S`` is its error."""
+    return from_strength(given(evidence.shapley_S), segments)
+
+
+def _first(evidence: Evidence) -> Tensor:
+    return given(evidence.alone_value_S).double() - given(evidence.empty_value)
 
 
 # --- gradients and attention -----------------------------------------------------------------------------------------
@@ -156,6 +200,11 @@ def _range(values_T: Tensor) -> tuple[float, float]:
 def entropy(evidence: Evidence, segments: Segments, aggregate: str = "sum") -> SegmentScores:
     """How uncertain the model was: entropy summed over the segment (Li et al. 2025)."""
     return stream_scores(given(evidence.entropy_T), segments, aggregate)
+
+
+def surprise(evidence: Evidence, segments: Segments, aggregate: str = "sum") -> SegmentScores:
+    """Control: how surprised the model is by the segment: -log p summed over it."""
+    return stream_scores(-given(evidence.logp_T), segments, aggregate)
 
 
 def perplexity(evidence: Evidence, segments: Segments) -> SegmentScores:

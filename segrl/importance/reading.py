@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
-from segrl.attribution.evaluator import Batching, evaluator
+from segrl.attribution.evaluator import OUTPUTS, Batching, evaluator
 from segrl.attribution.target import TEMPLATE, Explained
 from segrl.types import TokenisedTrace
 
 
 @dataclass(frozen=True)
 class EvidenceSettings:
-    """The section ``evidence`` of a command's config: how confidence is sampled, which only confidence_gain asks for,
-    and how prefixes are read.
+    """The section ``evidence`` of a command's config: how prefixes and subsets of the thoughts are read, and how
+    confidence is sampled, which only confidence_gain asks for.
     """
 
     # pmi, confidence_gain_cheap: read a trace once, not each prefix (long traces: many times as fast)
     shared_prefixes: bool = False
+    # or logp: what alone, first_and_last and shapley read of the answer; all other measures read attribution.output
+    subset_output: str = "log_odds"
+    forwards: int = 64  # of shapley alone: subsets of the thoughts that are read; exact where that is all of them
     samples: int = 32  # of confidence_gain alone: answers forced after each prefix of the thinking
     temperature: float = 0.6
     answer_tokens: int = 32  # an answer not closed by then is wrong
@@ -32,6 +34,7 @@ class Reading(EvidenceSettings):
     """The options of all gatherers but integrated gradients, whose options are those of :func:`segrl.attribute`."""
 
     target: str = "gold"
+    output: str = "logp"
     template: str = TEMPLATE
     context: str = "think"
     batch_tokens: int | None = None
@@ -39,6 +42,8 @@ class Reading(EvidenceSettings):
     checkpointing: bool | None = None
 
     def __post_init__(self) -> None:
+        if self.subset_output not in OUTPUTS:
+            raise ValueError(f"subset_output={self.subset_output!r}, expected one of {OUTPUTS}")
         if self.samples < 1 or self.temperature <= 0 or self.answer_tokens < 1:
             raise ValueError(
                 f"samples={self.samples}, temperature={self.temperature}, answer_tokens={self.answer_tokens}: expected "
@@ -51,7 +56,7 @@ class Reading(EvidenceSettings):
 
     def explained(self, model, traces: Sequence[TokenisedTrace], tokenizer) -> list[Explained]:
         """The sequence that is explained of each trace, checked. No position moves, so any baseline does."""
-        options: dict[str, Any] = {"target": self.target, "template": self.template, "context": self.context}
+        options = {name: getattr(self, name) for name in ("target", "output", "template", "context")}
         return evaluator(model, traces, tokenizer, baseline="mean", **options).explained
 
 

@@ -77,4 +77,7 @@ def test_the_dependence_of_the_model_is_that_of_its_own_forwards():
     found = dependence(model, tokenizer, trace, segments, Reading())
     assert found["shapley"] == pytest.approx(shapley(game(len(pieces), logp)), abs=1e-3)
     assert found["with"] - found["without"] == pytest.approx(sum(found["shapley"]), abs=1e-3)
-    assert 2 ** len(pieces) / 2 < found["evaluations"] < 2 ** len(pieces)
+    # Of the prompt all but a token is read once, the suffix by every subset, each thought by half of them.
+    prompt, thinking, every = len(trace.prompt_ids), sum(map(len, pieces)), 2 ** len(pieces)
+    read = prompt - 1 + every * (1 + len(suffix) + thinking / 2)
+    assert found["evaluations"] == pytest.approx(read / (prompt + thinking + len(suffix)))

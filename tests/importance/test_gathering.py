@@ -2,13 +2,17 @@
 
 import pytest
 import torch
-from testkit.tiny import byte_level_tokenizer, tiny_model
+from testkit.tiny import CONFIGS, byte_level_tokenizer, tiny_model
 
 import segrl
 from segrl import Segments, Trace, toy
+from segrl.analysis.shapley import dependence, subsets
+from segrl.attribution.evaluator import Batching, Row
 from segrl.attribution.target import TEMPLATE
 from segrl.importance import confidence, streams
 from segrl.importance.gathering import NEEDS, prefix_answer_logprob, token_streams
+from segrl.importance.keeping import keeping, kept_answer_value, of_thoughts
+from segrl.importance.reader import Reader
 from segrl.importance.reading import Reading
 from segrl.types import Evidence
 
@@ -131,6 +135,114 @@ def test_leaving_one_out_against_the_plain_model():
     assert scores.strength_S.tolist() == pytest.approx([*(whole - one for one in slow), 0], abs=1e-3)
 
 
+@torch.no_grad()
+def slow_logits(model, trace, kept_ids):
+    """The logits of the answer's token, which is one."""
+    ids = torch.cat([trace.prompt_ids, kept_ids, ids_of(OPENING)])
+    return model(input_ids=ids[None]).logits[0, -1].double()
+
+
+def log_odds(logits_V, id):
+    chance = torch.softmax(logits_V, -1)[id]
+    return float((chance / (1 - chance)).log())
+
+
+def test_log_odds_of_prefixes_and_of_losses_against_the_plain_model():
+    trace, segments, evidence = gathered("prefix_logp", "without_logp", "gradient", output="log_odds")
+    [seven] = ids_of("7").tolist()
+    end = segments.boundaries[3]
+    slow = [log_odds(slow_logits(tiny_model(), trace, trace.response_ids[:b]), seven) for b in segments.boundaries[:4]]
+    assert [evidence.empty_logp, *evidence.prefix_logp_S.tolist()] == pytest.approx([*slow, slow[3]], abs=1e-4)
+    rest = trace.response_ids[segments.boundaries[1] : end]
+    without = log_odds(slow_logits(tiny_model(), trace, rest), seven)
+    assert float(evidence.without_logp_S[0]) == pytest.approx(without, abs=1e-4)
+    assert evidence.answer_logp == pytest.approx(slow[3], abs=1e-4)
+    *_, shared = gathered("prefix_logp", output="log_odds", shared_prefixes=True)
+    assert shared.prefix_logp_S.tolist() == pytest.approx(evidence.prefix_logp_S.tolist(), abs=1e-4)
+    assert evidence.output == "log_odds"
+    with pytest.raises(ValueError, match=r"confidence_gain_cheap.*it reads probabilities.*output=log_odds; take logp"):
+        segrl.score(evidence, segments, "confidence_gain_cheap")
+
+
+def test_each_thought_alone_and_taken_away_against_the_plain_model():
+    trace, segments, evidence = gathered("alone_value", "without_value")
+    [seven] = ids_of("7").tolist()
+    pieces = [trace.response_ids[piece] for piece in segments.slices[:3]]
+
+    def v(*kept):
+        ids = torch.cat([pieces[i] for i in kept] or [torch.zeros(0, dtype=torch.long)])
+        return log_odds(slow_logits(tiny_model(), trace, ids), seven)
+
+    nothing, whole = v(), v(0, 1, 2)
+    assert evidence.alone_value_S.tolist() == pytest.approx([v(0), v(1), v(2), nothing], abs=1e-4)
+    assert evidence.without_value_S.tolist() == pytest.approx([v(1, 2), v(0, 2), v(0, 1), whole], abs=1e-4)
+    assert (evidence.empty_value, evidence.whole_value) == pytest.approx((nothing, whole), abs=1e-4)
+    shared, suffix, thinking = len(trace.prompt_ids) - 1, len(ids_of(OPENING + "7}")), segments.boundaries[3]
+    tokens = shared + 1 + thinking + suffix
+    assert evidence.cost["alone_value_S"] == pytest.approx((shared + 4 * (1 + suffix) + thinking) / tokens)
+    assert evidence.cost["without_value_S"] == pytest.approx((shared + 4 * (1 + suffix) + 3 * thinking) / tokens)
+    *_, plain = gathered("alone_value", subset_output="logp")
+    assert float(plain.alone_value_S[0]) == pytest.approx(slow_answer_logp(tiny_model(), trace, pieces[0]), abs=1e-4)
+
+
+def test_the_visible_answer_stays_where_it_is_read():
+    """Of context=full: the thoughts come and go before it."""
+    trace, segments, evidence = gathered("alone_value", context="full", subset_output="logp")
+    shown = trace.response_ids[segments.slices[3]]
+    for s, piece in enumerate(segments.slices[:3]):
+        slow = slow_answer_logp(tiny_model(), trace, torch.cat([trace.response_ids[piece], shown]))
+        assert float(evidence.alone_value_S[s]) == pytest.approx(slow, abs=1e-4)
+    assert evidence.empty_value == pytest.approx(slow_answer_logp(tiny_model(), trace, shown), abs=1e-4)
+
+
+def test_shapley_of_few_thoughts_is_exact():
+    trace, segments, evidence = gathered("shapley", subset_output="logp")
+    exact = dependence(tiny_model(), byte_level_tokenizer(), trace, segments, Reading())
+    assert evidence.shapley_S.tolist() == pytest.approx([*exact["shapley"], 0], abs=1e-4)
+    assert evidence.shapley_error_S.tolist() == [0] * 4
+    assert evidence.cost["shapley_S"] == pytest.approx(exact["evaluations"])
+    assert evidence.whole_value - evidence.empty_value == pytest.approx(float(evidence.shapley_S.sum()))
+    *_, odds = gathered("shapley")
+    exact = dependence(tiny_model(), byte_level_tokenizer(), trace, segments, Reading(output="log_odds"))
+    assert odds.shapley_S.tolist() == pytest.approx([*exact["shapley"], 0], abs=1e-4)
+
+
+def test_a_contrast_is_asked_by_short_forwards_too():
+    """The response says 7 and gold is 3: a value is by how much 7 stands above 3, whatever the output."""
+    trace, segments = made(answer="3")
+    [seven], [three] = ids_of("7").tolist(), ids_of("3").tolist()
+
+    def margin(ids):
+        logits_V = slow_logits(tiny_model(), trace, ids)
+        return float(logits_V[seven] - logits_V[three])
+
+    needs = ("prefix_logp", "without_logp", "alone_value", "shapley")
+    for options in ({}, {"shared_prefixes": True, "output": "log_odds", "subset_output": "logp"}):
+        [evidence] = segrl.gather(
+            tiny_model(), [trace], byte_level_tokenizer(), needs, segments=[segments], target="contrast", **options
+        )
+        slow = [margin(trace.response_ids[:end]) for end in segments.boundaries[:4]]
+        assert evidence.prefix_logp_S.tolist()[:3] == pytest.approx(slow[1:], abs=1e-4)
+        rest = trace.response_ids[segments.boundaries[1] : segments.boundaries[3]]
+        assert float(evidence.without_logp_S[0]) == pytest.approx(margin(rest), abs=1e-4)
+        for s, piece in enumerate(segments.slices[:3]):
+            assert float(evidence.alone_value_S[s]) == pytest.approx(margin(trace.response_ids[piece]), abs=1e-4)
+        assert float(evidence.shapley_S.sum()) == pytest.approx(slow[3] - slow[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, "{answer} it is"])
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_a_prompt_that_is_read_once_changes_no_value(architecture, template):
+    """Each subset of the thoughts as a sequence of its own, without padding or a cache."""
+    trace, segments = made()
+    model, tokenizer = tiny_model(architecture), byte_level_tokenizer()
+    [sequence] = Reading(template=template).explained(model, [trace], tokenizer)
+    kept_KT = of_thoughts(sequence, segments, subsets(3))
+    [(values_K, _)] = kept_answer_value(model, [sequence], [kept_KT], Batching(tokens=300))
+    alone = [Reader(model, [keeping(sequence, kept_T)])([Row(0, 1.0, None)])[0][0] for kept_T in kept_KT]
+    assert values_K.tolist() == pytest.approx(alone, abs=1e-5, rel=1e-5)
+
+
 @pytest.mark.parametrize("batching", [{"batch_tokens": 1}, {"batch_tokens": 100_000}, {"batch_rows": 2}])
 def test_prefixes_do_not_depend_on_what_shares_their_forward(batching):
     one, other = made(), made("Okay, 5.\n\nWait, no: 8 it is, not 5 and not 6.", answer="8", id="u")
@@ -156,11 +268,12 @@ def test_prefixes_read_in_one_pass_are_the_same(architecture, template):
 
 def test_what_prefixes_and_subsets_cost():
     trace, segments, evidence = gathered("prefix_logp", "without_logp")
-    around = len(trace.prompt_ids) + len(ids_of(OPENING + "7}"))
+    shared, suffix = len(trace.prompt_ids) - 1, len(ids_of(OPENING + "7}"))  # all of the prompt but its last token
     ends = segments.boundaries[:4]
-    whole = around + ends[3]
-    assert evidence.cost["prefix_logp_S"] == pytest.approx(sum(around + end for end in ends) / whole)
-    assert evidence.cost["without_logp_S"] == pytest.approx((4 * whole - ends[3]) / whole)
+    whole = shared + 1 + ends[3] + suffix
+    assert evidence.cost["prefix_logp_S"] == pytest.approx((shared + sum(1 + end + suffix for end in ends)) / whole)
+    # all thoughts, and all but each of three: the thinking is read three times
+    assert evidence.cost["without_logp_S"] == pytest.approx((shared + 4 * (1 + suffix) + 3 * ends[3]) / whole)
 
 
 # --- gradients and attention -----------------------------------------------------------------------------------------
@@ -288,6 +401,19 @@ def test_needs_are_gathered_once_and_together(monkeypatch):
     assert set(evidence.cost) == {"ig", "logp_T", "entropy_T"}
 
 
+def test_a_contrast_is_gathered_beside_the_attribution_on_the_same_path():
+    trace, _ = made(answer="3")
+    model, tokenizer = tiny_model(), byte_level_tokenizer()
+    path = {"path": "values", "nodes": 2, "tolerance": None}
+    [evidence] = segrl.gather(model, [trace], tokenizer, ("ig", "contrast"), target="own", **path)
+    [own] = segrl.attribute(model, [trace], tokenizer, target="own", **path)
+    [contrast] = segrl.attribute(model, [trace], tokenizer, target="contrast", **path)
+    assert torch.equal(evidence.ig.scores_T, own.scores_T)
+    assert torch.equal(evidence.contrast.scores_T, contrast.scores_T)
+    assert evidence.contrast.path == "values"
+    assert evidence.cost == {"ig": own.evaluations, "contrast": contrast.evaluations}
+
+
 def test_what_cannot_be_gathered_is_a_sentence():
     trace, segments = made()
     model, tokenizer = tiny_model(), byte_level_tokenizer()
@@ -302,8 +428,15 @@ def test_what_cannot_be_gathered_is_a_sentence():
     refused("gather has no option 'smaples', did you mean 'samples'", [trace], tokenizer, smaples=3)
     refused("gather has no option 'rule': how nodes are chosen is quadrature= now", [trace], tokenizer, rule="left")
     unanswered, _ = made(answer=None)
-    for need in ("ig", "gradient", "attention", "prefix_logp", "without_logp", "confidence"):
+    for need in ("ig", "gradient", "attention", "prefix_logp", "without_logp", "alone_value", "shapley", "confidence"):
         refused("trace 't' has no gold answer", [unanswered], tokenizer, (need,), segments=[segments])
+    refused("trace 't' has no gold answer", [unanswered], tokenizer, ("contrast",))
+    unboxed, _ = made("Okay, 7.\n</think> 7")
+    refused("trace 't' boxes no answer of its own", [unboxed], tokenizer, ("contrast",))
+    options = {"segments": [segments], "subset_output": "odds"}
+    refused("subset_output='odds', expected one of", [trace], tokenizer, ("alone_value",), **options)
+    few = {"segments": [segments], "forwards": 7}
+    refused("of 3 thoughts take 8 forwards or more, got forwards=7", [trace], tokenizer, ("shapley",), **few)
 
 
 def test_a_broken_model_is_a_sentence():

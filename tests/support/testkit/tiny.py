@@ -11,6 +11,7 @@ from transformers import (
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    Phi3Config,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
@@ -81,6 +82,7 @@ CONFIGS = {
     "llama": lambda v: LlamaConfig(vocab_size=v, **_GROUPED),
     "mistral": lambda v: MistralConfig(vocab_size=v, sliding_window=None, **_GROUPED),
     "gemma": lambda v: GemmaConfig(vocab_size=v, head_dim=32, **_GROUPED),
+    "phi3": lambda v: Phi3Config(vocab_size=v, pad_token_id=0, **_GROUPED),
     "gpt_neox": lambda v: GPTNeoXConfig(vocab_size=v, **_SHAPE),
 }
 
