@@ -28,9 +28,9 @@ def truth_page(world: str, table: Mapping[str, Row], traces: int, reference: str
     parts = [
         f"## {world}",
         f"{traces} traces; means over traces with 95% intervals. Above: how much better than {reference!r} on the same "
-        "traces, by the first kind of agreement. An evaluation is a forward over the trace, with its backward where "
-        "there is one; seconds are of this machine, and only their ratios mean something.",
-        markdown("arm", [*(WHAT[what] for what in known), "above", "evaluations", "seconds"], _lines(table, known)),
+        "traces. An evaluation is a forward over the trace, with its backward where there is one; seconds are of this "
+        "machine, and only their ratios mean something.",
+        markdown("arm", _columns(known), _lines(table, known)),
         _not_counted(table, known, traces),
         _by_length(table, known),
         _by_kind(table),
@@ -43,11 +43,24 @@ def known_of(table: Mapping[str, Row]) -> list[str]:
     return [what for what in WHAT if any(what in line for line in table.values())]
 
 
+def drawn_of(known: Sequence[str]) -> list[str]:
+    """The two kinds of agreement that a table is about."""
+    return [what for what in (*DRAWN_OF_MISTAKES, *DRAWN) if what in known][:2]
+
+
+def _columns(known: Sequence[str]) -> list[str]:
+    return [*(WHAT[what] for what in known), *map(_above, drawn_of(known)), "evaluations", "seconds"]
+
+
+def _above(what: str) -> str:
+    return f"above, {WHAT[what]}"
+
+
 def _lines(table: Mapping[str, Row], known: Sequence[str]) -> dict[str, dict[str, str | None]]:
     return {
         name: {
             **{WHAT[what]: _interval(line[what]) for what in known},
-            "above": _interval(line["above"].get(known[0])),
+            **{_above(what): _interval(line["above"].get(what)) for what in drawn_of(known)},
             "evaluations": f"{line['evaluations']:.1f}",
             "seconds": f"{line['seconds']:.3f}",
         }
@@ -95,7 +108,7 @@ def _interval(estimate: Estimate | None) -> str | None:
 def draw_table(figure, table: Mapping[str, Row], reference: str) -> None:
     """Draw agreement over evaluations; arms that no cheaper one reaches have names, as has the reference."""
     known = known_of(table)
-    drawn = [what for what in (*DRAWN_OF_MISTAKES, *DRAWN) if what in known][:2]
+    drawn = drawn_of(known)
     for axes, what in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
         values = {name: line[what] for name, line in table.items() if line[what]}
         costs = {name: table[name]["evaluations"] for name in values}
