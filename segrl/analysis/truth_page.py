@@ -12,9 +12,12 @@ from segrl.evaluation.statistics import Estimate
 NONE = "–"
 ORACLE = "oracle"  # reads the truth
 FREE = 0.02  # where the picture puts an arm that takes no evaluation
-# Of the picture: the first two of these that are known.
-DRAWN = ("planted_auroc", "shapley_auroc", "shapley_spearman", "shapley_spearman_but_last")
-DRAWN_OF_MISTAKES = ("mistake_auroc", "mistake_top1")
+# Of the picture and of the columns "above": the first of these pairs that is known.
+DRAWN = (
+    ("mistake_auroc", "mistake_top1"),
+    ("planted_auroc", "shapley_auroc"),
+    ("shapley_spearman", "shapley_spearman_but_last"),
+)
 APART = 1.12  # arms of about the same cost
 CHANCE = {
     **dict.fromkeys(("planted_auroc", "shapley_auroc", "mistake_auroc"), 0.5),
@@ -45,7 +48,7 @@ def known_of(table: Mapping[str, Row]) -> list[str]:
 
 def drawn_of(known: Sequence[str]) -> list[str]:
     """The two kinds of agreement that a table is about."""
-    return [what for what in (*DRAWN_OF_MISTAKES, *DRAWN) if what in known][:2]
+    return next([what for what in drawn if what in known] for drawn in DRAWN if drawn[0] in known)
 
 
 def _columns(known: Sequence[str]) -> list[str]:
