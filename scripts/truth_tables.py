@@ -20,18 +20,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from peers import peers
 
 from segrl import toy
 from segrl.analysis.arms import CARRIES, GATES, MISLED, PAPER, Arm, Measured
+from segrl.attribution import attribute
 from segrl.attribution.target import explain
 from segrl.commands.cli import main as segrl
 from segrl.data.traces import load_traces, save_traces
+from segrl.evaluation.results import markdown
 from segrl.loading import load_tokenizer
 from segrl.tokenization import tokenize_all
 from segrl.toy.kinds import kinds_of
 from segrl.types import Trace
-from segrl.worlds import world_named
+from segrl.worlds import world_named, world_traces
 from segrl.worlds.halves import world_file
 from segrl.worlds.real import PATH
 
@@ -81,9 +84,9 @@ class Table:
 
 TABLES = {
     "toy": Table("toy", 200, {"most": 10}, without=HUNDREDS),
-    "toy_last": Table("toy", 200, {"ask": "last", "most": 10}, without=DEAR),
-    "toy_mistakes": Table("toy", 200, {"ask": "all", "wrong": True}),
-    "toy_last_mistakes": Table("toy", 200, {"ask": "last", "wrong": True}),
+    "toy_last": Table("toy", 100, {"ask": "last", "most": 10}, without=DEAR),
+    "toy_mistakes": Table("toy", 60, {"ask": "all", "wrong": True}),
+    "toy_last_mistakes": Table("toy", 60, {"ask": "last", "wrong": True}),
     "lines": Table("lines", 60, pretrained=True, arms=SHORT),
     "lines_hidden": Table("lines", 60, pretrained=True, arms=ATTRIBUTIONS, attribution={"hide_answer": True}),
     "lines_256": Table("lines", 12, pretrained=True, arms=(*HUNDREDS, "pmi")),
@@ -92,8 +95,8 @@ TABLES = {
 }
 # Responses of the bundled model itself: the wrong ones to problems that it also solves, as they are in a group of GRPO.
 ROLLOUTS = {
-    "toy_rollouts": ({"ask": "all"}, Table("toy", 200, {"wrong": True})),
-    "toy_last_rollouts": ({"ask": "last"}, Table("toy", 200, {"wrong": True})),
+    "toy_rollouts": ({"ask": "all"}, Table("toy", 200, {"wrong": True}, without=DEAR_ON_MISTAKES)),
+    "toy_last_rollouts": ({"ask": "last"}, Table("toy", 200, {"wrong": True}, without=DEAR_ON_MISTAKES)),
 }
 PROBLEMS, PROBLEM_SEEDS = 400, {"dev": 300_000, "test": 300_001}
 DRAWN = {"n": 8, "temperature": 1.0, "top_p": 1.0, "max_tokens": 256}
@@ -112,7 +115,10 @@ class Step(NamedTuple):
     arguments: list[str]
 
 
-NAMES = (*TABLES, *ROLLOUTS, REAL)
+# How nearly complete attributions of toy traces are, along both paths.
+GAPS = "gaps"
+GAP_TRACES, GAP_TOLERANCE = 100, 0.05
+NAMES = (*TABLES, *ROLLOUTS, GAPS, REAL)
 
 
 # --- what is to run --------------------------------------------------------------------------------------------------
@@ -159,6 +165,28 @@ def _mistaken(traces: Sequence[Trace]) -> list[Trace]:
         if "wrong" in kinds and len(kinds) > 3:
             planted.append(replace(trace, meta={**trace.meta, "kinds": list(kinds)}))
     return planted
+
+
+def gaps(out: Path, half: str, limit: int | None) -> None:
+    """Write the median and the 90th percentile of the completeness gap: of 12 nodes, and refined."""
+    model, tokenizer = toy.load_model()
+    traces = tokenize_all(world_traces("toy", half, limit or GAP_TRACES, 0), tokenizer)
+    lines = {}
+    for path in ("embeddings", "values"):
+        for output in ("logp", "log_odds"):
+            for name, tolerance in (("12 nodes", None), (f"refined to {GAP_TOLERANCE}", GAP_TOLERANCE)):
+                options = {"path": path, "output": output, "nodes": 12, "tolerance": tolerance, "max_nodes": 324}
+                found = [a for trace in traces for a in attribute(model, [trace], tokenizer, **options)]
+                values = [a.gap for a in found if "flat" not in a.flags]
+                lines[f"{path}, {output}, {name}"] = {
+                    "median gap": f"{np.median(values):.3f}",
+                    "p90": f"{np.quantile(values, 0.9):.3f}",
+                    "evaluations": f"{np.mean([a.evaluations for a in found]):.1f}",
+                    "traces": len(values),
+                }
+    page = markdown("path", list(next(iter(lines.values()))), lines)
+    (out / f"gaps-{half}.md").write_text(page + "\n")
+    print(page)
 
 
 def real(out: Path, model: str, limit: int | None) -> Iterator[Step]:
@@ -214,6 +242,8 @@ def steps(names: Sequence[str], out: Path, model: str | None, half: str, limit: 
             print(f"{name}: left out, there is no model at --model {model}; scripts/fetch_smollm2.py brings it")
         elif name == REAL:
             yield from real(out, str(model), limit)
+        elif name == GAPS:
+            gaps(out, half, limit)
         elif name in ROLLOUTS:
             yield from rollouts(name, out, half, limit)
         else:

@@ -10,10 +10,19 @@ from segrl.evaluation.results import markdown
 from segrl.evaluation.statistics import Estimate
 
 NONE = "–"
+ORACLE = "oracle"  # reads the truth
 FREE = 0.02  # where the picture puts an arm that takes no evaluation
-# Of the picture: the first two of these that are known.
-DRAWN = ("planted_auroc", "shapley_auroc", "shapley_spearman", "shapley_spearman_but_last")
-DRAWN_OF_MISTAKES = ("mistake_auroc", "mistake_top1")
+# Of the picture and of the columns "above": the first of these pairs that is known.
+DRAWN = (
+    ("mistake_auroc", "mistake_top1"),
+    ("planted_auroc", "shapley_auroc"),
+    ("shapley_spearman", "shapley_spearman_but_last"),
+)
+APART = 1.12  # arms of about the same cost
+CHANCE = {
+    **dict.fromkeys(("planted_auroc", "shapley_auroc", "mistake_auroc"), 0.5),
+    **dict.fromkeys(("shapley_spearman", "shapley_spearman_but_last"), 0.0),
+}
 
 
 def truth_page(world: str, table: Mapping[str, Row], traces: int, reference: str) -> str:
@@ -22,9 +31,9 @@ def truth_page(world: str, table: Mapping[str, Row], traces: int, reference: str
     parts = [
         f"## {world}",
         f"{traces} traces; means over traces with 95% intervals. Above: how much better than {reference!r} on the same "
-        "traces, by the first kind of agreement. An evaluation is a forward over the trace, with its backward where "
-        "there is one; seconds are of this machine, and only their ratios mean something.",
-        markdown("arm", [*(WHAT[what] for what in known), "above", "evaluations", "seconds"], _lines(table, known)),
+        "traces. An evaluation is a forward over the trace, with its backward where there is one; seconds are of this "
+        "machine, and only their ratios mean something.",
+        markdown("arm", _columns(known), _lines(table, known)),
         _not_counted(table, known, traces),
         _by_length(table, known),
         _by_kind(table),
@@ -37,11 +46,24 @@ def known_of(table: Mapping[str, Row]) -> list[str]:
     return [what for what in WHAT if any(what in line for line in table.values())]
 
 
+def drawn_of(known: Sequence[str]) -> list[str]:
+    """The two kinds of agreement that a table is about."""
+    return next([what for what in drawn if what in known] for drawn in DRAWN if drawn[0] in known)
+
+
+def _columns(known: Sequence[str]) -> list[str]:
+    return [*(WHAT[what] for what in known), *map(_above, drawn_of(known)), "evaluations", "seconds"]
+
+
+def _above(what: str) -> str:
+    return f"above, {WHAT[what]}"
+
+
 def _lines(table: Mapping[str, Row], known: Sequence[str]) -> dict[str, dict[str, str | None]]:
     return {
         name: {
             **{WHAT[what]: _interval(line[what]) for what in known},
-            "above": _interval(line["above"].get(known[0])),
+            **{_above(what): _interval(line["above"].get(what)) for what in drawn_of(known)},
             "evaluations": f"{line['evaluations']:.1f}",
             "seconds": f"{line['seconds']:.3f}",
         }
@@ -89,20 +111,36 @@ def _interval(estimate: Estimate | None) -> str | None:
 def draw_table(figure, table: Mapping[str, Row], reference: str) -> None:
     """Draw agreement over evaluations; arms that no cheaper one reaches have names, as has the reference."""
     known = known_of(table)
-    drawn = [what for what in (*DRAWN_OF_MISTAKES, *DRAWN) if what in known][:2]
+    drawn = drawn_of(known)
     for axes, what in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
-        points = {name: (max(line["evaluations"], FREE), line[what]) for name, line in table.items() if line[what]}
-        named = {*frontier({name: (cost, value.mean) for name, (cost, value) in points.items()}), reference}
-        for name, (cost, value) in points.items():
+        values = {name: line[what] for name, line in table.items() if line[what]}
+        costs = {name: table[name]["evaluations"] for name in values}
+        points = {name: (costs[name], value.mean) for name, value in values.items() if name != ORACLE}
+        named = {*frontier(points), reference}
+        for name, x in side_by_side(costs).items():
             colour = ORANGE if name == reference else BLUE if name in named else GREY
-            axes.plot([cost, cost], [value.low, value.high], color=colour, linewidth=1.2)
-            axes.plot([cost], [value.mean], "o", color=colour, markersize=4.5 if name in named else 3)
+            axes.plot([x, x], [values[name].low, values[name].high], color=colour, linewidth=1.2)
+            axes.plot([x], [values[name].mean], "o", color=colour, markersize=4.5 if name in named else 3)
             if name in named:
-                axes.annotate(
-                    name, (cost, value.mean), xytext=(5, 4), textcoords="offset points", fontsize=7, color=colour
-                )
-        axes.set(title=WHAT[what], xscale="log", xlabel="evaluations a trace (left edge: none)")
-        axes.axhline(0.0 if "spearman" in what else 0.5, color="#bbbbbb", linewidth=0.8)
+                at = {"xy": (x, values[name].mean), "xytext": (5, 4), "textcoords": "offset points"}
+                axes.annotate(name, **at, fontsize=7, color=colour)
+        axes.set(title=WHAT[what], xscale="log", xlabel="evaluations a trace", xlim=(FREE / 2, 1000))
+        axes.set_xticks([FREE, 1, 10, 100], ["none", "1", "10", "100"])
+        axes.minorticks_off()
+        if what in CHANCE:
+            axes.axhline(CHANCE[what], color="#bbbbbb", linewidth=0.8)
+
+
+def side_by_side(costs: Mapping[str, float]) -> dict[str, float]:
+    """Where each arm is drawn: at its cost, those of about the same cost beside each other."""
+    places: dict[float, list[str]] = {}
+    for name, cost in costs.items():
+        places.setdefault(float(f"{max(cost, FREE):.1g}"), []).append(name)
+    return {
+        name: max(costs[name], FREE) * APART ** (k - (len(names) - 1) / 2)
+        for names in places.values()
+        for k, name in enumerate(names)
+    }
 
 
 def frontier(points: Mapping[str, tuple[float, float]]) -> list[str]:

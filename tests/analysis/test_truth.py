@@ -9,7 +9,7 @@ from segrl import toy
 from segrl.analysis.agreement import agreement, difference, table
 from segrl.analysis.arms import CARRIES, MISLED, Bench, Measured, arm_named, attributed, by_thought, digits, lookup
 from segrl.analysis.truth import check_known, judged, truth_of
-from segrl.analysis.truth_page import frontier, truth_page
+from segrl.analysis.truth_page import frontier, side_by_side, truth_page
 from segrl.importance import MEASURES, from_strength
 from segrl.types import Segments
 
@@ -103,6 +103,14 @@ def test_a_lookup_finds_the_first_thought_that_states_what_parts_the_answers():
 def test_the_frontier_leaves_out_what_something_cheaper_reaches():
     points = {"free": (0.02, 0.6), "dear": (57, 0.8), "better": (1, 0.8), "worse": (1, 0.5), "best": (60, 0.9)}
     assert frontier(points) == ["free", "better", "best"]
+
+
+def test_arms_of_the_same_cost_stand_side_by_side():
+    places = side_by_side({"a": 0.0, "b": 1.0, "c": 1.0, "d": 50.0})
+    assert places["a"] == pytest.approx(0.02)
+    assert places["b"] * places["c"] == pytest.approx(1)
+    assert places["b"] < 1 < places["c"]
+    assert places["d"] == 50
 
 
 def test_a_truth_that_is_not_known_is_refused():

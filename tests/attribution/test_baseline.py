@@ -68,7 +68,7 @@ def test_the_last_feed_forward_runs_on_the_answers_rows_alone():
     widths = []
     for layer in model.model.layers:
         layer.mlp.gate_proj.register_forward_hook(lambda _, args, out: widths.append(args[0].shape[1]))
-    found = attribute(model, nodes=1, tolerance=None, checkpointing=True)
+    found = attribute(model, nodes=1, tolerance=None, certificate=True, checkpointing=True)
     tokens, answer = len(found.input_ids), len(found.input_ids) - found.answer_span[0] + 1
     # values at both ends in one batch, one gradient, and its recomputation, last layer first
     assert widths == [tokens, answer] * 2 + [answer, tokens]
