@@ -176,19 +176,19 @@ def _judged(
     options, about = plain(config.attribution), _about_answers(config)
     settings = {"world": config.world, "options": plain(config.world_options), **attributor(config)}
 
-    def truth(model, tokenizer, trace: TokenisedTrace) -> dict[str, Any]:
+    def truth_row(model, tokenizer, trace: TokenisedTrace) -> dict[str, Any]:
         segments = _cut_of_world(config, trace)
         known = truth_of(model, tokenizer, trace, segments, truths, {**about, "forwards": config.forwards})
         return {"id": trace.id, "found": json.dumps(known)}
 
-    def scores(model, tokenizer, trace: TokenisedTrace) -> dict[str, Any]:
+    def scores_row(model, tokenizer, trace: TokenisedTrace) -> dict[str, Any]:
         row = judged(model, tokenizer, trace, _cut_of_world(config, trace), arms, options)
         return {"id": trace.id, "found": json.dumps(row)}
 
     of_truth = {**settings, **about, "truths": list(truths), "forwards": config.forwards}
-    known = _filled(config, out / "known", "truth", of_truth, traces, truth)
+    known = _filled(config, out / "known", "truth", of_truth, traces, truth_row)
     of_arms = {**settings, "arms": list(arms), "attribution": options, "measures": plain(config.measure_options)}
-    scored = _filled(config, out / "scores", "arms", of_arms, traces, scores)
+    scored = _filled(config, out / "scores", "arms", of_arms, traces, scores_row)
     rows = zip(known, scored, strict=True)
     return [{**json.loads(score["found"]), "truth": json.loads(truth["found"])} for truth, score in rows]
 

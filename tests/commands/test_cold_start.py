@@ -64,6 +64,15 @@ def test_what_is_attributed_here_is_what_attribute_and_select_write(tmp_path, ca
     assert [shard.read_bytes() for shard in shards] == [content for content, _ in before]
     assert shards[0].stat().st_mtime_ns == before[0][1]
     assert (tmp_path / "selections.jsonl").read_bytes() == made
+    with pytest.raises(ValueError, match="not on path=values: attribute with attribution=paper"):  # what lies in a/
+        select_here(sft_config(tmp_path, "measure=ig", f"attributions={tmp_path}/a", f"out={tmp_path}/other"))
+
+
+def test_the_papers_measure_is_refused_before_anything_is_attributed_on_another_path(tmp_path):
+    save_traces(toy.sample_traces(1, seed=0), tmp_path / "traces.jsonl")
+    with pytest.raises(ValueError, match="measure=ig is the paper's Eq"):
+        select_here(sft_config(tmp_path, "measure=ig"))
+    assert not (tmp_path / "attributions").exists()
 
 
 def test_another_attribution_or_segmenter_does_not_go_on_unseen(tmp_path):

@@ -1,5 +1,6 @@
 """The commands on the bundled model, files in and files out."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -92,6 +93,10 @@ def test_generated_samples_are_those_of_an_uninterrupted_run(tmp_path):
 @pytest.mark.e2e
 def test_a_calibration_is_used_by_its_path(planted, tmp_path):
     run("attribute", "calibrate", f"traces={planted}", f"out={tmp_path / 'c.json'}", "grid=8", "limit=2")
+    on_paper = ["attribution=paper", f"out={tmp_path / 'paper.json'}"]
+    run("attribute", "calibrate", f"traces={planted}", *on_paper, "grid=8", "limit=2")
+    gates, embeddings = (json.loads((tmp_path / name).read_text())["change"] for name in ("c.json", "paper.json"))
+    assert gates != pytest.approx(embeddings)  # each of its own path
     rule = [f"attribution.quadrature={tmp_path / 'c.json'}", "attribution.nodes=3", "attribution.tolerance=null"]
     run("attribute", f"traces={planted}", f"out={tmp_path / 'ig'}", "limit=2", *rule)
     assert [row["evaluations"] for row in read_shards(tmp_path / "ig")] == [5, 5]
