@@ -158,8 +158,7 @@ def described(path: Path) -> tuple[str, list[Key]]:
 def keys_of(schema: type, keys: Sequence[Key]) -> list[Key]:
     """The keys that have their value in the schema, then those of the yaml, each explained in either."""
     comments, given = comments_of(schema), {key.name for key in keys}
-    plain = [field for field in fields(schema) if field.default not in (MISSING, dataclasses.MISSING)]
-    own = [Key(field.name, shown(field.default), comments[field.name]) for field in plain if field.name not in given]
+    own = [key for key in section_keys(schema) if key.name not in given and key.value != shown(MISSING)]
     return own + [key._replace(comment=key.comment or comments.get(key.name, "")) for key in keys]
 
 
