@@ -113,7 +113,7 @@ class Harvest(Generate):
 class Evaluate(Generate):
     gpu: str | None = None  # the GPU to plan for where none is here: h200, h100, a100, a100-40gb, l40s, a10, 4090
     benchmark: Any = MISSING  # a name or a list of names
-    samples: dict[str, int | None] = field(default_factory=dict)
+    samples: dict[str, int | None] = field(default_factory=dict)  # a problem, by benchmark, where not generation.n
     greedy: bool = MISSING
     k: list[int] | None = MISSING
     thinking: str = MISSING
