@@ -117,12 +117,15 @@ def draw_table(figure, table: Mapping[str, Row], reference: str) -> None:
         costs = {name: table[name]["evaluations"] for name in values}
         points = {name: (costs[name], value.mean) for name, value in values.items() if name != ORACLE}
         named = {*frontier(points), reference}
-        for name, x in side_by_side(costs).items():
+        places = side_by_side(costs)
+        lower = sorted(named & {*places}, key=lambda name: places[name])[1::2]  # so that names do not meet
+        for name, x in places.items():
             colour = ORANGE if name == reference else BLUE if name in named else GREY
             axes.plot([x, x], [values[name].low, values[name].high], color=colour, linewidth=1.2)
             axes.plot([x], [values[name].mean], "o", color=colour, markersize=4.5 if name in named else 3)
             if name in named:
-                at = {"xy": (x, values[name].mean), "xytext": (5, 4), "textcoords": "offset points"}
+                below = name in lower
+                at = {"xy": (x, values[name].mean), "xytext": (5, -11 if below else 5), "textcoords": "offset points"}
                 axes.annotate(name, **at, fontsize=7, color=colour)
         axes.set(title=WHAT[what], xscale="log", xlabel="evaluations a trace", xlim=(FREE / 2, 1000))
         axes.set_xticks([FREE, 1, 10, 100], ["none", "1", "10", "100"])
