@@ -72,7 +72,7 @@ ELSEWHERE = {
     "cost model_path=... length=... rollouts=... gpus=...": "tests/cost/test_hours.py",
     "report rollouts=x out=rollouts.html": "tests/report/test_rollouts.py",
     "calibrate attribution=paper": "tests/commands/test_commands.py",
-    "truth out=runs/truth limit=64": "tests/commands/test_analysing.py",
+    "truth world=toy half=dev": "tests/scripts/test_truth_tables.py",
     "grpo preset=toy_cpu": "tests/verl/test_end_to_end.py",
     "grpo preset=toy_cpu out=runs/toy": "tests/verl/test_end_to_end.py",
     "grpo preset=toy_cpu out=runs/mine segrl.measure=my_measures:surprise": "tests/verl/test_grpo_runs.py",
