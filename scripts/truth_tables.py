@@ -117,7 +117,7 @@ class Step(NamedTuple):
 
 # How nearly complete attributions of toy traces are, along both paths.
 GAPS = "gaps"
-GAP_TRACES, GAP_TOLERANCE = 100, 0.05
+GAP_TRACES, GAP_TOLERANCE = 30, 0.05
 NAMES = (*TABLES, *ROLLOUTS, GAPS, REAL)
 
 
@@ -175,7 +175,7 @@ def gaps(out: Path, half: str, limit: int | None) -> None:
     for path in ("embeddings", "values"):
         for output in ("logp", "log_odds"):
             for name, tolerance in (("12 nodes", None), (f"refined to {GAP_TOLERANCE}", GAP_TOLERANCE)):
-                options = {"path": path, "output": output, "nodes": 12, "tolerance": tolerance, "max_nodes": 324}
+                options = {"path": path, "output": output, "nodes": 12, "tolerance": tolerance}
                 found = [a for trace in traces for a in attribute(model, [trace], tokenizer, **options)]
                 values = [a.gap for a in found if "flat" not in a.flags]
                 lines[f"{path}, {output}, {name}"] = {
