@@ -101,6 +101,8 @@ TWO_RANKS = (
     "+segrl.warmup_steps=4",
     "+segrl.fidelity_every=2",
     "+segrl.fidelity_nodes=12",
+    # the paper's measure at one calibrated node: what is kept for a run that goes on
+    *("+segrl.measure=ig", "+segrl.path=embeddings", "+segrl.output=logp", "+segrl.quadrature=calibrated"),
 )
 
 
