@@ -70,13 +70,14 @@ def sampled(out: Path, count: int, group: int, seed: int, tokenizer) -> list[Rol
 
 def group_of(traces: Sequence[Trace], tokenizer) -> list[Rollout]:
     rewards_B = torch.tensor([float(segrl.grade(trace.answer, trace.response).correct) for trace in traces])
+    ends = {tokenizer.eos_token_id}
     advantages_B = (rewards_B - rewards_B.mean()) / (rewards_B.std() + 1e-6)
     found = []
     for i, (sample, advantage, reward) in enumerate(zip(traces, advantages_B, rewards_B, strict=True)):
         key = f"{sample.meta['problem_id']}_{i}_0"
         prompt, ids = (tokenizer(text)["input_ids"] for text in (sample.meta["prompt"], sample.response))
         ids += [tokenizer.eos_token_id] * (sample.meta["finish"] == "stop")
-        trace = rollout_trace(key, torch.tensor(prompt), torch.tensor(ids), torch.ones(len(ids)), tokenizer)
+        trace = rollout_trace(key, torch.tensor(prompt), torch.tensor(ids), torch.ones(len(ids)), tokenizer, ends)
         trace = replace(trace, problem=sample.problem)
         found.append(
             make_rollout(key, trace, torch.full((len(ids),), float(advantage)), CreditSettings(), float(reward))
