@@ -6,7 +6,6 @@ names; of a contrast, its margin. In masks over thoughts, S counts the thoughts 
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Sequence
 from math import comb, inf
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from segrl.importance.keeping import Values, kept_answer_value, of_thoughts
-from segrl.importance.reading import Reading
+from segrl.importance.reading import Reading, seed_of
 from segrl.types import Segments, TokenisedTrace
 
 Fields = dict[str, Any]
@@ -46,7 +45,9 @@ def without_value(model, traces, tokenizer, segments: Sequence[Segments], readin
 def shapley(model, traces, tokenizer, segments: Sequence[Segments], reading: Reading) -> list[Fields]:
     """The Shapley value of each thought and its standard error, from ``forwards`` coalitions."""
     drawn = [
-        coalitions(int(cut.thought_S.sum()), reading.forwards, _generator(trace, reading.seed))
+        coalitions(
+            int(cut.thought_S.sum()), reading.forwards, torch.Generator().manual_seed(seed_of(reading.seed, trace.id))
+        )
         for trace, cut in zip(traces, segments, strict=True)
     ]
     values = _game(model, traces, tokenizer, segments, [game.kept_KS for game in drawn], reading)
@@ -82,10 +83,6 @@ def _spread(values_K: Tensor, segments: Segments) -> Tensor:
     values_S = values_K[:1].repeat(len(segments))
     values_S[segments.thought_S] = values_K[1:]
     return values_S
-
-
-def _generator(trace: TokenisedTrace, seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(zlib.crc32(f"{seed} {trace.id}".encode("utf-8", "surrogatepass")))
 
 
 # --- Shapley values by regression ------------------------------------------------------------------------------------

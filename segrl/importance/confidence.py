@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 from segrl.attribution.evaluator import CPU_TOKENS, TOKENS, unwrapped
 from segrl.attribution.target import Explained
 from segrl.grading import grade_answer
-from segrl.importance.reading import Reading, read_on
+from segrl.importance.reading import Reading, read_on, seed_of
 from segrl.loading import tokenizer_of
 from segrl.text.ending import end_tokens
 from segrl.tokenization import encode
@@ -68,7 +67,7 @@ class Drawer:
         self.opening_ids, _ = encode(opening, tokenizer, "answer template")
         self.temperature, self.longest = reading.temperature, reading.answer_tokens
         self.ends = end_tokens(tokenizer, getattr(self.model, "generation_config", None))
-        seed = zlib.crc32(f"{reading.seed} {name}".encode("utf-8", "surrogatepass"))
+        seed = seed_of(reading.seed, name)
         self.generator = torch.Generator(self.model.device).manual_seed(seed)
         self.cache = None
         self.tokens_read = self.tokens = 0

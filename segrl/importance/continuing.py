@@ -6,7 +6,6 @@ that the first wrong step decided. What the model still reaches from before and 
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from segrl.attribution.evaluator import CPU_TOKENS, TOKENS, left_padded, unwrapp
 from segrl.attribution.target import answer_of
 from segrl.grading import grade
 from segrl.importance.confidence import SAMPLED
-from segrl.importance.reading import Reading
+from segrl.importance.reading import Reading, seed_of
 from segrl.loading import tokenizer_of
 from segrl.tokenization import thinking_tokens
 from segrl.types import Segments, TokenisedTrace
@@ -62,7 +61,7 @@ def _sampled(model, tokenizer, rows: list[Tensor], name: str, reading: Reading) 
     padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     sampled: list[list[int]] = []
     with torch.random.fork_rng():
-        torch.manual_seed(zlib.crc32(f"{reading.seed} {name}".encode("utf-8", "surrogatepass")))
+        torch.manual_seed(seed_of(reading.seed, name))
         for at in range(0, len(rows), together):
             ids_BL, attended_BL = left_padded(rows[at : at + together], padding, model.device)
             output = model.generate(

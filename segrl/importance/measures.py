@@ -6,13 +6,12 @@ missing without it. A score may be negative; :func:`segrl.importance.aggregation
 
 from __future__ import annotations
 
-import zlib
-
 import torch
 from torch import Tensor
 
 from segrl.importance.aggregation import from_strength, segment_scores, stream_scores, summed, token_scores
 from segrl.importance.concluding import first_concluding
+from segrl.importance.reading import seed_of
 from segrl.types import Evidence, Segments, SegmentScores, given
 
 LEAST_GRADIENT = 1e-30  # a gradient of zero has no logarithm
@@ -225,4 +224,4 @@ def first_correct(evidence: Evidence, segments: Segments) -> SegmentScores:
 
 
 def _generator(evidence: Evidence, seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(zlib.crc32(f"{seed} {evidence.trace.id}".encode("utf-8", "surrogatepass")))
+    return torch.Generator().manual_seed(seed_of(seed, evidence.trace.id))

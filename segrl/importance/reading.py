@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,6 +66,11 @@ class Reading(EvidenceSettings):
         """The sequence that is explained of each trace, checked. No position moves, so any baseline does."""
         options = {name: getattr(self, name) for name in ("target", "output", "template", "context")}
         return evaluator(model, traces, tokenizer, baseline="mean", **options).explained
+
+
+def seed_of(seed: int, id: str) -> int:
+    """The seed of what is drawn for a trace: the same in every process, another for every trace."""
+    return zlib.crc32(f"{seed} {id}".encode("utf-8", "surrogatepass"))
 
 
 def read_on(model, ids_L: Tensor, cache=None):
