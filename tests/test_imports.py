@@ -124,7 +124,9 @@ ALLOWED_ARROWS = {
     "segmentation": {"resolving", "tokenization", "types"},
     "attribution": {"grading", "loading", "resolving", "text", "tokenization", "types"},
     "generation": {"loading", "resolving", "text", "types"},
-    "importance": {"attribution", "grading", "loading", "resolving", "text", "tokenization", "toy", "types"},
+    "importance": {
+        *("attribution", "generation", "grading", "loading", "resolving", "text", "tokenization", "toy", "types"),
+    },
     "data": {"text", "types"},
     "report": {"grading", "types"},
     "launch": {"toy"},

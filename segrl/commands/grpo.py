@@ -24,7 +24,10 @@ from segrl.sft.stages import TRACKER
 from segrl.verl.checks import check_gates, check_reward, check_rows, check_sizes, check_vocabularies, model_config
 
 # What a run must have in common with the one whose checkpoints it goes on from.
-ARM = ("segrl.rule", "segrl.measure", "segrl.sign", "algorithm.adv_estimator")
+ARM = (
+    *("segrl.rule", "segrl.measure", "segrl.sign", "segrl.path", "segrl.output", "segrl.target"),
+    "algorithm.adv_estimator",
+)
 
 
 def main(config: DictConfig) -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
 from segrl.generation.sampling import Sampling, answered
 from segrl.loading import load_model
-from segrl.text.ending import end_tokens
+from segrl.text.ending import end_tokens, finish_of
 from segrl.text.prompting import render
 from segrl.types import Trace, given
 
@@ -32,7 +32,6 @@ def generate(groups: Iterable[Sequence[Trace]], sampling: Sampling, *, dtype: st
         )
 
 
-@torch.no_grad()
 def sample(
     model,
     tokenizer,
@@ -52,14 +51,42 @@ def sample(
     """
     prompts = [render(problem.problem, tokenizer, template) for problem in problems]
     encoded = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
-    padding, ends = _padding(tokenizer), sorted(end_tokens(tokenizer, model.generation_config))
-    width = max(map(len, encoded))
-    ids_BL = torch.tensor([[padding] * (width - len(ids)) + ids for ids in encoded], device=model.device)
-    real_BL = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in encoded], device=model.device)
+    torch.manual_seed(seed)
+    drawn = draw(
+        model,
+        tokenizer,
+        encoded,
+        temperature=temperature,
+        top_p=top_p,
+        repetition_penalty=repetition_penalty,
+        max_tokens=max_tokens,
+        stop=stop,
+    )
+    ends = end_tokens(tokenizer, model.generation_config)
+    rows = zip(problems, prompts, drawn, strict=True)
+    return [answered(problem, *_response(ids, tokenizer, ends, stop), prompt) for problem, prompt, ids in rows]
+
+
+@torch.no_grad()
+def draw(
+    model,
+    tokenizer,
+    rows: Sequence[Sequence[int]],
+    *,
+    temperature: float,
+    max_tokens: int,
+    top_p: float = 1.0,
+    repetition_penalty: float = 1.0,
+    stop: Sequence[str] = (),
+) -> list[list[int]]:
+    """The tokens drawn behind each row of ids, all in one batch, each with the token that ended it."""
+    padding, ends = _padding(tokenizer), end_tokens(tokenizer, model.generation_config)
+    width = max(map(len, rows))
+    ids_BL = torch.tensor([[padding] * (width - len(ids)) + list(ids) for ids in rows], device=model.device)
+    real_BL = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in rows], device=model.device)
     greedy = temperature == 0
     drawing = {} if greedy else {"temperature": temperature, "top_p": top_p, "top_k": 0}
     stopping = {"stop_strings": list(stop), "tokenizer": tokenizer} if stop else {}
-    torch.manual_seed(seed)
     with _without_generation_config(model):
         output = model.generate(
             input_ids=ids_BL,
@@ -68,22 +95,24 @@ def sample(
             repetition_penalty=repetition_penalty,
             max_new_tokens=max_tokens,
             pad_token_id=padding,
-            eos_token_id=ends,
+            eos_token_id=sorted(ends),
             **drawing,
             **stopping,
         )
-    rows = zip(problems, prompts, output[:, width:].tolist(), strict=True)
-    return [answered(problem, *_response(ids, tokenizer, ends, stop), prompt) for problem, prompt, ids in rows]
+    return [ids[: 1 + _first_end(ids, ends)] for ids in output[:, width:].tolist()]
 
 
-def _response(ids: list[int], tokenizer, ends: list[int], stop: Sequence[str]) -> tuple[str, str, int]:
-    """The text, how it finished, and how many tokens were sampled; padding after the end is left out."""
-    count = next((k for k, id in enumerate(ids) if id in ends), len(ids))
+def _first_end(ids: Sequence[int], ends: Collection[int]) -> int:
+    return next((k for k, id in enumerate(ids) if id in ends), len(ids))
+
+
+def _response(ids: list[int], tokenizer, ends: Collection[int], stop: Sequence[str]) -> tuple[str, str, int]:
+    """The text, how it finished, and how many tokens were sampled."""
+    count = _first_end(ids, ends)
     text = _text(ids[:count], tokenizer)
     cut = min((text.index(end) for end in stop if end in text), default=None)
     if cut is None:
-        stopped = count < len(ids)
-        return text, "stop" if stopped else "length", count + stopped
+        return text, finish_of(ids, ends), len(ids)
     tokens = next(k for k in range(1, count + 1) if any(end in _text(ids[:k], tokenizer) for end in stop))
     return text[:cut], "stop", tokens
 

@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segrl.attribution.evaluator import CPU_TOKENS, TOKENS, left_padded, unwrapped
+from segrl.attribution.evaluator import CPU_TOKENS, TOKENS, unwrapped
 from segrl.attribution.target import answer_of
+from segrl.generation.local import draw
 from segrl.grading import grade
 from segrl.importance.confidence import SAMPLED
 from segrl.importance.reading import Reading, seed_of
 from segrl.loading import tokenizer_of
+from segrl.text.ending import end_tokens, finish_of
 from segrl.tokenization import thinking_tokens
 from segrl.types import Segments, TokenisedTrace
 
@@ -39,11 +41,11 @@ def _continued(model, tokenizer, trace: TokenisedTrace, segments: Segments, read
     prefixes = [torch.cat([trace.prompt_ids, trace.response_ids[:end]]) for end in dict.fromkeys(ends)]
     rows = [prefix for prefix in prefixes for _ in range(reading.continuations)]
     sampled = _sampled(model, tokenizer, rows, trace.id, reading)
+    finishing = end_tokens(tokenizer, model.generation_config)
     right: dict[int, int] = dict.fromkeys(ends, 0)
     for end, ids in zip((end for end in right for _ in range(reading.continuations)), sampled, strict=True):
         text = tokenizer.decode([*trace.response_ids[:end].tolist(), *ids], skip_special_tokens=True)
-        finish = "length" if len(ids) == reading.continued_tokens else "stop"
-        right[end] += grade(gold, text, prompt=trace.prompt or "", finish=finish).correct
+        right[end] += grade(gold, text, prompt=trace.prompt or "", finish=finish_of(ids, finishing)).correct
     shares = [right[end] / reading.continuations for end in ends]
     read = sum(map(len, rows)) + sum(map(len, sampled))
     return {
@@ -53,33 +55,16 @@ def _continued(model, tokenizer, trace: TokenisedTrace, segments: Segments, read
     }
 
 
-@torch.no_grad()
 def _sampled(model, tokenizer, rows: list[Tensor], name: str, reading: Reading) -> list[list[int]]:
-    """The sampled tokens behind each row, without padding; the same in every call for the same trace id."""
+    """The tokens drawn behind each row; the same in every call for the same trace id."""
     held = reading.batch_tokens or (CPU_TOKENS if model.device.type == "cpu" else TOKENS)
     together = max(1, SAMPLED * held // (max(map(len, rows)) + reading.continued_tokens))
-    padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     sampled: list[list[int]] = []
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(reading.seed, name))
         for at in range(0, len(rows), together):
-            ids_BL, attended_BL = left_padded(rows[at : at + together], padding, model.device)
-            output = model.generate(
-                ids_BL,
-                attention_mask=attended_BL.long(),
-                max_new_tokens=reading.continued_tokens,
-                do_sample=True,
-                temperature=reading.temperature,
-                top_k=0,
-                top_p=1.0,
-                pad_token_id=padding,
+            batch = [row.tolist() for row in rows[at : at + together]]
+            sampled += draw(
+                model, tokenizer, batch, temperature=reading.temperature, max_tokens=reading.continued_tokens
             )
-            sampled += [_until_padding(ids, padding) for ids in output[:, ids_BL.shape[1] :].tolist()]
     return sampled
-
-
-def _until_padding(ids: list[int], padding: int) -> list[int]:
-    """The ids without the padding at their end."""
-    while len(ids) > 1 and ids[-1] == ids[-2] == padding:
-        ids = ids[:-1]
-    return ids[:-1] if ids and ids[-1] == padding else ids

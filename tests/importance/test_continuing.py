@@ -5,7 +5,6 @@ import torch
 
 import segrl
 from segrl import toy
-from segrl.importance.continuing import _until_padding
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +18,6 @@ def gathered(loaded, trace, **options):
     segments = segrl.segment(trace)
     [evidence] = segrl.gather(model, [trace], tokenizer, ("continued",), segments=[segments], **options)
     return evidence, segments
-
-
-def test_padding_at_the_end_is_no_token():
-    assert _until_padding([5, 6, 0, 0, 0], 0) == [5, 6]
-    assert _until_padding([5, 0, 6], 0) == [5, 0, 6]
-    assert _until_padding([0, 0], 0) == []
 
 
 @pytest.mark.e2e
