@@ -137,6 +137,27 @@ def rank(
     return weights_S
 
 
+def softmax(
+    scores: SegmentScores,
+    selection: Selection | None,
+    thought_S: Tensor,
+    temperature: float = 1.0,
+    floor: float = 0.0,
+) -> Tensor:
+    """The softmax of strength over ``temperature``, which is in standard deviations of the thoughts' strengths; a share
+    ``floor`` of it is spread evenly over the thoughts."""
+    if temperature <= 0 or not 0 <= floor <= 1:
+        raise ValueError(f"temperature={temperature}, floor={floor}: expected one above 0, and a share from 0 to 1")
+    thoughts = int(thought_S.sum())
+    weights_S = torch.ones(len(scores), dtype=torch.float64)
+    strength_S = scores.strength_S[thought_S]
+    spread = float(strength_S.std(unbiased=False)) if thoughts else 0.0
+    if spread > 0:
+        soft_S = (strength_S / (spread * temperature)).softmax(0)
+        weights_S[thought_S] = floor + (1 - floor) * thoughts * soft_S
+    return weights_S
+
+
 def zscore(
     scores: SegmentScores, selection: Selection | None, thought_S: Tensor, low: float = 0.5, high: float = 5.0
 ) -> Tensor:
@@ -194,6 +215,7 @@ WEIGHTINGS: dict[str, Callable[..., Tensor]] = {
     "bilevel": bilevel,
     "linear": linear,
     "rank": rank,
+    "softmax": softmax,
     "zscore": zscore,
     "quantile": quantile,
     "top": top,

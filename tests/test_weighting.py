@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -111,6 +112,18 @@ def test_equal_scores_weigh_all_tokens_one(rule):
     scores, segments = made([2, 2, 2], [1, 4, 2])
     weights_T = segrl.weigh(scores, segments, segrl.select(scores, tau=1.0), rule)
     assert weights_T.tolist() == pytest.approx([1.0] * 7)
+
+
+def test_softmax_by_hand():
+    """Strengths of 2 and 6 are one standard deviation, 2, below and above their mean: e^2 to one."""
+    e, scores = math.e, made([2, 6], [1, 1])
+    assert segrl.weigh(*scores, rule="softmax").tolist() == pytest.approx([2 / (1 + e**2), 2 * e**2 / (1 + e**2)])
+    cooler = [2 / (1 + e**4), 2 * e**4 / (1 + e**4)]
+    assert segrl.weigh(*scores, rule="softmax", temperature=0.5).tolist() == pytest.approx(cooler)
+    floored = [0.5 + 0.5 * weight for weight in cooler]
+    assert segrl.weigh(*scores, rule="softmax", temperature=0.5, floor=0.5).tolist() == pytest.approx(floored)
+    with pytest.raises(ValueError, match=r"temperature=0, floor=0\.0: expected one above 0"):
+        segrl.weigh(*scores, rule="softmax", temperature=0)
 
 
 @pytest.mark.parametrize("rule", ["linear", "rank", "zscore"])

@@ -25,7 +25,8 @@ from segrl.verl.checks import check_gates, check_reward, check_rows, check_sizes
 
 # What a run must have in common with the one whose checkpoints it goes on from.
 ARM = (
-    *("segrl.rule", "segrl.measure", "segrl.sign", "segrl.path", "segrl.output", "segrl.target"),
+    *("segrl.rule", "segrl.measure", "segrl.negative_measure", "segrl.permuted", "segrl.sign"),
+    *("segrl.path", "segrl.output", "segrl.target"),
     "algorithm.adv_estimator",
 )
 
@@ -86,8 +87,9 @@ def summary(config: DictConfig, settings: CreditSettings) -> str:
     prompts, n, actor = config.data.train_batch_size, config.actor_rollout_ref.rollout.n, config.actor_rollout_ref.actor
     steps = config.trainer.total_training_steps or f"{config.trainer.total_epochs} epochs of"
     batches = prompts // actor.ppo_mini_batch_size
+    measures = " and ".join(side.measure for side in settings.sides)
     return (
-        f"GRPO, rule {settings.rule}, measure {settings.measure}: {steps} steps, each {prompts} prompts x {n} = "
+        f"GRPO, rule {settings.rule}, measure {measures}: {steps} steps, each {prompts} prompts x {n} = "
         f"{prompts * n} rollouts, {batches} mini-batches of {actor.ppo_mini_batch_size * n} and "
         f"{batches * actor.ppo_epochs} optimiser steps; {attribution_cost(config, settings)}"
     )

@@ -124,7 +124,7 @@ def _attribution_beside(config: DictConfig, shape: Shape, training: Training) ->
     """Attribution on the actor's own weights."""
     settings, roles = config.segrl, config.actor_rollout_ref
     tokens = settings.tokens_per_forward or roles.actor.ppo_max_token_len_per_gpu
-    path = "embeddings" if credit_from(config).need == "gradient_T" else settings.path
+    path = settings.path if credit_from(config).follows_a_path else "embeddings"
     work = memory.attribution(shape, tokens, attribution_checkpoints(config), training.precision, path)
     gathered = memory.passing(shape, training)["gathered"]
     return Phase("attribution", {**memory.held(shape, training), "gathered": gathered, "attribution": work})

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from segrl.credit.choosing import WITHIN_GROUPS
 from segrl.credit.rollout import evidence_of, make_rollout, weigh_rollout
-from segrl.credit.settings import ALONG_A_PATH, BY_GRADIENT, CreditSettings, credit_from
+from segrl.credit.settings import BY_GRADIENT, CreditSettings, Side, credit_from
 from segrl.types import Stream, TokenisedTrace
 
 # Losses that pick tokens by their advantage: there, weighting the advantage is not weighting the loss.
@@ -85,48 +85,55 @@ def _reasons_of_engine(config: DictConfig, settings: CreditSettings) -> list[str
         reasons.append(
             "model.tiled_mlp.enabled=true; attribution gives the last layer slices that verl's tiles do not take"
         )
+    contrasts = any(side.explains == "contrast" for side in settings.sides)
     reads_logits = [
-        *(["segrl.output=log_odds"] if settings.output == "log_odds" and settings.need in ALONG_A_PATH else []),
-        *(["a contrast"] if settings.explains == "contrast" else []),
+        *(["segrl.output=log_odds"] if settings.output == "log_odds" and settings.follows_a_path else []),
+        *(["a contrast"] if contrasts else []),
     ]
     if model.get("use_fused_kernels") and reads_logits:
         reasons.append(
             f"model.use_fused_kernels=true gives log-probabilities and no logits, which {' and '.join(reads_logits)} "
-            f"read; set it to false{', or take segrl.output=logp' * (settings.explains != 'contrast')}"
+            f"read; set it to false{', or take segrl.output=logp' * (not contrasts)}"
         )
     frozen = "; a frozen attributor works there: segrl.attributor=frozen segrl.attributor_path=..."
     return [reason + frozen for reason in reasons]
 
 
 def _reasons_of_source(config: DictConfig, settings: CreditSettings) -> list[str]:
-    reasons = []
-    if bypasses(config) and settings.need == "entropy_T":
-        reasons.append(
-            f"segrl.measure={settings.measure} reads the entropy that verl computes with the old log-probs, which "
-            "algorithm.rollout_correction.bypass_mode leaves out"
-        )
+    reasons = [reason for side in settings.sides for reason in _reasons_of_side(config, settings, side)]
     if settings.attributor == "ref" and not has_reference(config):
         reasons.append("segrl.attributor=ref without a reference: set actor.use_kl_loss=true, or train with LoRA")
-    if settings.sign == "signed" and settings.need != "ig":
-        reasons.append("segrl.sign=signed reads the sign of attributions; take segrl.measure=contribution with it")
     if settings.sign == "signed" and settings.target == "gold":
         reasons.append(
             "segrl.sign=signed looks for the tokens that support a response's own answer, but segrl.target=gold "
             "explains the gold one; take segrl.target=own or contrast with it"
         )
-    if settings.measure == "ig" and settings.path != "embeddings":
+    if settings.attributor != "live" and not any(side.need in BY_GRADIENT for side in settings.sides):
+        named = " and ".join(f"{side.key}={side.measure}" for side in settings.sides)
+        reasons.append(f"{named} attributes nothing; leave segrl.attributor at live")
+    return reasons
+
+
+def _reasons_of_side(config: DictConfig, settings: CreditSettings, side: Side) -> list[str]:
+    reasons = []
+    if bypasses(config) and side.need == "entropy_T":
         reasons.append(
-            f"segrl.measure=ig is the paper's Eq. 3 and 4 on its path over embeddings, not on segrl.path="
-            f"{settings.path}; take segrl.path=embeddings segrl.output=logp segrl.quadrature=calibrated with it, or "
-            "segrl.measure=strength, which is Eq. 3 on either path"
+            f"{side.key}={side.measure} reads the entropy that verl computes with the old log-probs, which "
+            "algorithm.rollout_correction.bypass_mode leaves out"
         )
-    if settings.need == "gradient_T" and settings.begin:
+    if settings.sign == "signed" and side.need != "ig":
+        reasons.append(f"segrl.sign=signed reads the sign of attributions; take {side.key}=contribution with it")
+    if side.measure == "ig" and settings.path != "embeddings":
         reasons.append(
-            f"segrl.measure={settings.measure} reads the gradient at the input's embeddings, which follows no path; "
+            f"{side.key}=ig is the paper's Eq. 3 and 4 on its path over embeddings, not on segrl.path="
+            f"{settings.path}; take segrl.path=embeddings segrl.output=logp segrl.quadrature=calibrated with it, or "
+            f"{side.key}=strength, which is Eq. 3 on either path"
+        )
+    if side.need == "gradient_T" and settings.begin:
+        reasons.append(
+            f"{side.key}={side.measure} reads the gradient at the input's embeddings, which follows no path; "
             "leave segrl.begin out"
         )
-    if settings.attributor != "live" and settings.need not in BY_GRADIENT:
-        reasons.append(f"segrl.measure={settings.measure} attributes nothing; leave segrl.attributor at live")
     return reasons
 
 
@@ -165,8 +172,10 @@ def check_options(settings: CreditSettings) -> None:
         trainable_T=torch.ones(len(text), dtype=torch.bool),
         prompt_hash="",
     )
-    rollout = make_rollout("0_0_0", trace, torch.full((len(text),), 0.5), settings)
-    weigh_rollout(rollout, evidence_of(rollout, Stream(torch.linspace(-1, 1, len(text))), settings), settings, step=1)
+    for advantage in (0.5, -0.5):
+        rollout = make_rollout("0_0_0", trace, torch.full((len(text),), advantage), settings)
+        stream = Stream(torch.linspace(-1, 1, len(text)))
+        weigh_rollout(rollout, evidence_of(rollout, stream, settings), settings, step=1)
 
 
 def position_limit(model_config) -> int | None:

@@ -40,4 +40,4 @@ def calibration_settings(settings: CreditSettings) -> dict[str, Any]:
     """What a calibration follows from, besides the model."""
     names = ("path", "output", "begin", "interpolate", "attributor", "calibration_rollouts", "calibration_nodes")
     basis = {name: getattr(settings, name) for name in names}
-    return basis | {"target": settings.explains, "counts": sorted({*COUNTS, settings.nodes})}
+    return basis | {"target": settings.sides[0].explains, "counts": sorted({*COUNTS, settings.nodes})}

@@ -14,9 +14,8 @@ from statistics import fmean, median
 from torch import Tensor
 
 from segrl.credit.choosing import REASONS
-from segrl.credit.rollout import Rollout, Weighed
+from segrl.credit.rollout import Rollout, Weighed, scores_of
 from segrl.credit.settings import CreditSettings
-from segrl.importance import score
 from segrl.importance.ranking import spearman
 from segrl.segmentation import KEYWORDS
 from segrl.types import Evidence
@@ -59,7 +58,7 @@ def agreement(weighed: Sequence[Weighed], others: Sequence[Evidence | None], set
     correlations = []
     for response, evidence in zip(weighed, others, strict=True):
         if evidence is not None:
-            other = score(evidence, response.rollout.segments, settings.measure, **settings.measure_options)
+            other = scores_of(response.rollout, evidence, settings)
             thought_S = other.thought_S
             correlations.append(spearman(response.scores.strength_S[thought_S], other.strength_S[thought_S]))
     known = [value for value in correlations if value is not None]

@@ -10,11 +10,14 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from segrl.credit.settings import ALONG_A_PATH, CreditSettings
 from segrl.grading.answer import extract
 from segrl.importance import score
+from segrl.importance.aggregation import permuted
+from segrl.importance.reading import seed_of
 from segrl.segmentation import segment
 from segrl.selection import select
 from segrl.text.ending import finish_of
@@ -35,11 +38,6 @@ class Rollout:
     advantages_T: Tensor
     reward: float = 0.0
     gold: str | None = None
-
-    @property
-    def explained(self) -> str | None:
-        """The answer to explain, if there is one."""
-        return self.trace.answer if self.gold is None else self.gold
 
     @property
     def tokens(self) -> int:
@@ -123,21 +121,31 @@ def make_rollout(
     """The rollout with its segments, and the kinds of its thoughts where the measure reads them."""
     options = dict(settings.segmentation)
     segments = segment(trace, settings.segmenter, **options.pop("options", {}), **options)
-    if settings.reads_kinds:
+    if any(side.reads_kinds for side in settings.sides):
         trace = replace(trace, meta={**trace.meta, "kinds": kinds_of(trace.problem, trace, segments)})
     return Rollout(key, trace, segments, advantages_T, reward, gold)
 
 
 def evidence_of(rollout: Rollout, stream: Stream | None, settings: CreditSettings) -> Evidence:
-    """What the measure reads, made from its number for each token."""
-    if settings.need is None:
+    """What the measure of the rollout's side reads, made from its number for each token."""
+    need = settings.side(rollout.advantage).need
+    if need is None:
         return Evidence(rollout.trace)
-    fields: dict[str, Any] = {settings.need: stream if settings.need in ALONG_A_PATH else given(stream).scores_T}
+    fields: dict[str, Any] = {need: stream if need in ALONG_A_PATH else given(stream).scores_T}
     return Evidence(rollout.trace, **fields)
 
 
+def scores_of(rollout: Rollout, evidence: Evidence, settings: CreditSettings) -> SegmentScores:
+    """The scores of the rollout's segments, by the measure of its side."""
+    side = settings.side(rollout.advantage)
+    scores = score(evidence, rollout.segments, side.measure, **side.options)
+    if not settings.permuted:
+        return scores
+    return permuted(scores, rollout.segments, torch.Generator().manual_seed(seed_of(0, rollout.key)))
+
+
 def weigh_rollout(rollout: Rollout, evidence: Evidence, settings: CreditSettings, step: int) -> Weighed:
-    scores = score(evidence, rollout.segments, settings.measure, **settings.measure_options)
+    scores = scores_of(rollout, evidence, settings)
     selection = select(scores, settings.tau, settings.beta)
     weights_T = weigh(
         scores,

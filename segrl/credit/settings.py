@@ -40,6 +40,32 @@ REMOVED = {
 }
 
 
+@dataclass(frozen=True)
+class Side:
+    """How the responses of one sign of the advantage are measured."""
+
+    measure: str
+    options: dict[str, Any]
+    target: str  # of attribution, as segrl.target says
+    key: str = field(default="segrl.measure", compare=False)  # which names the measure
+
+    @property
+    def need(self) -> str | None:
+        """What the measure reads, or None."""
+        needs = measure_of(self.measure).needs
+        return needs[0] if needs else None
+
+    @property
+    def explains(self) -> str:
+        """The target of attribution: a measure of contrasts has its own."""
+        return "contrast" if self.need == "contrast" else self.target
+
+    @property
+    def reads_kinds(self) -> bool:
+        """Whether the measure reads the planted kinds of the toy world."""
+        return measure_of(self.measure).reads_kinds
+
+
 @dataclass
 class CreditSettings:
     """How a rollout's advantage is spread over its tokens: the section ``segrl`` of `segrl grpo`."""
@@ -50,6 +76,10 @@ class CreditSettings:
     # package.module:function
     measure: str = "contribution"
     measure_options: dict[str, Any] = field(default_factory=dict)  # of that function
+    # the measure of responses of negative advantage, like mistake: what misled them; null: the same one
+    negative_measure: str | None = None
+    negative_measure_options: dict[str, Any] = field(default_factory=dict)
+    permuted: bool = False  # a control: the thoughts' scores are dealt out to them at random
     sign: str = "positive"  # the advantages whose tokens are weighted: positive, negative, both, inverted, signed
     warmup_steps: int = 0  # weights grow from one over so many steps
     segmenter: str = "auto"  # keywords, and paragraphs inside pieces over 512 tokens
@@ -94,7 +124,13 @@ class CreditSettings:
     def __post_init__(self) -> None:
         resolve(self.rule, WEIGHTINGS, "weighting rule")
         resolve(self.segmenter, SEGMENTERS, "segmenter")
-        _check_measure(self.measure)
+        for side in self.sides:
+            _check_measure(side)
+        if self.negative_measure and self.sign not in ("both", "negative"):
+            raise ValueError(
+                f"segrl.negative_measure={self.negative_measure} is of responses with negative advantage, which "
+                f"segrl.sign={self.sign} does not weigh by a measure of their own; take segrl.sign=both or negative"
+            )
         choices = (
             ("sign", SIGNS),
             ("target", TARGETS),
@@ -132,26 +168,34 @@ class CreditSettings:
                 "needs a path, and the others take none"
             )
 
-    @property
-    def need(self) -> str | None:
-        """What the measure reads, or None."""
-        needs = measure_of(self.measure).needs
-        return needs[0] if needs else None
+    def side(self, advantage: float) -> Side:
+        """How responses of such an advantage are measured."""
+        if advantage < 0 and self.negative_measure:
+            key = "segrl.negative_measure"
+            return Side(self.negative_measure, self.negative_measure_options, self.target, key)
+        return Side(self.measure, self.measure_options, self.target)
 
     @property
-    def explains(self) -> str:
-        """The target of attribution: a measure of contrasts has its own."""
-        return "contrast" if self.need == "contrast" else self.target
-
-    @property
-    def reads_kinds(self) -> bool:
-        """Whether the measure reads the planted kinds of the toy world."""
-        return measure_of(self.measure).reads_kinds
+    def sides(self) -> list[Side]:
+        """How responses are measured: one way, or one for each sign of the advantage."""
+        signs = {"positive": (1,), "negative": (-1,)}.get(self.sign, (1, -1))
+        found = [self.side(sign) for sign in signs]
+        return found[:1] if len(found) > 1 and found[0] == found[1] else found
 
     @property
     def attributes(self) -> bool:
         """Whether a model has to run for the scores."""
-        return self.rule != "uniform" and self.need in BY_GRADIENT
+        return self.rule != "uniform" and any(side.need in BY_GRADIENT for side in self.sides)
+
+    @property
+    def follows_a_path(self) -> bool:
+        """Whether attribution has nodes."""
+        return self.rule != "uniform" and any(side.need in ALONG_A_PATH for side in self.sides)
+
+    @property
+    def reads_gold(self) -> bool:
+        """Whether the gold answer is explained, alone or in a contrast."""
+        return any(side.explains != "own" for side in self.sides)
 
 
 def credit_from(config: DictConfig) -> CreditSettings:
@@ -166,11 +210,11 @@ def credit_from(config: DictConfig) -> CreditSettings:
     return cast(CreditSettings, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(CreditSettings), given)))
 
 
-def _check_measure(name: str) -> None:
-    measure = measure_of(name)
+def _check_measure(side: Side) -> None:
+    measure = measure_of(side.measure)
     unread = [need for need in measure.needs if need not in (*BY_GRADIENT, *FROM_VERL)]
     if unread or len(measure.needs) > 1:
         raise ValueError(
-            f"segrl.measure={name} reads {', '.join(measure.needs)}, which is not gathered while training; online are "
-            "those that read one of " + ", ".join((*BY_GRADIENT, *FROM_VERL)) + ", or nothing"
+            f"{side.key}={side.measure} reads {', '.join(measure.needs)}, which is not gathered while training; "
+            "online are those that read one of " + ", ".join((*BY_GRADIENT, *FROM_VERL)) + ", or nothing"
         )

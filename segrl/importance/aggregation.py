@@ -87,6 +87,20 @@ def from_strength(
     )
 
 
+def permuted(scores: SegmentScores, segments: Segments, generator: torch.Generator) -> SegmentScores:
+    """Control: the thoughts' scores, dealt out to them at random; those of a token measure, to their tokens."""
+    order = torch.arange(len(scores))
+    thoughts = order[scores.thought_S]
+    order[thoughts] = thoughts[torch.randperm(len(thoughts), generator=generator)]
+    return from_strength(
+        scores.strength_S[order],
+        segments if scores.segment_T is None else segments.by_token,
+        scores.consistency_S[order],
+        scores.excess_S[order],
+        scores.segment_T,
+    )
+
+
 def summed(values_T: Tensor, segments: Segments) -> Tensor:
     return torch.zeros(len(segments), dtype=values_T.dtype).index_add_(0, segments.index_T, values_T)
 

@@ -9,7 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segrl.importance.aggregation import from_strength, segment_scores, stream_scores, summed, token_scores
+from segrl.importance.aggregation import (
+    from_strength,
+    permuted,
+    segment_scores,
+    stream_scores,
+    summed,
+    token_scores,
+)
 from segrl.importance.concluding import first_concluding
 from segrl.importance.reading import seed_of
 from segrl.types import Evidence, Segments, SegmentScores, given
@@ -59,11 +66,7 @@ def ig_tokens(evidence: Evidence, segments: Segments) -> SegmentScores:
 
 def permuted_ig(evidence: Evidence, segments: Segments, aggregate: str = "sqrt", seed: int = 0) -> SegmentScores:
     """Control: the thoughts' scores, dealt out to them at random."""
-    scores = ig(evidence, segments, aggregate)
-    order = torch.arange(len(segments))
-    thoughts = order[segments.thought_S]
-    order[thoughts] = thoughts[torch.randperm(len(thoughts), generator=_generator(evidence, seed))]
-    return from_strength(scores.strength_S[order], segments, scores.consistency_S[order], scores.excess_S[order])
+    return permuted(ig(evidence, segments, aggregate), segments, _generator(evidence, seed))
 
 
 # --- controls --------------------------------------------------------------------------------------------------------

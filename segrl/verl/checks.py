@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from segrl.attribution.gates import value_projections
 from segrl.attribution.target import TEMPLATE
 from segrl.credit.checks import check_vocabulary, position_limit
-from segrl.credit.settings import ALONG_A_PATH, CreditSettings
+from segrl.credit.settings import CreditSettings
 from segrl.data import read_rows
 from segrl.loading import load_tokenizer
 from segrl.text.prompting import THINK_END
@@ -32,7 +32,7 @@ def check_gates(hf_config, settings: CreditSettings) -> None:
     """Refuse a policy without value vectors to gate, found on a model without weights. Code of its own is not run."""
     from transformers import AutoModelForCausalLM
 
-    follows = settings.attributes and settings.need in ALONG_A_PATH
+    follows = settings.follows_a_path
     gated = follows and settings.path == "values" and settings.attributor != "frozen"
     if gated and not getattr(hf_config, "auto_map", None):
         with torch.device("meta"):

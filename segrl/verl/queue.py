@@ -33,7 +33,7 @@ def rollouts_of(batch: KVBatchMeta, tokenizer, ends: Collection[int], settings: 
     """The rows of the batch, without those that verl adds to fill it up. ``ends``: the tokens that end a response."""
     keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
     golds: list[str | None] = [None] * len(keys)
-    if settings.explains != "own":
+    if settings.reads_gold:
         golds = [str(row["ground_truth"]) for row in plain_column(keys, batch.partition_id, "reward_model")]
     rollouts = []
     for key, prompt, response, mask, advantages_T, scores_T, gold in zip(

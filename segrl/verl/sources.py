@@ -13,7 +13,7 @@ from segrl.attribution.cluster import ModelPool
 from segrl.attribution.lockstep import Request, attribute_in_lockstep, explained, split_until, together
 from segrl.credit.checks import check_vocabulary
 from segrl.credit.rollout import Rollout, evidence_of
-from segrl.credit.settings import BY_GRADIENT, FROM_VERL, CreditSettings
+from segrl.credit.settings import BY_GRADIENT, FROM_VERL, CreditSettings, Side
 from segrl.loading import load_tokenizer
 from segrl.types import Evidence, Stream, TokenisedTrace, given
 from segrl.verl.queue import columns, dispatched, known
@@ -35,19 +35,29 @@ class Sources:
     def evidence(
         self, batch: KVBatchMeta, chosen: Sequence[Rollout], request: Request, live: bool = False
     ) -> list[Evidence | None]:
-        """None for a rollout whose numbers are not finite."""
-        if self.settings.need is None:
-            return [evidence_of(rollout, None, self.settings) for rollout in chosen]
-        if self.settings.need in BY_GRADIENT:
-            streams = self.attribute(batch, chosen, request, live)
-        else:
-            keys = [rollout.key for rollout in chosen]
-            (rows,) = columns(keys, batch.partition_id, [COLUMN[self.settings.need]])
-            streams = [Stream(values_T) for values_T in rows]
-        return [self._evidence(rollout, stream) for rollout, stream in zip(chosen, streams, strict=True)]
+        """None for a rollout whose numbers are not finite. Each side of the advantage has a request of its own."""
+        found: dict[str, Evidence | None] = {}
+        for side in self.settings.sides:
+            rollouts = [rollout for rollout in chosen if self.settings.side(rollout.advantage) == side]
+            streams = self._streams(batch, rollouts, side, request, live) if rollouts else []
+            pairs = zip(rollouts, streams, strict=True)
+            found |= {rollout.key: self._evidence(rollout, stream) for rollout, stream in pairs}
+        return [found[rollout.key] for rollout in chosen]
 
-    def _evidence(self, rollout: Rollout, stream: Stream) -> Evidence | None:
-        finite = bool(torch.isfinite(stream.scores_T).all())
+    def _streams(
+        self, batch: KVBatchMeta, chosen: Sequence[Rollout], side: Side, request: Request, live: bool
+    ) -> Sequence[Stream | None]:
+        """What the side's measure reads: one stream a rollout, or None where it reads nothing."""
+        if side.need is None:
+            return [None] * len(chosen)
+        if side.need in BY_GRADIENT:
+            return self.attribute(batch, chosen, replace(request, need=side.need, target=side.explains), live)
+        keys = [rollout.key for rollout in chosen]
+        (rows,) = columns(keys, batch.partition_id, [COLUMN[side.need]])
+        return [Stream(values_T) for values_T in rows]
+
+    def _evidence(self, rollout: Rollout, stream: Stream | None) -> Evidence | None:
+        finite = stream is None or bool(torch.isfinite(stream.scores_T).all())
         return evidence_of(rollout, stream, self.settings) if finite else None
 
     def attribute(

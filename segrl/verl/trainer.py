@@ -34,7 +34,7 @@ from segrl.credit.choosing import answers, off_step, reasons
 from segrl.credit.memory import Memory, calibration_settings
 from segrl.credit.metrics import agreement, check_finite, credit_metrics, nearly_plain, time_metrics
 from segrl.credit.rollout import Rollout, Weighed, record, weigh_rollout
-from segrl.credit.settings import ALONG_A_PATH, CreditSettings
+from segrl.credit.settings import CreditSettings
 from segrl.verl.checks import model_config
 from segrl.verl.drift import warn_of_drift
 from segrl.verl.health import Deadline, check_servers
@@ -178,7 +178,7 @@ class SegmentCredit:
     def _compares(self) -> bool:
         settings = self.settings
         wanted = settings.fidelity_every and (self._weighed_before + 1) % settings.fidelity_every == 0
-        return bool(wanted) and settings.attributes and settings.need in ALONG_A_PATH
+        return bool(wanted) and settings.follows_a_path and not settings.permuted
 
     def _agreements(self, batch: KVBatchMeta, few: Sequence[Weighed]) -> dict[str, float]:
         """A few rollouts once more: with many nodes; and by the live actor, where another model explains."""
@@ -197,12 +197,13 @@ class SegmentCredit:
         calibration = self.memory.get("calibration", calibration_settings(settings)) or {}
         alphas_J, weights_J = nodes_of(settings.quadrature, settings.nodes, calibration)
         on_cpu = config.trainer.device == "cpu"
+        first = settings.sides[0]  # the sources ask for the other side with a need and a target of its own
         return Request(
-            need=settings.need or "ig",
+            need=first.need or "ig",
             model="ref" if settings.attributor == "ref" else "live",
             alphas=tuple(alphas_J.tolist()),
             weights=tuple(weights_J.tolist()),
-            target=settings.explains,
+            target=first.explains,
             path=settings.path,
             output=settings.output,
             begin=settings.begin,
@@ -229,12 +230,15 @@ class SegmentCredit:
         """The first use of a model without a calibration; the file beside the checkpoints keeps it."""
         settings = self.settings
         frozen = settings.attributor == "frozen"
-        wanted = settings.quadrature == CALIBRATED and settings.need in ALONG_A_PATH and not frozen
+        wanted = settings.quadrature == CALIBRATED and settings.follows_a_path and not frozen
         basis = calibration_settings(settings)
-        if not wanted or self.memory.get("calibration", basis) or len(chosen) < LEAST_TO_CALIBRATE:
+        if not wanted or self.memory.get("calibration", basis):
             return
         began = time.perf_counter()
-        sample = chosen[: settings.calibration_rollouts]
+        of_side = [rollout for rollout in chosen if settings.side(rollout.advantage) == settings.sides[0]]
+        if len(of_side) < LEAST_TO_CALIBRATE:
+            return
+        sample = of_side[: settings.calibration_rollouts]
         masses = self.sources.masses_on_grid(batch, sample, self._request(), settings.calibration_nodes)
         masses = [masses_JL for masses_JL in masses if bool(torch.isfinite(masses_JL).all())]
         if not masses:
@@ -266,7 +270,8 @@ class SegmentCredit:
 
 def _tokens_appended(rollout: Rollout, settings: CreditSettings) -> int:
     """An upper bound for the answer in its template."""
-    return len(TEMPLATE) + max(len((answer or "").encode()) for answer in answers(rollout, settings))
+    explained = answers(rollout, settings)
+    return len(TEMPLATE) + max(len((answer or "").encode()) for answer in explained) if explained else 0
 
 
 def _why(reason: str | None, weighed: Weighed | None) -> str | None:

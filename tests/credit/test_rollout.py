@@ -76,6 +76,25 @@ def test_signed_sums_rank_the_thoughts_of_a_wrong_response(measure):
     assert (response.stream.gap, response.scores.strength_S.tolist()) == (0.1, [0, -3, 0.5, 0])
 
 
+def test_each_sign_of_the_advantage_has_its_measure():
+    """Sums of 0, 9 and 0.5 rank a right response 1, 3, 2; lengths of 2, 3 and 1 a wrong one 2, 3, 1."""
+    how = {"measure": "contribution", "negative_measure": "length", "sign": "both"}
+    for advantage, weights in ((0.5, [0.8, 0.8, 1.2, 1.2, 1.2, 1.0]), (-0.5, [1.0, 1.0, 1.2, 1.2, 1.2, 0.8])):
+        expected = torch.tensor(weights)
+        torch.testing.assert_close(weighed(rollout(advantage), **how).weights_T[:6], expected / expected.mean())
+
+
+def test_the_permuted_control_has_the_same_weights_at_other_thoughts():
+    plain = weighed(rollout()).scores.strength_S
+    dealt = {
+        tuple(weighed(replace(rollout(), key=f"p_{i}_0"), permuted=True).scores.strength_S.tolist()) for i in range(20)
+    }
+    assert all(sorted(strengths[:3]) == sorted(plain.tolist()[:3]) and strengths[3] == 0 for strengths in dealt)
+    assert len(dealt) > 3
+    tokens = weighed(rollout(), measure="ig_tokens", permuted=True).scores.strength_S
+    assert sorted(tokens.tolist()[:6]) == sorted(SCORES_T.tolist()[:6])
+
+
 def test_each_response_keeps_its_mean_advantage():
     response = weighed(rollout(0.5))
     assert response.weights_T[response.rollout.weighted_T].mean() == pytest.approx(1.0)

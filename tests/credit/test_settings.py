@@ -31,6 +31,14 @@ from segrl.credit.settings import CreditSettings, credit_from
         ({"share": 0.0}, "segrl.share=0.0, expected a part of one"),
         ({"share": 1.5}, "segrl.share=1.5, expected a part of one"),
         ({"measure": "attention"}, "segrl.measure=attention reads attention_T, which is not gathered while training"),
+        (
+            {"negative_measure": "attention", "sign": "both"},
+            "segrl.negative_measure=attention reads attention_T, which is not gathered while training",
+        ),
+        (
+            {"negative_measure": "mistake"},
+            "segrl.negative_measure=mistake is of responses with negative advantage, which segrl.sign=positive does",
+        ),
         ({"quadrature": "calibratd"}, "no quadrature rule is called 'calibratd', did you mean 'calibrated'?"),
         ({"attributor": "frozen"}, "a frozen attributor needs a path"),
         ({"attributor_path": "here"}, "segrl.attributor=live with attributor_path=here"),
@@ -68,10 +76,17 @@ def test_by_default_a_rollout_is_read_at_one_gate():
 )
 def test_a_model_runs_only_for_measures_that_read_gradients(settings, need, attributes):
     credit = CreditSettings(**settings)
-    assert (credit.need, credit.attributes) == (need, attributes)
+    assert ([side.need for side in credit.sides], credit.attributes) == ([need], attributes)
 
 
 def test_a_measure_of_contrasts_has_its_own_target():
-    assert CreditSettings(measure="mistake").explains == CreditSettings(measure="mistake", target="gold").explains
-    assert CreditSettings(measure="mistake").explains == "contrast"
-    assert CreditSettings(target="gold").explains == "gold"
+    def explains(**settings):
+        credit = CreditSettings(**settings)
+        return [side.explains for side in credit.sides], credit.reads_gold
+
+    assert explains(measure="mistake") == explains(measure="mistake", target="gold") == (["contrast"], True)
+    assert explains(target="gold") == (["gold"], True)
+    assert explains(sign="both") == (["own"], False)
+    assert explains(sign="both", negative_measure="mistake") == (["own", "contrast"], True)
+    assert explains(sign="negative", negative_measure="mistake") == (["contrast"], True)
+    assert explains(sign="both", negative_measure="contribution") == (["own"], False)

@@ -187,7 +187,8 @@ def test_a_rollout_whose_scores_are_not_finite_weighs_one_and_is_counted(make, t
         queue.rows["r0_0_0"][column][3] = torch.nan
     metrics = step(trainer, queue)
     assert metrics["segrl/uniform/not_finite"] == 1.0
-    assert metrics["segrl/attributed_share"] == 2 / 9  # a_0_0 and r1_0_0, of nine responses
+    # a_0_0 and r1_0_0 of nine responses; entropy reads that without an answer, too
+    assert metrics["segrl/attributed_share"] == (3 if column else 2) / 9
     assert queue.rows["r0_0_0"]["advantages"].tolist() == [0.5] * len(queue.rows["r0_0_0"]["advantages"])
     assert len(queue.rows["r1_0_0"]["advantages"].unique()) > 1
     lines = {line["key"]: line for line in map(json.loads, (tmp_path / "dump" / "1.jsonl").read_text().splitlines())}
@@ -285,6 +286,22 @@ def test_a_measure_of_contrasts_is_gathered_along_a_path_like_ig(make, tmp_path)
     assert (line["answer"], line["gold"], line["uniform"]) == ("7", "8" * 40, None)
 
 
+def test_each_sign_of_the_advantage_is_asked_for_with_its_own_target(make):
+    """Two right responses explain their own answer, two wrong ones are held against the gold one."""
+    trainer, queue = make(right=1, measure="contribution", negative_measure="mistake", sign="both")
+    metrics = step(trainer, queue)
+    asked = {
+        (batch.extra_info["segrl"].need, batch.extra_info["segrl"].target): set(batch.keys)
+        for batch in trainer.actor_rollout_wg.batches
+    }
+    assert set(asked) == {("ig", "own"), ("contrast", "contrast")}
+    assert asked["ig", "own"] == {"a_0_0", "r0_0_0"}
+    assert asked["contrast", "contrast"] == {"a_1_0", "r0_1_0"}
+    assert len(queue.rows["a_0_0"]["advantages"].unique()) > 1
+    assert len(queue.rows["a_1_0"]["advantages"].unique()) > 1
+    assert metrics["segrl/attributed_share"] == 4 / 7  # of the rows that are no padding
+
+
 def test_the_path_is_asked_of_the_workers_as_it_is_set(make):
     path = {"path": "values", "output": "log_odds", "begin": 0.25, "interpolate": None}
     trainer, queue = make(right=4, fidelity_every=1, quadrature="calibrated", calibration_nodes=4, **path)
@@ -326,7 +343,7 @@ def test_a_measure_that_needs_no_gradient_costs_no_forward(make, measure, forwar
     trainer, queue = make(measure=measure)
     metrics = step(trainer, queue)
     assert len(trainer.actor_rollout_wg.batches) == forwards
-    assert metrics["segrl/attributed_share"] == 0.2
+    assert metrics["segrl/attributed_share"] == (0.2 if forwards else 0.4)  # only explaining wants an answer
     assert len(queue.rows["a_0_0"]["advantages"].unique()) > 1
 
 
