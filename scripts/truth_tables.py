@@ -91,7 +91,7 @@ TABLES = {
     "lines_hidden": Table("lines", 60, pretrained=True, arms=ATTRIBUTIONS, attribution={"hide_answer": True}),
     "lines_256": Table("lines", 12, pretrained=True, arms=(*HUNDREDS, "pmi")),
     "worded": Table("worded", 60, pretrained=True, arms=SHORT),
-    "worded_mistakes": Table("worded", 100, {"wrong": True}, pretrained=True, without=DEAR_ON_MISTAKES),
+    "worded_mistakes": Table("worded", 60, {"wrong": True}, pretrained=True, without=DEAR_ON_MISTAKES),
 }
 # Responses of the bundled model itself: the wrong ones to problems that it also solves, as they are in a group of GRPO.
 ROLLOUTS = {

@@ -1,21 +1,44 @@
 """Selection and scores -> token weights, with mean 1 over the tokens that are weighed.
 
-A rule is a pure function ``(scores, selection, thought_S, **options) -> weights_S``. A token gets the weight of its
-segment; with the scores of a token measure, each token has its weight. The controls (random, permuted, length,
+A rule is a pure function ``(scores, selection, thought_S, **options) -> weights_S`` of the segments of one response, or
+of a pool of them. A token gets the weight of its segment; with the scores of a token measure, each token has its
+weight. The controls (random, permuted, length,
 position, oracle, inverted oracle) are measures, which any rule turns into weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from segrl.resolving import check_options, near, resolve
-from segrl.types import Segments, SegmentScores, Selection
+from segrl.types import Segments, SegmentScores, Selection, given
 
 SIGNS = ("positive", "both", "negative", "inverted", "signed")
+
+
+@dataclass(frozen=True, eq=False)
+class Weighable:
+    """A response to weigh: its scores, and the tokens whose weights the rule says.
+
+    ``advantage`` and ``signed_T`` (IG of the answer that the response gives) are read by the ``sign`` of the weighing.
+    """
+
+    scores: SegmentScores
+    segments: Segments
+    selection: Selection | None = None
+    advantage: float | None = None
+    trained_T: Tensor | None = None
+    signed_T: Tensor | None = None
+
+    @property
+    def weighted_T(self) -> Tensor:
+        """The tokens that are weighed: of the thinking, and trained."""
+        thought_T = self.segments.thought_S[self.segments.index_T]
+        return thought_T if self.trained_T is None else self.trained_T & thought_T
 
 
 def weigh(
@@ -27,37 +50,51 @@ def weigh(
     step: int | None = None,
     *,
     weighted_T: Tensor | None = None,
-    sign: str = "positive",
     signed_T: Tensor | None = None,
-    warmup_steps: int = 0,
     **options,
 ) -> Tensor:
-    """A weight for each token: non-negative, with mean 1 over ``weighted_T`` (default: the thinking), 1 elsewhere.
+    """A weight for each token of one response: :func:`weigh_together` with nothing else in the pool."""
+    response = Weighable(scores, segments, selection, advantage, weighted_T, signed_T)
+    return weigh_together([response], rule, step, **options)[0]
+
+
+def weigh_together(
+    pool: Sequence[Weighable],
+    rule: str | Callable = "rank",
+    step: int | None = None,
+    *,
+    sign: str = "positive",
+    warmup_steps: int = 0,
+    mean_one: bool = True,
+    **options,
+) -> list[Tensor]:
+    """Weights for the tokens of each response, from one rule over the segments of all: non-negative, with mean 1 over
+    the weighted tokens of the pool, and 1 elsewhere. ``mean_one=False`` leaves them as the rule says.
 
     Every weight is 1 where nothing tells the tokens apart: no token to weigh, all weights zero, or scores that are not
     finite. Over the first ``warmup_steps`` steps weights go from 1 to what the rule says.
 
     ``sign`` says which responses are weighed: those of ``positive`` advantage, of ``negative`` advantage, or ``both``.
     ``inverted`` weighs both, and reverses the order of the weights where the advantage is negative. ``signed`` weighs
-    both, and where the advantage is negative only tokens count whose ``signed_T`` (IG of the answer that the response
-    gives) is above zero: those that support the wrong answer.
+    both, and where the advantage is negative only tokens count whose ``signed_T`` is above zero: those that support the
+    wrong answer.
     """
     if sign not in SIGNS:
         raise ValueError(f"sign={sign!r}{near(sign, SIGNS)}")
-    ones_T = torch.ones(segments.tokens)
-    thought_T = segments.thought_S[segments.index_T]
-    weighted_T = thought_T if weighted_T is None else weighted_T & thought_T
-    if not _weighs(sign, advantage) or not bool(weighted_T.any()):
-        return ones_T
-    rule_T = _rule_weights(scores, segments, selection, rule, options)
-    if advantage is not None and advantage < 0:
-        rule_T = _for_negative(rule_T, weighted_T, sign, signed_T)
-    weights_T = torch.where(weighted_T, rule_T, 0.0)
-    mean = weights_T.sum() / weighted_T.sum()
-    if not bool(torch.isfinite(weights_T).all()) or float(mean) <= 0:
-        return ones_T
+    weights = [torch.ones(response.segments.tokens) for response in pool]
+    chosen = [i for i, one in enumerate(pool) if _weighs(sign, one.advantage) and bool(one.weighted_T.any())]
+    if not chosen:
+        return weights
+    inside = [pool[i].weighted_T for i in chosen]
+    ruled = _ruled([pool[i] for i in chosen], rule, sign, options)
+    all_T = torch.cat([weights_T[weighted_T] for weights_T, weighted_T in zip(ruled, inside, strict=True)])
+    mean = float(all_T.mean()) if mean_one else 1.0
+    if not bool(torch.isfinite(all_T).all()) or mean <= 0:
+        return weights
     ramp = 1.0 if not warmup_steps or step is None else min(1.0, step / warmup_steps)
-    return torch.where(weighted_T, 1 + ramp * (weights_T / mean - 1), 1.0).float()
+    for i, weights_T, weighted_T in zip(chosen, ruled, inside, strict=True):
+        weights[i] = torch.where(weighted_T, 1 + ramp * (weights_T / mean - 1), 1.0).float()
+    return weights
 
 
 def _weighs(sign: str, advantage: float | None) -> bool:
@@ -67,17 +104,35 @@ def _weighs(sign: str, advantage: float | None) -> bool:
     return advantage > 0 if sign == "positive" else advantage < 0
 
 
-def _rule_weights(
-    scores: SegmentScores, segments: Segments, selection: Selection | None, rule: str | Callable, options: dict
-) -> Tensor:
-    """The rule's weight of each token, before normalisation."""
-    function, given = resolve(rule, WEIGHTINGS, "weighting rule"), [scores, selection, scores.thought_S]
-    check_options(f"the weighting rule {rule!r}", function, given, options)
-    weights_S = function(*given, **options).double()
-    weights_T = weights_S if scores.segment_T is not None else weights_S[segments.index_T]
-    if float(weights_T.min()) < 0:
-        raise ValueError(f"the weighting rule {rule!r} gave {float(weights_T.min()):g}; weights must be zero or more")
-    return weights_T
+def _ruled(pool: Sequence[Weighable], rule: str | Callable, sign: str, options: dict) -> list[Tensor]:
+    """The rule's weight of each token of each response, before normalisation."""
+    scores, selection = _pooled(pool)
+    function, arguments = resolve(rule, WEIGHTINGS, "weighting rule"), [scores, selection, scores.thought_S]
+    check_options(f"the weighting rule {rule!r}", function, arguments, options)
+    weights_S = function(*arguments, **options).double()
+    if float(weights_S.min()) < 0:
+        raise ValueError(f"the weighting rule {rule!r} gave {float(weights_S.min()):g}; weights must be zero or more")
+    ruled = []
+    for one, own_S in zip(pool, weights_S.split([len(one.scores) for one in pool]), strict=True):
+        own_T = own_S if one.scores.segment_T is not None else own_S[one.segments.index_T]
+        negative = one.advantage is not None and one.advantage < 0
+        ruled.append(_for_negative(own_T, one.weighted_T, sign, one.signed_T) if negative else own_T)
+    return ruled
+
+
+def _pooled(pool: Sequence[Weighable]) -> tuple[SegmentScores, Selection | None]:
+    """The scores and selections of all responses, as if they were those of one."""
+    if len(pool) == 1:
+        return pool[0].scores, pool[0].selection
+    names = ("strength_S", "consistency_S", "tokens_S", "thought_S", "excess_S")
+    joined = {name: torch.cat([getattr(one.scores, name) for one in pool]) for name in names}
+    positive_S = joined["strength_S"].clamp_min(0)
+    scores = SegmentScores(share_S=positive_S / positive_S.sum().clamp_min(1e-300), **joined)
+    if any(one.selection is None for one in pool):
+        return scores, None
+    selections = [given(one.selection) for one in pool]
+    reasons = tuple(reason for selection in selections for reason in selection.reason_S)
+    return scores, Selection(torch.cat([selection.keep_S for selection in selections]), reasons)
 
 
 def _for_negative(weights_T: Tensor, weighted_T: Tensor, sign: str, signed_T: Tensor | None) -> Tensor:
@@ -159,9 +214,14 @@ def softmax(
 
 
 def zscore(
-    scores: SegmentScores, selection: Selection | None, thought_S: Tensor, low: float = 0.5, high: float = 5.0
+    scores: SegmentScores,
+    selection: Selection | None,
+    thought_S: Tensor,
+    gain: float = 0.5,
+    low: float = 0.5,
+    high: float = 5.0,
 ) -> Tensor:
-    """GRAIL's rule: 1 plus the z-score of log strength over the thoughts, between ``low`` and ``high``.
+    """GRAIL's rule: 1 plus ``gain`` times the z-score of log strength over the thoughts, between ``low`` and ``high``.
 
     A strength of zero weighs ``low``. Where a strength is negative (pmi, losses, z-scores), all are differences of
     logarithms already and are standardised as they are.
@@ -175,7 +235,7 @@ def zscore(
     values = strength_S[scored_S] if logs else strength_S[scored_S].log()
     spread = values.std(unbiased=False)
     z = (values - values.mean()) / spread if float(spread) > 1e-12 * (1 + float(values.abs().max())) else 0 * values
-    weights_S[scored_S] = (1 + z).clamp(low, high)
+    weights_S[scored_S] = (1 + gain * z).clamp(low, high)
     return weights_S
 
 
@@ -193,6 +253,34 @@ def quantile(
     ordered = scores.strength_S[thought_S].sort().values
     least = ordered[min(int(q * len(ordered)), len(ordered) - 1)]
     return torch.where(scores.strength_S >= least, inside, outside).double()
+
+
+def bent(
+    scores: SegmentScores,
+    selection: Selection | None,
+    thought_S: Tensor,
+    q: float = 0.4,
+    beta: float = 2.0,
+    least: float = 0.1,
+) -> Tensor:
+    """OAR's rule, for strengths x brought to 0 to 1 and their ``q`` quantile t: x / t below it, but ``least`` at least,
+    and from it on 1 + ``beta`` (x - t) / (1 - t)."""
+    weights_S = torch.ones(len(scores), dtype=torch.float64)
+    strength_S = scores.strength_S[thought_S]
+    if not len(strength_S) or float(strength_S.max()) == float(strength_S.min()):
+        return weights_S
+    x_S = (strength_S - strength_S.min()) / (strength_S.max() - strength_S.min())
+    bend = float(torch.quantile(x_S, q))
+    below_S = (x_S / bend).clamp_min(least) if bend > 0 else torch.ones_like(x_S)
+    above_S = 1 + beta * (x_S - bend) / (1 - bend) if bend < 1 else torch.ones_like(x_S)
+    weights_S[thought_S] = torch.where(x_S < bend, below_S, above_S)
+    return weights_S
+
+
+def onward(scores: SegmentScores, selection: Selection | None, thought_S: Tensor) -> Tensor:
+    """Cliff's rule: 0 before the strongest thought, and 1 from it on."""
+    strongest = torch.where(thought_S, scores.strength_S, float("-inf")).argmax() if bool(thought_S.any()) else 0
+    return (torch.arange(len(scores)) >= strongest).double()
 
 
 def top(scores: SegmentScores, selection: Selection | None, thought_S: Tensor, share: float = 0.2) -> Tensor:
@@ -218,5 +306,7 @@ WEIGHTINGS: dict[str, Callable[..., Tensor]] = {
     "softmax": softmax,
     "zscore": zscore,
     "quantile": quantile,
+    "bent": bent,
+    "onward": onward,
     "top": top,
 }

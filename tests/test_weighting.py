@@ -11,7 +11,7 @@ import segrl
 from segrl import Evidence, Segments, Trace
 from segrl.importance import from_strength, token_scores
 from segrl.selection import kept_tokens
-from segrl.weighting import SIGNS, WEIGHTINGS
+from segrl.weighting import SIGNS, WEIGHTINGS, Weighable, weigh_together
 
 STRENGTHS = st.lists(st.floats(0, 100).map(lambda x: round(x, 3)), min_size=1, max_size=8)
 
@@ -146,7 +146,7 @@ def test_each_rule_by_hand():
     # ranks 0.5 2 3 0.5 of 3 -> 0.8 + 0.4 * rank / 3, mean 1
     assert weights("rank") == pytest.approx([0.8 + 0.2 / 3, 0.8 + 0.8 / 3, 1.2, 0.8 + 0.2 / 3])
     # logs 0 1 2 0 in units of ln 2: mean 3/4, deviation sqrt(11)/4, so z = -3 1 5 -3 over sqrt(11)
-    raw = [max(1 + z / 11**0.5, 0.5) for z in (-3, 1, 5, -3)]
+    raw = [max(1 + 0.5 * z / 11**0.5, 0.5) for z in (-3, 1, 5, -3)]
     assert weights("zscore") == pytest.approx([one / (sum(raw) / 4) for one in raw])
     assert weights("quantile", q=0.5, inside=1.2, outside=0.8) == pytest.approx([0.8, 1.2, 1.2, 0.8])
     assert weights("top", share=0.2) == pytest.approx([0, 0, 4, 0])
@@ -156,14 +156,60 @@ def test_each_rule_by_hand():
 
 def test_zscore_clips_and_takes_signed_scores_as_they_are():
     scores, segments = made([1.0] * 30 + [1e9], [1] * 31)
-    weights_T = segrl.weigh(scores, segments, rule="zscore")
+    weights_T = segrl.weigh(scores, segments, rule="zscore", gain=1.0)
     assert float(weights_T[-1] / weights_T[0]) == pytest.approx(5 / (1 - 1 / 30**0.5), rel=1e-4)  # z = sqrt(30) > 4
-    # pmi: -2 0 2 has mean 0 and deviation sqrt(8/3): 1 + z, the first held at 0.5
+    # pmi: -2 0 2 has mean 0 and deviation sqrt(8/3): 1 + z, the first held at 0.5 (gain 1)
     raw = [0.5, 1.0, 1 + 2 / (8 / 3) ** 0.5]
-    signed_T = segrl.weigh(*made([-2, 0, 2], [1, 1, 1]), rule="zscore")
+    signed_T = segrl.weigh(*made([-2, 0, 2], [1, 1, 1]), rule="zscore", gain=1.0)
     assert signed_T.tolist() == pytest.approx([one / (sum(raw) / 3) for one in raw])
     none, segments = made([0, 1, 1], [1, 1, 1])
     assert segrl.weigh(none, segments, rule="zscore").tolist() == pytest.approx([0.6, 1.2, 1.2])  # 0.5 1 1
+
+
+def test_grail_by_hand():
+    """Norms of 1, e, e^2 and e^5 have logs 0, 1, 2, 5, of mean 2 and deviation sqrt(3.5)."""
+    z = [-2 / 3.5**0.5, -1 / 3.5**0.5, 0, 3 / 3.5**0.5]
+    weights_T = segrl.weigh(*made(z, [1] * 4), rule="zscore", mean_one=False)
+    assert weights_T.tolist() == pytest.approx([0.5, 0.732739, 1, 1.801784], abs=1e-6)
+
+
+def test_oar_by_hand():
+    """Influences of 0, 1, 3, 7, 15 have log1p of 0 to 4 times ln 2; the bend is 0.4 of their range."""
+    log1p = [k * math.log(2) for k in range(5)]
+    raw = segrl.weigh(*made(log1p, [1] * 5), rule="bent", mean_one=False)
+    assert raw.tolist() == pytest.approx([0.1, 0.625, 4 / 3, 13 / 6, 3])
+    held = segrl.weigh(*made(log1p, [1] * 5), rule="bent")
+    assert held.tolist() == pytest.approx([0.069204, 0.432526, 0.922722, 1.499423, 2.076125], abs=1e-6)
+
+
+def test_cliff_blames_from_the_strongest_thought_on():
+    weights_T = segrl.weigh(*made([1, 3, 2, 9], [2, 1, 1, 2], answer=True), rule="onward", mean_one=False)
+    assert weights_T.tolist() == [0, 0, 1, 1, 1, 1]
+
+
+def test_a_pool_is_ruled_as_if_it_were_one_response():
+    """The 20% most uncertain of ten tokens are two, of whichever response; the mean over all ten is one."""
+    first = token_scores(torch.tensor([0.1, 0.9, 0.3, 1.4, 0.5]), Segments((0, 5)))
+    second = token_scores(torch.tensor([0.2, 2.0, 0.3, 0.4, 0.6]), Segments((0, 5)))
+    pool = [Weighable(first, Segments((0, 5)), advantage=1.0), Weighable(second, Segments((0, 5)), advantage=-1.0)]
+    weights = weigh_together(pool, "top", sign="both", share=0.2)
+    assert [weights_T.tolist() for weights_T in weights] == [[0, 0, 0, 5, 0], [0, 5, 0, 0, 0]]
+    unscaled = weigh_together(pool, "top", sign="both", share=0.2, mean_one=False)
+    assert [weights_T.tolist() for weights_T in unscaled] == [[0, 0, 0, 1, 0], [0, 1, 0, 0, 0]]
+    # Those of the other sign are not in the pool: one of five tokens, and ones.
+    right_alone = weigh_together(pool, "top", sign="positive", share=0.2)
+    assert [weights_T.tolist() for weights_T in right_alone] == [[0, 0, 0, 5, 0], [1] * 5]
+
+
+def test_a_pool_of_one_is_the_response_by_itself():
+    scores, segments = made([3, 1, 2], [1, 1, 2])
+    selection = segrl.select(scores, tau=0.5, force=())
+    for rule in WEIGHTINGS:
+        alone = segrl.weigh(scores, segments, selection, rule)
+        doubled = weigh_together([Weighable(scores, segments, selection)] * 2, rule)
+        assert torch.allclose(doubled[0], doubled[1])
+        if rule not in ("rank", "bent", "onward"):  # with equals beside it ranks and quantiles are others
+            assert torch.allclose(doubled[0], alone), rule
 
 
 def test_the_most_uncertain_fifth_of_the_tokens():

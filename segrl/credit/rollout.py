@@ -5,7 +5,7 @@ Nothing here knows of verl, Ray or a model.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
@@ -24,7 +24,7 @@ from segrl.text.ending import finish_of
 from segrl.text.prompting import prompt_tail
 from segrl.toy.kinds import kinds_of
 from segrl.types import Evidence, Segments, SegmentScores, Selection, Stream, TokenisedTrace, Trace, given
-from segrl.weighting import weigh
+from segrl.weighting import Weighable, weigh_together
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,10 +78,6 @@ class Weighed:
     selection: Selection
     weights_T: Tensor
     stream: Stream | None = None
-
-    @property
-    def advantages_T(self) -> Tensor:
-        return self.rollout.advantages_T * self.weights_T
 
     @property
     def uniform(self) -> bool:
@@ -145,22 +141,51 @@ def scores_of(rollout: Rollout, evidence: Evidence, settings: CreditSettings) ->
 
 
 def weigh_rollout(rollout: Rollout, evidence: Evidence, settings: CreditSettings, step: int) -> Weighed:
-    scores = scores_of(rollout, evidence, settings)
-    selection = select(scores, settings.tau, settings.beta)
-    weights_T = weigh(
-        scores,
-        rollout.segments,
-        selection,
-        settings.rule,
-        rollout.advantage,
-        step,
-        weighted_T=rollout.trace.trainable_T,
-        sign=settings.sign,
-        signed_T=evidence.ig.scores_T if evidence.ig else None,
-        warmup_steps=settings.warmup_steps,
-        **settings.rule_options,
-    )
-    return Weighed(rollout, scores, selection, weights_T, evidence.ig or evidence.contrast)
+    """A rollout by itself, with its weights."""
+    return weigh_rollouts([rollout], [evidence], settings, step)[0]
+
+
+def weigh_rollouts(
+    rollouts: Sequence[Rollout], evidence: Sequence[Evidence], settings: CreditSettings, step: int
+) -> list[Weighed]:
+    """The rollouts with their weights: one rule over each by itself, or over all those that are measured alike."""
+    found = {rollout.key: scores_of(rollout, one, settings) for rollout, one in zip(rollouts, evidence, strict=True)}
+    signed = {rollout.key: one.ig.scores_T if one.ig else None for rollout, one in zip(rollouts, evidence, strict=True)}
+    selections = {key: select(scores, settings.tau, settings.beta) for key, scores in found.items()}
+    weights: dict[str, Tensor] = {}
+    for pool in _pools(rollouts, settings):
+        ruled = weigh_together(
+            [
+                Weighable(
+                    found[one.key],
+                    one.segments,
+                    selections[one.key],
+                    one.advantage,
+                    one.trace.trainable_T,
+                    signed[one.key],
+                )
+                for one in pool
+            ],
+            settings.rule,
+            step,
+            sign=settings.sign,
+            warmup_steps=settings.warmup_steps,
+            mean_one=settings.mean_one,
+            **settings.rule_options,
+        )
+        weights |= {one.key: weights_T for one, weights_T in zip(pool, ruled, strict=True)}
+    return [
+        Weighed(one, found[one.key], selections[one.key], weights[one.key], given_by.ig or given_by.contrast)
+        for one, given_by in zip(rollouts, evidence, strict=True)
+    ]
+
+
+def _pools(rollouts: Sequence[Rollout], settings: CreditSettings) -> list[list[Rollout]]:
+    """The rollouts whose segments the rule compares."""
+    if settings.scope == "response":
+        return [[rollout] for rollout in rollouts]
+    sides = [[one for one in rollouts if settings.side(one.advantage) == side] for side in settings.sides]
+    return [pool for pool in sides if pool]
 
 
 def record(rollout: Rollout, why: str | None, weighed: Weighed | None, advantages_T: Tensor) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from segrl.segmentation import SEGMENTERS
 from segrl.weighting import SIGNS, WEIGHTINGS
 
 ATTRIBUTORS = ("live", "frozen", "ref")
+SCOPES = ("response", "batch")
+FORMS = ("times", "plus")
 QUADRATURES = RULES | {CALIBRATED: midpoint}  # which serves until there is a calibration
 # What a measure may read inside GRPO: from a backward pass of the attributor, and from what verl has computed anyway.
 BY_GRADIENT = ("ig", "contrast", "gradient_T")
@@ -79,6 +81,11 @@ class CreditSettings:
     # the measure of responses of negative advantage, like mistake: what misled them; null: the same one
     negative_measure: str | None = None
     negative_measure_options: dict[str, Any] = field(default_factory=dict)
+    scope: str = "response"  # what the rule compares: the segments of a response, or those of the whole batch
+    mean_one: bool = True  # the weights of a scope have mean one; false: they are as the rule says
+    form: str = "times"  # advantage times weight; or plus: advantage + weight - 1
+    # the advantages of a group's tokens have mean zero, as in Cliff, whose rule `onward` takes blame from some of them
+    centred: bool = False
     permuted: bool = False  # a control: the thoughts' scores are dealt out to them at random
     sign: str = "positive"  # the advantages whose tokens are weighted: positive, negative, both, inverted, signed
     warmup_steps: int = 0  # weights grow from one over so many steps
@@ -133,6 +140,8 @@ class CreditSettings:
             )
         choices = (
             ("sign", SIGNS),
+            ("scope", SCOPES),
+            ("form", FORMS),
             ("target", TARGETS),
             ("path", PATHS),
             ("output", OUTPUTS),

@@ -33,8 +33,9 @@ from segrl.credit.checks import (
 from segrl.credit.choosing import answers, off_step, reasons
 from segrl.credit.memory import Memory, calibration_settings
 from segrl.credit.metrics import agreement, check_finite, credit_metrics, nearly_plain, time_metrics
-from segrl.credit.rollout import Rollout, Weighed, record, weigh_rollout
+from segrl.credit.rollout import Rollout, Weighed, record, weigh_rollouts
 from segrl.credit.settings import CreditSettings
+from segrl.credit.spreading import spread
 from segrl.verl.checks import model_config
 from segrl.verl.drift import warn_of_drift
 from segrl.verl.health import Deadline, check_servers
@@ -146,7 +147,7 @@ class SegmentCredit:
         by_key = {response.rollout.key: response for response in weighed}
         why |= dict.fromkeys({rollout.key for rollout in chosen} - by_key.keys(), "not_finite")
         if weighed:
-            write_advantages(batch, {key: response.advantages_T for key, response in by_key.items()})
+            write_advantages(batch, spread(rollouts, weighed, self.settings))
         metrics.update(credit_metrics(rollouts, why, weighed))
         if self._compares and weighed:
             metrics.update(self._agreements(batch, weighed[: self.settings.fidelity_rollouts]))
@@ -168,11 +169,9 @@ class SegmentCredit:
         if self.settings.attributes:
             self._calibrate_once(batch, chosen)
         gathered = self.sources.evidence(batch, chosen, self._request())
-        return [
-            weigh_rollout(rollout, evidence, self.settings, self.global_steps)
-            for rollout, evidence in zip(chosen, gathered, strict=True)
-            if evidence is not None
-        ]
+        finite = [one for one, evidence in zip(chosen, gathered, strict=True) if evidence is not None]
+        found = [evidence for evidence in gathered if evidence is not None]
+        return weigh_rollouts(finite, found, self.settings, self.global_steps)
 
     @property
     def _compares(self) -> bool:

@@ -10,6 +10,7 @@ from testkit.tiny import byte_level_tokenizer
 from segrl import Evidence, Segments
 from segrl.credit.rollout import Rollout, evidence_of, make_rollout, record, rollout_trace, weigh_rollout
 from segrl.credit.settings import CreditSettings
+from segrl.credit.spreading import spread
 from segrl.types import Stream, TokenisedTrace
 
 # Three thoughts of 2, 3 and 1 tokens, and the answer of 2.
@@ -39,12 +40,16 @@ def weighed(response: Rollout, scores_T=SCORES_T, **settings):
     )
 
 
+def advantages(response):
+    return spread([response.rollout], [response], CreditSettings())[response.rollout.key]
+
+
 def test_rank_weights_times_advantage_by_hand():
     # strength = sum|s| / sqrt(n): 2/1.41, 9/1.73, 0.5/1 -> ranks 2, 3, 1 -> 1.0, 1.2, 0.8
     # mean over the 6 thinking tokens: (2 * 1.0 + 3 * 1.2 + 1 * 0.8) / 6 = 6.4 / 6
     mean = 6.4 / 6
     expected = torch.tensor([1.0, 1.0, 1.2, 1.2, 1.2, 0.8, mean, mean]) / mean
-    torch.testing.assert_close(weighed(rollout()).advantages_T, 0.5 * expected)
+    torch.testing.assert_close(advantages(weighed(rollout())), 0.5 * expected)
 
 
 def test_options_reach_the_rule_and_the_measure():
@@ -98,7 +103,7 @@ def test_the_permuted_control_has_the_same_weights_at_other_thoughts():
 def test_each_response_keeps_its_mean_advantage():
     response = weighed(rollout(0.5))
     assert response.weights_T[response.rollout.weighted_T].mean() == pytest.approx(1.0)
-    assert response.advantages_T.mean() == pytest.approx(0.5)
+    assert advantages(response).mean() == pytest.approx(0.5)
 
 
 def test_hard_keeps_the_selected_tokens_alone():
@@ -122,13 +127,13 @@ def test_signed_weighs_what_supports_the_wrong_answer_alone():
     response = weighed(rollout(-0.5), sign="signed", rule="linear", measure_options={"aggregate": "sum"})
     assert response.weights_T[1] == 0  # the one token whose attribution is negative
     assert bool((response.weights_T[[0, 2, 3, 4, 5]] > 0).all())
-    assert response.advantages_T[:6].mean() == pytest.approx(-0.5)
+    assert advantages(response)[:6].mean() == pytest.approx(-0.5)
 
 
 def test_scores_that_say_nothing_leave_the_advantages_as_they_were():
     response = weighed(rollout(), torch.zeros(8))
     assert response.uniform
-    assert torch.equal(response.advantages_T, response.rollout.advantages_T)
+    assert torch.equal(advantages(response), response.rollout.advantages_T)
     assert not weighed(rollout()).uniform
 
 
@@ -173,11 +178,11 @@ def test_the_dump_says_how_a_rollout_ended():
 
 def test_a_record_holds_what_a_report_draws():
     response = weighed(rollout())
-    line = json.loads(json.dumps(record(response.rollout, None, response, response.advantages_T), allow_nan=False))
+    line = json.loads(json.dumps(record(response.rollout, None, response, advantages(response)), allow_nan=False))
     assert line["boundaries"] == [0, 2, 5, 6, 8]
     assert line["group"] == "p"
     assert (line["answer"], line["gold"]) == ("7", None)
-    assert record(replace(response.rollout, gold="8"), None, None, response.advantages_T)["gold"] == "8"
+    assert record(replace(response.rollout, gold="8"), None, None, advantages(response))["gold"] == "8"
     assert line["advantages"] == [a * w for a, w in zip([0.5] * 8, line["weights"], strict=True)]
 
 

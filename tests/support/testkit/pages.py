@@ -98,7 +98,7 @@ def rollout_of(key, pieces, advantage, reward, scores_T=None, problem="What is 5
     weighed = weigh_rollout(
         rollout, evidence_of(rollout, Stream(torch.tensor(scores_T), gap=0.1), credit), credit, step=1
     )
-    return {**record(rollout, None, weighed, weighed.advantages_T), "prompt": problem}
+    return {**record(rollout, None, weighed, rollout.advantages_T * weighed.weights_T), "prompt": problem}
 
 
 def dumped(folder):

@@ -1,0 +1,86 @@
+"""The advantages of a batch's tokens, by hand."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from segrl import Evidence, Segments
+from segrl.credit.rollout import Rollout, Weighed, evidence_of, weigh_rollout, weigh_rollouts
+from segrl.credit.settings import CreditSettings
+from segrl.credit.spreading import spread
+from segrl.types import Stream, TokenisedTrace
+
+
+def rollout(key: str, advantage: float, boundaries=(0, 1, 2, 3, 4)) -> Rollout:
+    tokens = boundaries[-1]
+    trace = TokenisedTrace(
+        id=key,
+        problem="",
+        response="a" * tokens,
+        answer="7",
+        prompt_ids=torch.tensor([1]),
+        response_ids=torch.arange(tokens),
+        offsets_T=torch.stack([torch.arange(tokens), torch.arange(1, tokens + 1)], 1),
+        trainable_T=torch.ones(tokens, dtype=torch.bool),
+        prompt_hash="p",
+    )
+    return Rollout(key, trace, Segments(boundaries), torch.full((tokens,), advantage))
+
+
+def weighed(one: Rollout, settings: CreditSettings, values) -> Weighed:
+    return weigh_rollout(one, evidence_of(one, Stream(torch.tensor(values)), settings), settings, step=1)
+
+
+def test_added_parts_sum_to_zero_and_keep_their_sign_in_wrong_responses():
+    """z-scores of 1, 3, 1, 3 are -1, 1, -1, 1: with a gain of 0.2, 0.8 and 1.2 of mean one."""
+    settings = CreditSettings(form="plus", sign="both", rule="zscore", rule_options={"gain": 0.2, "low": 0.0})
+    for advantage in (1.0, -0.5):
+        one = rollout("p_0_0", advantage)
+        # logs: signed strengths are standardised as they are
+        spread_T = spread([one], [weighed(one, settings, [-2.0, 2.0, -2.0, 2.0])], settings)["p_0_0"]
+        assert spread_T.tolist() == pytest.approx([advantage - 0.2, advantage + 0.2, advantage - 0.2, advantage + 0.2])
+        assert float(spread_T.sum()) == pytest.approx(4 * advantage)
+
+
+def test_cliff_by_hand():
+    """One right response of two tokens and one wrong of four, whose third token is the first wrong one: advantages of
+    1 and -1 become [1, 1] and [0, 0, -1, -1], whose mean over the group is zero already."""
+    settings = CreditSettings(measure="random", sign="negative", rule="onward", mean_one=False, centred=True)
+    right, wrong = rollout("p_0_0", 1.0, (0, 1, 2)), rollout("p_1_0", -1.0)
+    blamed = replace(settings, measure="contribution")
+    [spread_right, spread_wrong] = [
+        spread([right, wrong], [weighed(wrong, blamed, [0.0, 0.1, 0.9, 0.2])], settings)[key]
+        for key in ("p_0_0", "p_1_0")
+    ]
+    assert spread_right.tolist() == pytest.approx([1, 1])
+    assert spread_wrong.tolist() == pytest.approx([0, 0, -1, -1])
+    # Blamed from the last token alone, the group's mean of 1/6 is taken from all.
+    late = spread([right, wrong], [weighed(wrong, blamed, [0.0, 0.1, 0.2, 0.9])], settings)
+    assert late["p_0_0"].tolist() == pytest.approx([5 / 6, 5 / 6])
+    assert late["p_1_0"].tolist() == pytest.approx([-1 / 6, -1 / 6, -1 / 6, -7 / 6])
+    assert float(torch.cat(list(late.values())).sum()) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_group_without_a_weighed_rollout_stays_as_verl_left_it():
+    settings = CreditSettings(rule="onward", mean_one=False, centred=True, sign="negative")
+    others = [rollout("q_0_0", 0.7), rollout("q_1_0", -0.3)]
+    wrong = rollout("p_1_0", -1.0)
+    assert set(spread([wrong, *others], [weighed(wrong, settings, [0.1, 0.2, 0.3, 0.4])], settings)) == {"p_1_0"}
+
+
+def test_a_batch_is_one_pool_for_each_side():
+    """Of eight tokens a quarter are two: both in the response whose entropies are larger."""
+    settings = CreditSettings(measure="entropy", measure_options={"aggregate": "token"}, rule="top", sign="both")
+    settings = replace(settings, rule_options={"share": 0.25}, scope="batch")
+    rollouts = [rollout("p_0_0", 1.0), rollout("p_1_0", -1.0)]
+    evidence = [
+        Evidence(one.trace, entropy_T=torch.tensor(values))
+        for one, values in zip(rollouts, ([0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 0.1, 0.2]), strict=True)
+    ]
+    found = [one.weights_T.tolist() for one in weigh_rollouts(rollouts, evidence, settings, step=1)]
+    assert found == [[0, 0, 0, 0], [4, 4, 0, 0]]
+    alone = [
+        one.weights_T.tolist() for one in weigh_rollouts(rollouts, evidence, replace(settings, scope="response"), 1)
+    ]
+    assert alone == [[0, 0, 0, 4], [0, 4, 0, 0]]
