@@ -63,6 +63,9 @@ DEAR_ON_MISTAKES = (
     *("the paper's loop, 50, its own answer", "the paper's loop, 50, signed, its own answer"),
 )
 
+# A model that is not trained on the world's problems ends right from no prefix, after minutes of sampling.
+ON_TEXT = (*DEAR_ON_MISTAKES, "continuations")
+
 
 @dataclass(frozen=True)
 class Table:
@@ -91,7 +94,9 @@ TABLES = {
     "lines_hidden": Table("lines", 60, pretrained=True, arms=ATTRIBUTIONS, attribution={"hide_answer": True}),
     "lines_256": Table("lines", 12, pretrained=True, arms=(*HUNDREDS, "pmi")),
     "worded": Table("worded", 60, pretrained=True, arms=SHORT),
-    "worded_mistakes": Table("worded", 60, {"wrong": True}, pretrained=True, without=DEAR_ON_MISTAKES),
+    "worded_mistakes": Table(
+        "worded", 60, {"wrong": True}, pretrained=True, without=(*DEAR_ON_MISTAKES, "continuations")
+    ),
 }
 # Responses of the bundled model itself: the wrong ones to problems that it also solves, as they are in a group of GRPO.
 ROLLOUTS = {

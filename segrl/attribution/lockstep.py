@@ -6,7 +6,6 @@ so there is no refinement and no second try, and ranks agree on the number of pa
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,9 +13,12 @@ from typing import Any
 import torch
 
 from segrl.attribution import attribute
-from segrl.attribution.target import answer_suffix
+from segrl.attribution.evaluator import Row
+from segrl.attribution.reader import Reader
+from segrl.attribution.target import answer_suffix, explain
 from segrl.types import Stream, TokenisedTrace
 
+AT_THE_INPUT = ("gradient_T", "gradnorm_T")  # what the Reader gives, in its order
 UNKNOWN = float("nan")
 FILLER_ANSWER = "0"  # explained in rows that only fill up the ranks; nobody reads their scores
 
@@ -25,7 +27,7 @@ FILLER_ANSWER = "0"  # explained in rows that only fill up the ranks; nobody rea
 class Request:
     """What the driver asks of every rank."""
 
-    # or contrast, which says its target; or gradient_T: gradient . embedding, one node at the input, a baseline of zero
+    # or contrast, which says its target; or gradient_T and gradnorm_T, of gradient x embedding at the input itself
     need: str = "ig"
     model: str = "live"  # or ref
     alphas: tuple[float, ...] = (0.5,)
@@ -44,9 +46,6 @@ class Request:
     def about(self) -> dict[str, Any]:
         """What of an :func:`explained` trace is attributed, and along which path: options of ``attribute``."""
         target = "contrast" if self.target == "contrast" else "gold"  # whichever answer stands in the trace
-        if self.need == "gradient_T":
-            at_input = {"path": "embeddings", "output": "logp", "interpolate": "response", "baseline": "zero"}
-            return {"target": target, **at_input}
         path = {name: getattr(self, name) for name in ("path", "output", "begin", "interpolate")}
         return {"target": target, **path}
 
@@ -72,30 +71,44 @@ def _contrasted(trace: TokenisedTrace, gold: str, tokenizer) -> TokenisedTrace:
 def attribute_in_lockstep(model, traces: Sequence[TokenisedTrace], tokenizer, request: Request) -> list[Stream]:
     """One stream a trace; NaN scores where those of the model were not finite."""
     streams: list[Any] = [None] * len(traces)
-    nodes = tuple(torch.tensor(values, dtype=torch.float64) for values in (request.alphas, request.weights))
-    options: dict[str, Any] = {"quadrature": nodes, "certificate": request.certificate, **request.about}
-    if request.need == "gradient_T":
-        ends = torch.ones(1, dtype=torch.float64)
-        options |= {"quadrature": (ends, ends), "certificate": False}
+    read = _at_the_input if request.need in AT_THE_INPUT else _along_the_path
     for part in parts(traces, request.tokens, request.agree):
-        with warnings.catch_warnings():
-            if request.need == "gradient_T":
-                warnings.filterwarnings("ignore", message="the baseline is all zero")
-            attributions = attribute(
-                model,
-                [traces[i] for i in part],
-                tokenizer,
-                tolerance=None,
-                batch_rows=len(part),
-                checkpointing=request.checkpointing,
-                finite=False,  # one overflow must not end the run, nor cost the other rollouts their scores
-                **options,
-            )
-        for i, attribution in zip(part, attributions, strict=True):
-            scores_T = attribution.scores_T
-            if "not_finite" in attribution.flags:
-                scores_T = scores_T + UNKNOWN
-            streams[i] = Stream(scores_T, attribution.gap, attribution.copy_share, attribution.path)
+        for i, stream in zip(part, read(model, [traces[i] for i in part], tokenizer, request), strict=True):
+            streams[i] = stream
+    return streams
+
+
+def _along_the_path(model, traces: list[TokenisedTrace], tokenizer, request: Request) -> list[Stream]:
+    nodes = tuple(torch.tensor(values, dtype=torch.float64) for values in (request.alphas, request.weights))
+    attributions = attribute(
+        model,
+        traces,
+        tokenizer,
+        quadrature=nodes,
+        certificate=request.certificate,
+        tolerance=None,
+        batch_rows=len(traces),
+        checkpointing=request.checkpointing,
+        finite=False,  # one overflow must not end the run, nor cost the other rollouts their scores
+        **request.about,
+    )
+    return [
+        Stream(one.scores_T + (UNKNOWN if "not_finite" in one.flags else 0.0), one.gap, one.copy_share, one.path)
+        for one in attributions
+    ]
+
+
+def _at_the_input(model, traces: list[TokenisedTrace], tokenizer, request: Request) -> list[Stream]:
+    """Gradient x embedding of each token of the thinking: its sum, or its norm."""
+    sequences = [explain(trace, tokenizer, target=request.about["target"]) for trace in traces]
+    rows = [Row(index, 1.0, 1.0) for index in range(len(sequences))]
+    _, products = Reader(model, sequences)(rows, request.checkpointing)
+    streams = []
+    for sequence, products_L2 in zip(sequences, products, strict=True):
+        scores_T = torch.zeros(sequence.trace.tokens)
+        inside_N = products_L2[sequence.thinking, AT_THE_INPUT.index(request.need)]
+        scores_T[: len(inside_N)] = inside_N
+        streams.append(Stream(scores_T))
     return streams
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 from omegaconf import DictConfig
 
+from segrl.attribution.lockstep import AT_THE_INPUT
 from segrl.credit.choosing import WITHIN_GROUPS
 from segrl.credit.rollout import evidence_of, make_rollout, weigh_rollout
 from segrl.credit.settings import BY_GRADIENT, CreditSettings, Side, credit_from
@@ -129,7 +130,7 @@ def _reasons_of_side(config: DictConfig, settings: CreditSettings, side: Side) -
             f"{settings.path}; take segrl.path=embeddings segrl.output=logp segrl.quadrature=calibrated with it, or "
             f"{side.key}=strength, which is Eq. 3 on either path"
         )
-    if side.need == "gradient_T" and settings.begin:
+    if side.need in AT_THE_INPUT and settings.begin:
         reasons.append(
             f"{side.key}={side.measure} reads the gradient at the input's embeddings, which follows no path; "
             "leave segrl.begin out"

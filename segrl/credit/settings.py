@@ -23,7 +23,7 @@ SCOPES = ("response", "batch")
 FORMS = ("times", "plus")
 QUADRATURES = RULES | {CALIBRATED: midpoint}  # which serves until there is a calibration
 # What a measure may read inside GRPO: from a backward pass of the attributor, and from what verl has computed anyway.
-BY_GRADIENT = ("ig", "contrast", "gradient_T")
+BY_GRADIENT = ("ig", "contrast", "gradient_T", "gradnorm_T")
 ALONG_A_PATH = ("ig", "contrast")
 FROM_VERL = ("entropy_T", "logp_T")
 AT_LEAST_ONE = (

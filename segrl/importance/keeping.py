@@ -11,8 +11,8 @@ from torch import Tensor
 
 from segrl.attribution.evaluator import Batching, Row, token_values, unwrapped
 from segrl.attribution.path import evaluating
+from segrl.attribution.reader import Reader
 from segrl.attribution.target import Explained
-from segrl.importance.reader import Reader
 from segrl.importance.reading import attending, read_on
 from segrl.importance.tree import Tree, trees
 from segrl.types import Segments

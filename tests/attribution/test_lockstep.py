@@ -1,5 +1,6 @@
 """Attribution in a fixed number of forwards, on one process and on the pieces of several."""
 
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -89,12 +90,27 @@ def test_the_number_of_forwards_is_parts_times_nodes_and_two_for_the_certificate
     assert len(forwards) == 3
 
 
+@pytest.mark.parametrize("need", ["gradient_T", "gradnorm_T"])
+def test_what_is_read_at_the_input_in_parts_is_what_is_gathered(traces, need):
+    model, tokenizer = tiny_model(), byte_level_tokenizer()
+    expected = segrl.gather(model, traces, tokenizer, needs=(need,))
+    for tokens in (10_000, 1):
+        streams = attribute_in_lockstep(model, traces, tokenizer, Request(need=need, tokens=tokens))
+        for stream, wanted in zip(streams, expected, strict=True):
+            torch.testing.assert_close(stream.scores_T, getattr(wanted, need), rtol=1e-4, atol=1e-6)
+            assert bool(stream.scores_T.any())
+
+
 def test_gradient_times_embedding_is_one_node_at_the_input_of_a_path_from_zero(traces):
     model, tokenizer = tiny_model(), byte_level_tokenizer()
-    expected = paper.gather(model, traces, tokenizer, needs=("gradient_T",))
-    with_warnings = attribute_in_lockstep(model, traces, tokenizer, Request(need="gradient_T"))
-    for stream, wanted in zip(with_warnings, expected, strict=True):
-        torch.testing.assert_close(stream.scores_T, wanted.gradient_T, rtol=1e-4, atol=1e-6)
+    streams = attribute_in_lockstep(model, traces, tokenizer, Request(need="gradient_T"))
+    ends = torch.ones(1, dtype=torch.float64)
+    options = {"quadrature": (ends, ends), "baseline": "zero", "interpolate": "response", "tolerance": None}
+    for stream, trace in zip(streams, traces, strict=True):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="the baseline is all zero")
+            [expected] = paper.attribute(model, [trace], tokenizer, certificate=False, **options)
+        torch.testing.assert_close(stream.scores_T, expected.scores_T, rtol=1e-4, atol=1e-6)
 
 
 def test_masses_in_parts_are_the_calibrations_masses(traces):

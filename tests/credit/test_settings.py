@@ -70,6 +70,7 @@ def test_by_default_a_rollout_is_read_at_one_gate():
         ({"measure": "contribution"}, "ig", True),
         ({"measure": "mistake"}, "contrast", True),
         ({"measure": "oar"}, "gradient_T", True),
+        ({"measure": "grail"}, "gradnorm_T", True),
         ({"measure": "entropy"}, "entropy_T", False),
         ({"measure": "length"}, None, False),
     ],
