@@ -144,7 +144,7 @@ ALLOWED_ARROWS = {
         *("attribution", "data", "grading", "importance", "resolving", "segmentation", "selection", "text"),
         *("toy", "types", "weighting"),
     },
-    "verl": {"attribution", "credit", "data", "grading", "launch", "loading", "text", "types"},
+    "verl": {"attribution", "credit", "data", "grading", "importance", "launch", "loading", "text", "types"},
 }
 
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 import torch
 from omegaconf import DictConfig
 
-from segrl.attribution.lockstep import AT_THE_INPUT
 from segrl.credit.choosing import WITHIN_GROUPS
 from segrl.credit.rollout import evidence_of, make_rollout, weigh_rollout
-from segrl.credit.settings import BY_GRADIENT, CreditSettings, Side, credit_from
+from segrl.credit.settings import OF_THE_ANSWER, CreditSettings, Side, credit_from
+from segrl.importance.lockstep import AFTER_PREFIXES, AT_THE_INPUT
 from segrl.types import Stream, TokenisedTrace
 
 # Losses that pick tokens by their advantage: there, weighting the advantage is not weighting the loss.
@@ -90,11 +90,12 @@ def _reasons_of_engine(config: DictConfig, settings: CreditSettings) -> list[str
     reads_logits = [
         *(["segrl.output=log_odds"] if settings.output == "log_odds" and settings.follows_a_path else []),
         *(["a contrast"] if contrasts else []),
+        *(["segrl.measure=pmi"] if any(side.need == AFTER_PREFIXES for side in settings.sides) else []),
     ]
     if model.get("use_fused_kernels") and reads_logits:
         reasons.append(
             f"model.use_fused_kernels=true gives log-probabilities and no logits, which {' and '.join(reads_logits)} "
-            f"read; set it to false{', or take segrl.output=logp' * (not contrasts)}"
+            f"read; set it to false{', or take segrl.output=logp' * (len(reads_logits) == 1 and not contrasts)}"
         )
     frozen = "; a frozen attributor works there: segrl.attributor=frozen segrl.attributor_path=..."
     return [reason + frozen for reason in reasons]
@@ -109,7 +110,7 @@ def _reasons_of_source(config: DictConfig, settings: CreditSettings) -> list[str
             "segrl.sign=signed looks for the tokens that support a response's own answer, but segrl.target=gold "
             "explains the gold one; take segrl.target=own or contrast with it"
         )
-    if settings.attributor != "live" and not any(side.need in BY_GRADIENT for side in settings.sides):
+    if settings.attributor != "live" and not any(side.need in OF_THE_ANSWER for side in settings.sides):
         named = " and ".join(f"{side.key}={side.measure}" for side in settings.sides)
         reasons.append(f"{named} attributes nothing; leave segrl.attributor at live")
     return reasons
@@ -175,7 +176,8 @@ def check_options(settings: CreditSettings) -> None:
     )
     for advantage in (0.5, -0.5):
         rollout = make_rollout("0_0_0", trace, torch.full((len(text),), advantage), settings)
-        stream = Stream(torch.linspace(-1, 1, len(text)))
+        of_segments = settings.side(advantage).need == AFTER_PREFIXES
+        stream = Stream(torch.linspace(-1, 1, len(rollout.segments.boundaries) if of_segments else len(text)))
         weigh_rollout(rollout, evidence_of(rollout, stream, settings), settings, step=1)
 
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from segrl.credit.rollout import Rollout
-from segrl.credit.settings import BY_GRADIENT, CreditSettings
+from segrl.credit.settings import OF_THE_ANSWER, CreditSettings
 
 LONGEST_ANSWER = 256  # characters; what stands in a longer box is not an answer, and would have to be attributed whole
 # verl's estimators that compare the rollouts of a prompt alone: equal rewards are then advantages of zero. Others mix
@@ -68,7 +68,7 @@ def _reason(rollout: Rollout, settings: CreditSettings, equal: set[str], too_lon
 def answers(rollout: Rollout, settings: CreditSettings) -> list[str | None]:
     """The answers to explain, None where there is none: two in a contrast, none by a measure that runs no model."""
     side = settings.side(rollout.advantage)
-    if side.need not in BY_GRADIENT:
+    if side.need not in OF_THE_ANSWER:
         return []
     answers = {"own": [rollout.trace.answer], "gold": [rollout.gold]}
     return answers.get(side.explains, answers["own"] + answers["gold"])

@@ -17,6 +17,7 @@ from segrl.credit.settings import ALONG_A_PATH, CreditSettings
 from segrl.grading.answer import extract
 from segrl.importance import score
 from segrl.importance.aggregation import permuted
+from segrl.importance.lockstep import AFTER_PREFIXES
 from segrl.importance.reading import seed_of
 from segrl.segmentation import segment
 from segrl.selection import select
@@ -127,6 +128,15 @@ def evidence_of(rollout: Rollout, stream: Stream | None, settings: CreditSetting
     need = settings.side(rollout.advantage).need
     if need is None:
         return Evidence(rollout.trace)
+    if need == AFTER_PREFIXES:
+        empty, *after = given(stream).scores_T.double()
+        return Evidence(
+            rollout.trace,
+            segments=rollout.segments,
+            output=settings.output,
+            prefix_logp_S=torch.stack(after),
+            empty_logp=float(empty),
+        )
     fields: dict[str, Any] = {need: stream if need in ALONG_A_PATH else given(stream).scores_T}
     return Evidence(rollout.trace, **fields)
 

@@ -22,8 +22,8 @@ ATTRIBUTORS = ("live", "frozen", "ref")
 SCOPES = ("response", "batch")
 FORMS = ("times", "plus")
 QUADRATURES = RULES | {CALIBRATED: midpoint}  # which serves until there is a calibration
-# What a measure may read inside GRPO: from a backward pass of the attributor, and from what verl has computed anyway.
-BY_GRADIENT = ("ig", "contrast", "gradient_T", "gradnorm_T")
+# What a measure may read inside GRPO: what the attributor says of an answer, and what verl has computed anyway.
+OF_THE_ANSWER = ("ig", "contrast", "gradient_T", "gradnorm_T", "prefix_logp_S")
 ALONG_A_PATH = ("ig", "contrast")
 FROM_VERL = ("entropy_T", "logp_T")
 AT_LEAST_ONE = (
@@ -194,7 +194,7 @@ class CreditSettings:
     @property
     def attributes(self) -> bool:
         """Whether a model has to run for the scores."""
-        return self.rule != "uniform" and any(side.need in BY_GRADIENT for side in self.sides)
+        return self.rule != "uniform" and any(side.need in OF_THE_ANSWER for side in self.sides)
 
     @property
     def follows_a_path(self) -> bool:
@@ -221,9 +221,9 @@ def credit_from(config: DictConfig) -> CreditSettings:
 
 def _check_measure(side: Side) -> None:
     measure = measure_of(side.measure)
-    unread = [need for need in measure.needs if need not in (*BY_GRADIENT, *FROM_VERL)]
+    unread = [need for need in measure.needs if need not in (*OF_THE_ANSWER, *FROM_VERL)]
     if unread or len(measure.needs) > 1:
         raise ValueError(
             f"{side.key}={side.measure} reads {', '.join(measure.needs)}, which is not gathered while training; "
-            "online are those that read one of " + ", ".join((*BY_GRADIENT, *FROM_VERL)) + ", or nothing"
+            "online are those that read one of " + ", ".join((*OF_THE_ANSWER, *FROM_VERL)) + ", or nothing"
         )

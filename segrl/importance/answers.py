@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from segrl.attribution.evaluator import Row
-from segrl.attribution.reader import Reader
 from segrl.attribution.target import Explained
 from segrl.importance.keeping import in_one_pass, kept_answer_value
+from segrl.importance.reader import Reader
 from segrl.importance.reading import Reading
 from segrl.types import Segments, TokenisedTrace
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from segrl.attribution.evaluator import Batching, Row, token_values, unwrapped
 from segrl.attribution.path import evaluating
-from segrl.attribution.reader import Reader
 from segrl.attribution.target import Explained
+from segrl.importance.reader import Reader
 from segrl.importance.reading import attending, read_on
 from segrl.importance.tree import Tree, trees
 from segrl.types import Segments
@@ -68,13 +69,33 @@ def _as_trees(model, sequences: list[Explained], batching: Batching, output: str
     order = sorted(range(len(rows)), key=rows.__getitem__)
     most, read = CPU_NODES if reader.device.type == "cpu" else NODES, shared
     values = []
-    implementation = inner.config._attn_implementation
-    with evaluating(model), attending(inner, "eager" if implementation == "eager" else "sdpa"):
+    with evaluating(model), _seeing_trees(inner):
         cache = read_on(inner, sequences[0].input_ids[:shared])
         for tree in trees([rows[k] for k in order], min(most, batching.tokens or most)):
             values.append(_of_tree(reader, tree, cache, shared))
             read += len(tree)
     return torch.cat(values)[torch.tensor(order).argsort()], read
+
+
+@torch.no_grad()
+def in_one_forward(model, sequences: list[Explained], output: str = "logp") -> Tensor:
+    """The answer's value of each sequence, all of one trace: each a longer beginning of its thinking than the last."""
+    inner = unwrapped(model)
+    window = getattr(inner.config.get_text_config(), "sliding_window", None)
+    if window is not None and len(sequences[-1]) > window:
+        raise ValueError(
+            f"the trace {sequences[-1].trace.id!r} has {len(sequences[-1])} tokens and the model sees {window} back; "
+            "prefixes are read in one forward, whose mask does not know that: take a measure that follows a path"
+        )
+    rows = [sequence.input_ids[: sequence.answer_span[1] - 1].tolist() for sequence in sequences]
+    [tree] = trees(rows, sum(map(len, rows)))
+    with evaluating(model), _seeing_trees(inner):
+        return _of_tree(Reader(model, sequences, output), tree, None, 0)
+
+
+def _seeing_trees(inner) -> AbstractContextManager[None]:
+    """A context of an attention implementation that takes the mask of a tree."""
+    return attending(inner, "eager" if inner.config._attn_implementation == "eager" else "sdpa")
 
 
 def _of_tree(reader: Reader, tree: Tree, cache, shared: int) -> Tensor:

@@ -61,10 +61,13 @@ def fill_up(keys: list[str], others: Iterable[str], multiple: int) -> list[str]:
 
 
 def write_advantages(batch: KVBatchMeta, rows: Mapping[str, torch.Tensor]) -> None:
-    keys = list(rows)
-    advantages = torch.nested.as_nested_tensor([rows[key] for key in keys], layout=torch.jagged)
-    fields = TensorDict({"advantages": advantages}, batch_size=len(keys))
-    tq.kv_batch_put(keys=keys, partition_id=batch.partition_id, fields=fields)
+    write_column(list(rows), batch.partition_id, "advantages", list(rows.values()))
+
+
+def write_column(keys: list[str], partition_id: str, name: str, rows: list[torch.Tensor]) -> None:
+    """Write one row a key, of whatever length."""
+    column = torch.nested.as_nested_tensor(rows, layout=torch.jagged)
+    tq.kv_batch_put(keys=keys, partition_id=partition_id, fields=TensorDict({name: column}, batch_size=len(keys)))
 
 
 def known(values: Sequence[float | None]) -> torch.Tensor:

@@ -10,14 +10,21 @@ import torch
 from transfer_queue import KVBatchMeta
 
 from segrl.attribution.cluster import ModelPool
-from segrl.attribution.lockstep import Request, attribute_in_lockstep, explained, split_until, together
 from segrl.credit.checks import check_vocabulary
 from segrl.credit.rollout import Rollout, evidence_of
-from segrl.credit.settings import BY_GRADIENT, FROM_VERL, CreditSettings, Side
+from segrl.credit.settings import FROM_VERL, OF_THE_ANSWER, CreditSettings, Side
+from segrl.importance.lockstep import (
+    AFTER_PREFIXES,
+    Request,
+    attribute_in_lockstep,
+    explained,
+    split_until,
+    together,
+)
 from segrl.loading import load_tokenizer
 from segrl.types import Evidence, Stream, TokenisedTrace, given
-from segrl.verl.queue import columns, dispatched, known
-from segrl.verl.worker import FIELDS, MASSES, SCORES
+from segrl.verl.queue import columns, dispatched, known, write_column
+from segrl.verl.worker import BOUNDARIES, FIELDS, MASSES, SCORES
 
 COLUMN = dict(zip(FROM_VERL, ("entropy", "old_log_probs"), strict=True))
 
@@ -50,7 +57,7 @@ class Sources:
         """What the side's measure reads: one stream a rollout, or None where it reads nothing."""
         if side.need is None:
             return [None] * len(chosen)
-        if side.need in BY_GRADIENT:
+        if side.need in OF_THE_ANSWER:
             return self.attribute(batch, chosen, replace(request, need=side.need, target=side.explains), live)
         keys = [rollout.key for rollout in chosen]
         (rows,) = columns(keys, batch.partition_id, [COLUMN[side.need]])
@@ -68,11 +75,18 @@ class Sources:
         """
         if self.frozen is None or live:
             keys = [rollout.key for rollout in chosen]
-            self.workers.compute_segrl_scores(dispatched(batch, keys, self.ranks, FIELDS, segrl=request))
+            asked = dispatched(batch, keys, self.ranks, FIELDS, segrl=request)
+            if request.need == AFTER_PREFIXES:
+                boundaries = dict.fromkeys(asked.keys, (0,)) | {one.key: one.segments.boundaries for one in chosen}
+                rows = {key: torch.tensor(ends) for key, ends in boundaries.items()}
+                write_column(asked.keys, batch.partition_id, BOUNDARIES, [rows[key] for key in asked.keys])
+                asked.fields = [*asked.fields, BOUNDARIES]
+            self.workers.compute_segrl_scores(asked)
             return streams_of(*columns(keys, batch.partition_id, SCORES), path=request.path)
         golds = [rollout.gold or "" for rollout in chosen] if request.target != "own" else []
         traces = [rollout.trace for rollout in chosen]
-        streams = self.frozen.attribute(explained(traces, request.target, golds, self.frozen.tokenizer), request)
+        given_to = explained(traces, request.target, golds, self.frozen.tokenizer)
+        streams = self.frozen.attribute(given_to, request, [one.segments.boundaries for one in chosen])
         # In float32, as those of the actor workers arrive.
         gaps, copied = known([stream.gap for stream in streams]), known([stream.copy_share for stream in streams])
         return streams_of([stream.scores_T for stream in streams], gaps, copied, path=request.path)
@@ -113,18 +127,22 @@ class FrozenAttributors:
             max_task_retries=1,
         )
 
-    def attribute(self, traces: Sequence[TokenisedTrace], request: Request) -> list[Stream]:
+    def attribute(
+        self, traces: Sequence[TokenisedTrace], request: Request, boundaries: Sequence[Sequence[int]]
+    ) -> list[Stream]:
         """One stream a trace; traces of like length share a call to an actor."""
         lengths = [len(trace.prompt_ids) + trace.tokens for trace in traces]
         groups = together(lengths, request.tokens)
         groups = split_until(groups, min(len(self.pool.actors), len(traces)))
         request = replace(request, agree=False)
-        calls = {g: ([traces[i] for i in group], request) for g, group in enumerate(groups)}
+        calls = {
+            g: ([traces[i] for i in group], request, [boundaries[i] for i in group]) for g, group in enumerate(groups)
+        }
         streams: dict[int, Stream] = {}
         for g, of_group in self.pool.run(_attribute, calls):
             streams.update(zip(groups[g], of_group, strict=True))
         return [streams[i] for i in range(len(traces))]
 
 
-def _attribute(model, tokenizer, traces: Sequence[TokenisedTrace], request: Request) -> list[Stream]:
-    return attribute_in_lockstep(model, traces, tokenizer, request)
+def _attribute(model, tokenizer, traces: Sequence[TokenisedTrace], request: Request, boundaries) -> list[Stream]:
+    return attribute_in_lockstep(model, traces, tokenizer, request, boundaries)

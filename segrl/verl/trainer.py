@@ -20,7 +20,6 @@ from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync
 from verl.utils.debug import marked_timer
 
 from segrl.attribution.calibration import calibration_of
-from segrl.attribution.lockstep import Request
 from segrl.attribution.quadrature import CALIBRATED, midpoint, nodes_of
 from segrl.attribution.target import TEMPLATE
 from segrl.credit.checks import (
@@ -36,6 +35,7 @@ from segrl.credit.metrics import agreement, check_finite, credit_metrics, nearly
 from segrl.credit.rollout import Rollout, Weighed, record, weigh_rollouts
 from segrl.credit.settings import CreditSettings
 from segrl.credit.spreading import spread
+from segrl.importance.lockstep import Request
 from segrl.verl.checks import model_config
 from segrl.verl.drift import warn_of_drift
 from segrl.verl.health import Deadline, check_servers

@@ -14,9 +14,9 @@ from verl.utils.profiler import DistProfiler
 from verl.utils.ulysses import get_ulysses_sequence_parallel_group, set_ulysses_sequence_parallel_group
 
 from segrl.attribution.calibration import masses_on_grid
-from segrl.attribution.lockstep import Request, attribute_in_lockstep, explained, parts
 from segrl.attribution.quadrature import midpoint
 from segrl.credit.rollout import rollout_trace
+from segrl.importance.lockstep import Request, attribute_in_lockstep, explained, parts
 from segrl.text.ending import end_tokens
 from segrl.types import TokenisedTrace
 from segrl.verl.queue import known
@@ -24,6 +24,7 @@ from segrl.verl.queue import known
 FIELDS = ("prompts", "responses", "response_mask", "reward_model")
 SCORES = ("segrl_scores", "segrl_gap", "segrl_copy_share")
 MASSES = "segrl_masses"
+BOUNDARIES = "segrl_boundaries"  # of each rollout's segments
 
 
 class AttributingWorker:
@@ -32,12 +33,14 @@ class AttributingWorker:
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
     @DistProfiler.annotate(color="purple", role="segrl_attribution")
     def compute_segrl_scores(self, data: TensorDict) -> TensorDict:
-        """Writes the fields ``SCORES``: one score a response token, and two numbers a rollout."""
+        """Writes the fields ``SCORES``: one score a response token (of the need after prefixes, one a boundary of its
+        segments), and two numbers a rollout."""
         request: Request = tu.get_non_tensor_data(data, "segrl", default=None)
         tokenizer = self.actor.model_config.tokenizer
         traces = explained_traces(data, tokenizer, self._segrl_ends(), request.target)
+        boundaries = [row.tolist() for row in data[BOUNDARIES].unbind()] if BOUNDARIES in data else None
         with self._segrl_model(request.model) as model:
-            streams = attribute_in_lockstep(model, traces, tokenizer, request)
+            streams = attribute_in_lockstep(model, traces, tokenizer, request, boundaries)
         return _columns(
             segrl_scores=_jagged([stream.scores_T for stream in streams]),
             segrl_gap=known([stream.gap for stream in streams]),

@@ -9,11 +9,11 @@ import segrl
 from segrl import Segments, Trace, toy
 from segrl.analysis.shapley import dependence, subsets
 from segrl.attribution.evaluator import Batching, Row
-from segrl.attribution.reader import Reader
 from segrl.attribution.target import TEMPLATE
 from segrl.importance import confidence, streams
 from segrl.importance.gathering import NEEDS, prefix_answer_logprob, token_streams
 from segrl.importance.keeping import keeping, kept_answer_value, of_thoughts
+from segrl.importance.reader import Reader
 from segrl.importance.reading import Reading
 from segrl.types import Evidence
 

@@ -12,8 +12,8 @@ from verl.utils.fsdp_utils import apply_fsdp2
 import segrl
 from segrl import Trace
 from segrl.attribution.calibration import masses_on_grid
-from segrl.attribution.lockstep import Request, attribute_in_lockstep, parts
 from segrl.attribution.quadrature import midpoint
+from segrl.importance.lockstep import Request, attribute_in_lockstep, parts
 
 rank, _, world = initialize_global_process_group()
 tokenizer = byte_level_tokenizer()
@@ -58,6 +58,13 @@ for path in paths:
     pairs = zip(masses(sharded, asked), masses(plain, alone_request), strict=True)
     for i, (masses_JL, wanted_JL) in enumerate(pairs):
         close(masses_JL, wanted_JL, f"{path}, masses of {i}")
+for need in ("gradnorm_T", "prefix_logp_S"):
+    asked = replace(request, need=need, target="own")
+    boundaries = [segrl.segment(trace).boundaries for trace in traces]
+    found = attribute_in_lockstep(sharded, traces, tokenizer, asked, boundaries)
+    expected = attribute_in_lockstep(plain, traces, tokenizer, replace(asked, agree=False), boundaries)
+    for i, (stream, wanted) in enumerate(zip(found, expected, strict=True)):
+        close(stream.scores_T, wanted.scores_T, f"{need} of {i}")
 assert all(parameter.grad is None for parameter in sharded.parameters())
 print("equal", flush=True)
 dist.destroy_process_group()

@@ -15,11 +15,11 @@ from testkit.tiny import byte_level_tokenizer
 
 import segrl
 from segrl import Trace, toy
-from segrl.attribution.lockstep import Request, attribute_in_lockstep
 from segrl.commands.config import compose
 from segrl.commands.planning import PLANS, hardware_of, read_config
 from segrl.cost.shape import shape_of
 from segrl.importance import segment_scores
+from segrl.importance.lockstep import Request, attribute_in_lockstep
 from segrl.importance.ranking import spearman
 from segrl.launch import editable
 

@@ -12,8 +12,8 @@ from transformers import AutoTokenizer
 
 import segrl
 from segrl import toy
-from segrl.attribution.lockstep import Request
 from segrl.credit.settings import CreditSettings
+from segrl.importance.lockstep import Request
 from segrl.verl.sources import FrozenAttributors
 
 pytestmark = [

@@ -88,8 +88,9 @@ class Actor:
     def compute_segrl_scores(self, batch):
         self.batches.append(batch)
         for key in batch.keys:
-            scores_T = torch.arange(len(self.queue.rows[key]["responses"])).float()
-            scores_T[3] += torch.inf if key in self.broken else 0.0
+            ends = self.queue.rows[key]["segrl_boundaries" if "segrl_boundaries" in batch.fields else "responses"]
+            scores_T = torch.arange(len(ends)).float()
+            scores_T[3 % len(ends)] += torch.inf if key in self.broken else 0.0
             self.queue.rows[key] |= {
                 "segrl_scores": scores_T,
                 "segrl_gap": torch.tensor(0.1),
@@ -302,6 +303,19 @@ def test_each_sign_of_the_advantage_is_asked_for_with_its_own_target(make):
     assert metrics["segrl/attributed_share"] == 4 / 7  # of the rows that are no padding
 
 
+def test_prefixes_are_asked_for_by_the_boundaries_of_segments(make, tmp_path):
+    """Values that grow by one a segment are gains of one; what fills up the second rank is asked for nothing."""
+    trainer, queue = make(ranks=2, measure="pmi", output="logp", dump_dir=str(tmp_path / "dump"))
+    step(trainer, queue)
+    [asked] = trainer.actor_rollout_wg.batches
+    assert (asked.extra_info["segrl"].need, asked.fields[-1]) == ("prefix_logp_S", "segrl_boundaries")
+    lines = map(json.loads, (tmp_path / "dump" / "1.jsonl").read_text().splitlines())
+    line = next(line for line in lines if line["key"] == "a_0_0")
+    assert queue.rows["a_0_0"]["segrl_boundaries"].tolist() == line["boundaries"]
+    assert line["strength"] == [1.0] * (len(line["boundaries"]) - 2) + [0.0]  # the answer's gain is no thought's
+    assert queue.rows[SILENT]["segrl_boundaries"].tolist() == [0]
+
+
 def test_the_path_is_asked_of_the_workers_as_it_is_set(make):
     path = {"path": "values", "output": "log_odds", "begin": 0.25, "interpolate": None}
     trainer, queue = make(right=4, fidelity_every=1, quadrature="calibrated", calibration_nodes=4, **path)
@@ -482,13 +496,13 @@ class FrozenOnes:
     def __init__(self, credit, tokenizer, on_cpu):
         self.calls, self.tokenizer = [], tokenizer
 
-    def attribute(self, traces: list[Trace], request):
+    def attribute(self, traces: list[Trace], request, boundaries):
         self.calls.append(traces)
         return [Stream(torch.arange(trace.tokens).float(), 0.3, 0.4) for trace in traces]
 
 
 class FallingOnes(FrozenOnes):
-    def attribute(self, traces: list[Trace], request):
+    def attribute(self, traces: list[Trace], request, boundaries):
         return [Stream(0.5 ** torch.arange(trace.tokens), 0.3, 0.4) for trace in traces]
 
 

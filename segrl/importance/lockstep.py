@@ -1,4 +1,4 @@
-"""Attribution of many rollouts on one model, in a number of forwards that is known beforehand.
+"""What measures read of many rollouts, on one model, in a number of forwards that is known beforehand.
 
 Every rank of a process group must run the same number of forwards, or FSDP's collectives wait for each other for ever:
 so there is no refinement and no second try, and ranks agree on the number of parts before the first forward.
@@ -14,11 +14,13 @@ import torch
 
 from segrl.attribution import attribute
 from segrl.attribution.evaluator import Row
-from segrl.attribution.reader import Reader
 from segrl.attribution.target import answer_suffix, explain
-from segrl.types import Stream, TokenisedTrace
+from segrl.importance.keeping import in_one_forward, keeping
+from segrl.importance.reader import Reader
+from segrl.types import Stream, TokenisedTrace, given
 
 AT_THE_INPUT = ("gradient_T", "gradnorm_T")  # what the Reader gives, in its order
+AFTER_PREFIXES = "prefix_logp_S"
 UNKNOWN = float("nan")
 FILLER_ANSWER = "0"  # explained in rows that only fill up the ranks; nobody reads their scores
 
@@ -27,7 +29,8 @@ FILLER_ANSWER = "0"  # explained in rows that only fill up the ranks; nobody rea
 class Request:
     """What the driver asks of every rank."""
 
-    # or contrast, which says its target; or gradient_T and gradnorm_T, of gradient x embedding at the input itself
+    # or contrast, which says its target; gradient_T and gradnorm_T, of gradient x embedding at the input itself; or
+    # prefix_logp_S, the answer's value after each prefix
     need: str = "ig"
     model: str = "live"  # or ref
     alphas: tuple[float, ...] = (0.5,)
@@ -68,8 +71,17 @@ def _contrasted(trace: TokenisedTrace, gold: str, tokenizer) -> TokenisedTrace:
     return replace(trace, answer=gold, meta={**trace.meta, "own_answer": own if parted else gold})
 
 
-def attribute_in_lockstep(model, traces: Sequence[TokenisedTrace], tokenizer, request: Request) -> list[Stream]:
-    """One stream a trace; NaN scores where those of the model were not finite."""
+def attribute_in_lockstep(
+    model,
+    traces: Sequence[TokenisedTrace],
+    tokenizer,
+    request: Request,
+    boundaries: Sequence[Sequence[int]] | None = None,
+) -> list[Stream]:
+    """One stream a trace; NaN scores where those of the model were not finite. ``boundaries`` of segments are for the
+    needs of segments."""
+    if request.need == AFTER_PREFIXES:
+        return _after_prefixes(model, traces, tokenizer, request, given(boundaries))
     streams: list[Any] = [None] * len(traces)
     read = _at_the_input if request.need in AT_THE_INPUT else _along_the_path
     for part in parts(traces, request.tokens, request.agree):
@@ -109,6 +121,22 @@ def _at_the_input(model, traces: list[TokenisedTrace], tokenizer, request: Reque
         inside_N = products_L2[sequence.thinking, AT_THE_INPUT.index(request.need)]
         scores_T[: len(inside_N)] = inside_N
         streams.append(Stream(scores_T))
+    return streams
+
+
+def _after_prefixes(
+    model, traces: Sequence[TokenisedTrace], tokenizer, request: Request, boundaries: Sequence[Sequence[int]]
+) -> list[Stream]:
+    """The answer's value after an empty thinking and after each segment, from one forward a trace."""
+    streams = []
+    for trace, ends in zip(traces, boundaries, strict=True):
+        sequence = explain(trace, tokenizer, target=request.about["target"])
+        thinking = sequence.thinking.stop - sequence.thinking.start
+        inside = [min(int(end), thinking) for end in ends]
+        distinct = sorted({*inside, thinking})  # the whole thinking is read even of a row that only fills up
+        kept = [keeping(sequence, torch.arange(thinking) < end) for end in distinct]
+        values = dict(zip(distinct, in_one_forward(model, kept, request.output).tolist(), strict=True))
+        streams.append(Stream(torch.tensor([values[end] for end in inside])))
     return streams
 
 

@@ -13,7 +13,8 @@ from testkit.tiny import byte_level_tokenizer, tiny_model
 import segrl
 from segrl import Trace
 from segrl.attribution.calibration import masses_on_grid
-from segrl.attribution.lockstep import (
+from segrl.attribution.target import explain
+from segrl.importance.lockstep import (
     FILLER_ANSWER,
     Request,
     attribute_in_lockstep,
@@ -22,7 +23,6 @@ from segrl.attribution.lockstep import (
     split_until,
     together,
 )
-from segrl.attribution.target import explain
 
 TEXTS = ["Okay, 3 + 4.\n\nWait, it is 7.", "Okay, 3.\n\nWait, 4 and so 7.\n\nHowever, 7 it is.", "Okay,\n\nWait, 7"]
 
@@ -99,6 +99,24 @@ def test_what_is_read_at_the_input_in_parts_is_what_is_gathered(traces, need):
         for stream, wanted in zip(streams, expected, strict=True):
             torch.testing.assert_close(stream.scores_T, getattr(wanted, need), rtol=1e-4, atol=1e-6)
             assert bool(stream.scores_T.any())
+
+
+@pytest.mark.parametrize("output", ["logp", "log_odds"])
+def test_the_answer_after_each_prefix_comes_from_one_forward_a_trace(traces, output):
+    """As gathered prefix by prefix; a row that fills up gives what it is asked."""
+    model, tokenizer = tiny_model(), byte_level_tokenizer()
+    segments = [segrl.segment(trace) for trace in traces]
+    expected = segrl.gather(model, traces, tokenizer, needs=("prefix_logp",), segments=segments, output=output)
+    forwards = []
+    model.register_forward_hook(lambda *_: forwards.append(1))
+    request = Request(need="prefix_logp_S", output=output)
+    boundaries = [one.boundaries for one in segments[:-1]] + [(0,)]
+    streams = attribute_in_lockstep(model, traces, tokenizer, request, boundaries)
+    assert len(forwards) == len(traces)
+    for stream, wanted in zip(streams[:-1], expected[:-1], strict=True):
+        values = [wanted.empty_logp, *wanted.prefix_logp_S.tolist()]
+        assert stream.scores_T.tolist() == pytest.approx(values, rel=1e-4, abs=1e-5)
+    assert streams[-1].scores_T.tolist() == pytest.approx([expected[-1].empty_logp], rel=1e-4, abs=1e-5)
 
 
 def test_gradient_times_embedding_is_one_node_at_the_input_of_a_path_from_zero(traces):
