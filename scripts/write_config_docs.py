@@ -21,7 +21,7 @@ import yaml
 from omegaconf import MISSING
 
 from segrl.commands.cli import COMMANDS
-from segrl.commands.config import CONFIG_DIR, ON_VERL, schema_of
+from segrl.commands.config import CONFIG_DIR, ON_VERL, OWN_GROUPS, schema_of
 from segrl.commands.trace_schema import SECTIONS, ColdStart
 from segrl.credit.settings import CreditSettings
 from segrl.sft.masking import Rules
@@ -72,6 +72,7 @@ def page() -> str:
     parts = [HEAD, "# Commands"]
     parts += [command_part(name, what) for name, (_, what) in COMMANDS.items()]
     parts += ["# Sections", *map(section_part, sections()), "# Presets", *map(presets_part, COMMANDS)]
+    parts += ["## Methods of segrl grpo", *options("method", CONFIG_DIR / "grpo" / "method")]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
@@ -106,11 +107,12 @@ def presets_part(command: str) -> str:
 
 
 def options(group: str, folder: Path) -> list[str]:
-    """A paragraph for each file of a group; verl's keys are left out, which the presets of `sft` and `grpo` set."""
+    """A paragraph for each file of a group; of the presets of `sft` and `grpo` without their keys, mostly verl's."""
     paragraphs = []
     for path in sorted(folder.glob("*.yaml"), key=lambda path: (path.stem != "default", path.stem)):
         head, keys = described(path)
-        shown = ", ".join(f"`{key.name}: {key.value}`" for key in keys) if folder.parent.name not in ON_VERL else ""
+        verls = group == "preset" and folder.parent.name in ON_VERL
+        shown = "" if verls else ", ".join(f"`{key.name}: {key.value}`" for key in keys)
         shown = table(keys, {}) if path.stem == "default" else shown
         paragraphs += filter(None, [f"**`{group}={path.stem}`** {head}".strip(), shown])
     return paragraphs
@@ -122,7 +124,7 @@ def sections() -> list[str]:
 
 
 def anchor(group: str, command: str) -> str:
-    return f"presets-of-segrl-{command}" if group == "preset" else group
+    return f"{group}s-of-segrl-{command}" if group in OWN_GROUPS else group
 
 
 def groups(path: Path) -> list[str]:

@@ -30,6 +30,7 @@ RENAMED = {
     "segrl.weighting": "segrl.rule",
     "segrl.weighting_options": "segrl.rule_options",
 }
+OWN_GROUPS = ("preset", "method")  # folders in a command's own folder
 # What `preset` was called in each command.
 PRESET_BEFORE = {"sft": "sft_preset", "grpo": "grpo_preset", "evaluate": "evaluation", "quickstart": "size"}
 
@@ -47,7 +48,7 @@ def compose(command: str, overrides: list[str]) -> DictConfig:
 
     _store_schemas(command)
     _check_former(command, overrides)
-    _check_preset(command, overrides)
+    _check_groups(command, overrides)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         try:
@@ -115,13 +116,14 @@ def _check_former(command: str, overrides: list[str]) -> None:
             raise ConfigError(f"{former}= is now {RENAMED[former]}=")
 
 
-def _check_preset(command: str, overrides: list[str]) -> None:
-    """Hydra leaves out a preset that it does not find, since having none is allowed; then nothing would be as asked."""
-    known = {file.stem for file in (CONFIG_DIR / command / "preset").glob("*.yaml")}
+def _check_groups(command: str, overrides: list[str]) -> None:
+    """Hydra leaves out a preset or a method that it does not find, since having none is allowed; then nothing would be
+    as asked."""
     for override in overrides:
         key, _, name = override.lstrip("+").partition("=")
-        if known and key == "preset" and name not in known | {"null"}:
-            raise ConfigError(f"there is no preset={name}{near(name, known)}")
+        known = {file.stem for file in (CONFIG_DIR / command / key).glob("*.yaml")} if key in OWN_GROUPS else set()
+        if known and name not in known | {"null"}:
+            raise ConfigError(f"there is no {key}={name}{near(name, known)}")
 
 
 def needed(config: DictConfig, *keys: str) -> list[Any]:

@@ -12,8 +12,10 @@ from omegaconf import OmegaConf, ReadonlyConfigError
 from segrl.attribution import PAPER
 from segrl.commands import schema
 from segrl.commands.cli import COMMANDS, main
-from segrl.commands.config import CONFIG_DIR, ON_VERL, ConfigError, compose
+from segrl.commands.config import CONFIG_DIR, ON_VERL, OWN_GROUPS, ConfigError, compose
 from segrl.commands.looking import SLIDERS
+from segrl.credit.checks import check_supported
+from segrl.launch import editable
 
 COMMANDS_DIR = Path(schema.__file__).parent
 OWN = sorted({*COMMANDS} - {*ON_VERL})  # sft and grpo compose verl's config and are tested with it
@@ -97,8 +99,8 @@ def test_every_yaml_is_loaded(path):
     group, name = path.parent.name, path.stem
     if path.parent == CONFIG_DIR:
         assert bare(name) is not None
-    elif group == "preset":
-        assert compose(path.parent.parent.name, [f"preset={name}"])
+    elif group in OWN_GROUPS:
+        assert compose(path.parent.parent.name, [f"{group}={name}"])
     else:
         homes = [command for command in COMMANDS if group in yaml_defaults(command)]
         assert homes, f"no command uses the group {group}"
@@ -229,6 +231,20 @@ def test_the_module_runs_as_the_command():
     run = subprocess.run([sys.executable, "-m", "segrl", "selct"], capture_output=True, text=True, timeout=60)
     assert run.returncode == 2
     assert "did you mean 'select'" in run.stderr
+
+
+def test_a_misspelt_method_names_its_neighbour():
+    pytest.importorskip("verl")
+    with pytest.raises(ConfigError, match="there is no method=grial, did you mean 'grail'"):
+        compose("grpo", ["method=grial", "out=here"])
+
+
+@pytest.mark.parametrize("path", sorted((CONFIG_DIR / "grpo" / "method").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_method_can_be_followed(path):
+    """Its options are those of its measures and its rule, and nothing in them is refused."""
+    pytest.importorskip("verl")
+    config = compose("grpo", ["preset=toy_cpu", f"method={path.stem}"])
+    assert check_supported(editable(config)).rule == config.segrl.rule
 
 
 @pytest.mark.parametrize("command", ["sft", "grpo"])
