@@ -1,37 +1,121 @@
-"""The numbers of scripts/gradient_quality.py, by hand."""
+"""The numbers of scripts/gradient_quality.py, by hand and against finite differences."""
+
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from testkit.script_files import loaded
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from segrl import toy
 
 
 @pytest.fixture(scope="module")
 def script():
-    pytest.importorskip("verl")
     return loaded("gradient_quality")
 
 
-def test_cosine_and_variance_by_hand(script):
-    own = [torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0])]
-    found = script.against(torch.tensor([1.0, 0.0]), own)
-    assert found["cosine"] == [1.0, 0.0]
-    assert found["variance"] == pytest.approx(2.0)  # each is (1, -1) or (-1, 1) from the mean
+@pytest.fixture(scope="module")
+def group(script):
+    """Two right and one wrong response to a problem, as rollouts."""
+    _, tokenizer = toy.load_model()
+    [right], [wrong] = toy.sample_traces(1, seed=3, ask="last"), toy.sample_mistakes(1, seed=3, ask="last")
+    meta = {"finish": "stop", "problem_id": right.id, "prompt": right.problem}
+    traces = [replace(trace, answer=right.answer, meta=meta) for trace in (right, wrong, right)]
+    return script.group_of(traces, tokenizer)
 
 
-def test_differences_are_paired_by_batch(script):
-    results = {
-        "uniform": {"variance": 20.0, "cosine": [0.1, 0.5], "reward_change": [0.0, 0.2]},
-        "oracle": {"variance": 19.0, "cosine": [0.2, 0.6], "reward_change": [0.1, 0.1]},
-    }
-    said = script.line("oracle", results)
-    assert "cosine 0.4000 ± 0.2000, minus uniform 0.1000 ± 0.0000" in said
-    assert "reward_change 0.1000 ± 0.0000, minus uniform 0.0000 ± 0.1000" in said
-    assert "minus" not in script.line("uniform", results)
+def test_the_gradient_of_the_reward_is_that_of_rewards_weighed_by_likelihood(script, group):
+    """Along any direction its product is the change of sum(ratio x (reward - the others' mean)) over a small step."""
+    model, _ = toy.load_model()
+    assert [one.reward for one in group] == [1, 0, 1]
+    found = script.of_the_reward(model, group)
+    above = torch.tensor([1 - 1 / 2, 0 - 1.0, 1 - 1 / 2])
+    direction = torch.randn(len(found), generator=torch.Generator().manual_seed(0))
+    start, before, values = parameters_to_vector(model.parameters()).detach(), script.all_logp(model, group), []
+    for step in (1e-4, -1e-4):
+        vector_to_parameters(start + step * direction, model.parameters())
+        sums = torch.stack(
+            [now.sum() - old.sum() for now, old in zip(script.all_logp(model, group), before, strict=True)]
+        )
+        values.append(float((sums.double().exp() * above).mean()))
+    assert float(found @ direction) == pytest.approx((values[0] - values[1]) / 2e-4, rel=0.02)
+
+
+def test_the_step_has_the_kl_that_is_asked_for(script, group):
+    model, _ = toy.load_model()
+    own = script.of_the_policy(model, group, {})
+    before, start = script.all_logp(model, group), parameters_to_vector(model.parameters()).clone()
+    step, change = script.step_of_equal_kl(model, own, group, before)
+    assert torch.equal(parameters_to_vector(model.parameters()), start)
+    assert change > 0  # on the rollouts that it was computed from
+    vector_to_parameters(start + step, model.parameters())
+    assert script.divergence(model, group, before)[0] == pytest.approx(script.KL, rel=0.06)
+
+
+def test_each_side_has_its_scores_and_the_control_permutes_them(script, group):
+    scores = {one.key: {} for one in group}
+    for one in group:
+        thoughts = len(one.segments)
+        scores[one.key] = {"own": list(range(thoughts)), "contrast": list(range(thoughts, 0, -1))}
+    chosen = ("rank", {"low": 0.0, "high": 2.0})
+    right, wrong = group[0], group[1]
+
+    def weights(arm):
+        return script.weights_of(group, scores, arm, chosen)
+
+    both = weights(script.ARMS["both"])
+    first, last = right.segments.slices[0], right.segments.slices[right.thoughts - 1]
+    assert float(both[right.key][first][0]) == 0
+    assert float(both[right.key][last][0]) > 1
+    assert float(both[wrong.key][wrong.segments.slices[0]][0]) > 1
+    assert set(weights(script.ARMS["own alone"])) == {group[0].key, group[2].key}
+    assert weights(script.ARMS["uniform"]) == {}
+    dealt = weights(script.ARMS["permuted"])
+    assert any(not torch.equal(dealt[key], both[key]) for key in both)
+    for one in group:
+        assert float(both[one.key][one.weighted_T].mean()) == pytest.approx(1)
+        assert float(dealt[one.key][one.weighted_T].mean()) == pytest.approx(1)
+
+
+def test_planted_weight_is_on_the_mistake_and_what_hangs_on_it(script, group):
+    wrong = group[1]
+    found = script.planted(wrong)
+    assert found.count(1.0) >= 1
+    assert found.index(1.0) == list(toy.sample_mistakes(1, seed=3, ask="last")[0].meta["kinds"]).index("wrong")
+    assert set(script.planted(group[0])) <= {0.0, 0.5, 1.0}
+
+
+def test_a_sketch_keeps_inner_products(script):
+    one, other = torch.randn(2, 200_000, generator=torch.Generator().manual_seed(1))
+    mixed = one + other
+    exact = float(one @ mixed)
+    assert float(script.sketch(one) @ script.sketch(mixed)) == pytest.approx(exact, rel=0.05)
+
+
+def test_variance_by_hand(script):
+    """Each is 2 from the mean of squared norm 16, whose own noise is 8 / 2: 8 over 16 - 4."""
+    assert script.variance([torch.tensor([4.0, 2.0]), torch.tensor([4.0, -2.0])]) == pytest.approx(8 / 12)
+
+
+def test_differences_are_paired_by_batch_and_the_best_rule_is_that_of_the_reward(script):
+    def numbers(reward):
+        same = {"reward, sampled": [0.0, 0.0], "cosine": [0.5, 0.5]}
+        return {"reward": reward, **same, "sketch": [torch.tensor([1.0, 0.1]), torch.tensor([1.0, -0.1])]}
+
+    found = {"uniform": numbers([0.0, 0.2]), "both": numbers([0.1, 0.1])}
+    line = next(line for line in script.table(found, ("uniform",)).splitlines() if line.startswith("| both"))
+    assert "0.10000 ± 0.00000 | 0.00000 ± 0.10000 |" in line
+    names = list(script.RULES)
+    assert script.best_rule({name: numbers([0.1 * i, 0.1]) for i, name in enumerate(names)}) == names[-1]
+
+
+def test_halves_share_no_batch(script):
+    choose, report = script.of_half(5, "choose"), script.of_half(5, "report")
+    assert sorted([*choose, *report]) == list(range(5))
 
 
 def test_a_reward_counts_against_its_own_group(script):
-    class One:
-        def __init__(self, group, reward):
-            self.group, self.reward = group, reward
-
-    assert script.group_means([One("a", 1.0), One("b", 0.0), One("a", 0.0)]).tolist() == [0.5, 0.0, 0.5]
+    ones = [SimpleNamespace(group=group, reward=reward) for group, reward in (("a", 1.0), ("b", 0.0), ("a", 0.0))]
+    assert script.group_means(ones).tolist() == [0.5, 0.0, 0.5]
