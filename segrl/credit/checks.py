@@ -110,9 +110,28 @@ def _reasons_of_source(config: DictConfig, settings: CreditSettings) -> list[str
             "segrl.sign=signed looks for the tokens that support a response's own answer, but segrl.target=gold "
             "explains the gold one; take segrl.target=own or contrast with it"
         )
+    reasons += _reasons_of_regulation(config, settings)
     if settings.attributor != "live" and not any(side.need in OF_THE_ANSWER for side in settings.sides):
         named = " and ".join(f"{side.key}={side.measure}" for side in settings.sides)
         reasons.append(f"{named} attributes nothing; leave segrl.attributor at live")
+    return reasons
+
+
+def _reasons_of_regulation(config: DictConfig, settings: CreditSettings) -> list[str]:
+    regulation, reasons = settings.regulation, []
+    if regulation.regulates and bypasses(config):
+        reasons.append(
+            "segrl.regulation reads the log-probabilities and the entropy that "
+            "algorithm.rollout_correction.bypass_mode leaves out"
+        )
+    compared = config.actor_rollout_ref.actor.use_kl_loss or config.algorithm.use_kl_in_reward
+    if regulation.reference_weight and not compared:
+        reasons.append(
+            f"segrl.regulation.reference_weight={regulation.reference_weight} without the reference's "
+            "log-probabilities: set actor.use_kl_loss=true, with actor.kl_loss_coef=0 where the loss is to have none"
+        )
+    if regulation.confidence and any(side.need != AFTER_PREFIXES for side in settings.sides):
+        reasons.append("segrl.regulation.confidence reads the answer after the whole thinking; take segrl.measure=pmi")
     return reasons
 
 

@@ -79,6 +79,7 @@ class Weighed:
     selection: Selection
     weights_T: Tensor
     stream: Stream | None = None
+    confidence: float | None = None  # the answer's probability after the whole thinking, where that was read
 
     @property
     def uniform(self) -> bool:
@@ -185,9 +186,16 @@ def weigh_rollouts(
         )
         weights |= {one.key: weights_T for one, weights_T in zip(pool, ruled, strict=True)}
     return [
-        Weighed(one, found[one.key], selections[one.key], weights[one.key], given_by.ig or given_by.contrast)
-        for one, given_by in zip(rollouts, evidence, strict=True)
+        Weighed(one, found[key], selections[key], weights[key], said.ig or said.contrast, _confidence(said))
+        for key, one, said in zip(found, rollouts, evidence, strict=True)
     ]
+
+
+def _confidence(evidence: Evidence) -> float | None:
+    if evidence.prefix_logp_S is None:
+        return None
+    value = evidence.prefix_logp_S[-1]
+    return float(value.exp() if evidence.output == "logp" else value.sigmoid())
 
 
 def _pools(rollouts: Sequence[Rollout], settings: CreditSettings) -> list[list[Rollout]]:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from segrl.attribution.evaluator import INTERPOLATE, OUTPUTS, PATHS
 from segrl.attribution.quadrature import CALIBRATED, RULES, midpoint
 from segrl.attribution.target import TARGETS
+from segrl.credit.regulating import RegulationSettings
 from segrl.importance import measure_of
 from segrl.resolving import near, resolve
 from segrl.segmentation import SEGMENTERS
@@ -86,6 +87,7 @@ class CreditSettings:
     form: str = "times"  # advantage times weight; or plus: advantage + weight - 1
     # the advantages of a group's tokens have mean zero, as in Cliff, whose rule `onward` takes blame from some of them
     centred: bool = False
+    regulation: RegulationSettings = field(default_factory=RegulationSettings)
     permuted: bool = False  # a control: the thoughts' scores are dealt out to them at random
     sign: str = "positive"  # the advantages whose tokens are weighted: positive, negative, both, inverted, signed
     warmup_steps: int = 0  # weights grow from one over so many steps

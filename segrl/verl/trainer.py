@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import ray
 import torch
@@ -32,6 +32,7 @@ from segrl.credit.checks import (
 from segrl.credit.choosing import answers, off_step, reasons
 from segrl.credit.memory import Memory, calibration_settings
 from segrl.credit.metrics import agreement, check_finite, credit_metrics, nearly_plain, time_metrics
+from segrl.credit.regulating import Likelihoods, Regulation, steered
 from segrl.credit.rollout import Rollout, Weighed, record, weigh_rollouts
 from segrl.credit.settings import CreditSettings
 from segrl.credit.spreading import spread
@@ -147,7 +148,8 @@ class SegmentCredit:
         by_key = {response.rollout.key: response for response in weighed}
         why |= dict.fromkeys({rollout.key for rollout in chosen} - by_key.keys(), "not_finite")
         if weighed:
-            write_advantages(batch, spread(rollouts, weighed, self.settings))
+            regulation = self._regulation(batch, weighed, metrics)
+            write_advantages(batch, spread(rollouts, weighed, self.settings, regulation))
         metrics.update(credit_metrics(rollouts, why, weighed))
         if self._compares and weighed:
             metrics.update(self._agreements(batch, weighed[: self.settings.fidelity_rollouts]))
@@ -172,6 +174,31 @@ class SegmentCredit:
         finite = [one for one, evidence in zip(chosen, gathered, strict=True) if evidence is not None]
         found = [evidence for evidence in gathered if evidence is not None]
         return weigh_rollouts(finite, found, self.settings, self.global_steps)
+
+    def _regulation(self, batch: KVBatchMeta, weighed: Sequence[Weighed], metrics: dict) -> Regulation | None:
+        """What the phase adds to this step's advantages."""
+        settings, converging = self.settings.regulation, self._converging
+        if not settings.regulates:
+            return None
+        keys = [one.rollout.key for one in weighed]
+        read = ["old_log_probs", "entropy", *(["ref_log_prob"] if converging and settings.reference_weight else [])]
+        rows = zip(*columns(keys, batch.partition_id, read), strict=True)
+        likelihoods = {key: Likelihoods(*row) for key, row in zip(keys, rows, strict=True)}
+        weight = settings.entropy_weight if converging else self._entropy_weight(metrics["actor/entropy"])
+        metrics["segrl/entropy_weight"] = weight
+        return Regulation(settings, converging, weight, likelihoods)
+
+    def _entropy_weight(self, entropy: float) -> float:
+        """The weight of this step, which follows from the last step's: a run that is resumed finds it again."""
+        settings, step = self.settings.regulation, self.global_steps
+        by_step = (self.memory.get("entropy_weight", asdict(settings)) or {}).get("by_step", {})
+        weight = steered(by_step.get(str(step - 1), settings.entropy_weight), entropy, settings)
+        self.memory.keep("entropy_weight", asdict(settings), {"by_step": {**by_step, str(step): weight}})
+        return weight
+
+    @property
+    def _converging(self) -> bool:
+        return False
 
     @property
     def _compares(self) -> bool:

@@ -1,6 +1,7 @@
 """The step between verl's advantages and its update, with stand-ins for Ray and the TransferQueue."""
 
 import json
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -58,6 +59,7 @@ class Queue:
                 "rm_scores": scores_T,
                 "reward_model": {"ground_truth": "8" * 40},
                 "entropy": torch.arange(len(ids)).float(),
+                "old_log_probs": torch.full((len(ids),), -2.0),
             }
         for i in range(right):  # a partner each, so that their groups have something to learn from
             self.rows[f"r{i}_1_0"] = self.rows["a_1_0"] | {}
@@ -157,8 +159,7 @@ def batch_of(queue):
     return KVBatchMeta(keys=keys, tags=tags, partition_id="train")
 
 
-def step(trainer, queue):
-    metrics = {}
+def step(trainer, queue, **metrics):
     trainer._compute_advantage(batch_of(queue), metrics)
     return metrics
 
@@ -314,6 +315,31 @@ def test_prefixes_are_asked_for_by_the_boundaries_of_segments(make, tmp_path):
     assert queue.rows["a_0_0"]["segrl_boundaries"].tolist() == line["boundaries"]
     assert line["strength"] == [1.0] * (len(line["boundaries"]) - 2) + [0.0]  # the answer's gain is no thought's
     assert queue.rows[SILENT]["segrl_boundaries"].tolist() == [0]
+
+
+def test_the_weight_of_entropy_follows_the_steps_and_is_found_again(make):
+    """Half the target's entropy raises the weight by e^(gain / 2) a step; its bonus is added to the advantage."""
+    regulation = {"entropy_weight": 0.01, "entropy_target": 0.4, "entropy_gain": 0.5}
+    plain, plain_queue = make(rule="rank")
+    step(plain, plain_queue)
+    trainer, queue = make(rule="rank", regulation=regulation)
+    weights = []
+    for trainer.global_steps in (1, 2):
+        queue.rows["a_0_0"]["advantages"] = torch.full_like(queue.rows["a_0_0"]["advantages"], 0.5)
+        weights.append(step(trainer, queue, **{"actor/entropy": 0.2})["segrl/entropy_weight"])
+    assert weights == pytest.approx([0.01 * math.exp(0.25), 0.01 * math.exp(0.5)])
+    again, queue = make(rule="rank", regulation=regulation)  # as after a crash in the second step
+    again.global_steps = 2
+    assert step(again, queue, **{"actor/entropy": 0.2})["segrl/entropy_weight"] == pytest.approx(weights[1])
+    added_T = queue.rows["a_0_0"]["advantages"] - plain_queue.rows["a_0_0"]["advantages"]
+    thinking = len(TOKENIZER(THINKING)["input_ids"])
+    surplus_T = 2.0 - torch.arange(len(added_T)).float()
+    assert not added_T[thinking:].any()
+    there = [t for t in range(thinking) if t != 2]  # the third token has no surplus
+    directions = list(dict.fromkeys(round(float(added_T[t] / (weights[1] * surplus_T[t])), 3) for t in there))
+    assert sorted(directions, reverse=True) == directions  # the first thought contributes least
+    assert len(directions) == 3
+    assert 0 < directions[-1] < 1 < directions[0] < 2
 
 
 def test_the_path_is_asked_of_the_workers_as_it_is_set(make):
