@@ -111,6 +111,11 @@ def _reasons_of_source(config: DictConfig, settings: CreditSettings) -> list[str
             "explains the gold one; take segrl.target=own or contrast with it"
         )
     reasons += _reasons_of_regulation(config, settings)
+    if settings.cuts_by and bypasses(config):
+        reasons.append(
+            f"segrl.segmenter={settings.segmenter} cuts by what verl computes with the old log-probs, which "
+            "algorithm.rollout_correction.bypass_mode leaves out"
+        )
     if settings.attributor != "live" and not any(side.need in OF_THE_ANSWER for side in settings.sides):
         named = " and ".join(f"{side.key}={side.measure}" for side in settings.sides)
         reasons.append(f"{named} attributes nothing; leave segrl.attributor at live")
@@ -194,7 +199,8 @@ def check_options(settings: CreditSettings) -> None:
         prompt_hash="",
     )
     for advantage in (0.5, -0.5):
-        rollout = make_rollout("0_0_0", trace, torch.full((len(text),), advantage), settings)
+        advantages_T, cutting_T = torch.full((len(text),), advantage), torch.linspace(-1, 0, len(text))
+        rollout = make_rollout("0_0_0", trace, advantages_T, settings, cutting_T=cutting_T)
         of_segments = settings.side(advantage).need == AFTER_PREFIXES
         stream = Stream(torch.linspace(-1, 1, len(rollout.segments.boundaries) if of_segments else len(text)))
         weigh_rollout(rollout, evidence_of(rollout, stream, settings), settings, step=1)

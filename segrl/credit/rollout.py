@@ -115,10 +115,14 @@ def make_rollout(
     settings: CreditSettings,
     reward: float = 0.0,
     gold: str | None = None,
+    cutting_T: Tensor | None = None,
 ) -> Rollout:
-    """The rollout with its segments, and the kinds of its thoughts where the measure reads them."""
+    """The rollout with its segments, and the kinds of its thoughts where the measure reads them. ``cutting_T`` is what
+    the segmenter reads of each token, if anything."""
     options = dict(settings.segmentation)
-    segments = segment(trace, settings.segmenter, **options.pop("options", {}), **options)
+    read: dict[str, Any] = {settings.cuts_by: cutting_T} if settings.cuts_by else {}
+    evidence = Evidence(trace, **read) if read else None
+    segments = segment(trace, settings.segmenter, evidence, **options.pop("options", {}), **options)
     if any(side.reads_kinds for side in settings.sides):
         trace = replace(trace, meta={**trace.meta, "kinds": kinds_of(trace.problem, trace, segments)})
     return Rollout(key, trace, segments, advantages_T, reward, gold)

@@ -27,6 +27,7 @@ QUADRATURES = RULES | {CALIBRATED: midpoint}  # which serves until there is a ca
 OF_THE_ANSWER = ("ig", "contrast", "gradient_T", "gradnorm_T", "prefix_logp_S")
 ALONG_A_PATH = ("ig", "contrast")
 FROM_VERL = ("entropy_T", "logp_T")
+CUTTING = {"entropy": "entropy_T", "probability": "logp_T"}  # segmenters that read such numbers
 AT_LEAST_ONE = (
     "nodes",
     "every",
@@ -192,6 +193,11 @@ class CreditSettings:
         signs = {"positive": (1,), "negative": (-1,)}.get(self.sign, (1, -1))
         found = [self.side(sign) for sign in signs]
         return found[:1] if len(found) > 1 and found[0] == found[1] else found
+
+    @property
+    def cuts_by(self) -> str | None:
+        """What of verl's numbers for each token the segmenter reads, or None."""
+        return CUTTING.get(self.segmenter)
 
     @property
     def attributes(self) -> bool:

@@ -14,9 +14,10 @@ from transfer_queue import KVBatchMeta
 from verl.utils.seqlen_balancing import get_seqlen_balanced_partitions
 
 from segrl.credit.rollout import Rollout, make_rollout, rollout_trace
-from segrl.credit.settings import CreditSettings
+from segrl.credit.settings import FROM_VERL, CreditSettings
 
 ROW = ["prompts", "responses", "response_mask", "advantages", "rm_scores"]
+COLUMN = dict(zip(FROM_VERL, ("entropy", "old_log_probs"), strict=True))
 
 
 def columns(keys: list[str], partition_id: str, names: Sequence[str]) -> list[list[torch.Tensor]]:
@@ -35,12 +36,15 @@ def rollouts_of(batch: KVBatchMeta, tokenizer, ends: Collection[int], settings: 
     golds: list[str | None] = [None] * len(keys)
     if settings.reads_gold:
         golds = [str(row["ground_truth"]) for row in plain_column(keys, batch.partition_id, "reward_model")]
+    cutting: Sequence[torch.Tensor | None] = [None] * len(keys)
+    if settings.cuts_by:
+        [cutting] = columns(keys, batch.partition_id, [COLUMN[settings.cuts_by]])
     rollouts = []
-    for key, prompt, response, mask, advantages_T, scores_T, gold in zip(
-        keys, *columns(keys, batch.partition_id, ROW), golds, strict=True
+    for key, prompt, response, mask, advantages_T, scores_T, gold, cutting_T in zip(
+        keys, *columns(keys, batch.partition_id, ROW), golds, cutting, strict=True
     ):
         trace = rollout_trace(key, prompt, response, mask, tokenizer, ends)
-        rollouts.append(make_rollout(key, trace, advantages_T, settings, float(scores_T.sum()), gold))
+        rollouts.append(make_rollout(key, trace, advantages_T, settings, float(scores_T.sum()), gold, cutting_T))
     return rollouts
 
 

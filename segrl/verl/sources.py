@@ -12,7 +12,7 @@ from transfer_queue import KVBatchMeta
 from segrl.attribution.cluster import ModelPool
 from segrl.credit.checks import check_vocabulary
 from segrl.credit.rollout import Rollout, evidence_of
-from segrl.credit.settings import FROM_VERL, OF_THE_ANSWER, CreditSettings, Side
+from segrl.credit.settings import OF_THE_ANSWER, CreditSettings, Side
 from segrl.importance.lockstep import (
     AFTER_PREFIXES,
     Request,
@@ -23,10 +23,8 @@ from segrl.importance.lockstep import (
 )
 from segrl.loading import load_tokenizer
 from segrl.types import Evidence, Stream, TokenisedTrace, given
-from segrl.verl.queue import columns, dispatched, known, write_column
+from segrl.verl.queue import COLUMN, columns, dispatched, known, write_column
 from segrl.verl.worker import BOUNDARIES, FIELDS, MASSES, SCORES
-
-COLUMN = dict(zip(FROM_VERL, ("entropy", "old_log_probs"), strict=True))
 
 
 class Sources:

@@ -33,10 +33,10 @@ def test_an_attributor_that_dies_is_started_again_and_asked_again(monkeypatch):
         ray.init(num_cpus=2, _temp_dir=folder, include_dashboard=False, log_to_driver=False)
         try:
             attributors = FrozenAttributors(credit, tokenizer, on_cpu=True)
-            [before] = attributors.attribute([trace], request)
+            [before] = attributors.attribute([trace], request, [(0,)])
             [process] = [child for child in psutil.Process().children(recursive=True) if "ModelActor" in child.name()]
             process.kill()
-            [after] = attributors.attribute([trace], request)
+            [after] = attributors.attribute([trace], request, [(0,)])
         finally:
             ray.shutdown()
     assert after.scores_T.tolist() == before.scores_T.tolist()

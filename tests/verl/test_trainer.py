@@ -304,6 +304,21 @@ def test_each_sign_of_the_advantage_is_asked_for_with_its_own_target(make):
     assert metrics["segrl/attributed_share"] == 4 / 7  # of the rows that are no padding
 
 
+def test_segments_are_cut_where_verls_entropy_rises(make, tmp_path):
+    """Level, and after the first sentence's end twice as much: one cut there."""
+    settings = {"segmenter": "entropy", "segmentation": {"options": {"window": 2}}, "measure": "length"}
+    trainer, queue = make(dump_dir=str(tmp_path / "dump"), **settings)
+    row = queue.rows["a_0_0"]
+    text = TOKENIZER.decode(row["responses"].tolist())
+    first = len(TOKENIZER(text[: text.index("\n\n") + 2])["input_ids"])
+    row["entropy"] = torch.where(torch.arange(len(row["entropy"])) < first, 0.1, 2.0)
+    step(trainer, queue)
+    lines = map(json.loads, (tmp_path / "dump" / "1.jsonl").read_text().splitlines())
+    line = next(line for line in lines if line["key"] == "a_0_0")
+    assert line["boundaries"][:2] == [0, first]
+    assert len(line["boundaries"]) == 4  # and the answer's
+
+
 def test_prefixes_are_asked_for_by_the_boundaries_of_segments(make, tmp_path):
     """Values that grow by one a segment are gains of one; what fills up the second rank is asked for nothing."""
     trainer, queue = make(ranks=2, measure="pmi", output="logp", dump_dir=str(tmp_path / "dump"))
