@@ -2,15 +2,21 @@
 
     python scripts/compare_sft.py OUT --arms training --seeds 10
     python scripts/compare_sft.py OUT --arms measures --seeds 5
+    python scripts/compare_sft.py OUT --arms power --redundancy detours  # sizes: examples/selective_sft.sh
 
 training   full, and at the same kept tokens and forced segments: selective and pruned by IG, random segments, and the
            planted needed ones (oracle): where oracle does not beat full, this world cannot rank measures
 measures   every measure, masking and (those of segments) pruning, at the same kept tokens
 grid       IG at every tau and beta, as the paper's figure 5
+power      on traces of which a third is needed (--redundancy): full, the planted truth, IG, first_and_last,
+           contribution, permuted and random scores at as many tokens as are needed, full, planted and IG also
+           normalised per trace
 
 A seed is a set of traces, the same for every arm; all cells take the same number of steps from the bundled model and
-answer the same problems. What is done is not done again: the same command goes on. All cells are trained in one
-process, by verl's own SFTTrainer on the config of ``segrl sft``: starting verl takes longer than a toy training.
+answer the same problems. Two things are measured of each: the share of right answers, and the mean number of tokens of
+a response; with ``--budget`` also the share of right answers that end within so many tokens. What is done is not done
+again: the same command goes on. All cells are trained in one process, by verl's own SFTTrainer on the config of
+``segrl sft``: starting verl takes longer than a toy training.
 """
 
 from __future__ import annotations
@@ -20,9 +26,11 @@ import gc
 import json
 import math
 import os
+import re
 import shutil
 import statistics
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -32,20 +40,42 @@ from segrl.data.files import write_text
 from segrl.launch import environment
 
 KEPT = 0.45  # of the thinking's tokens, as the paper's selections
+NEEDED = 0.36  # of the thinking's tokens, in a world with redundancy
 TAUS, BETAS = (0.5, 0.6, 0.7, 0.8, 0.9), (0.6, 0.7, 0.8, 0.9, 1.0)
+FREE = ("out", "seeds", "first", "only", "budget")  # what may change between two calls for one folder
 # Student's t at 97.5%, by degrees of freedom; 1.96 beyond.
 T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26, 14: 2.14, 19: 2.09}
+
+
+Seeds = dict[int, dict]  # what an arm's cell found, by seed
 
 
 class Arm(NamedTuple):
     mode: str
     measure: str | None = None
     selection: tuple[str, ...] = ()
+    attribution: str = "paper"
+    normalise: str = "batch"
 
 
-def matched(mode: str, measure: str) -> Arm:
+def matched(mode: str, measure: str, share: float = KEPT, **how: str) -> Arm:
     """The same kept tokens for every measure; beta judges none of these short segments."""
-    return Arm(mode, measure, (f"selection.match_tokens={KEPT}", "selection.beta=1"))
+    return Arm(mode, measure, (f"selection.match_tokens={share}", "selection.beta=1"), **how)
+
+
+def power_arms() -> dict[str, Arm]:
+    """The planted truth keeps needed thoughts, corrections and the close alone; the others keep as many tokens."""
+    planted = ("selection.tau=1", "selection.beta=1", "selection.force=[]")
+    measures = {"first_and_last": "default", "contribution": "default", "permuted_ig": "paper", "random": "paper"}
+    return {
+        "full": Arm("full"),
+        "planted": Arm("selective", "oracle", planted),
+        "ig": matched("selective", "ig", NEEDED),
+        **{name: matched("selective", name, NEEDED, attribution=path) for name, path in measures.items()},
+        "full per trace": Arm("full", normalise="trace"),
+        "planted per trace": Arm("selective", "oracle", planted, normalise="trace"),
+        "ig per trace": matched("selective", "ig", NEEDED, normalise="trace"),
+    }
 
 
 def arms_of(name: str) -> dict[str, Arm]:
@@ -64,7 +94,9 @@ def arms_of(name: str) -> dict[str, Arm]:
         grid = [(tau, beta) for tau in TAUS for beta in BETAS]
         cells = {f"tau {t} beta {b}": (f"selection.tau={t}", f"selection.beta={b}") for t, b in grid}
         return full | {arm: Arm("selective", "ig", how) for arm, how in cells.items()}
-    raise SystemExit(f"--arms {name}: expected training, measures or grid")
+    if name == "power":
+        return power_arms()
+    raise SystemExit(f"--arms {name}: expected training, measures, grid or power")
 
 
 # --- one cell --------------------------------------------------------------------------------------------------------
@@ -77,26 +109,49 @@ def segrl_command(*arguments) -> None:
         raise RuntimeError(f"segrl {' '.join(map(str, arguments))} failed")
 
 
-@cache
-def prepare(folder: Path, seed: int, count: int) -> Path:
-    """The traces of a seed and their attributions, which all arms share."""
+def prepare(folder: Path, seed: int, asked) -> Path:
+    """The traces of a seed, which all arms share."""
     from segrl import toy
     from segrl.data import save_traces
 
     traces = folder / "traces.jsonl"
     if not traces.exists():
-        save_traces(toy.sample_traces(count, seed=seed), traces)
-    segrl_command("attribute", "attribution=paper", f"traces={traces}", f"out={folder / 'attributions'}")
+        save_traces(
+            short(lambda n: toy.sample_traces(n, seed, redundancy=asked.redundancy), asked.traces, asked), traces
+        )
     return folder
+
+
+def short(sample: Callable[[int], list], count: int, asked) -> list:
+    """The first ``count`` of those sampled that take at most ``--most-steps`` steps."""
+    drawn = count
+    while True:
+        fitting = [trace for trace in sample(drawn) if trace.meta["n_steps"] <= asked.most_steps]
+        if len(fitting) >= count:
+            return fitting[:count]
+        drawn *= 2
+
+
+@cache
+def attributed(folder: Path) -> Path:
+    """The paper's attributions of a seed's traces, which all arms share that read them."""
+    out = folder / "attributions"
+    segrl_command("attribute", "attribution=paper", f"traces={folder / 'traces.jsonl'}", f"out={out}")
+    return out
 
 
 def selections(folder: Path, arm: Arm) -> Path:
     """One file for all arms that select alike."""
-    options = "-".join(one.partition(".")[2].replace("=", "-") for one in arm.selection)
+    from segrl.importance import measure_of
+
+    options = "-".join(re.sub(r"\W+", "-", one.partition(".")[2]).strip("-") for one in arm.selection)
     out = folder / f"{arm.measure}-{options}.parquet"
     if not out.exists():
-        given = [f"traces={folder / 'traces.jsonl'}", f"attributions={folder / 'attributions'}", f"out={out}"]
-        segrl_command("select", *given, f"measure={arm.measure}", "attribution=paper", *arm.selection)
+        given = [f"traces={folder / 'traces.jsonl'}", f"out={out}", f"measure={arm.measure}", *arm.selection]
+        given += [f"attribution={arm.attribution}"]
+        if arm.attribution == "paper" and measure_of(arm.measure).needs == ("ig",):
+            given += [f"attributions={attributed(folder)}"]
+        segrl_command("select", *given)
     return out
 
 
@@ -111,8 +166,9 @@ def train(folder: Path, cell: Path, arm: Arm, asked) -> dict:
     from segrl.sft.export import export
     from segrl.sft.stages import executed_steps, planned_steps, stage_config, stages_of
 
-    given = [f"traces={folder / 'traces.jsonl'}", f"out={cell}", f"mode={arm.mode}", *asked.sft]
+    given = [f"traces={folder / 'traces.jsonl'}", f"out={cell}", f"mode={arm.mode}"]
     given += [f"optim.lr={asked.lr}", f"trainer.total_epochs={asked.epochs}", "trainer.save_freq=-1"]
+    given += [f"segrl.normalise={arm.normalise}", *asked.sft]
     given += [f"selections={selections(folder, arm)}"] if arm.measure else []
     config = editable(compose("sft", ["preset=toy_cpu", *given]))
     stages = stages_of(config)
@@ -131,13 +187,16 @@ def train(folder: Path, cell: Path, arm: Arm, asked) -> dict:
 
 
 def evaluate(model: Path, out: Path, asked) -> dict:
-    """Every verdict on the problems that all cells answer, by the grader that rewards."""
-    from segrl.evaluation.results import read_samples
+    """The verdict and the length of each response to the problems that all cells answer, by the grader that rewards."""
+    from segrl.data import read_rows
 
     given = [f"model_path={model}", f"data_path={asked.out / 'problems.jsonl'}", f"out={out}"]
-    segrl_command("evaluate", *given, "greedy=false", "generation.n=1", "generation.seed=0")
-    [samples] = read_samples(str(out)).values()
-    return {"accuracy": statistics.mean(one["correct"] for one in samples), "problems": len(samples)}
+    given += ["greedy=false", "generation.n=1", "generation.seed=0", f"generation.max_tokens={asked.max_tokens}"]
+    segrl_command("evaluate", *given)
+    samples = read_rows(out / "samples_problems.jsonl", ("correct", "tokens"))
+    right, lengths = [bool(one["correct"]) for one in samples], [one["tokens"] for one in samples]
+    means = {"accuracy": statistics.mean(right), "length": statistics.mean(lengths), "problems": len(samples)}
+    return means | {"right": right, "lengths": lengths}
 
 
 def run_base(asked) -> None:
@@ -148,7 +207,7 @@ def run_base(asked) -> None:
     if not result.exists():
         found = evaluate(toy.MODEL_PATH, asked.out / "base", asked)
         write_text(result, json.dumps(found) + "\n")
-        print(f"the bundled model: {found['accuracy']:.1%}", flush=True)
+        print(f"the bundled model: {found['accuracy']:.1%}, {found['length']:.0f} tokens", flush=True)
 
 
 def run_cell(name: str, arm: Arm, seed: int, asked) -> None:
@@ -157,58 +216,77 @@ def run_cell(name: str, arm: Arm, seed: int, asked) -> None:
     if result.exists():
         return
     began = time.perf_counter()
-    folder = prepare(asked.out / f"seed-{seed}", seed, asked.traces)
+    folder = prepare(asked.out / f"seed-{seed}", seed, asked)
     found = {"arm": name, "seed": seed, **train(folder, cell, arm, asked)}
     found |= evaluate(cell / "model", cell / "evaluation", asked)
     write_text(result, json.dumps(found | {"seconds": round(time.perf_counter() - began, 1)}) + "\n")
     shutil.rmtree(cell)
-    print(f"{name}, seed {seed}: {found['accuracy']:.1%}", flush=True)
+    print(f"{name}, seed {seed}: {found['accuracy']:.1%}, {found['length']:.0f} tokens", flush=True)
 
 
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
-def interval(values: list[float]) -> str:
+def interval(values: list[float], scale: float = 100) -> str:
     """Mean and 95% interval over seeds, by Student's t."""
     mean = statistics.mean(values)
     if len(values) < 2:
-        return f"{100 * mean:+.1f} [one seed]"
+        return f"{scale * mean:+.1f} [one seed]"
     nearest = max(freedom for freedom in T if freedom <= len(values) - 1)
     half = T[nearest] * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{100 * mean:+.1f} [{100 * (mean - half):+.1f}, {100 * (mean + half):+.1f}]"
+    return f"{scale * mean:+.1f} [{scale * (mean - half):+.1f}, {scale * (mean + half):+.1f}]"
 
 
-def table(out: Path, arms: dict[str, Arm]) -> str:
-    """Accuracy of each arm, and its differences, on the seeds that both have, to full and to as many random tokens."""
+def table(out: Path, arms: dict[str, Arm], budget: int | None = None) -> str:
+    """Accuracy and length of each arm, and their differences, on the seeds that both have, to full; those of accuracy
+    also to as many random tokens.
+    """
     cells = [json.loads(path.read_text()) for path in sorted((out / "cells").glob("*.json"))]
+    base = json.loads((out / "base.json").read_text())
+    for one in (*cells, base):
+        one["within"] = within(one, budget)
     found = {name: {one["seed"]: one for one in cells if one["arm"] == name} for name in arms}
-    lines = [
-        "| arm | seeds | steps | kept | accuracy | minus full, points | minus random |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    base = json.loads((out / "base.json").read_text())["accuracy"]
-    lines.append(f"| the bundled model | | 0 | | {base:.1%} | | |")
+    head = ["arm", "seeds", "steps", "kept", "accuracy", "minus full, points", "minus random", "tokens", "minus full"]
+    head += [f"right within {budget} tokens", "minus full, points"] if budget else []
     random = next((name for name in arms if name.startswith("random")), "")
+    rows = [["the bundled model", "", "0", "", *measured({0: base}, {}, {}, budget)]]
     for name, own in found.items():
         if own:
-            rows = list(own.values())
-            kept = statistics.mean(one["kept"] / one["tokens"] for one in rows)
-            steps = "/".join(sorted({str(one["steps"]) for one in rows}))
-            accuracy = statistics.mean(one["accuracy"] for one in rows)
-            full = difference(own, found["full"]) if name != "full" else ""
-            chance = difference(own, found.get(random, {})) if name not in ("full", random) else ""
-            lines.append(f"| {name} | {len(own)} | {steps} | {kept:.0%} | {accuracy:.1%} | {full} | {chance} |")
-    return "\n".join([*lines, "", *verdict(found)])
+            kept = statistics.mean(one["kept"] / one["tokens"] for one in own.values())
+            steps = "/".join(sorted({str(one["steps"]) for one in own.values()}))
+            full = found["full"] if name != "full" else {}
+            chance = found.get(random, {}) if name not in ("full", random) else {}
+            rows.append([name, str(len(own)), steps, f"{kept:.0%}", *measured(own, full, chance, budget)])
+    lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:], "", *verdict(found)])
 
 
-def difference(own: dict[int, dict], other: dict[int, dict]) -> str:
+def measured(own: Seeds, full: Seeds, chance: Seeds, budget: int | None) -> list[str]:
+    """The columns from accuracy on."""
+
+    def mean(of: str) -> float:
+        return statistics.mean(one[of] for one in own.values())
+
+    accuracy = [f"{mean('accuracy'):.1%}", difference(own, full), difference(own, chance)]
+    length = [f"{mean('length'):.0f}", difference(own, full, "length", 1)]
+    return accuracy + length + ([f"{mean('within'):.1%}", difference(own, full, "within")] if budget else [])
+
+
+def within(cell: dict, budget: int | None) -> float:
+    """The share of responses that are right and end within ``budget`` tokens."""
+    pairs = zip(cell.get("right", ()), cell.get("lengths", ()), strict=True) if budget else ()
+    return statistics.mean([right and length <= budget for right, length in pairs] or [0.0])
+
+
+def difference(own: Seeds, other: Seeds, of: str = "accuracy", scale: float = 100) -> str:
+    """The mean paired difference of arms on the seeds that both have, with its interval."""
     shared = sorted({*own} & {*other})
-    return interval([own[seed]["accuracy"] - other[seed]["accuracy"] for seed in shared]) if shared else ""
+    return interval([own[seed][of] - other[seed][of] for seed in shared], scale) if shared else ""
 
 
-def verdict(found: dict[str, dict[int, dict]]) -> list[str]:
+def verdict(found: dict[str, Seeds]) -> list[str]:
     """Whether this world can tell measures apart at all."""
-    oracle = next((own for name, own in found.items() if name.startswith("oracle")), {})
+    oracle = next((own for name, own in found.items() if name.startswith(("oracle", "planted"))), {})
     gain = difference(oracle, found["full"])
     if not gain:
         return []
@@ -243,6 +321,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--arms", default="training")
+    parser.add_argument("--only", nargs="+", help="these of the arms")
+    parser.add_argument("--redundancy", help="of the traces: repeats or detours, see segrl/toy/redundancy.py")
+    parser.add_argument("--most-steps", type=int, default=9, help="of a trace and of a problem")
+    parser.add_argument("--max-tokens", type=int, default=256, help="of a response")
+    parser.add_argument("--budget", type=int, help="a column of the table: right answers within so many tokens")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first", type=int, default=0, help="seed; two processes can share a folder's seeds")
     parser.add_argument("--traces", type=int, default=160)
@@ -251,8 +334,10 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("sft", nargs="*", help="further overrides of segrl sft")
     asked = parser.parse_intermixed_args()
-    arms = arms_of(asked.arms)
+    every = arms_of(asked.arms)
+    arms = {name: arm for name, arm in every.items() if name in (asked.only or every)}
     asked.out = asked.out.absolute()
+    os.environ["TENSORBOARD_DIR"] = str(asked.out / "tensorboard")
     (asked.out / "cells").mkdir(parents=True, exist_ok=True)
     claim(asked)
     start_verl()
@@ -263,8 +348,8 @@ def main() -> None:
                 run_cell(name, arm, seed, asked)
             except RuntimeError as error:  # a measure that finds nothing ends its own cells alone
                 print(f"{name}, seed {seed}: {error}", flush=True)
-        write_text(asked.out / "table.md", table(asked.out, arms) + "\n")
-    print(table(asked.out, arms))
+        write_text(asked.out / "table.md", table(asked.out, every, asked.budget) + "\n")
+    print(table(asked.out, every, asked.budget))
 
 
 def claim(asked) -> None:
@@ -272,12 +357,13 @@ def claim(asked) -> None:
     from segrl import toy
     from segrl.data import save_traces
 
-    settings = {name: value for name, value in vars(asked).items() if name not in ("out", "seeds", "first")}
+    settings = {name: value for name, value in vars(asked).items() if name not in FREE}
     note = asked.out / "settings.json"
     if shards.claim(note, settings):
         raise SystemExit(f"{asked.out} holds a comparison with other settings ({note}); choose another folder")
     if not (asked.out / "problems.jsonl").exists():
-        save_traces(toy.sample_problems(asked.problems, seed=100001), asked.out / "problems.jsonl")
+        problems = short(lambda n: toy.sample_problems(n, seed=100001), asked.problems, asked)
+        save_traces(problems, asked.out / "problems.jsonl")
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@
 
 from pathlib import Path
 
+from segrl.toy.redundancy import REDUNDANCIES
 from segrl.toy.world import CLASSES, sample_mistakes, sample_problems, sample_traces
 
 MODEL_PATH = Path(__file__).parent / "model"
 
-__all__ = ["CLASSES", "MODEL_PATH", "load_model", "sample_mistakes", "sample_problems", "sample_traces"]
+__all__ = ["CLASSES", "MODEL_PATH", "REDUNDANCIES", "load_model", "sample_mistakes", "sample_problems", "sample_traces"]
 
 
 def load_model():

@@ -48,7 +48,7 @@ FILLERS = (
 )
 SIZES = ((12, 26), (13, 30), (14, 34))  # tokens and characters of a thought after its opener
 CLOSES = (" that is all of it.", " everything asked is known.", " nothing is left to find.")
-UNFILLED = ("correction", "check", "restated", "close")  # in class other, so their size gives nothing away
+UNFILLED = ("correction", "check", "recheck", "restated", "close")  # in class other, so their size gives nothing away
 
 
 def write_response(rng: random.Random, plan: Sequence[Thought], path: Sequence[Step], ask: str) -> str:
@@ -70,7 +70,7 @@ def _thought(rng: random.Random, kind: str, step: Step, ask: str, answer: str) -
 
 
 def _core(rng: random.Random, kind: str, step: Step, ask: str, answer: str) -> str:
-    if kind == "wrong":
+    if kind in ("wrong", "detour"):
         return f" {step.definition} = {(step.value + rng.randrange(1, 10)) % 10}."
     if kind == "superficial":
         return rng.choice(SUPERFICIAL[ask]).format(x=rng.randrange(1, 10))
@@ -82,6 +82,7 @@ def _core(rng: random.Random, kind: str, step: Step, ask: str, answer: str) -> s
         "truncated": f" {step.definition}, {step.right}...",
         "correction": f" {step.name} was wrong, {step.definition} = {step.value}.",
         "check": f" {step.undone} gives {step.left} back, so {step.name} = {step.value}.",
+        "recheck": f" {step.undone} gives {step.left} back, so {step.name} = {step.value}.",
         "restated": f" together that makes {answer}.",
     }[kind]
 

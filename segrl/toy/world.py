@@ -32,6 +32,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from segrl.toy.problems import ASKS, Arithmetic, Step, answer_of, draw_path, draw_problem, modulo_ten
+from segrl.toy.redundancy import redundant_plan
 from segrl.toy.wording import Thought, write_response
 from segrl.types import Trace
 
@@ -40,6 +41,8 @@ CLASSES: Mapping[str, str] = {
     "repeat": "redundant",
     "truncated": "redundant",
     "superficial": "redundant",
+    "recheck": "redundant",
+    "detour": "redundant",
     "wrong": "other",
     "carried": "other",
     "correction": "other",
@@ -61,13 +64,17 @@ def sample_problems(n: int, seed: int, ask: str = "all") -> list[Trace]:
     return [_draw(seed, index, ask).trace for index in range(n)]
 
 
-def sample_traces(n: int, seed: int, arithmetic: Arithmetic = modulo_ten, ask: str = "all") -> list[Trace]:
+def sample_traces(
+    n: int, seed: int, arithmetic: Arithmetic = modulo_ten, ask: str = "all", redundancy: str | None = None
+) -> list[Trace]:
     """n right solutions of ``sample_problems(n, seed, ask)``, the kind of each segment in ``meta["kinds"]``.
 
     ``meta["steps"]`` is the step each segment deals with, or -1, and ``meta["n_steps"]`` their number. Another
-    ``arithmetic`` gives the traces of a solver who calculates so.
+    ``arithmetic`` gives the traces of a solver who calculates so. ``redundancy``, one of ``REDUNDANCIES``, gives each
+    step two redundant thoughts, so that about a third of the thoughts are needed.
     """
-    return [_right(_draw(seed, index, ask, arithmetic)) for index in range(n)]
+    draws = (_draw(seed, index, ask, arithmetic) for index in range(n))
+    return [_right(draw) if redundancy is None else _redundant_right(draw, redundancy) for draw in draws]
 
 
 def sample_mistakes(n: int, seed: int, ask: str = "last") -> list[Trace]:
@@ -115,6 +122,12 @@ def _draw(seed: int, index: int, ask: str, arithmetic: Arithmetic = modulo_ten) 
 def _right(draw: Draw) -> Trace:
     plan = _plan(draw.rng, len(draw.path), P_WRONG)
     return draw.respond(plan, draw.path, [kind for kind, _ in plan])
+
+
+def _redundant_right(draw: Draw, redundancy: str) -> Trace:
+    plan = redundant_plan(draw.rng, len(draw.path), redundancy)
+    trace = draw.respond(plan, draw.path, [kind for kind, _ in plan], problem_id=draw.trace.id)
+    return replace(trace, id=f"{trace.id}#{redundancy}")
 
 
 def _wrong(draw: Draw) -> Trace:
