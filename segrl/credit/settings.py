@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from segrl.attribution.evaluator import INTERPOLATE, OUTPUTS, PATHS
 from segrl.attribution.quadrature import CALIBRATED, RULES, midpoint
 from segrl.attribution.target import TARGETS
+from segrl.credit.curriculum import CurriculumSettings
 from segrl.importance import measure_of
 from segrl.resolving import near, resolve
 from segrl.segmentation import SEGMENTERS
@@ -120,6 +121,7 @@ class CreditSettings:
     # than a step gets as many times more
     step_timeout: float | None = 7200
     dump_dir: str | None = None  # one jsonl a step: segments, scores, weights and advantages of every response
+    curriculum: CurriculumSettings = field(default_factory=CurriculumSettings)
 
     def __post_init__(self) -> None:
         resolve(self.rule, WEIGHTINGS, "weighting rule")
@@ -207,6 +209,10 @@ def credit_from(config: DictConfig) -> CreditSettings:
             raise ValueError(REMOVED[str(key)])
         if key not in known:
             raise ValueError(f"segrl.{key} is not a setting{near(str(key), known)}")
+    known = [field.name for field in fields(CurriculumSettings)]
+    for key in given.get("curriculum") or {}:
+        if key not in known:
+            raise ValueError(f"segrl.curriculum.{key} is not a setting{near(str(key), known)}")
     return cast(CreditSettings, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(CreditSettings), given)))
 
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 import ray
 import torch
 from omegaconf import open_dict
+from torchdata.stateful_dataloader import StatefulDataLoader
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync, PPOTrainerSync, register_trainer
@@ -31,6 +32,7 @@ from segrl.credit.checks import (
     runs_live,
 )
 from segrl.credit.choosing import answers, off_step, reasons
+from segrl.credit.curriculum import Curriculum
 from segrl.credit.memory import Memory, calibration_settings
 from segrl.credit.metrics import agreement, check_finite, credit_metrics, nearly_plain, time_metrics
 from segrl.credit.rollout import Rollout, Weighed, record, weigh_rollout
@@ -40,6 +42,7 @@ from segrl.verl.drift import warn_of_drift
 from segrl.verl.health import Deadline, check_servers
 from segrl.verl.queue import columns, rollouts_of, write_advantages, write_jsonl
 from segrl.verl.reward_manager import ends_of
+from segrl.verl.sampler import drawn_by, passed_in
 from segrl.verl.sources import FrozenAttributors, Sources
 from segrl.verl.worker import with_attribution
 
@@ -54,6 +57,7 @@ class SegmentCredit:
     """A mixin for verl's trainers; ``base_mode`` is the name that verl gives the trainer."""
 
     base_mode: str
+    train_dataloader: StatefulDataLoader
 
     def __init__(self, config) -> None:
         with open_dict(config):  # verl asks "is this the sync trainer?" by this name
@@ -63,8 +67,16 @@ class SegmentCredit:
         self.memory = Memory(config.trainer.default_local_dir, config.actor_rollout_ref.model.path)
         self.deadline = Deadline(self.settings.step_timeout)
         self.warned: set[str] = set()
+        self.curriculum: Curriculum | None = None
         super().__init__(config)
         self.replay_buffer.poll_interval = self.settings.poll_seconds
+
+    def _init_dataloader(self) -> None:
+        super()._init_dataloader()
+        if self.settings.curriculum.order:
+            data, rows = self.config.data, len(self.train_dataset)
+            self.curriculum = Curriculum(self.settings.curriculum, rows, data.train_batch_size, data.get("seed") or 0)
+            self.train_dataloader = drawn_by(self.curriculum, self.train_dataloader)
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
@@ -108,6 +120,10 @@ class SegmentCredit:
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         batch = super()._compute_advantage(batch, metrics)
+        if self.curriculum is not None:
+            passed = passed_in(batch, self.settings.curriculum.passed_from)
+            self.curriculum.observe(passed, self.global_steps, metrics.get("actor/entropy"))
+            metrics.update(self.curriculum.metrics())
         if self.settings.rule != "uniform":
             with marked_timer("attribution", self.timing_raw, color="purple"):
                 self._spread_advantages(batch, metrics)
