@@ -23,6 +23,7 @@ from omegaconf import MISSING
 from segrl.commands.cli import COMMANDS
 from segrl.commands.config import CONFIG_DIR, ON_VERL, OWN_GROUPS, schema_of
 from segrl.commands.trace_schema import SECTIONS, ColdStart
+from segrl.credit.curriculum import CurriculumSettings
 from segrl.credit.settings import CreditSettings
 from segrl.sft.masking import Rules
 
@@ -37,7 +38,7 @@ OURS += ("measure", "tau", "beta", "mode", "stages", "nproc", "node_rank", "mast
 # What a dataclass mixes into a command's config, behind a prefix.
 MIXED_IN: dict[str, list[tuple[str, type]]] = {
     "sft": [("", ColdStart), ("segrl.", Rules)],
-    "grpo": [("segrl.", CreditSettings)],
+    "grpo": [("segrl.", CreditSettings), ("segrl.curriculum.", CurriculumSettings)],
     "export": [("masking.", Rules)],
 }
 HEAD = """# Configs

@@ -1,7 +1,7 @@
 """The types that flow through the pipeline, and the axis legend.
 
 Axis letters, used as suffixes everywhere: ``_T`` response token, ``_S`` segment, ``_B`` rollout in a batch,
-``_J`` integration node, ``_A`` answer token, ``_P`` prompt token.
+``_J`` integration node, ``_A`` answer token, ``_P`` prompt token, ``_Q`` problem of the training set.
 
 Each type checks its invariants when it is made, so a stage that receives a value need not check it again.
 """

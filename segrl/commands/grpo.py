@@ -26,7 +26,7 @@ from segrl.verl.checks import check_gates, check_reward, check_rows, check_sizes
 # What a run must have in common with the one whose checkpoints it goes on from.
 ARM = (
     *("segrl.rule", "segrl.measure", "segrl.negative_measure", "segrl.permuted", "segrl.sign"),
-    *("segrl.path", "segrl.output", "segrl.target"),
+    *("segrl.path", "segrl.output", "segrl.target", "segrl.curriculum.order"),
     "algorithm.adv_estimator",
 )
 

@@ -32,6 +32,7 @@ def check_supported(config: DictConfig) -> CreditSettings:
     if settings.attributes and settings.attributor != "frozen":
         reasons += _reasons_of_engine(config, settings)
     reasons += _reasons_of_source(config, settings)
+    reasons += _reasons_of_curriculum(config, settings)
     if actor.policy_loss.loss_mode in MEAN_ADVANTAGE and settings.rule != "uniform":
         reasons.append(
             f"actor.policy_loss.loss_mode={actor.policy_loss.loss_mode} takes each response's mean advantage, which "
@@ -159,6 +160,23 @@ def _reasons_of_side(config: DictConfig, settings: CreditSettings, side: Side) -
         reasons.append(
             f"{side.key}={side.measure} reads the gradient at the input's embeddings, which follows no path; "
             "leave segrl.begin out"
+        )
+    return reasons
+
+
+def _reasons_of_curriculum(config: DictConfig, settings: CreditSettings) -> list[str]:
+    reasons = []
+    if settings.curriculum.order and (config.algorithm.get("filter_groups") or {}).get("enable"):
+        reasons.append(
+            f"segrl.curriculum.order={settings.curriculum.order} is told how often a problem is solved, but "
+            "algorithm.filter_groups.enable=true takes the groups that are always or never right out before; leave one "
+            "of them out"
+        )
+    if settings.curriculum.convergence_entropy is not None and bypasses(config):
+        reasons.append(
+            f"segrl.curriculum.convergence_entropy={settings.curriculum.convergence_entropy} reads the entropy that "
+            "verl computes with the old log-probs, which algorithm.rollout_correction.bypass_mode leaves out; take "
+            "segrl.curriculum.convergence_step"
         )
     return reasons
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from segrl.attribution.evaluator import INTERPOLATE, OUTPUTS, PATHS
 from segrl.attribution.quadrature import CALIBRATED, RULES, midpoint
 from segrl.attribution.target import TARGETS
+from segrl.credit.curriculum import CurriculumSettings
 from segrl.credit.regulating import RegulationSettings
 from segrl.importance import measure_of
 from segrl.resolving import near, resolve
@@ -130,6 +131,7 @@ class CreditSettings:
     # than a step gets as many times more
     step_timeout: float | None = 7200
     dump_dir: str | None = None  # one jsonl a step: segments, scores, weights and advantages of every response
+    curriculum: CurriculumSettings = field(default_factory=CurriculumSettings)
 
     def __post_init__(self) -> None:
         resolve(self.rule, WEIGHTINGS, "weighting rule")
@@ -224,6 +226,11 @@ def credit_from(config: DictConfig) -> CreditSettings:
             raise ValueError(REMOVED[str(key)])
         if key not in known:
             raise ValueError(f"segrl.{key} is not a setting{near(str(key), known)}")
+    for section, settings in (("curriculum", CurriculumSettings), ("regulation", RegulationSettings)):
+        known = [field.name for field in fields(settings)]
+        for key in given.get(section) or {}:
+            if key not in known:
+                raise ValueError(f"segrl.{section}.{key} is not a setting{near(str(key), known)}")
     return cast(CreditSettings, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(CreditSettings), given)))
 
 

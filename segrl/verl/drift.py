@@ -17,6 +17,7 @@ V1 = "verl.trainer.ppo.v1.trainer_base"
 USED: dict[str, tuple[str, ...] | None] = {
     f"{V1}:PPOTrainer._compute_advantage": ("self", "batch", "metrics"),
     f"{V1}:PPOTrainer._update_actor": ("self", "batch", "metrics"),
+    f"{V1}:PPOTrainer._init_dataloader": ("self",),
     f"{V1}:PPOTrainer._init_resource_pool_mgr": ("self",),
     f"{V1}:PPOTrainer._setup": ("self",),
     f"{V1}:PPOTrainer.fit": ("self", "agent_loop_manager"),

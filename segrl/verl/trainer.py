@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 import ray
 import torch
 from omegaconf import open_dict
+from torchdata.stateful_dataloader import StatefulDataLoader
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync, PPOTrainerSync, register_trainer
@@ -30,6 +31,7 @@ from segrl.credit.checks import (
     runs_live,
 )
 from segrl.credit.choosing import answers, off_step, reasons
+from segrl.credit.curriculum import Curriculum
 from segrl.credit.memory import Memory, calibration_settings
 from segrl.credit.metrics import agreement, check_finite, credit_metrics, nearly_plain, time_metrics
 from segrl.credit.regulating import Likelihoods, Regulation, steered
@@ -42,6 +44,7 @@ from segrl.verl.drift import warn_of_drift
 from segrl.verl.health import Deadline, check_servers
 from segrl.verl.queue import columns, rollouts_of, write_advantages, write_jsonl
 from segrl.verl.reward_manager import ends_of
+from segrl.verl.sampler import drawn_by, passed_in
 from segrl.verl.sources import FrozenAttributors, Sources
 from segrl.verl.worker import with_attribution
 
@@ -56,6 +59,7 @@ class SegmentCredit:
     """A mixin for verl's trainers; ``base_mode`` is the name that verl gives the trainer."""
 
     base_mode: str
+    train_dataloader: StatefulDataLoader
 
     def __init__(self, config) -> None:
         with open_dict(config):  # verl asks "is this the sync trainer?" by this name
@@ -65,8 +69,16 @@ class SegmentCredit:
         self.memory = Memory(config.trainer.default_local_dir, config.actor_rollout_ref.model.path)
         self.deadline = Deadline(self.settings.step_timeout)
         self.warned: set[str] = set()
+        self.curriculum: Curriculum | None = None
         super().__init__(config)
         self.replay_buffer.poll_interval = self.settings.poll_seconds
+
+    def _init_dataloader(self) -> None:
+        super()._init_dataloader()
+        if self.settings.curriculum.order:
+            data, rows = self.config.data, len(self.train_dataset)
+            self.curriculum = Curriculum(self.settings.curriculum, rows, data.train_batch_size, data.get("seed") or 0)
+            self.train_dataloader = drawn_by(self.curriculum, self.train_dataloader)
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
@@ -113,6 +125,10 @@ class SegmentCredit:
         if self.settings.rule != "uniform":
             with marked_timer("attribution", self.timing_raw, color="purple"):
                 self._spread_advantages(batch, metrics)
+        if self.curriculum is not None:
+            passed = passed_in(batch, self.settings.curriculum.passed_from)
+            self.curriculum.observe(passed, self.global_steps, metrics.get("actor/entropy"))
+            metrics.update(self.curriculum.metrics())
         return batch
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
@@ -198,7 +214,7 @@ class SegmentCredit:
 
     @property
     def _converging(self) -> bool:
-        return False
+        return self.curriculum is not None and self.curriculum.phases.converging
 
     @property
     def _compares(self) -> bool:

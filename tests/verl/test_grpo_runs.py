@@ -1,5 +1,5 @@
 """Whole GRPO runs beyond the one in test_end_to_end.py: the asynchronous mode, other attributors, LoRA, two nodes,
-plain verl beside the rule uniform, and failures that must end with their cause."""
+plain verl beside the rule uniform, a curriculum after SIGKILL, and failures that must end with their cause."""
 
 import json
 import re
@@ -15,11 +15,25 @@ import torch
 pytest.importorskip("verl")
 
 from testkit.readme import own_measure
-from testkit.runs import bounded, dumped, ended, grpo_command, marked, metric, name_of, send, started, steps_of
+from testkit.runs import (
+    bounded,
+    dumped,
+    ended,
+    grpo_command,
+    killed_after,
+    marked,
+    metric,
+    name_of,
+    send,
+    started,
+    steps_of,
+)
 
 import segrl
 from segrl import toy
+from segrl.credit.curriculum import Curriculum, CurriculumSettings, pass_rates
 from segrl.credit.rollout import rollout_trace
+from segrl.data import read_rows
 from segrl.types import Trace
 
 pytestmark = [
@@ -193,6 +207,39 @@ def test_uniform_weights_and_plain_verl_sample_and_reward_the_same_first_step(tm
     assert 0 < rewards[0] < 1
     assert rewards[0] == rewards[1]
     assert responses[0] == responses[1]
+
+
+CURRICULUM = {"order": "gaussian", "options": {"width": 0.15}, "drop_solved": 0.9, "drop_visits": 1}
+
+
+def test_a_curriculum_after_sigkill_draws_what_an_uninterrupted_one_would(tmp_path, environment, ray_dir):
+    """Killed once step 1 is saved. What every step should draw is said by a curriculum that goes through the results
+    in one go."""
+    options = [f"+segrl.curriculum.{key}={value}" for key, value in CURRICULUM.items() if key != "options"]
+    options += ["+segrl.curriculum.options.width=0.15", "+segrl.measure=length", "trainer.save_freq=1"]
+    options += ["data.shuffle=false", "data.train_max_samples=16"]
+    entries = [grpo_command(tmp_path, f"{ray_dir}/{run}", 3, *options) for run in (1, 2)]
+    tracker = tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt"
+    killed_after(entries[0], environment, tmp_path / "killed", tracker, step=1)
+    log = bounded(entries[1], environment, 600, tmp_path / "log")
+    assert steps_of(log) == {2, 3}
+
+    tokenizer = toy.load_model()[1]
+    prompts = [row["prompt"] for row in read_rows(tmp_path / "rows.parquet")[:16]]
+    texts = [tokenizer.apply_chat_template(one, tokenize=False, add_generation_prompt=True) for one in prompts]
+    assert len(set(texts)) == 16
+    curriculum = Curriculum(CurriculumSettings(**CURRICULUM), rows=16, batch=8)
+    stream = iter(curriculum)
+    for step in (1, 2, 3):
+        lines = dumped(tmp_path, step)
+        drawn = {line["group"]: texts.index(line["prompt"]) for line in lines}
+        assert sorted(drawn.values()) == sorted(next(stream) for _ in range(8)), step
+        rows, sessions = [drawn[line["group"]] for line in lines], [line["key"] for line in lines]
+        curriculum.observe(pass_rates(rows, sessions, [line["reward"] for line in lines], 0.5), step)
+        if step > 1:
+            for name, value in curriculum.metrics().items():
+                assert metric(log, step, name) == pytest.approx(value, abs=1e-6), name
+    assert len({curriculum.difficulty.rate(row) for row in range(16)}) > 2, "all alike: nothing was to be kept"
 
 
 def test_two_raylets_on_loopback_are_two_nodes(tmp_path, environment):
