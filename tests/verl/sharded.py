@@ -13,20 +13,25 @@ import segrl
 from segrl import Trace
 from segrl.attribution.calibration import masses_on_grid
 from segrl.attribution.quadrature import midpoint
-from segrl.importance.lockstep import Request, attribute_in_lockstep, parts
+from segrl.importance.gathering import token_streams
+from segrl.importance.lockstep import Request, attribute_in_lockstep, compare_in_lockstep, parts
 
 rank, _, world = initialize_global_process_group()
 tokenizer = byte_level_tokenizer()
 plain, sharded = tiny_model(os.environ["ARCHITECTURE"]), tiny_model(os.environ["ARCHITECTURE"])
 apply_fsdp2(sharded, {"mesh": init_device_mesh("cpu", (world,)), "reshard_after_forward": True}, {})
 
+
 # The second rank's traces are so much longer that by itself it would take more forwards than the first.
-texts = [f"Okay, 3 + 4.\n\nWait,{' 1' * (i + 40 * rank)} it is 7." for i in range(4)]
-owns = ["7", "8", "75", "1/2"] if rank else ["7"] * 4  # a rank of right responses has no contrast
-traces = [
-    segrl.tokenize(Trace(f"t{i}", "3 + 4?", text, "7", {"own_answer": own}), tokenizer)
-    for i, (text, own) in enumerate(zip(texts, owns, strict=True))
-]
+def traces_of(rank):
+    texts = [f"Okay, 3 + 4.\n\nWait,{' 1' * (i + 40 * rank)} it is 7." for i in range(4)]
+    owns = ["7", "8", "75", "1/2"] if rank else ["7"] * 4  # a rank of right responses has no contrast
+    pairs = zip(texts, owns, strict=True)
+    made = [Trace(f"t{i}", "3 + 4?", text, "7", {"own_answer": own}) for i, (text, own) in enumerate(pairs)]
+    return [segrl.tokenize(trace, tokenizer) for trace in made]
+
+
+traces = traces_of(rank)
 request = Request(alphas=(0.3, 0.8), weights=(0.5, 0.5), tokens=200, certificate=True)
 alone = len(parts(traces, request.tokens, agree=False))
 agreed = len(parts(traces, request.tokens, agree=True))
@@ -65,6 +70,18 @@ for need in ("gradnorm_T", "prefix_logp_S"):
     expected = attribute_in_lockstep(plain, traces, tokenizer, replace(asked, agree=False), boundaries)
     for i, (stream, wanted) in enumerate(zip(found, expected, strict=True)):
         close(stream.scores_T, wanted.scores_T, f"{need} of {i}")
+
+# Coefficients compare the responses of all ranks: here each rank holds one side of the advantage.
+asked = replace(request, need="coefficient_T")
+every = [trace for other in range(world) for trace in traces_of(other)]
+logps = [token_streams(plain, trace)[0] for trace in every]
+advantages = [1.0, 0.5, 0.25, 0.0, -0.25, -0.5, 0.0, -1.0]
+expected = compare_in_lockstep(plain, every, logps, advantages, replace(asked, agree=False))
+mine = slice(4 * rank, 4 * rank + 4)
+found = compare_in_lockstep(sharded, traces, logps[mine], advantages[mine], asked)
+for i, (stream, wanted) in enumerate(zip(found, expected[mine], strict=True)):
+    close(stream.scores_T, wanted.scores_T, f"coefficients of {i}")
+    assert (len(wanted.scores_T.unique()) > 3) == (advantages[mine][i] != 0)
 assert all(parameter.grad is None for parameter in sharded.parameters())
 print("equal", flush=True)
 dist.destroy_process_group()
