@@ -39,7 +39,8 @@ def rows() -> dict[str, dict]:
     """What stands in a row: its measures and options; those whose evidence one gatherer makes stand together."""
     together = defaultdict(list)
     for name, measure in MEASURES.items():
-        together[tuple(dict.fromkeys(NEEDS[need] for need in measure.needs))].append(name)
+        if measure.offline:
+            together[tuple(dict.fromkeys(NEEDS[need] for need in measure.needs))].append(name)
     found = {", ".join(names): {"measures": names} for names in together.values()}
     pmi = next(name for name in found if name.startswith("pmi"))
     found[f"{pmi}, shared_prefixes"] = {**found[pmi], "options": {"shared_prefixes": True}}

@@ -87,8 +87,9 @@ def arms_of(name: str) -> dict[str, Arm]:
     if name == "measures":
         from segrl.importance import MEASURES
 
-        masked = {f"{measure} mask": matched("selective", measure) for measure in MEASURES}
-        pruned = {f"{m} prune": matched("pruned", m) for m, one in MEASURES.items() if one.level == "segment"}
+        offline = {name: measure for name, measure in MEASURES.items() if measure.offline}
+        masked = {f"{measure} mask": matched("selective", measure) for measure in offline}
+        pruned = {f"{m} prune": matched("pruned", m) for m, one in offline.items() if one.level == "segment"}
         return full | masked | pruned
     if name == "grid":
         grid = [(tau, beta) for tau in TAUS for beta in BETAS]

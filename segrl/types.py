@@ -244,6 +244,7 @@ class Evidence:
     entropy_T: Tensor | None = None
     gradient_T: Tensor | None = None  # gradient of the answer's log-probability . the input's embedding
     gradnorm_T: Tensor | None = None  # the norm of their elementwise product
+    coefficient_T: Tensor | None = None  # DelTA's, from 0 to 1: how surely the token is of its response's side
     attention_T: Tensor | None = None  # the answer's to each token, mean over layers and heads
     segments: Segments | None = None
     prefix_logp_S: Tensor | None = None  # log p(answer | the thinking up to the end of segment s)

@@ -62,7 +62,7 @@ class Evaluator:
         self.path, self.begin, self.output = path, begin, output
         self.interpolate = interpolate or ("all" if path == "embeddings" else "response")
         self.hide_answer = hide_answer
-        self.keeps_logits = "logits_to_keep" in inspect.signature(unwrapped(model).forward).parameters
+        self.keeps_logits = keeps_logits(model)
         self.fused = hasattr(unwrapped(model), "_verl_fused_kernels_backend")  # answers log-probs, and no logits
         self.device = self.embedding.weight.device
         if path == "embeddings":
@@ -109,12 +109,7 @@ class Evaluator:
     def answer_value(self, ids_BL: Tensor, attended_BL: Tensor, sequences: list[Explained]) -> Tensor:
         """The output of each row, summed over its answer tokens; rows are padded on the left, so ends are aligned."""
         tail = tail_of(sequences)
-        inputs: dict[str, Any] = {"input_ids": ids_BL, "use_cache": False}
-        if not bool(attended_BL.all()):  # without padding there is no mask, and attention takes its fast causal path
-            inputs["attention_mask"] = attended_BL.long()
-            inputs["position_ids"] = (attended_BL.long().cumsum(-1) - 1).clamp_min(0)
-        if self.keeps_logits:
-            inputs["logits_to_keep"] = tail
+        inputs = padded_inputs(self.model, ids_BL, attended_BL, keep=tail)
         if self.fused:
             value_BA = self.model(**inputs, return_dict=True).log_probs[:, -tail:-1]
         else:
@@ -123,6 +118,22 @@ class Evaluator:
         answers = [_answer_positions(sequence, tail - 1) for sequence in sequences]
         is_answer_BA, _ = left_padded(answers, False, value_BA.device)
         return (value_BA * is_answer_BA).sum(-1)
+
+
+def padded_inputs(model, ids_BL: Tensor, attended_BL: Tensor, keep: int) -> dict[str, Any]:
+    """What a model takes of rows that are padded on the left; where it can, it makes the last ``keep`` logits alone."""
+    inputs: dict[str, Any] = {"input_ids": ids_BL, "use_cache": False}
+    if not bool(attended_BL.all()):  # without padding there is no mask, and attention takes its fast causal path
+        inputs["attention_mask"] = attended_BL.long()
+        inputs["position_ids"] = (attended_BL.long().cumsum(-1) - 1).clamp_min(0)
+    if keeps_logits(model):
+        inputs["logits_to_keep"] = keep
+    return inputs
+
+
+def keeps_logits(model) -> bool:
+    """Whether the model can be told which logits to make."""
+    return "logits_to_keep" in inspect.signature(unwrapped(model).forward).parameters
 
 
 def token_values(logits_BAV: Tensor, ids_BA: Tensor, output: str, rivals: list[int | None]) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from segrl.commands.config import compose
-from segrl.commands.traces import attribute, check_path, how_selected, select
+from segrl.commands.traces import attribute, check_measure, how_selected, select
 from segrl.data.records import how_made, made_by
 from segrl.importance import measure_of
 from segrl.sft.stages import Stage, check_unclaimed
@@ -39,7 +39,7 @@ def _attributed(config: DictConfig) -> str | None:
     """The attributions given, or those made here; None for a measure that reads something else."""
     if config.attributions or measure_of(config.measure).needs != ("ig",):
         return config.attributions
-    check_path(config.measure, config.attribution.path)
+    check_measure(config.measure, config.attribution.path)
     out = Path(config.out) / "attributions"
     attribute(config_of("attribute", config, out=out))
     return str(out)

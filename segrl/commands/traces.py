@@ -157,8 +157,13 @@ def _reads_saved(config: DictConfig) -> bool:
     return bool(config.attributions) and measure_of(config.measure).needs == ("ig",)
 
 
-def check_path(measure: str, path: str) -> None:
-    """Refuse the paper's measure on a path that is not the paper's."""
+def check_measure(measure: str, path: str) -> None:
+    """Refuse the paper's measure on a path that is not the paper's, and one that exists only while training."""
+    from segrl.importance import measure_of
+    from segrl.importance.gathering import ONLY_WHILE_TRAINING
+
+    if not measure_of(measure).offline:
+        raise ValueError(ONLY_WHILE_TRAINING)
     if measure == "ig" and path != "embeddings":
         raise ValueError(
             f"measure=ig is the paper's Eq. 3 and 4 on its path over embeddings, not on path={path}: attribute with "
@@ -182,7 +187,7 @@ def _saved_evidence(config: DictConfig) -> Iterator[Evidence]:
             raise ValueError(f"{config.attributions} has no attribution of trace {trace.id!r}; attribute these traces")
         if not row["error"]:  # `segrl attribute` has named it
             records.check_identity(trace, row, "attribution")
-            check_path(config.measure, row["path"])
+            check_measure(config.measure, row["path"])
             yield Evidence(trace, records.attribution_of(row))
 
 
@@ -190,7 +195,7 @@ def _computed_evidence(config: DictConfig, needs: tuple[str, ...]) -> Iterator[E
     from segrl.importance.gathering import NEEDS, ON_PATHS, gather
     from segrl.loading import load_model
 
-    check_path(config.measure, config.attribution.path)
+    check_measure(config.measure, config.attribution.path)
     traces = tokenised(config)
     model, tokenizer = load_model(**attributor(config))
     on_path = any(NEEDS[need] in ON_PATHS for need in needs)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from segrl.credit.choosing import WITHIN_GROUPS
 from segrl.credit.rollout import evidence_of, make_rollout, weigh_rollout
-from segrl.credit.settings import OF_THE_ANSWER, CreditSettings, Side, credit_from
+from segrl.credit.settings import FROM_A_MODEL, OF_THE_ANSWER, CreditSettings, Side, credit_from
 from segrl.importance.lockstep import AFTER_PREFIXES, AT_THE_INPUT
 from segrl.types import Stream, TokenisedTrace
 
@@ -83,7 +83,8 @@ def _reasons_of_engine(config: DictConfig, settings: CreditSettings) -> list[str
     reasons = []
     if strategy != "fsdp2":
         reasons.append(f"actor.strategy={strategy}; attribution runs on fsdp2")
-    if (model.get("tiled_mlp") or {}).get("enabled"):
+    answers = any(side.need in OF_THE_ANSWER for side in settings.sides)
+    if answers and (model.get("tiled_mlp") or {}).get("enabled"):
         reasons.append(
             "model.tiled_mlp.enabled=true; attribution gives the last layer slices that verl's tiles do not take"
         )
@@ -99,7 +100,7 @@ def _reasons_of_engine(config: DictConfig, settings: CreditSettings) -> list[str
             f"read; set it to false{', or take segrl.output=logp' * (len(reads_logits) == 1 and not contrasts)}"
         )
     frozen = "; a frozen attributor works there: segrl.attributor=frozen segrl.attributor_path=..."
-    return [reason + frozen for reason in reasons]
+    return [reason + frozen * answers for reason in reasons]
 
 
 def _reasons_of_source(config: DictConfig, settings: CreditSettings) -> list[str]:
@@ -117,7 +118,7 @@ def _reasons_of_source(config: DictConfig, settings: CreditSettings) -> list[str
             f"segrl.segmenter={settings.segmenter} cuts by what verl computes with the old log-probs, which "
             "algorithm.rollout_correction.bypass_mode leaves out"
         )
-    if settings.attributor != "live" and not any(side.need in OF_THE_ANSWER for side in settings.sides):
+    if settings.attributor != "live" and not any(side.need in FROM_A_MODEL for side in settings.sides):
         named = " and ".join(f"{side.key}={side.measure}" for side in settings.sides)
         reasons.append(f"{named} attributes nothing; leave segrl.attributor at live")
     return reasons
@@ -156,6 +157,8 @@ def _reasons_of_side(config: DictConfig, settings: CreditSettings, side: Side) -
             f"{settings.path}; take segrl.path=embeddings segrl.output=logp segrl.quadrature=calibrated with it, or "
             f"{side.key}=strength, which is Eq. 3 on either path"
         )
+    if side.compares_responses:
+        reasons += _reasons_of_comparison(config, settings, side)
     if side.need in AT_THE_INPUT and settings.begin:
         reasons.append(
             f"{side.key}={side.measure} reads the gradient at the input's embeddings, which follows no path; "
@@ -177,6 +180,28 @@ def _reasons_of_curriculum(config: DictConfig, settings: CreditSettings) -> list
             f"segrl.curriculum.convergence_entropy={settings.curriculum.convergence_entropy} reads the entropy that "
             "verl computes with the old log-probs, which algorithm.rollout_correction.bypass_mode leaves out; take "
             "segrl.curriculum.convergence_step"
+        )
+    return reasons
+
+
+def _reasons_of_comparison(config: DictConfig, settings: CreditSettings, side: Side) -> list[str]:
+    """Why responses cannot be compared by a measure of their advantages."""
+    reasons, named = [], f"{side.key}={side.measure}"
+    if settings.sign not in ("both", "inverted") or len(settings.sides) > 1:
+        other = f"segrl.negative_measure={settings.negative_measure}" if settings.negative_measure else "one side alone"
+        reasons.append(
+            f"{named} tells responses of positive from those of negative advantage, but with segrl.sign="
+            f"{settings.sign} and {other} it does not read both; take segrl.sign=both and no segrl.negative_measure"
+        )
+    if settings.attributor != "live":
+        reasons.append(
+            f"{named} reads the actor's own last layer beside its log-probs, not segrl.attributor="
+            f"{settings.attributor}; take segrl.attributor=live"
+        )
+    if bypasses(config):
+        reasons.append(
+            f"{named} reads the log-probs that the actor gives the rollouts before its update, which "
+            "algorithm.rollout_correction.bypass_mode leaves out"
         )
     return reasons
 

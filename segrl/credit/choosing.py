@@ -19,7 +19,7 @@ REASONS = (
     "equal_rewards",  # the advantage is zero, or would be but for rounding: nothing is learnt from it
     "other_sign",  # segrl.sign weighs the other responses
     "no_answer",  # to explain, or to hold against the other in a contrast
-    "one_thought",  # nothing to tell apart
+    "one_thought",  # nothing to tell apart; a measure of tokens can
     "too_long",  # with the appended answer, for the model
     "not_sampled",  # segrl.share left it out
     "not_finite",  # attributed, but the scores hold NaN or infinity
@@ -60,7 +60,7 @@ def _reason(rollout: Rollout, settings: CreditSettings, equal: set[str], too_lon
         return "other_sign"
     if not all(answer and answer.strip() and len(answer) <= LONGEST_ANSWER for answer in answers(rollout, settings)):
         return "no_answer"
-    if rollout.thoughts < 2 or not bool(rollout.weighted_T.any()):
+    if rollout.thoughts < settings.side(rollout.advantage).least_thoughts or not bool(rollout.weighted_T.any()):
         return "one_thought"
     return "too_long" if too_long else None
 

@@ -16,6 +16,7 @@ from segrl.attribution.target import TARGETS
 from segrl.credit.curriculum import CurriculumSettings
 from segrl.credit.regulating import RegulationSettings
 from segrl.importance import measure_of
+from segrl.importance.discriminating import ACROSS_RESPONSES
 from segrl.resolving import near, resolve
 from segrl.segmentation import SEGMENTERS
 from segrl.weighting import SIGNS, WEIGHTINGS
@@ -24,11 +25,13 @@ ATTRIBUTORS = ("live", "frozen", "ref")
 SCOPES = ("response", "batch")
 FORMS = ("times", "plus")
 QUADRATURES = RULES | {CALIBRATED: midpoint}  # which serves until there is a calibration
-# What a measure may read inside GRPO: what the attributor says of an answer, and what verl has computed anyway.
+# What a measure may read inside GRPO: what the attributor says of an answer, what the actor says of responses together
+# (ACROSS_RESPONSES), and what verl has computed anyway.
 OF_THE_ANSWER = ("ig", "contrast", "gradient_T", "gradnorm_T", "prefix_logp_S")
 ALONG_A_PATH = ("ig", "contrast")
 FROM_VERL = ("entropy_T", "logp_T")
 CUTTING = {"entropy": "entropy_T", "probability": "logp_T"}  # segmenters that read such numbers
+FROM_A_MODEL = (*OF_THE_ANSWER, *ACROSS_RESPONSES)
 AT_LEAST_ONE = (
     "nodes",
     "every",
@@ -64,6 +67,16 @@ class Side:
     def explains(self) -> str:
         """The target of attribution: a measure of contrasts has its own."""
         return "contrast" if self.need == "contrast" else self.target
+
+    @property
+    def compares_responses(self) -> bool:
+        """Whether the measure reads what tells the responses of one sign of the advantage from those of the other."""
+        return self.need in ACROSS_RESPONSES
+
+    @property
+    def least_thoughts(self) -> int:
+        """How many thoughts a response must have for something to be told apart in it."""
+        return 1 if measure_of(self.measure).level == "token" else 2
 
     @property
     def reads_kinds(self) -> bool:
@@ -204,7 +217,7 @@ class CreditSettings:
     @property
     def attributes(self) -> bool:
         """Whether a model has to run for the scores."""
-        return self.rule != "uniform" and any(side.need in OF_THE_ANSWER for side in self.sides)
+        return self.rule != "uniform" and any(side.need in FROM_A_MODEL for side in self.sides)
 
     @property
     def follows_a_path(self) -> bool:
@@ -236,9 +249,9 @@ def credit_from(config: DictConfig) -> CreditSettings:
 
 def _check_measure(side: Side) -> None:
     measure = measure_of(side.measure)
-    unread = [need for need in measure.needs if need not in (*OF_THE_ANSWER, *FROM_VERL)]
+    unread = [need for need in measure.needs if need not in (*FROM_A_MODEL, *FROM_VERL)]
     if unread or len(measure.needs) > 1:
         raise ValueError(
             f"{side.key}={side.measure} reads {', '.join(measure.needs)}, which is not gathered while training; "
-            "online are those that read one of " + ", ".join((*OF_THE_ANSWER, *FROM_VERL)) + ", or nothing"
+            "online are those that read one of " + ", ".join((*FROM_A_MODEL, *FROM_VERL)) + ", or nothing"
         )

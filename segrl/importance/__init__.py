@@ -13,6 +13,7 @@ import torch
 from segrl.importance import measures
 from segrl.importance.aggregation import from_strength, segment_scores, token_scores
 from segrl.importance.concluding import first_concluding
+from segrl.importance.discriminating import ACROSS_RESPONSES
 from segrl.resolving import check_options, resolve
 from segrl.types import Attribution, Evidence, Segments, SegmentScores, TokenisedTrace, given
 
@@ -37,6 +38,11 @@ class Measure(NamedTuple):
     needs: tuple[str, ...] = ()
     level: str = "segment"
     reads_kinds: bool = False
+
+    @property
+    def offline(self) -> bool:
+        """Whether it can be had of one trace, without the others of a batch."""
+        return not set(self.needs) & set(ACROSS_RESPONSES)
 
 
 MEASURES: dict[str, Measure] = {
@@ -63,6 +69,7 @@ MEASURES: dict[str, Measure] = {
     "grad_input": Measure(measures.grad_input, ("gradient_T",)),
     "oar": Measure(measures.oar, ("gradient_T",)),
     "grail": Measure(measures.grail, ("gradnorm_T",)),
+    "delta": Measure(measures.delta, ("coefficient_T",), level="token"),
     "attention": Measure(measures.attention, ("attention_T",)),
     "entropy": Measure(measures.entropy, ("entropy_T",)),
     "surprise": Measure(measures.surprise, ("logp_T",)),

@@ -39,6 +39,17 @@ def contrasts(model, traces: Sequence[TokenisedTrace], tokenizer, segments, opti
     return [{"contrast": attribution, "cost": {"contrast": attribution.evaluations}} for attribution in attributed]
 
 
+ONLY_WHILE_TRAINING = (
+    "measure=delta compares the responses of a batch by their advantages, so it exists only while training: segrl grpo "
+    "segrl.measure=delta segrl.sign=both; of finished traces take a measure of one trace, like contribution"
+)
+
+
+def comparisons(model, traces: Sequence[TokenisedTrace], tokenizer, segments, reading: Reading) -> list[Fields]:
+    """Refused: no advantages are known here."""
+    raise ValueError(ONLY_WHILE_TRAINING)
+
+
 NEEDS: dict[str, Callable[..., list[Fields]]] = {
     "ig": attributions,
     "contrast": contrasts,
@@ -46,6 +57,7 @@ NEEDS: dict[str, Callable[..., list[Fields]]] = {
     "entropy_T": likelihoods,
     "gradient_T": gradients,
     "gradnorm_T": gradients,
+    "coefficient_T": comparisons,
     "attention_T": attentions,
     "prefix_logp_S": prefixes,
     "without_logp_S": without,

@@ -111,7 +111,8 @@ def _of_tree(reader: Reader, tree: Tree, cache, shared: int) -> Tensor:
         inputs["attention_mask"] = hidden[None, None].to(device)
     if reader.keeps_logits:
         inputs["logits_to_keep"] = nodes.to(device)
-    logits_NV = inner(**inputs, past_key_values=copy.deepcopy(cache), use_cache=True).logits[0]
+    # The model itself, not what it wraps: FSDP2 gathers the weights of whatever is called first.
+    logits_NV = reader.model(**inputs, past_key_values=copy.deepcopy(cache), use_cache=True).logits[0]
     logits_KAV = (logits_NV if reader.keeps_logits else logits_NV[nodes.to(device)])[place_KA.to(device)].float()
     answers_KA = answer_A.expand(len(logits_KAV), -1).to(device)
     values_KA = token_values(logits_KAV, answers_KA, reader.output, [sequence.rival] * len(logits_KAV))

@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from segrl.attribution import attribute
 from segrl.attribution.evaluator import Row
 from segrl.attribution.target import answer_suffix, explain
+from segrl.importance.discriminating import coefficients, vectors_of
 from segrl.importance.keeping import in_one_forward, keeping
 from segrl.importance.reader import Reader
 from segrl.types import Stream, TokenisedTrace, given
@@ -29,8 +31,8 @@ FILLER_ANSWER = "0"  # explained in rows that only fill up the ranks; nobody rea
 class Request:
     """What the driver asks of every rank."""
 
-    # or contrast, which says its target; gradient_T and gradnorm_T, of gradient x embedding at the input itself; or
-    # prefix_logp_S, the answer's value after each prefix
+    # or contrast, which says its target; gradient_T and gradnorm_T, of gradient x embedding at the input itself;
+    # prefix_logp_S, the answer's value after each prefix; or coefficient_T, which compares responses
     need: str = "ig"
     model: str = "live"  # or ref
     alphas: tuple[float, ...] = (0.5,)
@@ -140,6 +142,31 @@ def _after_prefixes(
     return streams
 
 
+def compare_in_lockstep(
+    model,
+    traces: Sequence[TokenisedTrace],
+    logps: Sequence[Tensor],
+    advantages: Sequence[float],
+    request: Request,
+) -> list[Stream]:
+    """One stream of DelTA's coefficients a trace, of all traces that the ranks hold together.
+
+    ``logps`` are those of each response's tokens. Tokens that are not trained take no part, nor does a trace whose
+    vectors are not finite: its scores are NaN.
+    """
+    vectors: list[Any] = [None] * len(traces)
+    for part in parts(traces, request.tokens, request.agree):
+        read = vectors_of(model, [traces[i] for i in part], [logps[i] for i in part])
+        for i, vectors_TD in zip(part, read, strict=True):
+            vectors[i] = vectors_TD
+    advantages_T = [trace.trainable_T * advantage for trace, advantage in zip(traces, advantages, strict=True)]
+    broken = [i for i, vectors_TD in enumerate(vectors) if not bool(torch.isfinite(vectors_TD).all())]
+    for i in broken:
+        vectors[i], advantages_T[i] = torch.zeros_like(vectors[i]), torch.zeros_like(advantages_T[i])
+    compared = coefficients(vectors, advantages_T, over_ranks if request.agree else torch.clone)
+    return [Stream(scores_T.float() + (UNKNOWN if i in broken else 0.0)) for i, scores_T in enumerate(compared)]
+
+
 # --- how rollouts are put together -----------------------------------------------------------------------------------
 
 
@@ -173,8 +200,19 @@ def split_until(groups: list[list[int]], count: int) -> list[list[int]]:
 
 
 def _most_on_any_rank(count: int) -> int:
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not _in_group():
         return count
     most = torch.tensor([count])
     torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
     return int(most)
+
+
+def over_ranks(values: Tensor) -> Tensor:
+    """The sum of a tensor over the ranks; the tensor itself without a process group."""
+    if _in_group():
+        torch.distributed.all_reduce(values)
+    return values
+
+
+def _in_group() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -201,6 +201,17 @@ def _range(values_T: Tensor) -> tuple[float, float]:
     return (float(values_T.min()), float(values_T.max())) if len(values_T) else (0.0, 0.0)
 
 
+# --- what tells right responses from wrong ones ----------------------------------------------------------------------
+
+
+def delta(evidence: Evidence, segments: Segments, low: float = 0.8, high: float = 1.2) -> SegmentScores:
+    """DelTA's coefficient of each token, from ``low`` to ``high``: how surely it is of its response's side.
+
+    With ``rule=linear scope=batch sign=both`` it is the token's weight, brought to mean one.
+    """
+    return token_scores(low + (high - low) * given(evidence.coefficient_T).double(), segments)
+
+
 # --- what the text itself says ---------------------------------------------------------------------------------------
 
 

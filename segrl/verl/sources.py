@@ -3,7 +3,7 @@ verl has computed anyway."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,6 +13,7 @@ from segrl.attribution.cluster import ModelPool
 from segrl.credit.checks import check_vocabulary
 from segrl.credit.rollout import Rollout, evidence_of
 from segrl.credit.settings import OF_THE_ANSWER, CreditSettings, Side
+from segrl.importance.discriminating import ACROSS_RESPONSES
 from segrl.importance.lockstep import (
     AFTER_PREFIXES,
     Request,
@@ -24,7 +25,7 @@ from segrl.importance.lockstep import (
 from segrl.loading import load_tokenizer
 from segrl.types import Evidence, Stream, TokenisedTrace, given
 from segrl.verl.queue import COLUMN, columns, dispatched, known, write_column
-from segrl.verl.worker import BOUNDARIES, FIELDS, MASSES, SCORES
+from segrl.verl.worker import ADVANTAGE, BOUNDARIES, FIELDS, LOGP, MASSES, SCORES
 
 
 class Sources:
@@ -57,6 +58,8 @@ class Sources:
             return [None] * len(chosen)
         if side.need in OF_THE_ANSWER:
             return self.attribute(batch, chosen, replace(request, need=side.need, target=side.explains), live)
+        if side.compares_responses:
+            return self.attribute(batch, chosen, replace(request, need=side.need, target="own"), live=True)
         keys = [rollout.key for rollout in chosen]
         (rows,) = columns(keys, batch.partition_id, [COLUMN[side.need]])
         return [Stream(values_T) for values_T in rows]
@@ -75,10 +78,10 @@ class Sources:
             keys = [rollout.key for rollout in chosen]
             asked = dispatched(batch, keys, self.ranks, FIELDS, segrl=request)
             if request.need == AFTER_PREFIXES:
-                boundaries = dict.fromkeys(asked.keys, (0,)) | {one.key: one.segments.boundaries for one in chosen}
-                rows = {key: torch.tensor(ends) for key, ends in boundaries.items()}
-                write_column(asked.keys, batch.partition_id, BOUNDARIES, [rows[key] for key in asked.keys])
-                asked.fields = [*asked.fields, BOUNDARIES]
+                _tell(asked, BOUNDARIES, {one.key: one.segments.boundaries for one in chosen}, (0,))
+            if request.need in ACROSS_RESPONSES:
+                _tell(asked, ADVANTAGE, {one.key: (one.advantage,) for one in chosen}, (0.0,))
+                asked.fields = [*asked.fields, LOGP]
             self.workers.compute_segrl_scores(asked)
             return streams_of(*columns(keys, batch.partition_id, SCORES), path=request.path)
         golds = [rollout.gold or "" for rollout in chosen] if request.target != "own" else []
@@ -96,6 +99,12 @@ class Sources:
         self.workers.compute_segrl_masses(dispatched(batch, keys, self.ranks, FIELDS, **extra))
         (rows,) = columns(keys, batch.partition_id, [MASSES])
         return [masses.double().reshape(nodes, -1) for masses in rows]
+
+
+def _tell(asked: KVBatchMeta, name: str, rows: Mapping[str, Sequence], filler: Sequence) -> None:
+    """Hand the workers one more column; what only fills up the ranks gets ``filler``."""
+    write_column(asked.keys, asked.partition_id, name, [torch.tensor(rows.get(key, filler)) for key in asked.keys])
+    asked.fields = [*asked.fields, name]
 
 
 def streams_of(scores: Sequence[torch.Tensor], gaps, copy_shares, *, path: str) -> list[Stream]:

@@ -155,7 +155,8 @@ class SegmentCredit:
             metrics.update({"segrl/attributed_share": 0.0, "segrl/uniform/off_step": float(rows)})
             return
         rollouts = rollouts_of(batch, self.tokenizer, self.ends, self.settings)
-        if sentence := None if "plain" in self.warned else nearly_plain(rollouts):
+        by_segments = any(side.least_thoughts > 1 for side in self.settings.sides)
+        if by_segments and "plain" not in self.warned and (sentence := nearly_plain(rollouts)):
             self._warn(sentence, once="plain")
         self.warned.add("plain")  # only the first batch is looked at
         why = self._reasons(rollouts)

@@ -16,7 +16,8 @@ from verl.utils.ulysses import get_ulysses_sequence_parallel_group, set_ulysses_
 from segrl.attribution.calibration import masses_on_grid
 from segrl.attribution.quadrature import midpoint
 from segrl.credit.rollout import rollout_trace
-from segrl.importance.lockstep import Request, attribute_in_lockstep, explained, parts
+from segrl.importance.discriminating import ACROSS_RESPONSES
+from segrl.importance.lockstep import Request, attribute_in_lockstep, compare_in_lockstep, explained, parts
 from segrl.text.ending import end_tokens
 from segrl.types import TokenisedTrace
 from segrl.verl.queue import known
@@ -25,6 +26,8 @@ FIELDS = ("prompts", "responses", "response_mask", "reward_model")
 SCORES = ("segrl_scores", "segrl_gap", "segrl_copy_share")
 MASSES = "segrl_masses"
 BOUNDARIES = "segrl_boundaries"  # of each rollout's segments
+ADVANTAGE = "segrl_advantage"  # one number a rollout; zero where it only fills up the ranks
+LOGP = "old_log_probs"  # verl's name for the actor's before the update
 
 
 class AttributingWorker:
@@ -38,9 +41,13 @@ class AttributingWorker:
         request: Request = tu.get_non_tensor_data(data, "segrl", default=None)
         tokenizer = self.actor.model_config.tokenizer
         traces = explained_traces(data, tokenizer, self._segrl_ends(), request.target)
-        boundaries = [row.tolist() for row in data[BOUNDARIES].unbind()] if BOUNDARIES in data else None
         with self._segrl_model(request.model) as model:
-            streams = attribute_in_lockstep(model, traces, tokenizer, request, boundaries)
+            if request.need in ACROSS_RESPONSES:
+                advantages = [float(row) for row in data[ADVANTAGE].unbind()]
+                streams = compare_in_lockstep(model, traces, data[LOGP].unbind(), advantages, request)
+            else:
+                boundaries = [row.tolist() for row in data[BOUNDARIES].unbind()] if BOUNDARIES in data else None
+                streams = attribute_in_lockstep(model, traces, tokenizer, request, boundaries)
         return _columns(
             segrl_scores=_jagged([stream.scores_T for stream in streams]),
             segrl_gap=known([stream.gap for stream in streams]),

@@ -36,7 +36,7 @@ def thinking_kept(segments, selection):
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("measure", [name for name, measure in MEASURES.items() if measure.offline])
 def test_every_measure_selects_by_one_command_and_as_much_as_the_others(planted, tmp_path, measure):
     out = tmp_path / "out.parquet"
     path = ["attribution=paper"] if measure == "ig" else []
@@ -48,6 +48,11 @@ def test_every_measure_selects_by_one_command_and_as_much_as_the_others(planted,
         assert len(segments) == len(scores) == len(selection) == pieces
         assert thinking_kept(segments, selection) == pytest.approx(0.45, abs=0.12)
         assert set(selection.reason_S) <= {"strength", "forced", "dropped", "consistency"}
+
+
+def test_a_measure_that_exists_only_while_training_is_refused(planted, tmp_path, capsys):
+    assert main(["select", f"traces={planted}", f"out={tmp_path / 'out.parquet'}", "measure=delta"]) == 2
+    assert "measure=delta compares the responses of a batch by their advantages" in capsys.readouterr().err
 
 
 def test_a_random_third_of_the_segments_is_one_command(planted, tmp_path):

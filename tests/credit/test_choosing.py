@@ -32,6 +32,7 @@ def rollout(key: str, reward: float, advantage: float, answer: str | None = "7",
     return Rollout(key, trace, segments, torch.full((10,), advantage), reward)
 
 
+DELTA = {"measure": "delta", "sign": "both"}
 RIGHT, WRONG = rollout("a_0_0", 1.0, 0.5), rollout("a_1_0", 0.0, -0.5)
 
 
@@ -65,6 +66,10 @@ RIGHT, WRONG = rollout("a_0_0", 1.0, 0.5), rollout("a_1_0", 0.0, -0.5)
             "no_answer",
         ),
         (replace(RIGHT, segments=Segments((0, 8, 10), ("thought", "answer"))), {}, "one_thought"),
+        # A measure of tokens tells those of a single thought apart; without a thought there is nothing to weigh.
+        (replace(RIGHT, segments=Segments((0, 8, 10), ("thought", "answer"))), DELTA, None),
+        (replace(RIGHT, trace=replace(RIGHT.trace, answer=None)), DELTA, None),
+        (replace(RIGHT, segments=Segments((0, 10), ("answer",))), DELTA, "one_thought"),
     ],
 )
 def test_attribution_is_spent_where_it_can_change_something(candidate, settings, reason):

@@ -71,11 +71,12 @@ def test_by_default_a_rollout_is_read_at_one_gate():
         ({"measure": "mistake"}, "contrast", True),
         ({"measure": "oar"}, "gradient_T", True),
         ({"measure": "grail"}, "gradnorm_T", True),
+        ({"measure": "delta"}, "coefficient_T", True),
         ({"measure": "entropy"}, "entropy_T", False),
         ({"measure": "length"}, None, False),
     ],
 )
-def test_a_model_runs_only_for_measures_that_read_gradients(settings, need, attributes):
+def test_a_model_runs_only_for_measures_that_read_gradients_or_its_last_layer(settings, need, attributes):
     credit = CreditSettings(**settings)
     assert ([side.need for side in credit.sides], credit.attributes) == ([need], attributes)
 

@@ -11,6 +11,7 @@ from segrl.analysis.shapley import dependence, subsets
 from segrl.attribution.evaluator import Batching, Row
 from segrl.attribution.target import TEMPLATE
 from segrl.importance import confidence, streams
+from segrl.importance.discriminating import ACROSS_RESPONSES
 from segrl.importance.gathering import NEEDS, prefix_answer_logprob, token_streams
 from segrl.importance.keeping import keeping, kept_answer_value, of_thoughts
 from segrl.importance.reader import Reader
@@ -323,7 +324,9 @@ def test_gradients_against_autograd_on_input_embeddings():
 def test_gathering_leaves_the_model_as_it_was():
     model = tiny_model().train()
     before = model.config._attn_implementation
-    gathered(*(need for need in NEEDS if need != "ig"), model=model, samples=2, answer_tokens=2)
+    gathered(
+        *(need for need in NEEDS if need not in ("ig", *ACROSS_RESPONSES)), model=model, samples=2, answer_tokens=2
+    )
     assert model.training
     assert model.config._attn_implementation == before
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())

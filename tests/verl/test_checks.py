@@ -65,6 +65,36 @@ def grpo_config(*overrides):
             "segrl.nodes=50 are to be chosen among segrl.calibration_nodes=48",
         ),
         (["segrl.measure=entropy", "algorithm.rollout_correction.bypass_mode=true"], "bypass_mode leaves out"),
+        (
+            ["segrl.measure=delta"],
+            "segrl.measure=delta tells responses of positive from those of negative advantage, but with segrl.sign="
+            "positive and one side alone it does not read both; take segrl.sign=both",
+        ),
+        (
+            ["segrl.measure=contribution", "segrl.negative_measure=delta", "segrl.sign=both"],
+            "segrl.negative_measure=delta tells responses of positive from those of negative advantage, but",
+        ),
+        (
+            ["segrl.measure=delta", "segrl.sign=both", "algorithm.rollout_correction.bypass_mode=true"],
+            "segrl.measure=delta reads the log-probs that the actor gives the rollouts before its update",
+        ),
+        (
+            ["segrl.measure=delta", "segrl.sign=both", "segrl.attributor=frozen", "segrl.attributor_path=x"],
+            "segrl.measure=delta reads the actor's own last layer beside its log-probs, not segrl.attributor=frozen",
+        ),
+        (
+            [
+                *("segrl.measure=delta", "segrl.sign=both", "segrl.attributor=ref"),
+                "actor_rollout_ref.actor.use_kl_loss=true",
+            ],
+            "not segrl.attributor=ref; take segrl.attributor=live",
+        ),
+        (["segrl.measure=delta", "segrl.sign=both", "algorithm.adv_estimator=gae"], "has a critic; take grpo or rloo"),
+        (
+            ["segrl.measure=delta", "segrl.sign=both", "actor_rollout_ref.actor.strategy=megatron"],
+            "cannot run this: actor.strategy=megatron; attribution runs on fsdp2",
+        ),
+        (["segrl.measure=delta", "segrl.sign=both", "+segrl.measure_options.lo=1"], "with the options {'lo': 1}"),
         (["+segrl.rule_options.lo=1"], "the weighting rule 'rank' with the options {'lo': 1}: got an unexpected"),
         (["+segrl.segmentation.min_token=3"], "segmenter='auto' with the options {'min_token': 3}: got an unexpected"),
         (["segrl.measure=strength", "+segrl.measure_options.aggregate=men"], "aggregate='men', expected one of"),
@@ -102,6 +132,10 @@ def test_what_cannot_be_done_is_refused(overrides, sentence):
         ["segrl.nodes=50", "segrl.quadrature=calibrated", "segrl.attributor=frozen", "segrl.attributor_path=x"],
         ["segrl.rule=uniform", "actor_rollout_ref.actor.policy_loss.loss_mode=geo_mean"],
         ["segrl.measure=oracle", "+segrl.measure_options.inverted=true"],
+        ["segrl.measure=delta", "segrl.sign=both", "segrl.rule=linear", "segrl.scope=batch"],
+        ["segrl.measure=delta", "segrl.negative_measure=delta", "segrl.sign=both"],
+        ["segrl.measure=delta", "segrl.sign=both", "actor_rollout_ref.model.use_fused_kernels=true"],
+        ["segrl.measure=delta", "segrl.sign=both", "actor_rollout_ref.model.tiled_mlp.enabled=true"],
         ["segrl.rule=top", "segrl.measure=entropy", "+segrl.measure_options.aggregate=token"],
     ],
 )

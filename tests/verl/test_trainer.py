@@ -23,7 +23,7 @@ from segrl.verl import queue as queue_module
 from segrl.verl import trainer as trainer_module
 from segrl.verl.queue import fill_up
 from segrl.verl.trainer import SegmentCredit
-from segrl.verl.worker import AttributingWorker, explained_traces
+from segrl.verl.worker import FIELDS, AttributingWorker, explained_traces
 
 TOKENIZER = byte_level_tokenizer()
 THINKING = "3 + 4 = 7.\n\nWait, so 7.\n\nHowever, 7.\n"
@@ -357,6 +357,42 @@ def test_the_weight_of_entropy_follows_the_steps_and_is_found_again(make):
     assert 0 < directions[-1] < 1 < directions[0] < 2
 
 
+def test_both_signs_are_compared_in_one_request_with_their_advantages_and_log_probs(make, tmp_path):
+    """Without an answer, too. What fills up the ranks has advantage zero and is on no side. The actor's numbers grow by
+    one a token and the range is 0.8 to 1.2, so the n-th token's strength is 0.8 + 0.4 n; the batch's weights have mean
+    one."""
+    segrl = {"measure": "delta", "rule": "linear", "scope": "batch", "sign": "both"}
+    trainer, queue = make(ranks=2, dump_dir=str(tmp_path / "dump"), **segrl)
+    metrics = step(trainer, queue)
+    [asked] = trainer.actor_rollout_wg.batches
+    request = asked.extra_info["segrl"]
+    assert (request.need, request.target, request.model) == ("coefficient_T", "own", "live")
+    assert asked.fields == [*FIELDS, "segrl_advantage", "old_log_probs"]
+    advantages = {key: queue.rows[key]["segrl_advantage"].tolist() for key in asked.keys}
+    filler = {key for key in asked.keys if key not in ("a_0_0", "a_1_0", SILENT)}
+    assert len(filler) == 1
+    assert advantages == {"a_0_0": [0.5], "a_1_0": [-0.5], SILENT: [0.5], filler.pop(): [0.0]}
+    assert metrics["segrl/attributed_share"] == 3 / 5
+    lines = {line["key"]: line for line in map(json.loads, (tmp_path / "dump" / "1.jsonl").read_text().splitlines())}
+    thinking = len(TOKENIZER(THINKING)["input_ids"])
+    strengths = [0.8 + 0.4 * n for n in range(thinking)]
+    weighed = []
+    for key in ("a_0_0", "a_1_0", SILENT):
+        assert lines[key]["strength"][:thinking] == pytest.approx(strengths)
+        weighed += lines[key]["weights"][:thinking]
+    mean = sum(strengths) / thinking
+    assert weighed == pytest.approx([strength / mean for strength in strengths] * 3)
+    assert queue.rows["a_1_0"]["advantages"][:3].tolist() == pytest.approx([-0.5 * w for w in weighed[:3]])
+
+
+def test_other_measures_ask_for_no_advantages(make):
+    trainer, queue = make()
+    step(trainer, queue)
+    [asked] = trainer.actor_rollout_wg.batches
+    assert asked.fields == list(FIELDS)
+    assert all("segrl_advantage" not in row for row in queue.rows.values())
+
+
 def test_the_path_is_asked_of_the_workers_as_it_is_set(make):
     path = {"path": "values", "output": "log_odds", "begin": 0.25, "interpolate": None}
     trainer, queue = make(right=4, fidelity_every=1, quadrature="calibrated", calibration_nodes=4, **path)
@@ -487,6 +523,13 @@ def test_a_mostly_unsegmented_first_batch_is_a_warning(make, caplog):
     step(trainer, queue)
     step(trainer, queue)
     assert caplog.text.count("this run is nearly plain GRPO") == 1
+
+
+def test_a_measure_of_tokens_tells_those_of_one_thought_apart(make, caplog):
+    trainer, queue = make(segmentation={"max_segments": 1}, measure="delta", rule="linear", sign="both")
+    assert step(trainer, queue)["segrl/attributed_share"] == 3 / 5
+    assert len(queue.rows["a_0_0"]["advantages"].unique()) > 3
+    assert "nearly plain" not in caplog.text
 
 
 def test_the_trainer_passes_for_its_base_and_waits_as_it_is_told(make):
