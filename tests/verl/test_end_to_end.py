@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("verl")
 
 import torch
-from testkit.runs import bounded, dumped, grpo_command, killed_after, metric, steps_of
+from testkit.runs import bounded, dumped, grpo_command, killed_after, method_command, metric, steps_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import segrl
@@ -103,6 +103,8 @@ TWO_RANKS = (
     "+segrl.fidelity_nodes=12",
     # the paper's measure at one calibrated node: what is kept for a run that goes on
     *("+segrl.measure=ig", "+segrl.path=embeddings", "+segrl.output=logp", "+segrl.quadrature=calibrated"),
+    # and wrong rollouts by a contrast
+    *("+segrl.sign=both", "+segrl.negative_measure=mistake"),
 )
 
 
@@ -165,3 +167,29 @@ def ramped(line: dict, ramp: float) -> list[float]:
     inside = [one for one in rule if one is not None]
     mean = sum(inside) / len(inside)
     return [1.0 if one is None else 1 + ramp * (one / mean - 1) for one in rule]
+
+
+@pytest.mark.timeout(900)
+def test_acpo_adds_what_its_phase_says(tmp_path, environment, ray_dir):
+    """Exploring in step 1, converging in step 2; the added parts of a response sum to zero but for the phase's own."""
+    phases = ["segrl.curriculum.convergence_step=2", "segrl.regulation.entropy_weight=0.0"]
+    phases += ["segrl.regulation.confidence=false", "segrl.regulation.reference_weight=0.01"]
+    entry = method_command("acpo", tmp_path, ray_dir, 2, *phases)
+    log = bounded(entry, environment, 500, tmp_path / "log")
+    assert [metric(log, step, "segrl/phase") for step in (1, 2)] == [1, 1]  # what follows from the step
+    for step in (1, 2):
+        weighed = [line for line in dumped(tmp_path, step) if line["uniform"] is None]
+        assert weighed, f"step {step}"
+        for line in weighed:
+            thinking = line["boundaries"][-2] if line["kinds"][-1] == "answer" else line["boundaries"][-1]
+            added, plain = added_and_plain(line)
+            assert sum(plain[:thinking]) == pytest.approx(0, abs=1e-3)
+            if step == 1:
+                assert added == pytest.approx(plain, abs=1e-5)
+        if step == 2:
+            assert any(added != pytest.approx(plain, abs=1e-5) for added, plain in map(added_and_plain, weighed))
+
+
+def added_and_plain(line: dict) -> tuple[list[float], list[float]]:
+    added = [now - line["advantage"] for now in line["advantages"]]
+    return added, [weight - 1 for weight in line["weights"]]

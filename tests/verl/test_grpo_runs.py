@@ -22,6 +22,7 @@ from testkit.runs import (
     grpo_command,
     killed_after,
     marked,
+    method_command,
     metric,
     name_of,
     send,
@@ -31,6 +32,7 @@ from testkit.runs import (
 
 import segrl
 from segrl import toy
+from segrl.commands.config import CONFIG_DIR
 from segrl.credit.curriculum import Curriculum, CurriculumSettings, pass_rates
 from segrl.credit.rollout import rollout_trace
 from segrl.data import read_rows
@@ -305,3 +307,11 @@ def test_a_rollout_server_that_hangs_ends_the_job(tmp_path, environment, ray_dir
         assert process.wait(timeout=300) != 0
     last = "\n".join(log.read_text(errors="replace").splitlines()[-60:])
     assert re.search(r"TimeoutError: step \d+ was not done after segrl.step_timeout=150 s", last)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIG_DIR / "grpo" / "method").glob("*.yaml")))
+def test_every_method_takes_three_steps(tmp_path, environment, ray_dir, name):
+    log = bounded(method_command(name, tmp_path, ray_dir, 3), environment, 600, tmp_path / "log")
+    assert steps_of(log) == {1, 2, 3}
+    if name != "uniform":
+        assert any(line["uniform"] is None for step in (1, 2, 3) for line in dumped(tmp_path, step))

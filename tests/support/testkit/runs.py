@@ -49,6 +49,23 @@ def grpo_command(folder: Path, ray_dir: str, steps: int, *overrides: str, mode: 
     return [*entry, *(f"{key}={value}" for key, value in settings.items()), *overrides]
 
 
+def method_command(name: str, folder: Path, ray_dir: str, steps: int, *overrides: str) -> list[str]:
+    """`segrl grpo method=<name>` at the size of :func:`grpo_command`."""
+    problems = [one for one in toy.sample_problems(192, seed=11) if one.meta["n_steps"] <= 4]
+    write_verl_parquet(problems, str(folder / "rows.parquet"), "toy", "train")
+    settings = {
+        "out": folder,
+        "data_path": folder / "rows.parquet",
+        "trainer.total_training_steps": steps,
+        "data.train_batch_size": 8,
+        "data.max_response_length": 256,
+        "segrl.dump_dir": folder / "dump",
+        "+ray_kwargs.ray_init._temp_dir": ray_dir,
+    }
+    entry = [sys.executable, "-m", "segrl", "grpo", "preset=toy_cpu", f"method={name}"]
+    return [*entry, *(f"{key}={value}" for key, value in settings.items()), *overrides]
+
+
 def steps_of(log: str) -> set[int]:
     return {int(step) for step in re.findall(r"step:(\d+) - ", log)}
 
