@@ -147,6 +147,14 @@ def _for_negative(weights_T: Tensor, weighted_T: Tensor, sign: str, signed_T: Te
     return weights_T
 
 
+def standardised(values: Tensor) -> Tensor:
+    """The z-scores of the values; zeros where they do not differ by more than rounding."""
+    if not len(values):
+        return values
+    centred, spread = values - values.mean(), float(values.std(unbiased=False))
+    return centred / spread if spread > 1e-12 * (1 + float(values.abs().max())) else torch.zeros_like(values)
+
+
 # --- the rules -------------------------------------------------------------------------------------------------------
 
 
@@ -205,11 +213,8 @@ def softmax(
         raise ValueError(f"temperature={temperature}, floor={floor}: expected one above 0, and a share from 0 to 1")
     thoughts = int(thought_S.sum())
     weights_S = torch.ones(len(scores), dtype=torch.float64)
-    strength_S = scores.strength_S[thought_S]
-    spread = float(strength_S.std(unbiased=False)) if thoughts else 0.0
-    if spread > 0:
-        soft_S = (strength_S / (spread * temperature)).softmax(0)
-        weights_S[thought_S] = floor + (1 - floor) * thoughts * soft_S
+    soft_S = (standardised(scores.strength_S[thought_S]) / temperature).softmax(0)
+    weights_S[thought_S] = floor + (1 - floor) * thoughts * soft_S
     return weights_S
 
 
@@ -232,9 +237,7 @@ def zscore(
     weights_S = torch.full((len(scores),), low, dtype=torch.float64)
     if not bool(scored_S.any()):
         return torch.ones(len(scores))
-    values = strength_S[scored_S] if logs else strength_S[scored_S].log()
-    spread = values.std(unbiased=False)
-    z = (values - values.mean()) / spread if float(spread) > 1e-12 * (1 + float(values.abs().max())) else 0 * values
+    z = standardised(strength_S[scored_S] if logs else strength_S[scored_S].log())
     weights_S[scored_S] = (1 + gain * z).clamp(low, high)
     return weights_S
 
@@ -247,7 +250,7 @@ def quantile(
     inside: float = 1.2,
     outside: float = 0.8,
 ) -> Tensor:
-    """OAR's rule: ``inside`` for thoughts whose strength reaches the ``q`` quantile, ``outside`` for the others."""
+    """``inside`` for thoughts whose strength reaches the ``q`` quantile, ``outside`` for the others."""
     if not bool(thought_S.any()):
         return torch.ones(len(scores))
     ordered = scores.strength_S[thought_S].sort().values

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from segrl.types import Segments, SegmentScores
+from segrl.weighting import standardised
 
 RANGE = 100.0  # the steered weight stays within so many times of where it began
 
@@ -94,9 +95,7 @@ def entropy_bonus(scores: SegmentScores, segments: Segments, likelihoods: Likeli
 def directions(scores: SegmentScores, converging: bool) -> Tensor:
     """How much entropy each segment is to win: exploring, up to 2 for what contributed least; converging, down to -2
     for what contributed most; 1 or -1 for the average."""
-    strength_S = scores.strength_S[scores.thought_S]
-    spread = float(strength_S.std(unbiased=False)) if len(strength_S) else 0.0
-    z_S = (strength_S - strength_S.mean()) / spread if spread > 0 else torch.zeros_like(strength_S)
+    z_S = standardised(scores.strength_S[scores.thought_S])
     directions_S = torch.zeros(len(scores), dtype=torch.float64)
     directions_S[scores.thought_S] = -2 * z_S.sigmoid() if converging else 2 * (-z_S).sigmoid()
     return directions_S
