@@ -8,7 +8,7 @@ training   full, and at the same kept tokens and forced segments: selective and 
            planted needed ones (oracle): where oracle does not beat full, this world cannot rank measures
 measures   every measure, masking and (those of segments) pruning, at the same kept tokens
 grid       IG at every tau and beta, as the paper's figure 5
-power      on traces of which a third is needed (--redundancy): full, the planted truth, IG, first_and_last,
+power      on traces of which a third is needed (--redundancy): full, the planted truth, IG, first_and_last, alone,
            contribution, permuted and random scores at as many tokens as are needed, full, planted and IG also
            normalised per trace
 
@@ -66,7 +66,8 @@ def matched(mode: str, measure: str, share: float = KEPT, **how: str) -> Arm:
 def power_arms() -> dict[str, Arm]:
     """The planted truth keeps needed thoughts, corrections and the close alone; the others keep as many tokens."""
     planted = ("selection.tau=1", "selection.beta=1", "selection.force=[]")
-    measures = {"first_and_last": "default", "contribution": "default", "permuted_ig": "paper", "random": "paper"}
+    measures = {"first_and_last": "default", "alone": "default", "contribution": "default"}
+    measures |= {"permuted_ig": "paper", "random": "paper"}
     return {
         "full": Arm("full"),
         "planted": Arm("selective", "oracle", planted),

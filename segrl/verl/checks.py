@@ -68,6 +68,13 @@ def check_sizes(config: DictConfig) -> None:
             f"rollout.max_model_len={roles.rollout.max_model_len}, but max_prompt_length={data.max_prompt_length} and "
             f"max_response_length={data.max_response_length} come to {length}"
         )
+    held = roles.actor.ppo_max_token_len_per_gpu * roles.actor.ulysses_sequence_parallel_size
+    if roles.actor.use_dynamic_bsz and held < length:
+        raise ValueError(
+            f"actor.ppo_max_token_len_per_gpu={roles.actor.ppo_max_token_len_per_gpu}: a micro-batch holds {held} "
+            f"tokens, but max_prompt_length={data.max_prompt_length} and max_response_length="
+            f"{data.max_response_length} come to {length}; verl does not cut a row, give {length} or more"
+        )
     limit = position_limit(model_config(roles.model))
     if limit and length > limit:
         raise ValueError(

@@ -198,6 +198,10 @@ def test_a_frozen_attributor_of_another_vocabulary_is_refused_before_it_is_loade
         (["actor_rollout_ref.rollout.n=1"], "rollout.n=1: grpo compares the rollouts of a prompt"),
         (["data.max_response_length=600"], "rollout.max_model_len=640, but max_prompt_length=192"),
         (
+            ["actor_rollout_ref.actor.ppo_max_token_len_per_gpu=512"],
+            "a micro-batch holds 512 tokens, but max_prompt_length=192 and max_response_length=384 come to 576",
+        ),
+        (
             ["data.max_response_length=900", "actor_rollout_ref.rollout.max_model_len=2000"],
             "come to 1092 tokens, the model",
         ),
