@@ -1,5 +1,5 @@
-"""What `segrl select` selects by: the scores of each trace's segments, of a measure that reads nothing, from
-attributions, or computed with a model into shards beside ``out``, which know no threshold."""
+"""What `segrl select` selects by: the scores of each trace's segments, by a measure that needs no model, from saved
+attributions, or computed with a model, in shards beside ``out``, which know no threshold."""
 
 from __future__ import annotations
 
@@ -52,8 +52,11 @@ def check_measure(measure: str, path: str) -> None:
 
 def _by_measure(evidence: Evidence, config: DictConfig) -> Scored:
     segments = segments_of(evidence.trace, config)
-    scores = score(evidence, segments, config.measure, **plain(config.measure_options))
-    return Scored(evidence.trace, segments, scores, None)
+    return Scored(evidence.trace, segments, _scores(evidence, segments, config), None)
+
+
+def _scores(evidence: Evidence, segments: Segments, config: DictConfig) -> SegmentScores:
+    return score(evidence, segments, config.measure, **plain(config.measure_options))
 
 
 def _of_row(trace: TokenisedTrace, segments: Segments, row: Row) -> Scored:
@@ -126,7 +129,7 @@ def scored_rows(model, tokenizer, group: Sequence[TokenisedTrace], config: DictC
         segments = segments_of(trace, config)
         try:
             [evidence] = gather(model, [trace], tokenizer, needs, segments=[segments], **options)
-            rows.append(records.scores_row(trace, segments, _by_measure(evidence, config).scores))
+            rows.append(records.scores_row(trace, segments, _scores(evidence, segments, config)))
         except ValueError as error:
             rows.append(records.failed_scores_row(trace, segments, str(error)))
     return rows
