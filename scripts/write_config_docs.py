@@ -34,7 +34,7 @@ ABOVE = re.compile(r"^    # (?P<comment>.*)$")
 MORE = re.compile(r"^ {8,}# ?(?P<comment>.*)$")
 # What stands in sft.yaml and grpo.yaml beside `segrl.` and is not verl's.
 OURS = ("model_path", "attributor_path", "data_path", "out", "traces", "val_path", "selections", "attributions")
-OURS += ("measure", "tau", "beta", "mode", "stages", "nproc", "node_rank", "master", "gpu")
+OURS += ("tau", "beta", "mode", "stages", "nproc", "node_rank", "master", "gpu")
 # What a dataclass mixes into a command's config, behind a prefix.
 MIXED_IN: dict[str, list[tuple[str, type]]] = {
     "sft": [("", ColdStart), ("segrl.", Rules)],

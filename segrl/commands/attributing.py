@@ -1,4 +1,4 @@
-"""Attribute many traces into shards, in this process or on Ray. An interrupted call goes on where it stopped."""
+"""A row for each of many traces by a model, shard by shard, in this process or on Ray. An interrupted call goes on."""
 
 from __future__ import annotations
 
@@ -9,25 +9,33 @@ from typing import Any
 import torch
 
 from segrl.attribution.engine import attribute
+from segrl.commands.common import progress
 from segrl.data import write_rows
 from segrl.data.records import Row, attribution_row, failed_attribution_row
-from segrl.data.shards import Shards
+from segrl.data.shards import Shards, read_shards
 from segrl.loading import load_model
 from segrl.types import TokenisedTrace
 
 EXECUTORS = ("auto", "local", "ray")
-Advance = Callable[[int, int], None]  # traces, tokens
+MakeRows = Callable[[Any, Any, Sequence[TokenisedTrace], Any], list[Row]]  # of model, tokenizer, traces and options
 
 
 def run(
-    shards: Shards, model: Mapping[str, Any], options: Mapping[str, Any], executor: str, workers: int, advance: Advance
-) -> None:
-    """Fill the missing shards. ``model`` is what :func:`load_model` takes; ``options`` go to attribute."""
-    executor = executor_of(executor)
-    for i, rows in _rows_of_groups(shards.todo(), model, options, executor, workers):
-        write_rows(shards.part(i), rows)
-        advance(len(rows), sum(len(row["input_ids"]) for row in rows))
+    make_rows: MakeRows, shards: Shards, model: Mapping[str, Any], options: Any, executor: str, workers: int, done: str
+) -> list[Row]:
+    """The rows of all shards, the missing ones made by ``make_rows``. ``model`` is what :func:`load_model` takes;
+    ``done`` says what a trace is then. Where every trace failed, the shards are cleared and the reason is raised.
+    """
+    with progress(done, shards.items, shards.done) as advance:
+        for i, rows in _rows_of_groups(make_rows, shards.todo(), model, options, executor_of(executor), workers):
+            write_rows(shards.part(i), rows)
+            advance(len(rows), sum(trace.tokens for trace in shards.groups[i]))
     torch.cuda.empty_cache()  # a training that follows needs the room that the model had
+    rows = read_shards(shards.folder)
+    if all(row["error"] for row in rows):
+        shards.clear()
+        raise ValueError(f"not one of {len(rows)} traces could be {done}; the first: {rows[0]['error']}")
+    return rows
 
 
 def executor_of(executor: str) -> str:
@@ -44,16 +52,18 @@ def workers_of(executor: str, workers: int) -> int:
     return (workers or torch.cuda.device_count() or 1) if executor_of(executor) == "ray" else 1
 
 
-def _rows_of_groups(groups, model, options, executor: str, workers: int) -> Iterator[tuple[int, list[Row]]]:
+def _rows_of_groups(
+    make_rows: MakeRows, groups, model: Mapping[str, Any], options: Any, executor: str, workers: int
+) -> Iterator[tuple[int, list[Row]]]:
     if executor == "ray":
         from segrl.attribution.cluster import run_on_ray  # Ray is installed with verl only
 
-        yield from run_on_ray(attributed_rows, groups, model, options, workers)
+        yield from run_on_ray(make_rows, groups, model, options, workers)
         return
     loaded = None
     for i, group in groups:
         loaded = loaded or load_model(**model)
-        yield i, attributed_rows(*loaded, group, options)
+        yield i, make_rows(*loaded, group, options)
 
 
 def attributed_rows(model, tokenizer, group: Sequence[TokenisedTrace], options: Mapping[str, Any]) -> list[Row]:

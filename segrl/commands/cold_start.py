@@ -12,7 +12,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from segrl.commands.config import compose
-from segrl.commands.traces import attribute, check_measure, how_selected, select
+from segrl.commands.scoring import check_measure
+from segrl.commands.traces import attribute, how_selected, select
 from segrl.data.records import how_made, made_by
 from segrl.importance import measure_of
 from segrl.sft.stages import Stage, check_unclaimed

@@ -106,7 +106,7 @@ class Segment(Cut, ReadTraces):
 
 @dataclass
 class Spread(LoadedModel):
-    """Where a long attribution runs, and what a kill can lose of it."""
+    """Where many traces are attributed or scored, and what a kill can lose of it."""
 
     # local: in this process; ray: an actor per GPU, or per share of the cores, on all nodes of the cluster; auto: ray
     # where this machine has several GPUs
@@ -123,7 +123,18 @@ class Attribute(Spread, ReadTraces):
 
 
 @dataclass
-class ColdStart(Cut, Spread):
+class Measured(Cut, Spread):
+    """What the segments of many traces are scored by."""
+
+    # contribution: what the segment adds to the answer, read from one gate; ig: the paper's, with attribution=paper;
+    # its parts strength, abs_ig_tokens, ig_tokens; alone, first_and_last, shapley: the answer after a few thoughts;
+    # rivals pmi, confidence_gain, confidence_gain_cheap, leave_one_out, grad_input, oar, grail, attention, entropy,
+    # perplexity, first_correct; controls random, permuted_ig, length, position, oracle; or package.module:function
+    measure: str = "contribution"
+
+
+@dataclass
+class ColdStart(Measured):
     """How `segrl sft` attributes and selects by itself, in the words of `segrl attribute` and `segrl select`."""
 
     attribution: AttributionSettings = field(default_factory=AttributionSettings)
@@ -137,9 +148,8 @@ class Calibrate(LoadedModel, ReadTraces):
 
 
 @dataclass
-class Select(Cut, LoadedModel, ReadTraces):
+class Select(Measured, ReadTraces):
     out: str | None = None  # a .jsonl or .parquet file
-    measure: str = MISSING
     measure_options: dict[str, Any] = field(default_factory=dict)
     attributions: str | None = None
     pruned: str | None = None

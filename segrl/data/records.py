@@ -90,26 +90,35 @@ def attribution_of(row: Row) -> Attribution:
     )
 
 
-def selection_row(trace: TokenisedTrace, segments: Segments, scores: SegmentScores, selection: Selection) -> Row:
-    """A row of the segments, their scores and which are kept. A token measure's row has a segment for each token;
-    ``segment`` there says which of the trace's segments the token lies in.
+def scores_row(trace: TokenisedTrace, segments: Segments, scores: SegmentScores) -> Row:
+    """A row of the segments and their scores. A token measure's row has a segment for each token; ``segment`` there
+    says which of the trace's segments the token lies in.
     """
     pieces = segments if scores.segment_T is None else segments.by_token
     return {
         **segments_row(trace, pieces),
-        "keep": selection.keep_S.tolist(),
-        "reason": list(selection.reason_S),
         **{name: getattr(scores, f"{name}_S").tolist() for name in _SCORES},
         "segment": [] if scores.segment_T is None else scores.segment_T.tolist(),
         "error": None,
     }
 
 
+def failed_scores_row(trace: TokenisedTrace, segments: Segments, error: str) -> Row:
+    """A row with the columns of ``scores_row``, of scores that are zero, with the reason."""
+    zeros = {name: [0.0] * len(segments) for name in _SCORES}
+    return {**segments_row(trace, segments), **zeros, "segment": [], "error": error}
+
+
+def selection_row(trace: TokenisedTrace, segments: Segments, scores: SegmentScores, selection: Selection) -> Row:
+    """A row of the segments, their scores and which are kept."""
+    keep: Row = {"keep": selection.keep_S.tolist(), "reason": list(selection.reason_S)}
+    return {**scores_row(trace, segments, scores), **keep}
+
+
 def failed_selection_row(trace: TokenisedTrace, segments: Segments, error: str) -> Row:
     """A row with the columns of ``selection_row`` that keeps nothing, with the reason."""
-    zeros = {name: [0.0] * len(segments) for name in _SCORES}
     keep: Row = {"keep": [False] * len(segments), "reason": ["dropped"] * len(segments)}
-    return {**segments_row(trace, segments), **keep, **zeros, "segment": [], "error": error}
+    return {**failed_scores_row(trace, segments, error), **keep}
 
 
 def scores_of(row: Row) -> SegmentScores:

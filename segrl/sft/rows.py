@@ -66,7 +66,7 @@ class Supervision:
         if self.truncated:
             notes.append(f"{len(self.truncated)} too long and cut at a segment boundary ({_some(self.truncated)})")
         if self.failed:
-            notes.append(f"{len(self.failed)} whose attribution failed, dropped ({_some(self.failed)})")
+            notes.append(f"{len(self.failed)} that could not be scored, dropped ({_some(self.failed)})")
         if self.empty:
             notes.append(f"{len(self.empty)} without a kept token and dropped ({_some(self.empty)})")
         if self.selected.tokens:

@@ -1,4 +1,4 @@
-"""A long attribution that is killed and started again ends as if it had not been."""
+"""Long attributions and scorings that are killed and started again end as if they had not been."""
 
 import os
 import random
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import NamedTuple
 
 import pytest
 from testkit.tiny import byte_level_tokenizer, tiny_model
@@ -16,101 +17,121 @@ from segrl.data import read_rows, save_traces
 from segrl.data.shards import read_shards
 
 TRACES = 24
+# `out` and the folder of shards; by shapley 7 thoughts have 128 coalitions, of which 40 are drawn at random.
+PLACES = {"attribute": ("out", "out"), "select": ("out.parquet", "out.scores")}
+OPTIONS = {
+    "attribute": ["attribution.nodes=40", "attribution.tolerance=null"],
+    "select": ["measure=shapley", "evidence.forwards=40"],
+}
 
 
-@pytest.fixture(scope="module")
-def job(tmp_path_factory):
-    """A saved model, traces and the overrides of the command; one trace has no answer."""
+class Job(NamedTuple):
+    command: str
+    arguments: list[str]
+
+    def words(self, folder, *more):
+        return [self.command, *self.arguments, f"out={folder / PLACES[self.command][0]}", *more]
+
+    def rows(self, folder):
+        return read_shards(folder / PLACES[self.command][0])
+
+    def parts(self, folder):
+        return list((folder / PLACES[self.command][1]).glob("part-*.parquet"))
+
+
+@pytest.fixture(scope="module", params=OPTIONS)
+def job(request, tmp_path_factory):
+    """A command on a saved model and traces, of which one has no answer."""
     folder = tmp_path_factory.mktemp("job")
     tiny_model().save_pretrained(folder / "model")
     byte_level_tokenizer().save_pretrained(folder / "model")
-    texts = [f"Okay, 3 + 4.\n\nWait,{' 1' * i} it is 7.\n</think> \\boxed{{7}}" for i in range(TRACES)]
+    middle = "\n\nWait, it is 7." * 5
+    texts = [f"Okay, 3 + 4.{middle}\n\nWait,{' 1' * i} yes.\n</think> \\boxed{{7}}" for i in range(TRACES)]
     answers = ["7"] * (TRACES - 1) + [None]
     made = [Trace(f"t{i}", "3+4?", text, answer) for i, (text, answer) in enumerate(zip(texts, answers, strict=True))]
     save_traces(made, folder / "traces.parquet")
-    nodes = ["attribution.nodes=40", "attribution.tolerance=null", "shard=2", "device=cpu"]
-    return [f"attributor_path={folder / 'model'}", f"traces={folder / 'traces.parquet'}", *nodes]
+    given = [f"attributor_path={folder / 'model'}", f"traces={folder / 'traces.parquet'}", "shard=2", "device=cpu"]
+    return Job(request.param, [*given, *OPTIONS[request.param]])
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(job, tmp_path_factory):
-    out = tmp_path_factory.mktemp("whole") / "out"
-    assert main(["attribute", *job, f"out={out}"]) == 0
-    return read_shards(out)
+    folder = tmp_path_factory.mktemp("whole")
+    assert main(job.words(folder)) == 0
+    return job.rows(folder)
 
 
-def started(job, out, *more):
-    command = [sys.executable, "-m", "segrl", "attribute", *job, f"out={out}", *more]
+def started(job, folder, *more):
+    command = [sys.executable, "-m", "segrl", *job.words(folder, *more)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
 
 
-def shards(out):
-    return len(list(out.glob("part-*.parquet")))
-
-
-def kill_at(job, out, count, *more):
+def kill_at(job, folder, count, *more):
     """SIGKILL the whole process group once so many shards stand."""
-    process = started(job, out, *more)
+    process = started(job, folder, *more)
     deadline = time.monotonic() + 120
-    while shards(out) < count and process.poll() is None:
+    while len(job.parts(folder)) < count and process.poll() is None:
         assert time.monotonic() < deadline, "no progress in two minutes"
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
 
 
-def finish(job, out, *more):
-    process = started(job, out, *more)
+def finish(job, folder, *more):
+    process = started(job, folder, *more)
     shown, _ = process.communicate(timeout=240)
     assert process.returncode == 0, shown[-3000:]
     return shown
 
 
-def test_every_trace_gives_one_row_and_the_one_without_answer_says_why(uninterrupted):
+def test_every_trace_gives_one_row_and_the_one_without_answer_says_why(job, uninterrupted):
     assert [row["id"] for row in uninterrupted] == [f"t{i}" for i in range(TRACES)]
     assert [row["error"] is None for row in uninterrupted] == [True] * (TRACES - 1) + [False]
     assert "has no gold answer" in uninterrupted[-1]["error"]
-    assert all(row["evaluations"] == 42 for row in uninterrupted[:-1])
+    if job.command == "attribute":
+        assert all(row["evaluations"] == 42 for row in uninterrupted[:-1])
+    else:
+        assert all(any(row["strength"]) and any(row["keep"]) for row in uninterrupted[:-1])
+        assert not any([*uninterrupted[-1]["strength"], *uninterrupted[-1]["keep"]])
 
 
 @pytest.mark.e2e
 def test_killed_three_times_the_rows_are_those_of_an_uninterrupted_run(job, uninterrupted, tmp_path):
-    out, draw = tmp_path / "out", random.Random(7)
+    draw = random.Random(7)
     for count in sorted(draw.sample(range(1, TRACES // 2), 3)):
-        kill_at(job, out, count)
-        assert all(read_rows(part) for part in out.glob("part-*.parquet"))  # each shard is whole
-    assert shards(out) < TRACES // 2
-    finish(job, out)
-    assert read_shards(out) == uninterrupted
+        kill_at(job, tmp_path, count)
+        assert all(read_rows(part) for part in job.parts(tmp_path))  # each shard is whole
+    assert count <= len(job.parts(tmp_path)) < TRACES // 2
+    finish(job, tmp_path)
+    assert job.rows(tmp_path) == uninterrupted
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_killed_on_ray_the_rows_are_the_same(job, uninterrupted, tmp_path):
-    out = tmp_path / "out"
     ray = ["executor=ray", "workers=2"]
     for count in (1, 4, 9):
-        kill_at(job, out, count, *ray)
-    finish(job, out, *ray)
-    rows = read_shards(out)
+        kill_at(job, tmp_path, count, *ray)
+    finish(job, tmp_path, *ray)
+    rows, numbers = job.rows(tmp_path), "scores" if job.command == "attribute" else "strength"
     assert [row["id"] for row in rows] == [row["id"] for row in uninterrupted]
     for row, expected in zip(rows, uninterrupted, strict=True):
         assert row["error"] == expected["error"]
-        assert row["scores"] == pytest.approx(expected["scores"], rel=1e-4, abs=1e-6)
+        assert row[numbers] == pytest.approx(expected[numbers], rel=1e-4, abs=1e-6)
 
 
 def test_another_job_may_not_go_on_in_the_same_folder(job, tmp_path, capsys):
-    out = tmp_path / "out"
-    assert main(["attribute", *job, f"out={out}", "limit=2"]) == 0
-    before = read_shards(out)
-    assert main(["attribute", *job, f"out={out}", "limit=2", "attribution.nodes=4"]) == 2
-    assert "holds the beginning of another job: nodes was 40, now 4" in capsys.readouterr().err
-    assert main(["attribute", *job, f"out={out}"]) == 2
-    assert read_shards(out) == before
+    assert main(job.words(tmp_path, "limit=2")) == 0
+    before = job.rows(tmp_path)
+    key, named = ("attribution.nodes", "nodes") if job.command == "attribute" else ("evidence.forwards",) * 2
+    assert main(job.words(tmp_path, "limit=2", f"{key}=20")) == 2
+    assert f"holds the beginning of another job: {named} was 40, now 20" in capsys.readouterr().err
+    assert main(job.words(tmp_path)) == 2
+    assert job.rows(tmp_path) == before
 
 
 def test_an_unknown_executor_is_a_sentence(job, tmp_path, capsys):
-    assert main(["attribute", *job, f"out={tmp_path / 'out'}", "executor=spark"]) == 2
+    assert main(job.words(tmp_path, "executor=spark")) == 2
     assert "executor='spark', expected one of ('auto', 'local', 'ray')" in capsys.readouterr().err

@@ -68,6 +68,29 @@ def test_what_is_attributed_here_is_what_attribute_and_select_write(tmp_path, ca
         select_here(sft_config(tmp_path, "measure=ig", f"attributions={tmp_path}/a", f"out={tmp_path}/other"))
 
 
+def test_what_another_measure_reads_is_read_once(tmp_path, capsys, monkeypatch):
+    """As by `segrl select`: of the missing shard alone, and not for another threshold."""
+    save_traces(toy.sample_traces(4, seed=0), tmp_path / "traces.jsonl")
+    given = ["measure=alone", "shard=2"]
+    select_here(sft_config(tmp_path, *given, "tau=0.5"))
+    shards = sorted((tmp_path / "selections.scores").glob("*.parquet"))
+    assert [len(read_rows(shard)) for shard in shards] == [2, 2]
+    by_hand = ["select", f"traces={tmp_path}/traces.jsonl", *given, "selection.tau=0.5", f"out={tmp_path}/s.jsonl"]
+    assert cli(by_hand) == 0
+    made = (tmp_path / "selections.jsonl").read_bytes()
+    assert made == (tmp_path / "s.jsonl").read_bytes()
+    before = [(shard.read_bytes(), shard.stat().st_mtime_ns) for shard in shards]
+    shards[1].unlink()
+    (tmp_path / "selections.jsonl").unlink()
+    select_here(sft_config(tmp_path, *given, "tau=0.5"))
+    assert [shard.read_bytes() for shard in shards] == [content for content, _ in before]
+    assert shards[0].stat().st_mtime_ns == before[0][1]
+    assert (tmp_path / "selections.jsonl").read_bytes() == made
+    monkeypatch.setattr("segrl.commands.attributing.load_model", lambda **_: pytest.fail("a model was loaded"))
+    select_here(sft_config(tmp_path, *given, "tau=0.9"))
+    assert (tmp_path / "selections.jsonl").read_bytes() != made
+
+
 def test_the_papers_measure_is_refused_before_anything_is_attributed_on_another_path(tmp_path):
     save_traces(toy.sample_traces(1, seed=0), tmp_path / "traces.jsonl")
     with pytest.raises(ValueError, match="measure=ig is the paper's Eq"):
@@ -142,7 +165,7 @@ def test_the_keys_of_a_cold_start_are_those_of_its_commands():
     assert config.segmentation.options == {"crlf": True}
     for command in ("attribute", "select"):
         own = compose(command, [])
-        shared = set(own) & set(config) - {"measure", "attributions", "out", "traces", "attributor_path", "model_path"}
+        shared = set(own) & set(config) - {"attributions", "out", "traces", "attributor_path", "model_path"}
         plain = compose("sft", [])
         assert {key: plain[key] for key in shared} == {key: own[key] for key in shared}
     with pytest.raises(ConfigError, match=r"no key 'attribution.nodess', did you mean 'nodes'\?"):

@@ -191,7 +191,7 @@ def test_a_trace_whose_attribution_failed_is_selected_nothing_of(planted, tmp_pa
     given = f"traces={tmp_path / 't.parquet'}"
     run("attribute", given, f"out={tmp_path / 'ig'}", *few)
     run("select", given, f"attributions={tmp_path / 'ig'}", f"out={tmp_path / 'o.parquet'}")
-    assert "nothing of 1 traces whose attribution failed" in capsys.readouterr().out
+    assert "nothing of 1 traces that could not be scored" in capsys.readouterr().out
     rows = {row["id"]: row for row in read_rows(tmp_path / "o.parquet")}
     failed, found = (rows[trace.id] for trace in traces)
     assert "answer" in failed["error"]

@@ -112,6 +112,9 @@ def test_pruned_traces_are_written_beside_the_selection(planted, tmp_path):
         (["measure=ig"], "not on path=values: attribute with attribution=paper, or take measure=strength"),
         (["measure=attention", "attribution.context=some"], "context='some', expected one of"),
         (["measure=confidence_gain", "evidence.temperature=0"], "temperature=0.0"),
+        (["measure=alone", "measure_options.foo=1"], "measure='alone' with the options {'foo': 1}: got an unexpected"),
+        (["measure=alone", "segmenter=regex"], "segmenter='regex' with the options {}: missing a required argument"),
+        (["measure=alone", "dtype=float33"], "dtype='float33', expected one of"),
     ],
 )
 def test_bad_input_is_a_sentence(tmp_path, capsys, arguments, sentence):
@@ -121,6 +124,7 @@ def test_bad_input_is_a_sentence(tmp_path, capsys, arguments, sentence):
     assert sentence in shown
     assert "Traceback" not in shown
     assert not (tmp_path / "o.parquet").exists()
+    assert not list(tmp_path.glob("o.scores/*"))  # so that the corrected command may use the folder
 
 
 def test_a_model_that_never_gets_it_right_is_a_sentence(planted, tmp_path, capsys):
@@ -142,3 +146,59 @@ def test_a_note_beside_the_selections_says_how_they_were_made(planted, tmp_path)
     run("select", f"traces={planted}", f"out={tmp_path / 'o.parquet'}", "measure=length", "selection.tau=0.6")
     note = json.loads((tmp_path / "o.json").read_text())
     assert (note["measure"], note["tau"], note["beta"]) == ("length", 0.6, 0.8)
+
+
+# --- shards of scores ------------------------------------------------------------------------------------------------
+
+
+def test_other_thresholds_are_selected_by_the_scores_that_are_there(planted, tmp_path, monkeypatch):
+    given = ["select", f"traces={planted}", "measure=alone"]
+    run(*given, f"out={tmp_path / 'o.parquet'}", "selection.tau=0.2")
+    run(*given, f"out={tmp_path / 'whole.parquet'}", "selection.tau=0.9")
+    monkeypatch.setattr("segrl.commands.attributing.load_model", lambda **_: pytest.fail("a model was loaded"))
+    few = read_rows(tmp_path / "o.parquet")
+    run(*given, f"out={tmp_path / 'o.parquet'}", "selection.tau=0.9")
+    assert read_rows(tmp_path / "o.parquet") == read_rows(tmp_path / "whole.parquet") != few
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("measure", ["shapley", "permuted_ig", "confidence_gain", "continuation_gain"])
+def test_what_is_drawn_for_a_trace_depends_on_no_other_trace(tmp_path, measure):
+    """Alone in a shard or behind two others, first or last."""
+    traces = toy.sample_traces(3, seed=3)
+    drawn = ["evidence.forwards=40", "evidence.continuations=2", "evidence.continued_tokens=24", *FEW]
+
+    def scores(name, given, shard):
+        save_traces(given, tmp_path / f"{name}.jsonl")
+        out = tmp_path / f"{name}.parquet"
+        run("select", f"traces={tmp_path / name}.jsonl", f"out={out}", f"measure={measure}", f"shard={shard}", *drawn)
+        assert len(list(out.with_suffix(".scores").glob("part-*.parquet"))) == -(-len(given) // shard)
+        return {row["id"]: row["strength"] for row in read_rows(out)}
+
+    one_by_one = scores("one_by_one", traces, 1)
+    assert any(any(strength) for strength in one_by_one.values())
+    assert scores("together", traces[::-1], 3) == one_by_one
+
+
+def test_scores_of_other_traces_or_of_an_edited_measure_are_not_gone_on_with(planted, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "edited_measure.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    source = """
+from segrl.importance import from_strength
+def measured(evidence, segments):
+    return from_strength(evidence.alone_value_S.exp(), segments)
+measured.needs = ("alone_value_S",)
+"""
+    file.write_text(source)
+    traces = load_traces(planted)
+    save_traces(traces, tmp_path / "t.jsonl")
+    given = ["select", f"traces={tmp_path / 't.jsonl'}", f"out={tmp_path / 'o.parquet'}"]
+    run(*given, "measure=edited_measure:measured")
+    file.write_text(source.replace(".exp()", ".sigmoid()"))
+    assert main([*given, "measure=edited_measure:measured"]) == 2
+    assert "o.scores holds the beginning of another job: edited_measure:measured was '" in capsys.readouterr().err
+    file.write_text(source)
+    run(*given, "measure=edited_measure:measured")
+    save_traces([traces[0], Trace(traces[1].id, traces[1].problem, traces[1].response, "31415")], tmp_path / "t.jsonl")
+    assert main([*given, "measure=edited_measure:measured"]) == 2
+    assert "o.scores holds the beginning of another job: traces was '" in capsys.readouterr().err

@@ -250,12 +250,12 @@ def test_the_rows_of_a_token_measure_are_cut_at_the_traces_own_segments(tmp_path
     assert TOKENIZER.decode(cut[0]["input_ids"]).endswith("First, 3 + 4 = 7.\n\nWait, so 7.\n\n")
 
 
-def test_a_trace_whose_attribution_failed_is_dropped_and_counted(tmp_path):
+def test_a_trace_that_could_not_be_scored_is_dropped_and_counted(tmp_path):
     given = [segrl.tokenize(trace, TOKENIZER) for trace in traces(2)]
     failed = failed_selection_row(given[0], segrl.segment(given[0]), "its scores are not finite")
     for again in ({}, {"tau": 0.5}):  # which would force its first and last thought
         found = dataset(tmp_path, traces(2), [failed, selected(traces(2)[1], "1111")], **again)
-        assert found.notes == ["1 whose attribution failed, dropped (t0)"]
+        assert found.notes == ["1 that could not be scored, dropped (t0)"]
         assert len(found) == 1
 
 

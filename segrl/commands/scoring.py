@@ -1,0 +1,135 @@
+"""What `segrl select` selects by: the scores of each trace's segments, by a measure that needs no model, from saved
+attributions, or computed with a model, in shards beside ``out``, which know no threshold."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig
+
+from segrl.commands.attributing import run
+from segrl.commands.common import attributor, plain, segments_of, tokenised
+from segrl.data import records
+from segrl.data.records import Row
+from segrl.data.shards import Shards, by_id
+from segrl.importance import measure_of, score
+from segrl.importance.gathering import NEEDS, ON_PATHS, ONLY_WHILE_TRAINING, gather
+from segrl.loading import check_model
+from segrl.resolving import check_options
+from segrl.types import Evidence, Segments, SegmentScores, TokenisedTrace
+
+
+class Scored(NamedTuple):
+    trace: TokenisedTrace
+    segments: Segments
+    scores: SegmentScores  # zero where there is an error
+    error: str | None
+
+
+def scored_traces(config: DictConfig) -> Iterator[Scored]:
+    """Each trace with its segments and their scores, or the reason why there are none."""
+    needs = measure_of(config.measure).needs
+    if not needs:
+        return (_by_measure(Evidence(trace), config) for trace in tokenised(config))
+    return _saved(config) if config.attributions and needs == ("ig",) else _computed(config)
+
+
+def check_measure(measure: str, path: str) -> None:
+    """Refuse the paper's measure on a path that is not the paper's, and one that exists only while training."""
+    if not measure_of(measure).offline:
+        raise ValueError(ONLY_WHILE_TRAINING)
+    if measure == "ig" and path != "embeddings":
+        raise ValueError(
+            f"measure=ig is the paper's Eq. 3 and 4 on its path over embeddings, not on path={path}: attribute with "
+            "attribution=paper, or take measure=strength, which is Eq. 3 on either path"
+        )
+
+
+def _by_measure(evidence: Evidence, config: DictConfig) -> Scored:
+    segments = segments_of(evidence.trace, config)
+    return Scored(evidence.trace, segments, _scores(evidence, segments, config), None)
+
+
+def _scores(evidence: Evidence, segments: Segments, config: DictConfig) -> SegmentScores:
+    return score(evidence, segments, config.measure, **plain(config.measure_options))
+
+
+def _of_row(trace: TokenisedTrace, segments: Segments, row: Row) -> Scored:
+    return Scored(trace, segments, records.scores_of(row), row["error"])
+
+
+def _saved(config: DictConfig) -> Iterator[Scored]:
+    """By the attributions that `segrl attribute` wrote."""
+    rows = by_id(config.attributions, records.ATTRIBUTIONS)
+    for trace in tokenised(config):
+        row = rows.get(trace.id)
+        if row is None:
+            raise ValueError(f"{config.attributions} has no attribution of trace {trace.id!r}; attribute these traces")
+        if row["error"]:
+            segments = segments_of(trace, config)
+            yield _of_row(trace, segments, records.failed_scores_row(trace, segments, row["error"]))
+        else:
+            records.check_identity(trace, row, "attribution")
+            check_measure(config.measure, row["path"])
+            yield _by_measure(Evidence(trace, records.attribution_of(row)), config)
+
+
+# --- computed, shard by shard ----------------------------------------------------------------------------------------
+
+
+def _computed(config: DictConfig) -> Iterator[Scored]:
+    """By what the measure reads of the model at ``attributor_path``."""
+    measure, options = measure_of(config.measure), plain(config.measure_options)
+    check_measure(config.measure, config.attribution.path)
+    check_options(f"measure={config.measure!r}", measure.score, ["evidence", "segments"], options)
+    check_model(**attributor(config))
+    traces = tokenised(config)
+    segments = [segments_of(trace, config) for trace in traces]
+    shards = Shards(scores_beside(config.out), _settings(traces, config), traces, config.shard)
+    rows = run(scored_rows, shards, attributor(config), config, config.executor, config.workers, "scored")
+    for trace, trace_segments, row in zip(traces, segments, rows, strict=True):
+        records.check_identity(trace, row, "score")
+        yield _of_row(trace, trace_segments, row)
+
+
+def scores_beside(out: str) -> Path:
+    """The folder of the shards from which the selections ``out`` are made."""
+    return Path(out).with_suffix(".scores")
+
+
+def _settings(traces: Sequence[TokenisedTrace], config: DictConfig) -> dict[str, Any]:
+    """What the scores follow from: keys of the config, and hashes of the traces and of the user's own functions."""
+    keys = ("measure", "segmenter", "template", "dtype")
+    sections = ("measure_options", "segmentation", "attribution", "evidence")
+    options = {f"{name}.{key}": value for name in sections for key, value in plain(config[name]).items()}
+    files = {name: _file_hash(name) for name in (config.measure, config.segmenter) if ":" in name}
+    model, digest = attributor(config)["path"], records.traces_hash(traces)
+    return {"attributor": model, "traces": digest, **{key: config[key] for key in keys}, **options, **files}
+
+
+def _file_hash(function: str) -> str:
+    """A hash of the file of ``package.module:function``, which may be edited between two starts."""
+    file = inspect.getfile(import_module(function.partition(":")[0]))
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+
+
+def scored_rows(model, tokenizer, group: Sequence[TokenisedTrace], config: DictConfig) -> list[Row]:
+    """One row a trace, each read by itself; a trace that cannot be scored gives its reason."""
+    needs = measure_of(config.measure).needs
+    on_path = any(NEEDS[need] in ON_PATHS for need in needs)
+    output = (config.attribution if on_path else config.evidence).output
+    options = {**plain(config.attribution), **plain(config.evidence), "output": output}
+    rows = []
+    for trace in group:
+        segments = segments_of(trace, config)
+        try:
+            [evidence] = gather(model, [trace], tokenizer, needs, segments=[segments], **options)
+            rows.append(records.scores_row(trace, segments, _scores(evidence, segments, config)))
+        except ValueError as error:
+            rows.append(records.failed_scores_row(trace, segments, str(error)))
+    return rows
