@@ -21,17 +21,18 @@ from segrl.importance import MEASURES, measure_of, score
 from segrl.importance.gathering import gather
 from segrl.resolving import near
 from segrl.selection import select
-from segrl.types import Evidence, Segments, SegmentScores, TokenisedTrace
+from segrl.types import Attribution, Evidence, Segments, SegmentScores, TokenisedTrace
 
 TOP_TOKENS = 0.45  # what a measure of tokens keeps, as the paper lets it ([IG] section 4.3)
 
 
 class Scored(NamedTuple):
-    """A number for each thought, and what it took."""
+    """A number for each thought, what these numbers took, and the gap of the attribution that they were read from."""
 
     values: list[float]
     evaluations: float = 0.0
     seconds: float = 0.0
+    gap: float | None = None
 
 
 class Arm(Protocol):
@@ -76,16 +77,16 @@ class Measured:
     factor: float = 1.0  # -1: turned round
 
     def run(self, bench: Bench) -> Scored:
-        scores, evaluations, seconds = self.scores(bench)
-        return Scored([self.factor * value for value in bench.by_thought(scores)], evaluations, seconds)
+        return self.scored(bench, lambda scores: [self.factor * value for value in bench.by_thought(scores)])
 
-    def scores(self, bench: Bench) -> tuple[SegmentScores, float, float]:
+    def scored(self, bench: Bench, values_of: Callable[[SegmentScores], list[float]]) -> Scored:
+        """What ``values_of`` makes of the measure's scores: a number for each thought."""
         needs = measure_of(self.measure).needs
         evidence, seconds = bench.evidence(needs, self.gathered) if needs else (Evidence(bench.trace), 0.0)
         scores = score(evidence, bench.segments, self.measure, **self.options)
         # Fields that one gatherer fills together cost once.
         evaluations = max((evidence.cost.get(need, 0.0) for need in needs), default=0.0)
-        return scores, evaluations, seconds
+        return Scored(values_of(scores), evaluations, seconds, gap_of(evidence, needs))
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,11 @@ class Selected:
     beta: float
 
     def run(self, bench: Bench) -> Scored:
-        scores, evaluations, seconds = self.measured.scores(bench)
-        keep_S = select(scores, tau=self.tau, beta=self.beta, force=()).keep_S
-        return Scored(keep_S[bench.segments.thought_S].double().tolist(), evaluations, seconds)
+        def kept(scores: SegmentScores) -> list[float]:
+            keep_S = select(scores, tau=self.tau, beta=self.beta, force=()).keep_S
+            return keep_S[bench.segments.thought_S].double().tolist()
+
+        return self.measured.scored(bench, kept)
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,15 @@ def by_thought(scores: SegmentScores, segments: Segments) -> list[float]:
     top_T[ranked[:count]] = 1
     pieces = zip(segments.slices, segments.thought_S.tolist(), strict=True)
     return [float(top_T[piece].mean()) for piece, thought in pieces if thought]
+
+
+def gap_of(evidence: Evidence, needs: Sequence[str]) -> float | None:
+    """The completeness gap of the attribution among ``needs``; None without one or without its certificate.
+
+    A flat path has none either: there a gap is a share of next to nothing.
+    """
+    attributions = [field for need in needs if isinstance(field := getattr(evidence, need), Attribution)]
+    return next((attribution.gap for attribution in attributions if "flat" not in attribution.flags), None)
 
 
 # --- controls that read text -----------------------------------------------------------------------------------------

@@ -24,16 +24,20 @@ WRONG = "wrong"  # the kind of the first wrong step
 def judged(
     model, tokenizer, trace: TokenisedTrace, segments: Segments, arms: Mapping[str, Arm], options: Mapping[str, Any]
 ) -> Row:
-    """The scores of each arm for each thought, and what they took; ``options`` are those of what is gathered."""
+    """The scores of each arm for each thought, what they took, and the gap of the attribution that they were read from.
+
+    ``options`` are those of what is gathered.
+    """
     bench = Bench(model, tokenizer, trace, segments, options)
     scored = {name: arm.run(bench) for name, arm in arms.items()}
     return {
         "id": trace.id,
         "problem_id": trace.problem_id,
         "answer_tokens": answer_tokens(trace, tokenizer),
-        "scores": {name: values for name, (values, _, _) in scored.items()},
-        "evaluations": {name: evaluations for name, (_, evaluations, _) in scored.items()},
-        "seconds": {name: seconds for name, (_, _, seconds) in scored.items()},
+        "scores": {name: arm.values for name, arm in scored.items()},
+        "evaluations": {name: arm.evaluations for name, arm in scored.items()},
+        "seconds": {name: arm.seconds for name, arm in scored.items()},
+        "gaps": {name: arm.gap for name, arm in scored.items() if arm.gap is not None},
     }
 
 
