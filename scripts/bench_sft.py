@@ -4,7 +4,7 @@
     python scripts/bench_sft.py --traces 100 --tokens 2000
 
 start-up   reading traces and selections, tokenising, masking: what `segrl sft` does before its first row where
-           selections are given; then the same where these count another tokenizer's tokens, and are projected
+           selections are given; then the same where these were made on another tokenizer's tokens
 rows/s     rows read once, both datasets taking turns: verl tokenises each row when it is read, we did at the start; so
            ours is given twice, without and with the start-up shared out over the rows of one epoch
 """
@@ -75,7 +75,7 @@ def verls(folder: Path, tokenizer, max_length: int):
 
 
 def other_tokenizer(tokenizer, folder: Path) -> str:
-    """The same words, and one more that no text holds: enough that its tokens are projected."""
+    """The same words, and one more that no text holds: enough for a tokenizer that is another."""
     tokenizer.add_tokens(["<never>"])
     tokenizer.save_pretrained(folder)
     return str(folder)
@@ -88,7 +88,7 @@ def started(folder: Path, tokenizer, max_length: int, maker: str | None = None) 
     found = ours(folder, tokenizer, max_length, maker)
     wall, own = time.perf_counter() - wall, time.process_time() - own
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    what = "start-up, projected" if maker else "start-up"
+    what = "start-up, selections of another tokenizer" if maker else "start-up"
     print(f"{what}: {wall:.1f} s on {os.cpu_count()} cores, {own:.1f} s of processor time")
     return found
 
