@@ -89,9 +89,9 @@ def check_known(trace: TokenisedTrace, segments: Segments, truths: Sequence[str]
     """Refuse a trace whose truth is not known."""
     planted = trace.kinds
     if {"planted", "mistake"} & {*truths} and kinds_of(trace, segments) is None:
-        how = "has no planted kinds" if planted is None else f"has {len(planted)} kinds for {len(segments)} segments"
+        reason = "has no planted kinds" if planted is None else f"has {len(planted)} kinds for {len(segments)} segments"
         raise ValueError(
-            f"trace {trace.id!r} {how}: its truth is not known. Give traces of segrl.toy.sample_traces, "
+            f"trace {trace.id!r} {reason}: its truth is not known. Give traces of segrl.toy.sample_traces, "
             "or leave traces= out to sample some"
         )
     if "mistake" in truths and WRONG not in (planted or ()):
