@@ -24,7 +24,7 @@ def analyze(config: DictConfig) -> None:
     from segrl.analysis import figures, summary
     from segrl.analysis.page import sentences
     from segrl.commands.judging import truncated
-    from segrl.evaluation.results import write_json
+    from segrl.data.files import write_json
 
     (out,) = needed(config, "out")
     section = _checked(config)
@@ -44,8 +44,7 @@ def truth(config: DictConfig) -> None:
     from segrl.analysis import agreement
     from segrl.analysis.figures import save
     from segrl.analysis.truth_page import draw_table, truth_page
-    from segrl.data.files import write_text
-    from segrl.evaluation.results import write_json
+    from segrl.data.files import write_json, write_text
 
     (out,) = needed(config, "out")
     arms, truths = _arms(config), _truths(config)
@@ -101,21 +100,15 @@ def _tokenised(config: DictConfig, sampled: Callable[[int], list[Trace]]) -> lis
 def _toy_traces(n: int, seed: int) -> list[Trace]:
     """Right solutions of n problems, and the wrong ones of a mistaken solver for the problems it fails."""
     from segrl import toy
+    from segrl.toy.problems import mistaken
 
-    right, mistaken = toy.sample_traces(n, seed), toy.sample_traces(n, seed, arithmetic=_mistaken)
+    right, others = toy.sample_traces(n, seed), toy.sample_traces(n, seed, arithmetic=mistaken)
     wrong = [
         replace(other, id=f"{other.id}#wrong", answer=trace.answer, meta={**other.meta, "problem_id": trace.id})
-        for trace, other in zip(right, mistaken, strict=True)
+        for trace, other in zip(right, others, strict=True)
         if trace.problem == other.problem and trace.answer != other.answer
     ]
     return [replace(trace, meta={**trace.meta, "problem_id": trace.id}) for trace in right] + wrong
-
-
-def _mistaken(op: str, left: int, right: int) -> int:
-    """The result of a solver who multiplies by three instead of by seven."""
-    from segrl.toy.problems import modulo_ten
-
-    return modulo_ten(op, left, 3 if (op, right) == ("*", 7) else right)
 
 
 # --- a world, its arms and its truths ---------------------------------------------------------------------------------
