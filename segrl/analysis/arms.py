@@ -137,8 +137,7 @@ def by_thought(scores: SegmentScores, segments: Segments) -> list[float]:
     ranked = torch.where(inside_T, scores.strength_S, -torch.inf).argsort(descending=True, stable=True)
     top_T = torch.zeros(len(inside_T))
     top_T[ranked[:count]] = 1
-    pieces = zip(segments.slices, segments.thought_S.tolist(), strict=True)
-    return [float(top_T[piece].mean()) for piece, thought in pieces if thought]
+    return [float(top_T[thought].mean()) for thought in segments.thought_slices]
 
 
 def gap_of(evidence: Evidence, needs: Sequence[str]) -> float | None:

@@ -250,9 +250,7 @@ def _attribution(
 ) -> Attribution:
     """The masses of the thinking as scores, those around it as sums. The authors divide by the norm of all masses."""
     unit = settings.compat == "authors"
-    inside = path_sums.masses_L[sequence.thinking] / (path_sums.masses_L.norm() if unit else 1)
-    scores_T = torch.zeros(sequence.trace.tokens, dtype=torch.float64)
-    scores_T[: len(inside)] = inside
+    scores_T = sequence.of_response(path_sums.masses_L / (path_sums.masses_L.norm() if unit else 1))
     total = float(path_sums.masses_L[sequence.thinking].abs().sum())
     copied = float(path_sums.masses_L[sequence.restates].abs().sum())
     flags = ["flat"] if path_sums.flat else []

@@ -198,13 +198,17 @@ class Batching:
     rows: int | None = None
     checkpointing: bool | None = None
 
+    def held(self, device: torch.device) -> int:
+        """The number of tokens in one forward: as asked for, else what suits the device."""
+        return self.tokens or (CPU_TOKENS if device.type == "cpu" else TOKENS)
+
     def checkpoints(self, longest: int) -> bool:
         """Whether a batch is checkpointed, by its longest row where nothing is asked."""
         return longest > (self.tokens or TOKENS) if self.checkpointing is None else self.checkpointing
 
     def run(self, evaluate: Evaluator, rows: Sequence[Row]) -> Iterator[tuple[Row, float, Tensor]]:
         """Each row with its log-probability and masses, longest rows first, so that batches need little padding."""
-        budget = self.tokens or (CPU_TOKENS if evaluate.device.type == "cpu" else TOKENS)
+        budget = self.held(evaluate.device)
         lengths = [len(sequence) for sequence in evaluate.explained]
         for value_only in (True, False):  # rows with a gradient and rows without never share a forward
             alike = [row for row in rows if (row.weight is None) == value_only]

@@ -37,6 +37,17 @@ class Explained:
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    @property
+    def thinking_tokens(self) -> int:
+        """The number of tokens of the thinking."""
+        return self.thinking.stop - self.thinking.start
+
+    def of_response(self, values_L: Tensor) -> Tensor:
+        """The values of the response's tokens, from those of all positions; zero for tokens after the thinking."""
+        values_T = torch.zeros(self.trace.tokens, *values_L.shape[1:], dtype=values_L.dtype)
+        values_T[: self.thinking_tokens] = values_L[self.thinking]
+        return values_T
+
 
 def explain(
     trace: TokenisedTrace, tokenizer, target: str = "gold", template: str = TEMPLATE, context: str = "think"

@@ -166,4 +166,4 @@ def of_thoughts(sequence: Explained, segments: Segments, kept_KS: Tensor) -> Ten
     """Masks (K, thinking tokens) of coalitions; S counts thoughts here. An answer segment that is read always stays."""
     every_KS = torch.ones(len(kept_KS), len(segments), dtype=torch.bool)
     every_KS[:, segments.thought_S] = kept_KS
-    return every_KS[:, segments.index_T[: sequence.thinking.stop - sequence.thinking.start]]
+    return every_KS[:, segments.index_T[: sequence.thinking_tokens]]
