@@ -1,6 +1,6 @@
 """What a table of truth compares: ways to score the thoughts of a trace, each with its cost.
 
-An arm is anything with ``run(bench)``. Arms of the same evidence share it, and each is charged for all of it.
+An arm is anything with ``run(bench)``. Arms that read the same evidence share it, and each is charged all that it took.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Measured:
     measure: str | Callable[..., SegmentScores]
     options: Mapping[str, Any] = field(default_factory=dict)
     gathered: Mapping[str, Any] = field(default_factory=dict)
-    factor: float = 1.0  # -1: turned round
+    factor: float = 1.0  # of the scores; -1 turns their order round
 
     def run(self, bench: Bench) -> Scored:
         return self.scored(bench, lambda scores: [self.factor * value for value in bench.by_thought(scores)])
@@ -91,7 +91,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Sampled:
-    """Shapley values from so many forwards, or from the fewest that a trace's thoughts take where they are more."""
+    """Shapley values from ``forwards`` forwards, or from as many as a trace's thoughts take at the least."""
 
     forwards: int
     gathered: Mapping[str, Any] = field(default_factory=dict)
@@ -153,12 +153,12 @@ def gap_of(evidence: Evidence, needs: Sequence[str]) -> float | None:
 
 
 def digits(texts: list[str], bench: Bench) -> list[float]:
-    """How many digits a thought holds."""
+    """The number of digits in each thought."""
     return [float(sum(map(str.isdigit, text))) for text in texts]
 
 
 def lookup(texts: list[str], bench: Bench) -> list[float]:
-    """Thoughts that state what stands in the response's own answer and not in gold, the first such thought highest."""
+    """Above zero for thoughts that state what the response's own answer has and gold has not; the first is highest."""
     answer, gold = own_answer(bench.trace) or "", bench.trace.answer or ""
     parted = {new for new, old in zip(answer, gold, strict=False) if new != old} if len(answer) == len(gold) else set()
     sought = {answer} | parted
@@ -170,7 +170,7 @@ def lookup(texts: list[str], bench: Bench) -> list[float]:
 
 
 def attributed(measure: str = "contribution", /, nodes: int = 1, **gathered: Any) -> Measured:
-    """An attribution over so many fixed nodes: log-odds on the value path, unless ``gathered`` says otherwise."""
+    """The arm of an attribution with so many nodes: log-odds on the value path, unless ``gathered`` says otherwise."""
     return Measured(measure, gathered={**GATES, "nodes": nodes, **gathered})
 
 

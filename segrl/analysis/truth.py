@@ -55,7 +55,7 @@ def truth_of(
     truths: Sequence[str],
     options: Mapping[str, Any],
 ) -> Row:
-    """What is known of the trace, of ``truths``; a trace of which one of them is not known is refused."""
+    """What is known of a trace: each of ``truths``. A trace of which one is not known is refused."""
     check_known(trace, segments, truths)
     truth: Row = {"id": trace.id}
     kinds = kinds_of(trace, segments)

@@ -9,16 +9,15 @@ from segrl.analysis.figures import BLUE, GREY, ORANGE
 from segrl.evaluation.results import markdown
 from segrl.evaluation.statistics import Estimate
 
-NONE = "–"
 ORACLE = "oracle"  # reads the truth
-FREE = 0.02  # where the picture puts an arm that takes no evaluation
-# Of the picture and of the columns "above": the first of these pairs that is known.
+FREE = 0.02  # evaluations at which the picture puts an arm that takes none
+# What the picture and the columns "above" show: the first of these pairs that the table has.
 DRAWN = (
     ("mistake_auroc", "mistake_top1"),
     ("planted_auroc", "shapley_auroc"),
     ("shapley_spearman", "shapley_spearman_but_last"),
 )
-APART = 1.12  # arms of about the same cost
+APART = 1.12  # factor between the places of arms of about the same cost
 CHANCE = {
     **dict.fromkeys(("planted_auroc", "shapley_auroc", "mistake_auroc"), 0.5),
     **dict.fromkeys(("shapley_spearman", "shapley_spearman_but_last"), 0.0),

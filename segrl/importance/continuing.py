@@ -1,7 +1,7 @@
 """Continuations: the response sampled on from each prefix of its thinking, and the share that ends right.
 
-Where every step states its value, the last one screens off all before it: nothing in the finished text shows the answer
-that the first wrong step decided. What the model still reaches from before and after a step does.
+Where every step states its value, the model needs only the last one, so the finished text does not show which step was
+the first wrong one. The answers that the model reaches from before and from after a step do.
 """
 
 from __future__ import annotations

@@ -185,7 +185,7 @@ def together(lengths: Sequence[int], tokens: int) -> list[list[int]]:
 
 
 def split_until(groups: list[list[int]], count: int) -> list[list[int]]:
-    """Halve the largest group until there are ``count``."""
+    """The groups with the largest halved, again and again, until there are ``count``."""
     groups = list(groups)
     while len(groups) < count:
         largest = max(range(len(groups)), key=lambda g: len(groups[g]))
