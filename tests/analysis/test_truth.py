@@ -16,7 +16,6 @@ from segrl.analysis.arms import (
     Bench,
     Measured,
     arm_named,
-    attributed,
     by_thought,
     digits,
     gap_of,
@@ -239,4 +238,3 @@ def test_every_arm_of_a_wrong_solution_runs():
     lines = table(rows_of(wrong, MISLED, ["mistake"], tokenizer, model, {"continuations": 2}))
     assert lines["contrast, values, 1 at half"]["evaluations"] == pytest.approx(1, abs=0.1)
     assert all(np.isfinite(line["mistake_auroc"].mean) for line in lines.values())
-    assert set(attributed().gathered) >= {"path", "output", "nodes"}
