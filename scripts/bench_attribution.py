@@ -34,6 +34,7 @@ from segrl.attribution.path import resolve_baseline
 from segrl.attribution.target import Explained, explain
 from segrl.data.files import write_json
 from segrl.importance import segment_scores
+from segrl.importance.ranking import spearman
 from segrl.selection import select
 
 HELD_OUT, CALIBRATION = 2_000_000, 2_000_001  # seeds of traces that no training has seen
@@ -52,29 +53,29 @@ def bench_toy(arguments) -> dict:
         for moves, file in files.items():
             write_json(file, calibrate(model, others, tokenizer, interpolate=moves))
         methods = toy_methods(model, tokenizer, files)
-        methods = {name: one for name, one in methods.items() if arguments.only in name or name == arguments.against}
-        found, seconds = take_turns(methods, traces, arguments.turn)
+        wanted = [name for name in methods if arguments.only in name or name == arguments.against]
+        attributions, seconds = take_turns({name: methods[name] for name in wanted}, traces, arguments.turn)
     references = {
         moves: segrl.attribute(
             model, traces, tokenizer, **{**PAPER, "nodes": 300, "tolerance": None, "interpolate": moves}
         )
         for moves in files
     }
-    rows = {f"reference, {moves}": certificate(found) for moves, found in references.items()}
-    for name in methods:
+    rows = {f"reference, {moves}": certificate(reference) for moves, reference in references.items()}
+    for name, of_method in attributions.items():
         reference = references["response" if "response" in name else "all"]
         rows[name] = {
-            "evaluations": statistics.mean(one.evaluations for one in found[name]),
+            "evaluations": statistics.mean(attribution.evaluations for attribution in of_method),
             "seconds": sum(seconds[name]) / len(traces),
             "ratio": ratio(seconds, arguments.against, name),
             **({"of captum": ratio(seconds, CAPTUM, name)} if CAPTUM in seconds else {}),
-            **agreement(traces, [one.scores_T for one in found[name]], [one.scores_T for one in reference]),
-            **certificate(found[name]),
+            **agreement(traces, of_method, reference),
+            **certificate(of_method),
         }
     return rows
 
 
-class Found:
+class TheirAttribution:
     """What a method of the field gives: scores over the response and no certificate."""
 
     gap = unevenness = float("nan")
@@ -92,16 +93,16 @@ def toy_methods(model, tokenizer, calibrations: dict[str, str]) -> dict[str, Cal
 
     def theirs(method, nodes=50):
         def run(traces):
-            return [Found(t, method(explain(t, tokenizer)), nodes) for t in traces]
+            return [TheirAttribution(t, method(explain(t, tokenizer)), nodes) for t in traces]
 
         return run
 
     methods = {
-        "the paper's loop, 50": theirs(lambda one: authors_loop(model, one, PAD)),
-        "the paper's loop, 50 in batches of 10": theirs(lambda one: authors_loop(model, one, PAD, batch=10)),
-        "the paper's loop, 200": theirs(lambda one: authors_loop(model, one, PAD, nodes=200), nodes=200),
-        "captum, 50 Gauss-Legendre": theirs(lambda one: captum_call(model, one, PAD, "gausslegendre")),
-        CAPTUM: theirs(lambda one: captum_call(model, one, PAD, "riemann_right")),
+        "the paper's loop, 50": theirs(lambda sequence: authors_loop(model, sequence, PAD)),
+        "the paper's loop, 50 in batches of 10": theirs(lambda sequence: authors_loop(model, sequence, PAD, batch=10)),
+        "the paper's loop, 200": theirs(lambda sequence: authors_loop(model, sequence, PAD, nodes=200), nodes=200),
+        "captum, 50 Gauss-Legendre": theirs(lambda sequence: captum_call(model, sequence, PAD, "gausslegendre")),
+        CAPTUM: theirs(lambda sequence: captum_call(model, sequence, PAD, "riemann_right")),
         "12 even": ours(tolerance=None),
         "108 even": ours(nodes=108, tolerance=None),
     }
@@ -120,48 +121,48 @@ def toy_methods(model, tokenizer, calibrations: dict[str, str]) -> dict[str, Cal
 
 
 def take_turns(methods: dict[str, Callable], traces: list[Trace], turn: int) -> tuple[dict, dict]:
-    """Each method on each handful of traces, one after the other."""
-    found: dict[str, list] = {name: [] for name in methods}
+    """The attributions and the seconds of each method; methods take turns on a handful of traces."""
+    attributions: dict[str, list] = {name: [] for name in methods}
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     for start in range(0, len(traces), turn):
         for name, method in methods.items():
             began = time.perf_counter()
-            found[name] += method(traces[start : start + turn])
+            attributions[name] += method(traces[start : start + turn])
             seconds[name].append(time.perf_counter() - began)
         print(f"{start + turn} of {len(traces)} traces", file=sys.stderr, flush=True)
-    return found, seconds
+    return attributions, seconds
 
 
 def ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> float:
     return statistics.median(a / b for a, b in zip(seconds[slow], seconds[fast], strict=True))
 
 
-def certificate(found: list) -> dict:
+def certificate(attributions: list) -> dict:
     """What a method says of its own error, and for how many traces it spent more than it began with."""
-    gaps = [float("nan") if one.gap is None else one.gap for one in found]  # None without a certificate
+    gaps = [float("nan") if a.gap is None else a.gap for a in attributions]  # None without a certificate
     return {
         "gap": statistics.median(gaps),
         "gap<=0.05": sum(gap <= 0.05 for gap in gaps) / len(gaps),
-        "unevenness": statistics.median(one.unevenness for one in found),
-        "refined": sum(one.evaluations > 14 for one in found) / len(found),
-        "coarse": sum("coarse" in one.flags for one in found) / len(found),
+        "unevenness": statistics.median(a.unevenness for a in attributions),
+        "refined": sum(a.evaluations > 14 for a in attributions) / len(attributions),
+        "coarse": sum("coarse" in a.flags for a in attributions) / len(attributions),
     }
 
 
-def agreement(traces: list[Trace], scores: list[Tensor], reference: list[Tensor]) -> dict:
+def agreement(traces: list[Trace], attributions: list, reference: list) -> dict:
     """Against the reference: ranks and shares of segments, and the sets that tau and beta select."""
     ranks, jaccard, variation, equal, close = [], [], [], 0, 0
-    for trace, mine, right in zip(traces, scores, reference, strict=True):
+    for trace, *pair in zip(traces, attributions, reference, strict=True):
         segments = segrl.segment(trace)
-        one, other = (segment_scores(scores_T, segments) for scores_T in (mine, right))
-        thoughts = one.thought_S
+        scores, right = (segment_scores(attribution.scores_T, segments) for attribution in pair)
+        thoughts = scores.thought_S
         if int(thoughts.sum()) > 2:
-            ranks.append(spearman(one.strength_S[thoughts], other.strength_S[thoughts]))
-        variation.append(float((one.share_S - other.share_S).abs().sum() / 2))
-        a, b = (set(select(s, TAU, force=()).keep_S.nonzero().flatten().tolist()) for s in (one, other))
+            ranks.append(spearman(scores.strength_S[thoughts], right.strength_S[thoughts]))
+        variation.append(float((scores.share_S - right.share_S).abs().sum() / 2))
+        a, b = (set(select(s, TAU, force=()).keep_S.nonzero().flatten().tolist()) for s in (scores, right))
         jaccard.append(len(a & b) / len(a | b) if a | b else 1.0)
         equal += a == b
-        close += a != b and borderline(other)
+        close += a != b and borderline(right)
     n = len(traces)
     return {
         "spearman": statistics.mean(ranks),
@@ -178,11 +179,6 @@ def borderline(scores) -> bool:
     return bool(((shares - TAU).abs() < 1e-3).any())
 
 
-def spearman(a: Tensor, b: Tensor) -> float:
-    ranks = torch.stack([x.argsort().argsort().double() for x in (a, b)])
-    return float(torch.corrcoef(ranks)[0, 1])
-
-
 # --- part b: length ---------------------------------------------------------------------------------------------------
 
 
@@ -190,12 +186,12 @@ def bench_length(arguments) -> dict:
     model = random_model()
     rows = {}
     for tokens in arguments.lengths:
-        one = random_explained(tokens)
-        evaluate = Evaluator(model, [one], PAD)
+        sequence = random_explained(tokens)
+        evaluate = Evaluator(model, [sequence], PAD)
         methods = {
-            "the paper's loop": lambda one=one: authors_loop(model, one, PAD, nodes=3),
-            "the paper's, batched": lambda one=one: authors_loop(model, one, PAD, nodes=3, batch=3),
-            "captum": lambda one=one: captum_call(model, one, PAD, "gausslegendre", nodes=3),
+            "the paper's loop": lambda sequence=sequence: authors_loop(model, sequence, PAD, nodes=3),
+            "the paper's, batched": lambda sequence=sequence: authors_loop(model, sequence, PAD, nodes=3, batch=3),
+            "captum": lambda sequence=sequence: captum_call(model, sequence, PAD, "gausslegendre", nodes=3),
             "segrl": lambda evaluate=evaluate: list(three_nodes(evaluate)),
         }
         seconds: dict[str, list[float]] = {name: [] for name in methods}
@@ -274,14 +270,14 @@ def bench_memory(arguments) -> dict:
 
 
 def peak(arguments) -> dict:
-    model, one = random_model(), random_explained(arguments.tokens)
+    model, sequence = random_model(), random_explained(arguments.tokens)
     captum_call(model, random_explained(64), PAD, "gausslegendre", nodes=2)  # imports and buffers
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()
     if arguments.method == "captum":
-        captum_call(model, one, PAD, "gausslegendre", nodes=2)
+        captum_call(model, sequence, PAD, "gausslegendre", nodes=2)
     else:
-        evaluate = Evaluator(model, [one], PAD)
+        evaluate = Evaluator(model, [sequence], PAD)
         checkpointing = arguments.method.endswith("checkpointed")
         for alpha in (0.25, 0.75):
             evaluate([Row(0, alpha, 1.0)], checkpointing)

@@ -55,9 +55,9 @@ def of_verl(name: str) -> Callable[[Case], bool]:
     scorer = import_module(f"verl.utils.reward_score.{name}").compute_score
 
     def judge(case: Case) -> bool:
-        found = scorer(case.response, case.gold)
-        found = found["acc"] if isinstance(found, dict) else found[0] if isinstance(found, tuple) else found
-        return bool(found)
+        result = scorer(case.response, case.gold)
+        right = result["acc"] if isinstance(result, dict) else result[0] if isinstance(result, tuple) else result
+        return bool(right)
 
     return judge
 
@@ -78,11 +78,11 @@ def bench_accuracy(arguments) -> dict[str, dict]:
             table[suite] = {"cases": len(cases)}
             for name, judge in judges.items():
                 began = time.perf_counter()
-                found = [attempt(judge, case) for case in cases]
-                table[suite][name] = summary(cases, found)
+                verdicts = [attempt(judge, case) for case in cases]
+                table[suite][name] = summary(cases, verdicts)
                 if judge is ours:
-                    misses = [one for one, is_equal in zip(cases, found, strict=True) if is_equal != one.equal]
-                    wrong.writelines(json.dumps({"suite": suite, **vars(one)}) + "\n" for one in misses)
+                    misses = [case for case, is_equal in zip(cases, verdicts, strict=True) if is_equal != case.equal]
+                    wrong.writelines(json.dumps({"suite": suite, **vars(case)}) + "\n" for case in misses)
                 progress(f"{suite}: {name} {table[suite][name]}, {time.perf_counter() - began:.0f} s")
     return table
 
@@ -96,9 +96,9 @@ def attempt(judge: Callable[[Case], bool], case: Case) -> bool:
         return False
 
 
-def summary(cases: list[Case], found: list[bool]) -> str:
-    right = sum(one.equal == is_equal for one, is_equal in zip(cases, found, strict=True))
-    negatives = [is_equal for one, is_equal in zip(cases, found, strict=True) if not one.equal]
+def summary(cases: list[Case], verdicts: list[bool]) -> str:
+    right = sum(case.equal == is_equal for case, is_equal in zip(cases, verdicts, strict=True))
+    negatives = [is_equal for case, is_equal in zip(cases, verdicts, strict=True) if not case.equal]
     accepted = f", {sum(negatives)} of {len(negatives)} accepted" if negatives else ""
     return f"{100 * right / len(cases):.1f}%{accepted}"
 
@@ -122,7 +122,7 @@ def suites(data: Path) -> dict[str, list[Case]]:
         "probes": [case_of(row) for row in rows(data / "grader_probes_dev.jsonl")],
         "golds against themselves": [Case(gold, gold, True) for gold in every],
         **ways,
-        "golds against another": [one for some in golds.values() for one in neighbours(some)],
+        "golds against another": [case for some in golds.values() for case in neighbours(some)],
         "e-notation, right": [Case(gold, scientific(gold, 0), True) for gold in written],
         "e-notation, exponent off by one": [Case(gold, scientific(gold, 1), False) for gold in written],
     }
@@ -204,15 +204,15 @@ def bench_speed(arguments) -> dict[str, dict]:
         "segrl, an event loop": on_a_loop_of_its_own(),
         "segrl, each compared by math-verify in the pool": in_the_pool,
     }
-    found = {f"40 responses: {name}": row for name, row in take_turns(methods, cases, len(cases), 5).items()}
+    table = {f"40 responses: {name}": row for name, row in take_turns(methods, cases, len(cases), 5).items()}
     theirs = {"math-verify, warm, without its timeouts": partial(math_verify, seconds=None)}
     pairs = undecided(Path(arguments.data), 500)
     methods = {**theirs, "segrl": ours}
-    found |= {f"{len(pairs)} pairs: {name}": row for name, row in take_turns(methods, pairs, 25, 1).items()}
+    table |= {f"{len(pairs)} pairs: {name}": row for name, row in take_turns(methods, pairs, 25, 1).items()}
     pairs = candidates(Path(arguments.data))[:500]
     methods = {**theirs, "the pool": lambda case: shared().call(case.gold, case.pred)[0], "segrl": ours}
-    found |= {f"{len(pairs)} others: {name}": row for name, row in take_turns(methods, pairs, 25, 1).items()}
-    return found
+    table |= {f"{len(pairs)} others: {name}": row for name, row in take_turns(methods, pairs, 25, 1).items()}
+    return table
 
 
 def on_a_loop_of_its_own() -> Callable[[Case], bool]:
@@ -253,11 +253,11 @@ def take_turns(methods: dict[str, Callable], cases: list[Case], turn: int, repea
 
 def undecided(data: Path, wanted: int) -> list[Case]:
     """Pairs whose verdict segrl leaves to math-verify."""
-    found: list[Case] = []
+    pairs: list[Case] = []
     for case in candidates(data):
-        if len(found) < wanted and cheap(case.gold, case.pred) is None:
-            found.append(case)
-    return found
+        if len(pairs) < wanted and cheap(case.gold, case.pred) is None:
+            pairs.append(case)
+    return pairs
 
 
 def candidates(data: Path) -> list[Case]:
@@ -265,10 +265,10 @@ def candidates(data: Path) -> list[Case]:
     names = ("math500", "olympiadbench", "minerva")
     golds = [row["answer"] for name in names for row in rows(data / "benchmarks" / f"{name}.jsonl")]
     rich = [gold for gold in dict.fromkeys(golds) if re.search(r"[a-z]|\\(sqrt|pi|frac)", gold) and len(gold) < 80]
-    found = [Case(gold, rewritten, True) for gold in rich for rewritten in (f"{gold}+0", f"1 \\cdot ({gold})")]
-    found += list(neighbours(rich)) + [Case(case.pred, case.gold, case.equal) for case in neighbours(rich)]
-    random.Random(0).shuffle(found)
-    return found
+    cases = [Case(gold, rewritten, True) for gold in rich for rewritten in (f"{gold}+0", f"1 \\cdot ({gold})")]
+    cases += list(neighbours(rich)) + [Case(case.pred, case.gold, case.equal) for case in neighbours(rich)]
+    random.Random(0).shuffle(cases)
+    return cases
 
 
 PARTS = {"accuracy": bench_accuracy, "speed": bench_speed, "hostile": bench_hostile}

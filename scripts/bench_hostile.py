@@ -122,15 +122,15 @@ def environment(folder: str | None, mark: str) -> dict[str, str]:
 
 
 def grading_processes(mark: str) -> list[int]:
-    found = []
+    pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             inherited = f"{MARK}={mark}".encode() in (folder / "environ").read_bytes()
             if inherited and b"segrl.grading.worker" in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
+                pids.append(int(folder.name))
         except OSError:
             continue
-    return found
+    return pids
 
 
 def hostile_setting(arguments) -> None:
@@ -209,15 +209,15 @@ def setting_figures(setting: str, arguments) -> dict:
 
 
 def hostile(data: Path) -> list[Case]:
-    found = []
+    cases = []
     for row in rows(data / "grader_hostile_dev.jsonl"):
         text = row.get("pred") or row["pred_prefix"] + row["pred_unit"] * row["pred_repeat"] + row["pred_suffix"]
-        found.append(Case(row["gold"], text, text.strip(" $") == row["gold"] or row["name"] in EQUAL))
-    return found + [Case("2", text, False) for text in MORE_HOSTILE]
+        cases.append(Case(row["gold"], text, text.strip(" $") == row["gold"] or row["name"] in EQUAL))
+    return cases + [Case("2", text, False) for text in MORE_HOSTILE]
 
 
 def between(bad: list[Case]) -> list[Case]:
-    return [one for i, case in enumerate(bad) for one in (case, GOOD[i % len(GOOD)])]
+    return [case for i, wrong in enumerate(bad) for case in (wrong, GOOD[i % len(GOOD)])]
 
 
 def graded(case: Case) -> tuple[bool, str, float]:
@@ -236,7 +236,7 @@ async def on_a_loop(items: list[Case], pool: Pool | None) -> tuple[list, list[fl
     """Four at once, as many as the pool has workers: no time is spent in its queue."""
     late: list[float] = []
     waiting = iter(enumerate(items))
-    found: dict[int, tuple[bool, str, float]] = {}
+    results: dict[int, tuple[bool, str, float]] = {}
 
     async def consume() -> None:
         for i, case in waiting:
@@ -246,7 +246,7 @@ async def on_a_loop(items: list[Case], pool: Pool | None) -> tuple[list, list[fl
             else:
                 verdict = await grade_async(case.gold, case.response)
                 correct, status = verdict.correct, verdict.status
-            found[i] = correct, status, time.perf_counter() - began
+            results[i] = correct, status, time.perf_counter() - began
             await asyncio.sleep(0)
 
     async def watch() -> None:
@@ -258,7 +258,7 @@ async def on_a_loop(items: list[Case], pool: Pool | None) -> tuple[list, list[fl
     watcher = asyncio.create_task(watch())
     await asyncio.gather(*(consume() for _ in range(4)))
     watcher.cancel()
-    return [found[i] for i in range(len(items))], late
+    return [results[i] for i in range(len(items))], late
 
 
 def verl_after_four(folder: str | None) -> str:
@@ -276,8 +276,8 @@ def verl_setting(arguments) -> None:
         for _ in range(4):
             threads.submit(judge, "\\boxed{100000000!}", "1")
         time.sleep(3)
-        found = list(threads.map(lambda case: judge(case.response, case.gold) == case.equal, GOOD))
-    print(f"{sum(not one for one in found)} of {len(GOOD)}", flush=True)
+        right = list(threads.map(lambda case: judge(case.response, case.gold) == case.equal, GOOD))
+    print(f"{right.count(False)} of {len(GOOD)}", flush=True)
     for pid in module._pool._processes:  # they never end by themselves, and hold this process's output open
         os.kill(pid, signal.SIGKILL)
     os._exit(0)

@@ -41,10 +41,10 @@ def rows() -> dict[str, dict]:
     for name, measure in MEASURES.items():
         if measure.offline:
             together[tuple(dict.fromkeys(NEEDS[need] for need in measure.needs))].append(name)
-    found = {", ".join(names): {"measures": names} for names in together.values()}
-    pmi = next(name for name in found if name.startswith("pmi"))
-    found[f"{pmi}, shared_prefixes"] = {**found[pmi], "options": {"shared_prefixes": True}}
-    return found
+    rows_by_name = {", ".join(names): {"measures": names} for names in together.values()}
+    pmi = next(name for name in rows_by_name if name.startswith("pmi"))
+    rows_by_name[f"{pmi}, shared_prefixes"] = {**rows_by_name[pmi], "options": {"shared_prefixes": True}}
+    return rows_by_name
 
 
 def measured(row: dict, arguments) -> dict[str, float]:
@@ -85,7 +85,7 @@ def random_model(vocabulary: int):
 
 def long_trace(tokenizer, tokens: int, each: int) -> tuple[Trace, Segments]:
     """Toy responses one after another, cut every so many tokens; half of the segments pass for needed."""
-    thoughts = [one.response.partition("\n</think>")[0] for one in toy.sample_traces(tokens // 60, seed=0)]
+    thoughts = [sample.response.partition("\n</think>")[0] for sample in toy.sample_traces(tokens // 60, seed=0)]
     ids = tokenizer("\n\n".join(thoughts), add_special_tokens=False)["input_ids"][:tokens]
     text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
     trace = Trace("long", "What is x?", f"{text}\n</think> So, the final answer is \\boxed{{7}}", "7")
@@ -119,10 +119,10 @@ def in_a_process(name: str, arguments: argparse.Namespace) -> dict[str, float]:
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
-def table(found: dict[str, dict[str, float]]) -> str:
-    columns = list(next(iter(found.values())))
+def table(numbers: dict[str, dict[str, float]]) -> str:
+    columns = list(next(iter(numbers.values())))
     lines = [f"| | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
-    for name, row in found.items():
+    for name, row in numbers.items():
         lines.append(f"| {name} | {' | '.join(f'{row[column]:,.4g}' for column in columns)} |")
     return "\n".join(lines)
 
@@ -141,12 +141,12 @@ def main() -> None:
     if arguments.row:
         print(json.dumps(measured(rows()[arguments.row], arguments)))
         return
-    found = {}
+    numbers = {}
     for name, row in rows().items():
         if not arguments.only or set(arguments.only) & set(row["measures"]):
-            found[name] = in_a_process(name, arguments)
-            print(f"{name}: {found[name]['CPU seconds']:.1f} s", file=sys.stderr, flush=True)
-    print(table(found))
+            numbers[name] = in_a_process(name, arguments)
+            print(f"{name}: {numbers[name]['CPU seconds']:.1f} s", file=sys.stderr, flush=True)
+    print(table(numbers))
 
 
 if __name__ == "__main__":

@@ -51,9 +51,9 @@ requestAnimationFrame(frame);
 def entries(count: int, tokens: int) -> list[Entry]:
     """Toy thoughts one after another, with random scores."""
     tokenizer = toy.load_model()[1]
-    found, generator = [], torch.Generator().manual_seed(0)
-    for one in long_traces(count, tokens):
-        trace = segrl.tokenize(one, tokenizer)
+    made, generator = [], torch.Generator().manual_seed(0)
+    for bare in long_traces(count, tokens):
+        trace = segrl.tokenize(bare, tokenizer)
         segments = segrl.segment(trace)
         scores_T = torch.randn(trace.tokens, generator=generator)
         ids = torch.arange(3)
@@ -73,8 +73,8 @@ def entries(count: int, tokens: int) -> list[Entry]:
         )
         scores = segrl.score(attribution, segments, "ig")
         verdict = segrl.grade("7", trace.response)
-        found.append(Entry(trace, segments, verdict, attribution, {"ig": View(segments, scores, segrl.select(scores))}))
-    return found
+        made.append(Entry(trace, segments, verdict, attribution, {"ig": View(segments, scores, segrl.select(scores))}))
+    return made
 
 
 def browser():
@@ -92,20 +92,20 @@ def main() -> None:
     parser.add_argument("--traces", type=int, default=200)
     parser.add_argument("--tokens", type=int, default=8000)
     asked = parser.parse_args()
-    found = entries(asked.traces, asked.tokens)
-    total = sum(one.trace.tokens for one in found)
+    shown = entries(asked.traces, asked.tokens)
+    total = sum(entry.trace.tokens for entry in shown)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "report.html"
         began = time.perf_counter()
-        file.write_text(page(found), encoding="utf-8")
+        file.write_text(page(shown), encoding="utf-8")
         size = file.stat().st_size / 2**20
-        print(f"{len(found)} traces, {total} tokens: {time.perf_counter() - began:.1f} s to write {size:.1f} MiB")
+        print(f"{len(shown)} traces, {total} tokens: {time.perf_counter() - began:.1f} s to write {size:.1f} MiB")
         driver = browser()
         driver.set_script_timeout(120)
         try:
             driver.get(file.as_uri())
             print(f"usable after {driver.execute_script(READY):.0f} ms")
-            opened = [driver.execute_async_script(NEXT, i) for i in range(1, min(11, len(found)))]
+            opened = [driver.execute_async_script(NEXT, i) for i in range(1, min(11, len(shown)))]
             slid = [driver.execute_async_script(SLIDE, tau) for tau in (0.5, 0.6, 0.8, 0.9)]
             frames = sorted(driver.execute_async_script(SCROLL))
             print(f"another trace in {max(opened):.0f} ms at most, a slider in {max(slid):.0f} ms at most")

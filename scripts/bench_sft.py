@@ -4,7 +4,7 @@
     python scripts/bench_sft.py --traces 100 --tokens 2000
 
 start-up   reading traces and selections, tokenising, masking: what `segrl sft` does before its first row where
-           selections are given; then the same where these count another tokenizer's tokens, and are projected
+           selections are given; then the same where these were made on another tokenizer's tokens
 rows/s     rows read once, both datasets taking turns: verl tokenises each row when it is read, we did at the start; so
            ours is given twice, without and with the start-up shared out over the rows of one epoch
 """
@@ -75,7 +75,7 @@ def verls(folder: Path, tokenizer, max_length: int):
 
 
 def other_tokenizer(tokenizer, folder: Path) -> str:
-    """The same words, and one more that no text holds: enough that its tokens are projected."""
+    """The same words, and one more that no text holds: enough for a tokenizer that is another."""
     tokenizer.add_tokens(["<never>"])
     tokenizer.save_pretrained(folder)
     return str(folder)
@@ -84,13 +84,13 @@ def other_tokenizer(tokenizer, folder: Path) -> str:
 def started(folder: Path, tokenizer, max_length: int, maker: str | None = None) -> SelectiveDataset:
     """The dataset, and how long it took on all cores and in processor time."""
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
-    wall, own = time.perf_counter(), time.process_time()
-    found = ours(folder, tokenizer, max_length, maker)
-    wall, own = time.perf_counter() - wall, time.process_time() - own
+    wall, processor = time.perf_counter(), time.process_time()
+    dataset = ours(folder, tokenizer, max_length, maker)
+    wall, processor = time.perf_counter() - wall, time.process_time() - processor
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    what = "start-up, projected" if maker else "start-up"
-    print(f"{what}: {wall:.1f} s on {os.cpu_count()} cores, {own:.1f} s of processor time")
-    return found
+    what = "start-up, selections of another tokenizer" if maker else "start-up"
+    print(f"{what}: {wall:.1f} s on {os.cpu_count()} cores, {processor:.1f} s of processor time")
+    return dataset
 
 
 def seconds(action) -> float:
@@ -113,19 +113,19 @@ def main() -> None:
         folder = Path(name)
         write(folder, long_traces(asked.traces, asked.tokens), tokenizer)
         longest = 4 * asked.tokens
-        own, theirs = started(folder, tokenizer, longest), verls(folder, tokenizer, longest)
+        dataset, theirs = started(folder, tokenizer, longest), verls(folder, tokenizer, longest)
         started(folder, tokenizer, longest, other_tokenizer(toy.load_model()[1], folder / "maker"))
-        print(f"{len(own)} traces, {own.tokens} response tokens")
+        print(f"{len(dataset)} traces, {dataset.tokens} response tokens")
         start = seconds(lambda: ours(folder, tokenizer, longest))
-        rows = range(min(asked.rows, len(own)))
+        rows = range(min(asked.rows, len(dataset)))
         read = [
-            (seconds(lambda: [own[i] for i in rows]), seconds(lambda: [theirs[i] for i in rows]))
+            (seconds(lambda: [dataset[i] for i in rows]), seconds(lambda: [theirs[i] for i in rows]))
             for _ in range(asked.pairs)
         ]
-        shared = start / len(own) * len(rows)
+        shared = start / len(dataset) * len(rows)
         for what, extra in (("without the start-up", 0.0), ("with the start-up over one epoch", shared)):
-            ratio = statistics.median(verl / (own_s + extra) for own_s, verl in read)
-            rate = len(rows) / statistics.median(own_s + extra for own_s, _ in read)
+            ratio = statistics.median(verl_s / (ours_s + extra) for ours_s, verl_s in read)
+            rate = len(rows) / statistics.median(ours_s + extra for ours_s, _ in read)
             print(f"rows/s {what}: {rate:,.0f}, {ratio:.2f} times verl's")
 
 

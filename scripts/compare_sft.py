@@ -47,7 +47,7 @@ FREE = ("out", "seeds", "first", "only", "budget")  # what may change between tw
 T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26, 14: 2.14, 19: 2.09}
 
 
-Seeds = dict[int, dict]  # what an arm's cell found, by seed
+Seeds = dict[int, dict]  # an arm's cells, by seed
 
 
 class Arm(NamedTuple):
@@ -58,9 +58,9 @@ class Arm(NamedTuple):
     normalise: str = "batch"
 
 
-def matched(mode: str, measure: str, share: float = KEPT, **how: str) -> Arm:
+def matched(mode: str, measure: str, share: float = KEPT, **attribution: str) -> Arm:
     """The same kept tokens for every measure; beta judges none of these short segments."""
-    return Arm(mode, measure, (f"selection.match_tokens={share}", "selection.beta=1"), **how)
+    return Arm(mode, measure, (f"selection.match_tokens={share}", "selection.beta=1"), **attribution)
 
 
 def power_arms() -> dict[str, Arm]:
@@ -82,20 +82,20 @@ def power_arms() -> dict[str, Arm]:
 def arms_of(name: str) -> dict[str, Arm]:
     full = {"full": Arm("full")}
     if name == "training":
-        found = {"selective": ("selective", "ig"), "pruned": ("pruned", "ig"), "random": ("selective", "random")}
-        found["oracle"] = ("selective", "oracle")
-        return full | {arm: matched(*how) for arm, how in found.items()}
+        by_ig = {"selective": matched("selective", "ig"), "pruned": matched("pruned", "ig")}
+        controls = {measure: matched("selective", measure) for measure in ("random", "oracle")}
+        return full | by_ig | controls
     if name == "measures":
         from segrl.importance import MEASURES
 
         offline = {name: measure for name, measure in MEASURES.items() if measure.offline}
         masked = {f"{measure} mask": matched("selective", measure) for measure in offline}
-        pruned = {f"{m} prune": matched("pruned", m) for m, one in offline.items() if one.level == "segment"}
+        pruned = {f"{name} prune": matched("pruned", name) for name, m in offline.items() if m.level == "segment"}
         return full | masked | pruned
     if name == "grid":
         grid = [(tau, beta) for tau in TAUS for beta in BETAS]
         cells = {f"tau {t} beta {b}": (f"selection.tau={t}", f"selection.beta={b}") for t, b in grid}
-        return full | {arm: Arm("selective", "ig", how) for arm, how in cells.items()}
+        return full | {arm: Arm("selective", "ig", selection) for arm, selection in cells.items()}
     if name == "power":
         return power_arms()
     raise SystemExit(f"--arms {name}: expected training, measures, grid or power")
@@ -146,7 +146,7 @@ def selections(folder: Path, arm: Arm) -> Path:
     """One file for all arms that select alike."""
     from segrl.importance import measure_of
 
-    options = "-".join(re.sub(r"\W+", "-", one.partition(".")[2]).strip("-") for one in arm.selection)
+    options = "-".join(re.sub(r"\W+", "-", key.partition(".")[2]).strip("-") for key in arm.selection)
     out = folder / f"{arm.measure}-{options}.parquet"
     if not out.exists():
         given = [f"traces={folder / 'traces.jsonl'}", f"out={out}", f"measure={arm.measure}", *arm.selection]
@@ -174,16 +174,16 @@ def train(folder: Path, cell: Path, arm: Arm, asked) -> dict:
     given += [f"selections={selections(folder, arm)}"] if arm.measure else []
     config = editable(compose("sft", ["preset=toy_cpu", *given]))
     stages = stages_of(config)
-    one = stage_config(config, stages[0], stages)
-    dataset = SelectiveDataset(one.data.train_files, AutoTokenizer.from_pretrained(one.model.path), one.data)
-    steps = planned_steps(len(dataset), one)
+    stage = stage_config(config, stages[0], stages)
+    dataset = SelectiveDataset(stage.data.train_files, AutoTokenizer.from_pretrained(stage.model.path), stage.data)
+    steps = planned_steps(len(dataset), stage)
     shutil.rmtree(cell, ignore_errors=True)
     cell.mkdir(parents=True)
-    SFTTrainer(config=one).fit()
-    if executed_steps(one) != steps:
-        raise RuntimeError(f"{cell}: {steps} steps were planned, {executed_steps(one)} executed")
-    export(one, steps, stages[0], dataset)
-    shutil.rmtree(one.trainer.default_local_dir)
+    SFTTrainer(config=stage).fit()
+    if executed_steps(stage) != steps:
+        raise RuntimeError(f"{cell}: {steps} steps were planned, {executed_steps(stage)} executed")
+    export(stage, steps, stages[0], dataset)
+    shutil.rmtree(stage.trainer.default_local_dir)
     gc.collect()
     return {"steps": steps, "kept": dataset.kept, "tokens": dataset.tokens}
 
@@ -196,7 +196,7 @@ def evaluate(model: Path, out: Path, asked) -> dict:
     given += ["greedy=false", "generation.n=1", "generation.seed=0", f"generation.max_tokens={asked.max_tokens}"]
     segrl_command("evaluate", *given)
     samples = read_rows(out / "samples_problems.jsonl", ("correct", "tokens"))
-    right, lengths = [bool(one["correct"]) for one in samples], [one["tokens"] for one in samples]
+    right, lengths = [bool(sample["correct"]) for sample in samples], [sample["tokens"] for sample in samples]
     means = {"accuracy": statistics.mean(right), "length": statistics.mean(lengths), "problems": len(samples)}
     return means | {"right": right, "lengths": lengths}
 
@@ -207,9 +207,9 @@ def run_base(asked) -> None:
 
     result = asked.out / "base.json"
     if not result.exists():
-        found = evaluate(toy.MODEL_PATH, asked.out / "base", asked)
-        write_text(result, json.dumps(found) + "\n")
-        print(f"the bundled model: {found['accuracy']:.1%}, {found['length']:.0f} tokens", flush=True)
+        numbers = evaluate(toy.MODEL_PATH, asked.out / "base", asked)
+        write_text(result, json.dumps(numbers) + "\n")
+        print(f"the bundled model: {numbers['accuracy']:.1%}, {numbers['length']:.0f} tokens", flush=True)
 
 
 def run_cell(name: str, arm: Arm, seed: int, asked) -> None:
@@ -219,11 +219,11 @@ def run_cell(name: str, arm: Arm, seed: int, asked) -> None:
         return
     began = time.perf_counter()
     folder = prepare(asked.out / f"seed-{seed}", seed, asked)
-    found = {"arm": name, "seed": seed, **train(folder, cell, arm, asked)}
-    found |= evaluate(cell / "model", cell / "evaluation", asked)
-    write_text(result, json.dumps(found | {"seconds": round(time.perf_counter() - began, 1)}) + "\n")
+    numbers = {"arm": name, "seed": seed, **train(folder, cell, arm, asked)}
+    numbers |= evaluate(cell / "model", cell / "evaluation", asked)
+    write_text(result, json.dumps(numbers | {"seconds": round(time.perf_counter() - began, 1)}) + "\n")
     shutil.rmtree(cell)
-    print(f"{name}, seed {seed}: {found['accuracy']:.1%}, {found['length']:.0f} tokens", flush=True)
+    print(f"{name}, seed {seed}: {numbers['accuracy']:.1%}, {numbers['length']:.0f} tokens", flush=True)
 
 
 # --- the table -------------------------------------------------------------------------------------------------------
@@ -240,38 +240,39 @@ def interval(values: list[float], scale: float = 100) -> str:
 
 
 def table(out: Path, arms: dict[str, Arm], budget: int | None = None) -> str:
-    """Accuracy and length of each arm, and their differences, on the seeds that both have, to full; those of accuracy
-    also to as many random tokens.
+    """Accuracy and length of each arm, and how far they stand above those of full; accuracy also above that of random.
+
+    A difference is taken over the seeds that both arms have.
     """
     cells = [json.loads(path.read_text()) for path in sorted((out / "cells").glob("*.json"))]
     base = json.loads((out / "base.json").read_text())
-    for one in (*cells, base):
-        one["within"] = within(one, budget)
-    found = {name: {one["seed"]: one for one in cells if one["arm"] == name} for name in arms}
+    for cell in (*cells, base):
+        cell["within"] = within(cell, budget)
+    of_arms = {name: {cell["seed"]: cell for cell in cells if cell["arm"] == name} for name in arms}
     head = ["arm", "seeds", "steps", "kept", "accuracy", "minus full, points", "minus random", "tokens", "minus full"]
     head += [f"right within {budget} tokens", "minus full, points"] if budget else []
     random = next((name for name in arms if name.startswith("random")), "")
     rows = [["the bundled model", "", "0", "", *measured({0: base}, {}, {}, budget)]]
-    for name, own in found.items():
-        if own:
-            kept = statistics.mean(one["kept"] / one["tokens"] for one in own.values())
-            steps = "/".join(sorted({str(one["steps"]) for one in own.values()}))
-            full = found["full"] if name != "full" else {}
-            chance = found.get(random, {}) if name not in ("full", random) else {}
-            rows.append([name, str(len(own)), steps, f"{kept:.0%}", *measured(own, full, chance, budget)])
+    for name, seeds in of_arms.items():
+        if seeds:
+            kept = statistics.mean(cell["kept"] / cell["tokens"] for cell in seeds.values())
+            steps = "/".join(sorted({str(cell["steps"]) for cell in seeds.values()}))
+            full = of_arms["full"] if name != "full" else {}
+            chance = of_arms.get(random, {}) if name not in ("full", random) else {}
+            rows.append([name, str(len(seeds)), steps, f"{kept:.0%}", *measured(seeds, full, chance, budget)])
     lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]
-    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:], "", *verdict(found)])
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:], "", *verdict(of_arms)])
 
 
-def measured(own: Seeds, full: Seeds, chance: Seeds, budget: int | None) -> list[str]:
+def measured(seeds: Seeds, full: Seeds, chance: Seeds, budget: int | None) -> list[str]:
     """The columns from accuracy on."""
 
-    def mean(of: str) -> float:
-        return statistics.mean(one[of] for one in own.values())
+    def mean(what: str) -> float:
+        return statistics.mean(cell[what] for cell in seeds.values())
 
-    accuracy = [f"{mean('accuracy'):.1%}", difference(own, full), difference(own, chance)]
-    length = [f"{mean('length'):.0f}", difference(own, full, "length", 1)]
-    return accuracy + length + ([f"{mean('within'):.1%}", difference(own, full, "within")] if budget else [])
+    accuracy = [f"{mean('accuracy'):.1%}", difference(seeds, full), difference(seeds, chance)]
+    length = [f"{mean('length'):.0f}", difference(seeds, full, "length", 1)]
+    return accuracy + length + ([f"{mean('within'):.1%}", difference(seeds, full, "within")] if budget else [])
 
 
 def within(cell: dict, budget: int | None) -> float:
@@ -280,16 +281,16 @@ def within(cell: dict, budget: int | None) -> float:
     return statistics.mean([right and length <= budget for right, length in pairs] or [0.0])
 
 
-def difference(own: Seeds, other: Seeds, of: str = "accuracy", scale: float = 100) -> str:
+def difference(seeds: Seeds, others: Seeds, what: str = "accuracy", scale: float = 100) -> str:
     """The mean paired difference of arms on the seeds that both have, with its interval."""
-    shared = sorted({*own} & {*other})
-    return interval([own[seed][of] - other[seed][of] for seed in shared], scale) if shared else ""
+    shared = sorted({*seeds} & {*others})
+    return interval([seeds[seed][what] - others[seed][what] for seed in shared], scale) if shared else ""
 
 
-def verdict(found: dict[str, Seeds]) -> list[str]:
+def verdict(of_arms: dict[str, Seeds]) -> list[str]:
     """Whether this world can tell measures apart at all."""
-    oracle = next((own for name, own in found.items() if name.startswith(("oracle", "planted"))), {})
-    gain = difference(oracle, found["full"])
+    oracle = next((seeds for name, seeds in of_arms.items() if name.startswith(("oracle", "planted"))), {})
+    gain = difference(oracle, of_arms["full"])
     if not gain:
         return []
     if "[+" in gain:

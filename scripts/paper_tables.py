@@ -129,28 +129,28 @@ def steps_of(names: list[str], out: Path, traces: str, toy: bool = False, more: 
 def harvesting(out: Path, traces: str, toy: bool) -> list[Step]:
     """32 candidates a problem; the shortest right and wrong one are looked at, the shortest right one is trained on."""
     sampled, right = out / "harvest", out / "harvest-right"
-    how = ("generation.n=8", "generation.max_tokens=384") if toy else ("preset=paper", "keep=both", "backend=vllm")
+    options = ("generation.n=8", "generation.max_tokens=384") if toy else ("preset=paper", "keep=both", "backend=vllm")
     model = () if toy else (f"model_path={ATTRIBUTOR}",)
-    sample = ("harvest", *how, *model, f"data_path={traces}", f"out={sampled}")
+    sample = ("harvest", *options, *model, f"data_path={traces}", f"out={sampled}")
     pick = ("harvest", f"traces={sampled / 'candidates'}", "keep=correct", f"out={right}")
     return [Step(sample, sampled / "traces.parquet"), Step(pick, right / "traces.parquet")]
 
 
 def analysis(out: Path, toy: bool) -> Step:
     """Figures 2, 3 and 4 are of one analysis."""
-    how = () if toy else ("preset=paper", "limit=null", f"attributor_path={ATTRIBUTOR}", f"judge_path={JUDGE}")
+    options = () if toy else ("preset=paper", "limit=null", f"attributor_path={ATTRIBUTOR}", f"judge_path={JUDGE}")
     place = out / "analysis"
-    arguments = ("analyze", *how, f"traces={out / 'harvest' / 'traces.parquet'}", f"out={place}")
+    arguments = ("analyze", *options, f"traces={out / 'harvest' / 'traces.parquet'}", f"out={place}")
     return Step(arguments, place / "analysis.json")
 
 
 def steps_of_cell(cell: Cell, out: Path, traces: str, toy: bool, more: tuple[str, ...]) -> list[Step]:
     place, (preset, model, _) = place_of(cell, out), MODELS[cell.model]
-    own = cell.model == "qwen2.5"  # learns from what the attributor answered
-    given = str(out / "harvest-right" / "traces.parquet") if own else traces
+    harvested = cell.model == "qwen2.5"  # learns from what the attributor answered
+    given = str(out / "harvest-right" / "traces.parquet") if harvested else traces
     steps, trained = [], ("null" if toy else model) if cell.mode == "base" else str(place / "model")
     if cell.selection:
-        steps += selecting(cell.selection, out, given, "harvested" if own else "given", toy)
+        steps += selecting(cell.selection, out, given, "harvested" if harvested else "given", toy)
     if cell.mode != "base":
         arguments = ["sft", f"preset={'toy_cpu' if toy else preset}", f"traces={given}", f"out={place}"]
         if cell.selection:

@@ -33,7 +33,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from segrl.data.files import replacing
 from segrl.text.prompting import render
-from segrl.toy.problems import ASKS, modulo_ten
+from segrl.toy.problems import ASKS, mistaken, modulo_ten
 from segrl.toy.tokenizer import PAD, build_tokenizer
 from segrl.toy.world import sample_mistakes, sample_problems, sample_traces
 from segrl.types import Trace
@@ -244,10 +244,6 @@ def lessons(seed: int, stage: Stage) -> list[Trace]:
         ask = "last" if stage.last and random.random() < stage.last else "all"
         chosen.append(forms[ask, mistaken if random.random() < stage.mistaught else modulo_ten][i])
     return chosen
-
-
-def mistaken(op: str, left: int, right: int) -> int:
-    return modulo_ten(op, left, 3 if (op, right) == ("*", 7) else right)
 
 
 def encode(trace: Trace, tokenizer) -> tuple[list[int], int]:

@@ -181,12 +181,12 @@ def gaps(out: Path, half: str, limit: int | None) -> None:
         for output in ("logp", "log_odds"):
             for name, tolerance in (("12 nodes", None), (f"refined to {GAP_TOLERANCE}", GAP_TOLERANCE)):
                 options = {"path": path, "output": output, "nodes": 12, "tolerance": tolerance}
-                found = [a for trace in traces for a in attribute(model, [trace], tokenizer, **options)]
-                values = [a.gap for a in found if "flat" not in a.flags]
+                attributions = [a for trace in traces for a in attribute(model, [trace], tokenizer, **options)]
+                values = [attribution.gap for attribution in attributions if "flat" not in attribution.flags]
                 lines[f"{path}, {output}, {name}"] = {
                     "median gap": f"{np.median(values):.3f}",
                     "p90": f"{np.quantile(values, 0.9):.3f}",
-                    "evaluations": f"{np.mean([a.evaluations for a in found]):.1f}",
+                    "evaluations": f"{np.mean([attribution.evaluations for attribution in attributions]):.1f}",
                     "traces": len(values),
                 }
     page = markdown("path", list(next(iter(lines.values()))), lines)
@@ -206,8 +206,9 @@ def real(out: Path, model: str, limit: int | None) -> Iterator[Step]:
     path = {f"attribution.{key}": value for key, value in attribution.items()}
     saved = str(folder / "attributions")
     yield Step("real: attributions", ["attribute", *typed({**on, **path, "traces": given, "shard": 1, "out": saved})])
-    how = {"measure": measure, "segmenter": "auto", "attributions": saved, "out": str(folder / "selections.jsonl")}
-    yield Step("real: selections", ["select", *typed({**on, **path, **how, "traces": given})])
+    selecting = {"measure": measure, "segmenter": "auto", "attributions": saved}
+    selections = {**on, **path, **selecting, "traces": given, "out": str(folder / "selections.jsonl")}
+    yield Step("real: selections", ["select", *typed(selections)])
     yield truth("real/shapley", HELD, out, model, **on, traces=shortest, half="all", forwards=FORWARDS, shard=1)
 
 

@@ -82,16 +82,18 @@ def command_part(name: str, what: str) -> str:
     head, keys = described(path)
     types = types_of(schema) if schema else {}
     if schema is None:
-        own = [key for key in keys if key.name in OURS or (key.name.startswith("segrl.") and "${" not in key.value)]
+        shown_keys = [
+            key for key in keys if key.name in OURS or (key.name.startswith("segrl.") and "${" not in key.value)
+        ]
     else:
-        own = keys_of(schema, keys)
+        shown_keys = keys_of(schema, keys)
     for prefix, section in MIXED_IN.get(name, ()):
         types = {**types_of(section, prefix), **types}
-        own += [key for key in section_keys(section, prefix) if key.name not in {each.name for each in keys}]
+        shown_keys += [key for key in section_keys(section, prefix) if key.name not in {each.name for each in keys}]
     used = [f"[{group}](#{anchor(group, name)})" for group in groups(path)]
     note = f"Sections: {', '.join(used)}." if used else ""
     said = f"{what[0].upper()}{what[1:]}{'' if what.endswith('?') else '.'}"
-    return "\n\n".join(filter(None, [f"## segrl {name}", said, head, note, table(own, types)]))
+    return "\n\n".join(filter(None, [f"## segrl {name}", said, head, note, table(shown_keys, types)]))
 
 
 def section_part(group: str) -> str:
@@ -144,15 +146,15 @@ def described(path: Path) -> tuple[str, list[Key]]:
     keys: list[Key] = []
     parents: list[str] = []
     for line in path.read_text().splitlines():
-        found, more = KEY.match(line), MORE.match(line)
+        key, more = KEY.match(line), MORE.match(line)
         if line.startswith("#"):
             (above if parents else head).append(line.lstrip("# "))
         elif more and keys:
             keys[-1] = keys[-1]._replace(comment=f"{keys[-1].comment} {more['comment']}".strip())
-        elif found:
-            parents[len(found["indent"]) // 2 :] = [found["key"]]
-            comment = " ".join([*above, found["comment"] or ""]).strip()
-            keys.append(Key(".".join(parents), found["value"].strip(), comment))
+        elif key:
+            parents[len(key["indent"]) // 2 :] = [key["key"]]
+            comment = " ".join([*above, key["comment"] or ""]).strip()
+            keys.append(Key(".".join(parents), key["value"].strip(), comment))
             above = []
     head = [line for line in head if not line.startswith("@package")]
     return " ".join(head), [key for key in keys if not key.name.startswith("defaults") and (key.value or key.comment)]
@@ -161,8 +163,8 @@ def described(path: Path) -> tuple[str, list[Key]]:
 def keys_of(schema: type, keys: Sequence[Key]) -> list[Key]:
     """The keys that have their value in the schema, then those of the yaml, each explained in either."""
     comments, given = comments_of(schema), {key.name for key in keys}
-    own = [key for key in section_keys(schema) if key.name not in given and key.value != shown(MISSING)]
-    return own + [key._replace(comment=key.comment or comments.get(key.name, "")) for key in keys]
+    in_schema = [key for key in section_keys(schema) if key.name not in given and key.value != shown(MISSING)]
+    return in_schema + [key._replace(comment=key.comment or comments.get(key.name, "")) for key in keys]
 
 
 def section_keys(section: type, prefix: str = "") -> list[Key]:

@@ -169,6 +169,11 @@ class Segments:
         return [slice(a, b) for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)]
 
     @property
+    def thought_slices(self) -> list[slice]:
+        """The tokens of each thought."""
+        return [piece for piece, kind in zip(self.slices, self.kinds_S, strict=True) if kind != "answer"]
+
+    @property
     def index_T(self) -> Tensor:
         """The segment of each token."""
         return torch.repeat_interleave(torch.arange(len(self)), self.tokens_S)

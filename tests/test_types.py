@@ -57,6 +57,7 @@ def test_segments_know_their_tokens():
     assert segments.index_T.tolist() == [0, 0, 1, 1, 1, 2]
     assert segments.slices == [slice(0, 2), slice(2, 5), slice(5, 6)]
     assert segments.thought_S.tolist() == [True, True, False]
+    assert segments.thought_slices == segments.slices[:2]
     with pytest.raises(ValueError, match="got 1 for 2"):
         Segments((0, 1, 2), ("thought",))
 

@@ -31,7 +31,7 @@ LENGTHS: Mapping[str, Callable[[int], bool]] = {
 
 def table(rows: Sequence[Row], reference: str = REFERENCE) -> dict[str, Row]:
     """For each arm: its agreement with each truth, how far it stands above the reference on the same traces, its cost,
-    and its agreement by the length of the answer."""
+    the gap of its attributions, and its agreement by the length of the answer."""
     names = list(dict.fromkeys(name for row in rows for name in row["scores"]))
     agreements = {name: [agreement(row, row["scores"][name]) for row in rows] for name in names}
     known = [what for what in WHAT if any(line[what] is not None for lines in agreements.values() for line in lines)]
@@ -52,6 +52,7 @@ def _line(
         "traces": {what: len(values[what]) for what in known},
         "evaluations": float(np.mean([row["evaluations"][name] for row in rows])),
         "seconds": float(np.mean([row["seconds"][name] for row in rows])),
+        "gap": _gap(rows, name),
         "by_length": _by_length(rows, results, known),
         "by_kind": _by_kind(rows, name),
     }
@@ -108,6 +109,14 @@ WHAT = {
     "mistake_auroc": "AUROC, first wrong step",
     "mistake_top1": "top 1, first wrong step",
 }
+
+
+def _gap(rows: Sequence[Row], name: str) -> dict[str, float] | None:
+    """The median and the 90th percentile of the completeness gap, over the traces of which the arm has one."""
+    gaps = [gap for row in rows if (gap := row.get("gaps", {}).get(name)) is not None]  # not in rows of earlier runs
+    if not gaps:
+        return None
+    return {"median": float(np.median(gaps)), "p90": float(np.quantile(gaps, 0.9)), "traces": len(gaps)}
 
 
 def _by_length(rows: Sequence[Row], results: Sequence[Agreement], known: Sequence[str]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What a table of truth compares: ways to score the thoughts of a trace, each with its cost.
 
-An arm is anything with ``run(bench)``. Arms of the same evidence share it, and each is charged for all of it.
+An arm is anything with ``run(bench)``. Arms that read the same evidence share it, and each is charged all that it took.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from segrl.importance import MEASURES, measure_of, score
 from segrl.importance.gathering import gather
 from segrl.resolving import near
 from segrl.selection import select
-from segrl.types import Evidence, Segments, SegmentScores, TokenisedTrace
+from segrl.types import Attribution, Evidence, Segments, SegmentScores, TokenisedTrace
 
 TOP_TOKENS = 0.45  # what a measure of tokens keeps, as the paper lets it ([IG] section 4.3)
 
 
 class Scored(NamedTuple):
-    """A number for each thought, and what it took."""
+    """A number for each thought, what these numbers took, and the gap of the attribution that they were read from."""
 
     values: list[float]
     evaluations: float = 0.0
     seconds: float = 0.0
+    gap: float | None = None
 
 
 class Arm(Protocol):
@@ -73,24 +74,24 @@ class Measured:
     measure: str | Callable[..., SegmentScores]
     options: Mapping[str, Any] = field(default_factory=dict)
     gathered: Mapping[str, Any] = field(default_factory=dict)
-    factor: float = 1.0  # -1: turned round
+    factor: float = 1.0  # of the scores; -1 turns their order round
 
     def run(self, bench: Bench) -> Scored:
-        scores, evaluations, seconds = self.scores(bench)
-        return Scored([self.factor * value for value in bench.by_thought(scores)], evaluations, seconds)
+        return self.scored(bench, lambda scores: [self.factor * value for value in bench.by_thought(scores)])
 
-    def scores(self, bench: Bench) -> tuple[SegmentScores, float, float]:
+    def scored(self, bench: Bench, values_of: Callable[[SegmentScores], list[float]]) -> Scored:
+        """What ``values_of`` makes of the measure's scores: a number for each thought."""
         needs = measure_of(self.measure).needs
         evidence, seconds = bench.evidence(needs, self.gathered) if needs else (Evidence(bench.trace), 0.0)
         scores = score(evidence, bench.segments, self.measure, **self.options)
         # Fields that one gatherer fills together cost once.
         evaluations = max((evidence.cost.get(need, 0.0) for need in needs), default=0.0)
-        return scores, evaluations, seconds
+        return Scored(values_of(scores), evaluations, seconds, gap_of(evidence, needs))
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """Shapley values from so many forwards, or from the fewest that a trace's thoughts take where they are more."""
+    """Shapley values from ``forwards`` forwards, or from as many as a trace's thoughts take at the least."""
 
     forwards: int
     gathered: Mapping[str, Any] = field(default_factory=dict)
@@ -110,9 +111,11 @@ class Selected:
     beta: float
 
     def run(self, bench: Bench) -> Scored:
-        scores, evaluations, seconds = self.measured.scores(bench)
-        keep_S = select(scores, tau=self.tau, beta=self.beta, force=()).keep_S
-        return Scored(keep_S[bench.segments.thought_S].double().tolist(), evaluations, seconds)
+        def kept(scores: SegmentScores) -> list[float]:
+            keep_S = select(scores, tau=self.tau, beta=self.beta, force=()).keep_S
+            return keep_S[bench.segments.thought_S].double().tolist()
+
+        return self.measured.scored(bench, kept)
 
 
 @dataclass(frozen=True)
@@ -134,20 +137,28 @@ def by_thought(scores: SegmentScores, segments: Segments) -> list[float]:
     ranked = torch.where(inside_T, scores.strength_S, -torch.inf).argsort(descending=True, stable=True)
     top_T = torch.zeros(len(inside_T))
     top_T[ranked[:count]] = 1
-    pieces = zip(segments.slices, segments.thought_S.tolist(), strict=True)
-    return [float(top_T[piece].mean()) for piece, thought in pieces if thought]
+    return [float(top_T[thought].mean()) for thought in segments.thought_slices]
+
+
+def gap_of(evidence: Evidence, needs: Sequence[str]) -> float | None:
+    """The completeness gap of the attribution among ``needs``; None without one or without its certificate.
+
+    A flat path has none either: there a gap is a share of next to nothing.
+    """
+    attributions = [field for need in needs if isinstance(field := getattr(evidence, need), Attribution)]
+    return next((attribution.gap for attribution in attributions if "flat" not in attribution.flags), None)
 
 
 # --- controls that read text -----------------------------------------------------------------------------------------
 
 
 def digits(texts: list[str], bench: Bench) -> list[float]:
-    """How many digits a thought holds."""
+    """The number of digits in each thought."""
     return [float(sum(map(str.isdigit, text))) for text in texts]
 
 
 def lookup(texts: list[str], bench: Bench) -> list[float]:
-    """Thoughts that state what stands in the response's own answer and not in gold, the first such thought highest."""
+    """Above zero for thoughts that state what the response's own answer has and gold has not; the first is highest."""
     answer, gold = own_answer(bench.trace) or "", bench.trace.answer or ""
     parted = {new for new, old in zip(answer, gold, strict=False) if new != old} if len(answer) == len(gold) else set()
     sought = {answer} | parted
@@ -159,7 +170,7 @@ def lookup(texts: list[str], bench: Bench) -> list[float]:
 
 
 def attributed(measure: str = "contribution", /, nodes: int = 1, **gathered: Any) -> Measured:
-    """An attribution over so many fixed nodes: log-odds on the value path, unless ``gathered`` says otherwise."""
+    """The arm of an attribution with so many nodes: log-odds on the value path, unless ``gathered`` says otherwise."""
     return Measured(measure, gathered={**GATES, "nodes": nodes, **gathered})
 
 

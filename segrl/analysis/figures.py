@@ -290,7 +290,7 @@ def _bar(axes, at: float, estimate: Estimate, colour: str, lying: bool = False) 
 
 
 def _only_bottom(axes) -> None:
-    """The numbers stand at the bars."""
+    """Leave only the bottom axis; the numbers stand at the bars."""
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
 

@@ -78,10 +78,10 @@ def _confidences(evidence: Evidence, segments: Segments) -> dict[str, list[float
 
 def _by_thought(evidence: Evidence, segments: Segments) -> dict[str, list[float]]:
     """The mean of each token stream over each thought; log-perplexity is the mean surprise of its tokens."""
-    pieces = [piece for piece, thought in zip(segments.slices, segments.thought_S.tolist(), strict=True) if thought]
+    thoughts = segments.thought_slices
     return {
-        "log_perplexity": [-float(given(evidence.logp_T)[piece].mean()) for piece in pieces],
-        "entropy": [float(given(evidence.entropy_T)[piece].mean()) for piece in pieces],
+        "log_perplexity": [-float(given(evidence.logp_T)[thought].mean()) for thought in thoughts],
+        "entropy": [float(given(evidence.entropy_T)[thought].mean()) for thought in thoughts],
     }
 
 
@@ -90,8 +90,7 @@ def _by_thought(evidence: Evidence, segments: Segments) -> dict[str, list[float]
 
 def thought_texts(trace: TokenisedTrace, segments: Segments) -> list[str]:
     """The text of each thought."""
-    pieces = zip(segments.slices, segments.thought_S.tolist(), strict=True)
-    return [_text(trace, piece) for piece, thought in pieces if thought]
+    return [_text(trace, thought) for thought in segments.thought_slices]
 
 
 def bleu_before(texts: Sequence[str], tokenize: str = "13a") -> list[float | None]:

@@ -1,8 +1,7 @@
 """A model's own dependence on each segment: exact Shapley values over all subsets of the segments.
 
-``v(K)`` is the answer's log-probability, or what else ``output`` names, when only the segments K stand in the thinking.
-A segment's value is what it adds to the subsets of the others, averaged over all orders in which the segments could
-have come.
+``v(K)`` is the answer's log-probability, or what ``output`` names, when only the segments K stand in the thinking. A
+segment's value is what it adds to the segments before it, averaged over all orders of the segments.
 """
 
 from __future__ import annotations

@@ -24,16 +24,20 @@ WRONG = "wrong"  # the kind of the first wrong step
 def judged(
     model, tokenizer, trace: TokenisedTrace, segments: Segments, arms: Mapping[str, Arm], options: Mapping[str, Any]
 ) -> Row:
-    """The scores of each arm for each thought, and what they took; ``options`` are those of what is gathered."""
+    """The scores of each arm for each thought, what they took, and the gap of the attribution that they were read from.
+
+    ``options`` are those of what is gathered.
+    """
     bench = Bench(model, tokenizer, trace, segments, options)
     scored = {name: arm.run(bench) for name, arm in arms.items()}
     return {
         "id": trace.id,
         "problem_id": trace.problem_id,
         "answer_tokens": answer_tokens(trace, tokenizer),
-        "scores": {name: values for name, (values, _, _) in scored.items()},
-        "evaluations": {name: evaluations for name, (_, evaluations, _) in scored.items()},
-        "seconds": {name: seconds for name, (_, _, seconds) in scored.items()},
+        "scores": {name: arm.values for name, arm in scored.items()},
+        "evaluations": {name: arm.evaluations for name, arm in scored.items()},
+        "seconds": {name: arm.seconds for name, arm in scored.items()},
+        "gaps": {name: arm.gap for name, arm in scored.items() if arm.gap is not None},
     }
 
 
@@ -51,7 +55,7 @@ def truth_of(
     truths: Sequence[str],
     options: Mapping[str, Any],
 ) -> Row:
-    """What is known of the trace, of ``truths``; a trace of which one of them is not known is refused."""
+    """What is known of a trace: each of ``truths``. A trace of which one is not known is refused."""
     check_known(trace, segments, truths)
     truth: Row = {"id": trace.id}
     kinds = kinds_of(trace, segments)
@@ -85,9 +89,9 @@ def check_known(trace: TokenisedTrace, segments: Segments, truths: Sequence[str]
     """Refuse a trace whose truth is not known."""
     planted = trace.kinds
     if {"planted", "mistake"} & {*truths} and kinds_of(trace, segments) is None:
-        how = "has no planted kinds" if planted is None else f"has {len(planted)} kinds for {len(segments)} segments"
+        reason = "has no planted kinds" if planted is None else f"has {len(planted)} kinds for {len(segments)} segments"
         raise ValueError(
-            f"trace {trace.id!r} {how}: its truth is not known. Give traces of segrl.toy.sample_traces, "
+            f"trace {trace.id!r} {reason}: its truth is not known. Give traces of segrl.toy.sample_traces, "
             "or leave traces= out to sample some"
         )
     if "mistake" in truths and WRONG not in (planted or ()):

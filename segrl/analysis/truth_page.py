@@ -9,16 +9,15 @@ from segrl.analysis.figures import BLUE, GREY, ORANGE
 from segrl.evaluation.results import markdown
 from segrl.evaluation.statistics import Estimate
 
-NONE = "–"
 ORACLE = "oracle"  # reads the truth
-FREE = 0.02  # where the picture puts an arm that takes no evaluation
-# Of the picture and of the columns "above": the first of these pairs that is known.
+FREE = 0.02  # evaluations at which the picture puts an arm that takes none
+# What the picture and the columns "above" show: the first of these pairs that the table has.
 DRAWN = (
     ("mistake_auroc", "mistake_top1"),
     ("planted_auroc", "shapley_auroc"),
     ("shapley_spearman", "shapley_spearman_but_last"),
 )
-APART = 1.12  # arms of about the same cost
+APART = 1.12  # factor between the places of arms of about the same cost
 CHANCE = {
     **dict.fromkeys(("planted_auroc", "shapley_auroc", "mistake_auroc"), 0.5),
     **dict.fromkeys(("shapley_spearman", "shapley_spearman_but_last"), 0.0),
@@ -26,7 +25,8 @@ CHANCE = {
 
 
 def truth_page(world: str, table: Mapping[str, Row], traces: int, reference: str) -> str:
-    """The agreement and cost of each arm, the same by the answer's length and by kind, as markdown."""
+    """The agreement and cost of each arm, the gaps of attributions, and the agreement by the answer's length and by
+    kind, as markdown."""
     known = known_of(table)
     parts = [
         f"## {world}",
@@ -35,6 +35,7 @@ def truth_page(world: str, table: Mapping[str, Row], traces: int, reference: str
         "machine, and only their ratios mean something.",
         markdown("arm", _columns(known), _lines(table, known)),
         _not_counted(table, known, traces),
+        _gaps(table),
         _by_length(table, known),
         _by_kind(table),
     ]
@@ -76,6 +77,18 @@ def _not_counted(table: Mapping[str, Row], known: Sequence[str], traces: int) ->
     counts = next(iter(table.values()))["traces"]
     short = [f"{WHAT[what]}: {counts[what]} of {traces} traces" for what in known if counts[what] < traces]
     return f"Where a trace has nothing to tell apart it is not counted. {'; '.join(short)}." if short else ""
+
+
+def _gaps(table: Mapping[str, Row]) -> str:
+    rows = {
+        name: {"median": f"{gap['median']:.3f}", "p90": f"{gap['p90']:.3f}", "traces": gap["traces"]}
+        for name, line in table.items()
+        if (gap := line["gap"])
+    }
+    if not rows:
+        return ""
+    title = "### Completeness gap: how far the sum of an attribution misses the change along its path, as a share"
+    return f"{title}\n\n{markdown('arm', ['median', 'p90', 'traces'], rows)}"
 
 
 def _by_length(table: Mapping[str, Row], known: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
-"""Nodes fitted once to a model: where on the path its answers change, a few nodes do what many even ones do.
+"""A few nodes fitted to a model, placed where its answers change along the path, that do what many even nodes do.
 
-On a handful of traces the masses of every token are known at each node of a fine midpoint grid; their mean is the
-reference. Few of these nodes and weights for them are chosen so that the weighted masses come closest to it. A single
-node is read for its ranks, so of it the direction alone counts: where the path is steep all masses are large.
+On a handful of traces the masses of every token are computed at each node of a fine midpoint grid; their mean is the
+reference. Of these nodes a few are chosen, with weights, so that the weighted masses come closest to the reference. A
+single node is read for its ranks, so it is chosen by the direction of its masses and not by their size.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ RIDGE = 1e-9  # of the mean square mass: neighbouring nodes can be all but equal
 def calibrate(
     model, traces: Sequence[TokenisedTrace], tokenizer=None, *, grid: int = 48, counts=COUNTS, **options
 ) -> dict[str, Any]:
-    """``{"grid", "traces", "change", "rules": {count: {"alphas", "weights"}}}``, which `segrl calibrate` writes."""
+    """The rules fitted to the model, as `segrl attribute calibrate` writes them:
+    ``{"grid", "traces", "change", "rules": {count: {"alphas", "weights"}}}``."""
     return calibration_of(masses_on_grid(model, traces, tokenizer, midpoint(grid)[0].tolist(), **options), counts)
 
 

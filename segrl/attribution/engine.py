@@ -205,7 +205,7 @@ def attribute(
 
 
 def _add_captum(evaluate: Evaluator, sums: Sequence[_PathSums], quadrature: str | Nodes, nodes: int) -> None:
-    """Give each trace the masses that captum sums over all nodes; only the ends of the path are left to evaluate."""
+    """Give each trace the masses that captum has summed over all nodes; the ends of the path are evaluated later."""
     from segrl.attribution.captum import captum_masses
 
     for index, path_sums in enumerate(sums):
@@ -248,11 +248,12 @@ def _refinement(index: int, path_sums: _PathSums, nodes: int, tolerance: float |
 def _attribution(
     sequence: Explained, path_sums: _PathSums, settings: AttributionSettings, tolerance: float | None, finite: bool
 ) -> Attribution:
-    """The masses of the thinking as scores, those around it as sums. The authors divide by the norm of all masses."""
+    """The attribution of one trace: the masses of the thinking as scores, those before and after it as sums.
+
+    With ``compat="authors"`` scores are divided by the norm of all masses, as the paper's code does.
+    """
     unit = settings.compat == "authors"
-    inside = path_sums.masses_L[sequence.thinking] / (path_sums.masses_L.norm() if unit else 1)
-    scores_T = torch.zeros(sequence.trace.tokens, dtype=torch.float64)
-    scores_T[: len(inside)] = inside
+    scores_T = sequence.of_response(path_sums.masses_L / (path_sums.masses_L.norm() if unit else 1))
     total = float(path_sums.masses_L[sequence.thinking].abs().sum())
     copied = float(path_sums.masses_L[sequence.restates].abs().sum())
     flags = ["flat"] if path_sums.flat else []

@@ -41,7 +41,7 @@ class Row:
 
 
 class Evaluator:
-    """Evaluates batches of rows on one model: F at each row's point of the path, and its gradient's masses."""
+    """Evaluates batches of rows on one model: the output at each row's point of the path, and its gradient's masses."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Evaluator:
         self.interpolate = interpolate or ("all" if path == "embeddings" else "response")
         self.hide_answer = hide_answer
         self.keeps_logits = keeps_logits(model)
-        self.fused = hasattr(unwrapped(model), "_verl_fused_kernels_backend")  # answers log-probs, and no logits
+        self.fused = hasattr(unwrapped(model), "_verl_fused_kernels_backend")  # returns log-probs and no logits
         self.device = self.embedding.weight.device
         if path == "embeddings":
             warn_of_baseline(self.embedding, baseline)
@@ -121,7 +121,7 @@ class Evaluator:
 
 
 def padded_inputs(model, ids_BL: Tensor, attended_BL: Tensor, keep: int) -> dict[str, Any]:
-    """What a model takes of rows that are padded on the left; where it can, it makes the last ``keep`` logits alone."""
+    """The model's inputs for rows that are padded on the left; a model that can makes only the last ``keep`` logits."""
     inputs: dict[str, Any] = {"input_ids": ids_BL, "use_cache": False}
     if not bool(attended_BL.all()):  # without padding there is no mask, and attention takes its fast causal path
         inputs["attention_mask"] = attended_BL.long()
@@ -137,7 +137,7 @@ def keeps_logits(model) -> bool:
 
 
 def token_values(logits_BAV: Tensor, ids_BA: Tensor, output: str, rivals: list[int | None]) -> Tensor:
-    """By how much each token's logit stands above: all (log-probability), all others (log-odds), or its rival."""
+    """The value of each token: its log-probability or log-odds, as ``output`` says, or its logit less its rival's."""
     ids_BA1 = ids_BA[..., None]
     if output == "logp":
         value_BA = torch.log_softmax(logits_BAV, -1).gather(-1, ids_BA1).squeeze(-1)
@@ -198,13 +198,17 @@ class Batching:
     rows: int | None = None
     checkpointing: bool | None = None
 
+    def held(self, device: torch.device) -> int:
+        """The number of tokens in one forward: as asked for, else what suits the device."""
+        return self.tokens or (CPU_TOKENS if device.type == "cpu" else TOKENS)
+
     def checkpoints(self, longest: int) -> bool:
         """Whether a batch is checkpointed, by its longest row where nothing is asked."""
         return longest > (self.tokens or TOKENS) if self.checkpointing is None else self.checkpointing
 
     def run(self, evaluate: Evaluator, rows: Sequence[Row]) -> Iterator[tuple[Row, float, Tensor]]:
         """Each row with its log-probability and masses, longest rows first, so that batches need little padding."""
-        budget = self.tokens or (CPU_TOKENS if evaluate.device.type == "cpu" else TOKENS)
+        budget = self.held(evaluate.device)
         lengths = [len(sequence) for sequence in evaluate.explained]
         for value_only in (True, False):  # rows with a gradient and rows without never share a forward
             alike = [row for row in rows if (row.weight is None) == value_only]
@@ -240,7 +244,7 @@ def tail_of(sequences: Sequence[Explained]) -> int:
 
 
 def _answer_positions(sequence: Explained, tail: int) -> Tensor:
-    """For each of the last ``tail`` positions: does it hold a token of the answer?"""
+    """Whether each of the last ``tail`` positions holds a token of the answer."""
     is_answer_L = torch.zeros(len(sequence), dtype=torch.bool)
     is_answer_L[slice(*sequence.answer_span)] = True
     return is_answer_L[-tail:]

@@ -1,8 +1,8 @@
 """The value path: every layer's value vectors at the positions that move are scaled by a gate from zero to one.
 
-At gates of one the model is itself; at gates of zero nobody reads what those positions say, though their keys still
-take attention. A position's mass is the gradient to its gate, so its integral is Aumann and Shapley's price of that
-gate: integrated gradients over gates, complete like those over embeddings, but not Eq. 1 of the paper.
+At gates of one the model is unchanged; at gates of zero no position reads the values of those that move, though their
+keys still take attention. A position's mass is the gradient to its gate, and its integral the Aumann-Shapley value of
+that gate: integrated gradients over gates, complete like those over embeddings, but not Eq. 1 of the paper.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Gating = Callable[[Tensor, Tensor], Tensor]  # a projection's output, gate_BL ->
 
 
 class ValuePath:
-    """The gates of each row: ``alpha`` where the position moves, 0 where it is hidden, 1 elsewhere."""
+    """A gate for each position of each row: ``alpha`` where the position moves, 0 where it is hidden, 1 elsewhere."""
 
     def __init__(self, model, alpha_B: Tensor, moves_BL: Tensor, hidden_BL: Tensor) -> None:
         self.projections = value_projections(model)

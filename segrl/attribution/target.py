@@ -1,7 +1,7 @@
 r"""What is explained: the answer in ``</think> So, the final answer is \boxed{...}``, appended to the thinking.
 
 Of one answer all tokens are explained. A contrast explains one token: the first at which the response's own answer and
-the gold one part. Up to there both read the same, so one row tells why the model goes on with the one, not the other.
+the gold one part. Up to it both sequences are equal, so one row says why the model prefers one token to the other.
 """
 
 from __future__ import annotations
@@ -32,10 +32,21 @@ class Explained:
     thinking: slice
     answer_span: tuple[int, int]
     restates: Tensor  # per input position: does this token of the thinking restate the answer?
-    rival: int | None = None  # of a contrast: the token of the gold answer, where the span holds the response's own
+    rival: int | None = None  # of a contrast: the gold answer's token; the span holds the response's own
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+    @property
+    def thinking_tokens(self) -> int:
+        """The number of tokens of the thinking."""
+        return self.thinking.stop - self.thinking.start
+
+    def of_response(self, values_L: Tensor) -> Tensor:
+        """The values of the response's tokens, from those of all positions; zero for tokens after the thinking."""
+        values_T = torch.zeros(self.trace.tokens, *values_L.shape[1:], dtype=values_L.dtype)
+        values_T[: self.thinking_tokens] = values_L[self.thinking]
+        return values_T
 
 
 def explain(
@@ -43,7 +54,7 @@ def explain(
 ) -> Explained:
     """The trace's thinking with the answer appended; the answer's tokens are found by their characters.
 
-    The contrast of a right response has nothing to part: there the gold answer is explained.
+    A right response has no other answer to contrast: its gold answer is explained.
     """
     if context not in CONTEXTS:
         raise ValueError(f"context={context!r}, expected one of {CONTEXTS}")

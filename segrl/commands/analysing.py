@@ -24,7 +24,7 @@ def analyze(config: DictConfig) -> None:
     from segrl.analysis import figures, summary
     from segrl.analysis.page import sentences
     from segrl.commands.judging import truncated
-    from segrl.evaluation.results import write_json
+    from segrl.data.files import write_json
 
     (out,) = needed(config, "out")
     section = _checked(config)
@@ -44,14 +44,13 @@ def truth(config: DictConfig) -> None:
     from segrl.analysis import agreement
     from segrl.analysis.figures import save
     from segrl.analysis.truth_page import draw_table, truth_page
-    from segrl.data.files import write_text
-    from segrl.evaluation.results import write_json
+    from segrl.data.files import write_json, write_text
 
     (out,) = needed(config, "out")
     arms, truths = _arms(config), _truths(config)
     traces = _of_world(config)
-    _check_known(config, traces, truths)
-    rows = _judged(config, Path(out), traces, arms, truths)
+    segments = _known_segments(config, traces, truths)
+    rows = _judged(config, Path(out), traces, segments, arms, truths)
     reference = agreement.REFERENCE if agreement.REFERENCE in arms else next(iter(arms))
     lines = agreement.table(rows, reference)
     write_json(Path(out) / "truth.json", {"arms": list(arms), "traces": len(rows), "table": lines})
@@ -101,21 +100,15 @@ def _tokenised(config: DictConfig, sampled: Callable[[int], list[Trace]]) -> lis
 def _toy_traces(n: int, seed: int) -> list[Trace]:
     """Right solutions of n problems, and the wrong ones of a mistaken solver for the problems it fails."""
     from segrl import toy
+    from segrl.toy.problems import mistaken
 
-    right, mistaken = toy.sample_traces(n, seed), toy.sample_traces(n, seed, arithmetic=_mistaken)
+    right, others = toy.sample_traces(n, seed), toy.sample_traces(n, seed, arithmetic=mistaken)
     wrong = [
         replace(other, id=f"{other.id}#wrong", answer=trace.answer, meta={**other.meta, "problem_id": trace.id})
-        for trace, other in zip(right, mistaken, strict=True)
+        for trace, other in zip(right, others, strict=True)
         if trace.problem == other.problem and trace.answer != other.answer
     ]
     return [replace(trace, meta={**trace.meta, "problem_id": trace.id}) for trace in right] + wrong
-
-
-def _mistaken(op: str, left: int, right: int) -> int:
-    """The result of a solver who multiplies by three instead of by seven."""
-    from segrl.toy.problems import modulo_ten
-
-    return modulo_ten(op, left, 3 if (op, right) == ("*", 7) else right)
 
 
 # --- a world, its arms and its truths ---------------------------------------------------------------------------------
@@ -154,21 +147,25 @@ def _of_world(config: DictConfig) -> list[TokenisedTrace]:
     return _tokenised(config, lambda n: world_traces(config.world, config.half, n, config.seed, **options))
 
 
-def _cut_of_world(config: DictConfig, trace: TokenisedTrace) -> Segments:
+def _known_segments(config: DictConfig, traces: Sequence[TokenisedTrace], truths: Sequence[str]) -> dict[str, Segments]:
+    """The segments of each trace by its id; a trace of which one of ``truths`` is not known is refused."""
+    from segrl.analysis.truth import check_known
     from segrl.worlds import world_named
 
-    return world_named(config.world).cut(trace)
-
-
-def _check_known(config: DictConfig, traces: Sequence[TokenisedTrace], truths: Sequence[str]) -> None:
-    from segrl.analysis.truth import check_known
-
+    world = world_named(config.world)
+    segments = {trace.id: world.cut(trace) for trace in traces}
     for trace in traces:
-        check_known(trace, _cut_of_world(config, trace), truths)
+        check_known(trace, segments[trace.id], truths)
+    return segments
 
 
 def _judged(
-    config: DictConfig, out: Path, traces: Sequence[TokenisedTrace], arms: Mapping[str, Any], truths: Sequence[str]
+    config: DictConfig,
+    out: Path,
+    traces: Sequence[TokenisedTrace],
+    segments: Mapping[str, Segments],
+    arms: Mapping[str, Any],
+    truths: Sequence[str],
 ) -> list[dict[str, Any]]:
     """A row for each trace. Truth and scores lie in folders of their own, so that other arms need no new truth."""
     from segrl.analysis.truth import judged, truth_of
@@ -177,12 +174,12 @@ def _judged(
     settings = {"world": config.world, "options": plain(config.world_options), **attributor(config)}
 
     def truth_row(model, tokenizer, trace: TokenisedTrace) -> dict[str, Any]:
-        segments = _cut_of_world(config, trace)
-        known = truth_of(model, tokenizer, trace, segments, truths, {**about, "forwards": config.forwards})
+        reading = {**about, "forwards": config.forwards}
+        known = truth_of(model, tokenizer, trace, segments[trace.id], truths, reading)
         return {"id": trace.id, "found": json.dumps(known)}
 
     def scores_row(model, tokenizer, trace: TokenisedTrace) -> dict[str, Any]:
-        row = judged(model, tokenizer, trace, _cut_of_world(config, trace), arms, options)
+        row = judged(model, tokenizer, trace, segments[trace.id], arms, options)
         return {"id": trace.id, "found": json.dumps(row)}
 
     of_truth = {**settings, **about, "truths": list(truths), "forwards": config.forwards}

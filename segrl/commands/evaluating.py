@@ -70,7 +70,8 @@ def evaluate(config: DictConfig) -> None:
 
 def compare(config: DictConfig) -> None:
     """Print and, with ``out``, write how far two evaluations are apart on the problems that both were asked."""
-    from segrl.evaluation.results import read_samples, write_json
+    from segrl.data.files import write_json
+    from segrl.evaluation.results import read_samples
     from segrl.evaluation.statistics import paired
 
     places = needed(config, "a", "b")
@@ -187,8 +188,8 @@ def _written(folder: Path, name: str, samples: list[dict], ks: Sequence[int] | N
 
 def _report(folder: Path, results: Mapping[str, Result]) -> None:
     """Write the averages, the tables and the figure, and print the first table."""
-    from segrl.data.files import write_text
-    from segrl.evaluation.results import draw, page, table, write_json
+    from segrl.data.files import write_json, write_text
+    from segrl.evaluation.results import draw, page, table
     from segrl.evaluation.statistics import average
 
     summaries = {name: numbers for name, (numbers, _) in results.items()}

@@ -63,7 +63,7 @@ def generated(config: DictConfig, out: Path) -> list[Trace]:
 def harvest(config: DictConfig) -> None:
     """Write the shortest correct and incorrect response of each problem, and how many problems lack either."""
     from segrl.data import save_traces
-    from segrl.evaluation.results import write_json
+    from segrl.data.files import write_json
     from segrl.generation import harvest as pick
 
     out = Path(*needed(config, "out"))

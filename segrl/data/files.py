@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -116,8 +117,8 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """The value as JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
+    """Write the value as JSON, whole or not at all; dataclasses in it become objects of their fields."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=asdict) + "\n")
 
 
 def ending(path: str | os.PathLike) -> str:

@@ -6,14 +6,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from segrl.data import read_rows, write_rows
-from segrl.data.files import write_text
+from segrl.data.files import write_json
 from segrl.evaluation.statistics import GREEDY, Estimate
 
 Summary = Mapping[str, Any]
@@ -24,10 +22,6 @@ COLOURS = ("#555555", "#0072b2", "#56b4e9", "#e69f00", "#009e73", "#cc79a7")  # 
 def write_result(folder: Path, name: str, samples: Sequence[dict], summary: Summary) -> None:
     write_rows(folder / f"samples_{name}.jsonl", samples)
     write_json(folder / f"results_{name}.json", summary)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=asdict) + "\n")
 
 
 def read_samples(place: str) -> dict[str, list[dict]]:

@@ -41,7 +41,7 @@ class Measure(NamedTuple):
 
     @property
     def offline(self) -> bool:
-        """Whether it can be had of one trace, without the others of a batch."""
+        """Whether one trace is enough for it, without the others of a batch."""
         return not set(self.needs) & set(ACROSS_RESPONSES)
 
 

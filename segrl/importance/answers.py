@@ -23,8 +23,7 @@ def gradients(model, traces: Sequence[TokenisedTrace], tokenizer, segments, read
     fields: list[dict[str, Any]] = [{} for _ in traces]
     for row, logp, products_L2 in reading.batching.run(Reader(model, explained, reading.output), rows):
         sequence = explained[row.index]
-        inside_T2 = torch.zeros(sequence.trace.tokens, 2)
-        inside_T2[: sequence.thinking.stop - sequence.thinking.start] = products_L2[sequence.thinking]
+        inside_T2 = sequence.of_response(products_L2)
         fields[row.index] = {
             "gradient_T": inside_T2[:, 0],
             "gradnorm_T": inside_T2[:, 1],
@@ -91,11 +90,11 @@ def prefix_answer_logprob(
 
 def _prefixes(sequence: Explained, segments: Segments) -> Tensor:
     """Masks (S + 1, thinking tokens): nothing, the first segment, the first two, ..."""
-    token_T = torch.arange(sequence.thinking.stop - sequence.thinking.start)
+    token_T = torch.arange(sequence.thinking_tokens)
     return token_T[None] < torch.tensor(segments.boundaries)[:, None]
 
 
 def _all_but_one(sequence: Explained, segments: Segments) -> Tensor:
     """Masks (S + 1, thinking tokens): everything, and everything but each segment."""
-    index_T = segments.index_T[: sequence.thinking.stop - sequence.thinking.start]
+    index_T = segments.index_T[: sequence.thinking_tokens]
     return index_T[None] != torch.arange(-1, len(segments))[:, None]

@@ -1,4 +1,4 @@
-"""The game of the thoughts: v of each alone, of all but each, and Shapley values from coalitions that are sampled.
+"""The game of the thoughts: v of each thought alone, of all but one, and Shapley values from sampled coalitions.
 
 ``v(K)`` is the answer's value when only the thoughts K stand in the thinking: its log-odds, or what ``subset_output``
 names; of a contrast, its margin. In masks over thoughts, S counts the thoughts and not the answer segment.
@@ -34,7 +34,7 @@ def alone(model, traces, tokenizer, segments: Sequence[Segments], reading: Readi
 
 
 def without_value(model, traces, tokenizer, segments: Sequence[Segments], reading: Reading) -> list[Fields]:
-    """v of all thoughts but each, and of all."""
+    """v of all thoughts but one, for each of them, and of all."""
     kept = [~_with_none(trace_segments) for trace_segments in segments]
     return [
         {"without_value_S": _spread(v_K, cut), "whole_value": float(v_K[0]), "cost": {"without_value_S": cost}}
@@ -73,7 +73,7 @@ def _game(
 
 
 def _with_none(segments: Segments) -> Tensor:
-    """Masks of no thought, and of each alone."""
+    """Masks of no thought, and of each thought alone."""
     thoughts = int(segments.thought_S.sum())
     return torch.cat([torch.zeros(1, thoughts), torch.eye(thoughts)]).bool()
 
@@ -89,8 +89,9 @@ def _spread(values_K: Tensor, segments: Segments) -> Tensor:
 
 
 class Coalitions(NamedTuple):
-    """Masks of no thought and of all, then of each pair, a coalition and its complement; the pairs' weights and the
-    chances that they had to be drawn.
+    """Masks of the coalitions to read, and for each pair of them its weight and the chance that it had to be drawn.
+
+    The first two masks are no thought and all thoughts; then come pairs, a coalition and its complement.
     """
 
     kept_KS: Tensor

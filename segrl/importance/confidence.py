@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segrl.attribution.evaluator import CPU_TOKENS, TOKENS, unwrapped
+from segrl.attribution.evaluator import unwrapped
 from segrl.attribution.target import Explained
 from segrl.grading import grade_answer
 from segrl.importance.reading import Reading, read_on, seed_of
@@ -40,7 +40,7 @@ def confidences(
 
 def _confidence(drawer: Drawer, sequence: Explained, segments: Segments, reading: Reading) -> dict[str, Any]:
     """The confidence fields of one trace, which is read once: the cache keeps each prefix for the next."""
-    held = reading.batch_tokens or (CPU_TOKENS if drawer.model.device.type == "cpu" else TOKENS)
+    held = reading.batching.held(drawer.model.device)
     shares: dict[int, float] = {}
     start, stop = sequence.thinking.start, sequence.thinking.stop
     for boundary in segments.boundaries:

@@ -1,7 +1,7 @@
 """Continuations: the response sampled on from each prefix of its thinking, and the share that ends right.
 
-Where every step states its value, the last one screens off all before it: nothing in the finished text shows the answer
-that the first wrong step decided. What the model still reaches from before and after a step does.
+Where every step states its value, the model needs only the last one, so the finished text does not show which step was
+the first wrong one. The answers that the model reaches from before and from after a step do.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segrl.attribution.evaluator import CPU_TOKENS, TOKENS, unwrapped
+from segrl.attribution.evaluator import unwrapped
 from segrl.attribution.target import answer_of
 from segrl.generation.local import draw
 from segrl.grading import grade
@@ -57,7 +57,7 @@ def _continued(model, tokenizer, trace: TokenisedTrace, segments: Segments, read
 
 def _sampled(model, tokenizer, rows: list[Tensor], name: str, reading: Reading) -> list[list[int]]:
     """The tokens drawn behind each row; the same in every call for the same trace id."""
-    held = reading.batch_tokens or (CPU_TOKENS if model.device.type == "cpu" else TOKENS)
+    held = reading.batching.held(model.device)
     together = max(1, SAMPLED * held // (max(map(len, rows)) + reading.continued_tokens))
     sampled: list[list[int]] = []
     with torch.random.fork_rng():

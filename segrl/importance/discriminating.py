@@ -1,7 +1,7 @@
 """DelTA (arXiv 2605.21467): which tokens tell responses of positive advantage from those of negative advantage.
 
-A token's vector is (1 - p) h, with its probability p and what the output layer reads before it, h: the gradient of its
-log-probability in its own row of that layer.
+A token's vector is (1 - p) h, where p is its probability and h what the output layer reads at the position before it:
+the gradient of its log-probability in its own row of that layer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def coefficients(
     advantages: Sequence[Tensor],
     summed: Callable[[Tensor], Tensor] = lambda values: values,
 ) -> list[Tensor]:
-    """For each response, a number from 0 to 1 for each token: how surely it is of its own side, by its vector.
+    """For each response, a coefficient from 0 to 1 for each token: how surely its vector is of the token's own side.
 
     The centroid mu of a side, the tokens of positive or of negative advantage A, is the mean of its vectors v, weighted
     by \\|A\\|. A token's margin is m = \\|\\|v - mu_other\\|\\|^2 - \\|\\|v - mu_own\\|\\|^2, gamma the standard

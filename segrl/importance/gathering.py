@@ -28,13 +28,13 @@ Fields = dict[str, Any]
 
 
 def attributions(model, traces: Sequence[TokenisedTrace], tokenizer, segments, options: Fields) -> list[Fields]:
-    """Integrated gradients."""
+    """The attribution of each trace, by integrated gradients."""
     attributed = attribute(model, traces, tokenizer, **options)
     return [{"ig": attribution, "cost": {"ig": attribution.evaluations}} for attribution in attributed]
 
 
 def contrasts(model, traces: Sequence[TokenisedTrace], tokenizer, segments, options: Fields) -> list[Fields]:
-    """Integrated gradients of the response's own answer against the gold one."""
+    """The attribution of each trace's contrast: the response's own answer against the gold one."""
     attributed = attribute(model, traces, tokenizer, **{**options, "target": "contrast"})
     return [{"contrast": attribution, "cost": {"contrast": attribution.evaluations}} for attribution in attributed]
 
@@ -46,7 +46,7 @@ ONLY_WHILE_TRAINING = (
 
 
 def comparisons(model, traces: Sequence[TokenisedTrace], tokenizer, segments, reading: Reading) -> list[Fields]:
-    """Refused: no advantages are known here."""
+    """Nothing: it raises, as no advantages are known here."""
     raise ValueError(ONLY_WHILE_TRAINING)
 
 

@@ -44,7 +44,7 @@ def _kept_answer_value(model, sequence: Explained, kept_KT: Tensor, batching: Ba
     distinct, index_K = kept_KT.unique(dim=0, return_inverse=True)
     shortened = [keeping(sequence, kept_T) for kept_T in distinct]
     window = getattr(unwrapped(model).config.get_text_config(), "sliding_window", None)
-    if window is not None and len(sequence) > window:  # which the mask of a tree does not know
+    if window is not None and len(sequence) > window:  # the mask of a tree knows no window
         values, read = _row_by_row(model, shortened, batching, output)
     else:
         values, read = _as_trees(model, shortened, batching, output)
@@ -62,7 +62,7 @@ def _row_by_row(model, sequences: list[Explained], batching: Batching, output: s
 
 @torch.no_grad()
 def _as_trees(model, sequences: list[Explained], batching: Batching, output: str) -> tuple[Tensor, int]:
-    """The same of sequences that differ in their thinking alone, read as trees up to the answer's last token."""
+    """The same of sequences that differ only in their thinking, read as trees up to the answer's last token."""
     reader, inner, start = Reader(model, sequences, output), unwrapped(model), sequences[0].thinking.start
     shared = max(start - 1, 0)  # the prompt's last token may predict the answer
     rows = [sequence.input_ids[shared : sequence.answer_span[1] - 1].tolist() for sequence in sequences]
@@ -79,13 +79,13 @@ def _as_trees(model, sequences: list[Explained], batching: Batching, output: str
 
 @torch.no_grad()
 def in_one_forward(model, sequences: list[Explained], output: str = "logp") -> Tensor:
-    """The answer's value of each sequence, all of one trace: each a longer beginning of its thinking than the last."""
+    """The answer's value of each sequence, all of one trace: of longer and longer prefixes of its thinking."""
     inner = unwrapped(model)
     window = getattr(inner.config.get_text_config(), "sliding_window", None)
     if window is not None and len(sequences[-1]) > window:
         raise ValueError(
             f"the trace {sequences[-1].trace.id!r} has {len(sequences[-1])} tokens and the model sees {window} back; "
-            "prefixes are read in one forward, whose mask does not know that: take a measure that follows a path"
+            "prefixes are read in one forward, whose mask has no such window; take a measure that follows a path"
         )
     rows = [sequence.input_ids[: sequence.answer_span[1] - 1].tolist() for sequence in sequences]
     [tree] = trees(rows, sum(map(len, rows)))
@@ -166,4 +166,4 @@ def of_thoughts(sequence: Explained, segments: Segments, kept_KS: Tensor) -> Ten
     """Masks (K, thinking tokens) of coalitions; S counts thoughts here. An answer segment that is read always stays."""
     every_KS = torch.ones(len(kept_KS), len(segments), dtype=torch.bool)
     every_KS[:, segments.thought_S] = kept_KS
-    return every_KS[:, segments.index_T[: sequence.thinking.stop - sequence.thinking.start]]
+    return every_KS[:, segments.index_T[: sequence.thinking_tokens]]

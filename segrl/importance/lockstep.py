@@ -107,8 +107,8 @@ def _along_the_path(model, traces: list[TokenisedTrace], tokenizer, request: Req
         **request.about,
     )
     return [
-        Stream(one.scores_T + (UNKNOWN if "not_finite" in one.flags else 0.0), one.gap, one.copy_share, one.path)
-        for one in attributions
+        Stream(a.scores_T + (UNKNOWN if "not_finite" in a.flags else 0.0), a.gap, a.copy_share, a.path)
+        for a in attributions
     ]
 
 
@@ -117,13 +117,9 @@ def _at_the_input(model, traces: list[TokenisedTrace], tokenizer, request: Reque
     sequences = [explain(trace, tokenizer, target=request.about["target"]) for trace in traces]
     rows = [Row(index, 1.0, 1.0) for index in range(len(sequences))]
     _, products = Reader(model, sequences)(rows, request.checkpointing)
-    streams = []
-    for sequence, products_L2 in zip(sequences, products, strict=True):
-        scores_T = torch.zeros(sequence.trace.tokens)
-        inside_N = products_L2[sequence.thinking, AT_THE_INPUT.index(request.need)]
-        scores_T[: len(inside_N)] = inside_N
-        streams.append(Stream(scores_T))
-    return streams
+    column = AT_THE_INPUT.index(request.need)
+    pairs = zip(sequences, products, strict=True)
+    return [Stream(sequence.of_response(products_L2[:, column])) for sequence, products_L2 in pairs]
 
 
 def _after_prefixes(
@@ -133,7 +129,7 @@ def _after_prefixes(
     streams = []
     for trace, ends in zip(traces, boundaries, strict=True):
         sequence = explain(trace, tokenizer, target=request.about["target"])
-        thinking = sequence.thinking.stop - sequence.thinking.start
+        thinking = sequence.thinking_tokens
         inside = [min(int(end), thinking) for end in ends]
         distinct = sorted({*inside, thinking})  # the whole thinking is read even of a row that only fills up
         kept = [keeping(sequence, torch.arange(thinking) < end) for end in distinct]
@@ -189,7 +185,7 @@ def together(lengths: Sequence[int], tokens: int) -> list[list[int]]:
 
 
 def split_until(groups: list[list[int]], count: int) -> list[list[int]]:
-    """Halve the largest group until there are ``count``."""
+    """The groups with the largest halved, again and again, until there are ``count``."""
     groups = list(groups)
     while len(groups) < count:
         largest = max(range(len(groups)), key=lambda g: len(groups[g]))

@@ -28,7 +28,7 @@ ORACLE = {"needed": 1.0, "other": 0.5, "redundant": 0.0}
 
 
 def ig(evidence: Evidence, segments: Segments, aggregate: str = "sqrt") -> SegmentScores:
-    """[IG] Eq. 3, 4. On the value path Eq. 3 alone: consistency is not measured there, so beta drops nothing."""
+    """The scores of [IG] Eq. 3 and 4; on the value path of Eq. 3 alone, without consistency, so beta drops nothing."""
     stream = given(evidence.ig)
     if stream.path == "values":
         return stream_scores(stream.scores_T.abs(), segments, aggregate)
@@ -36,7 +36,7 @@ def ig(evidence: Evidence, segments: Segments, aggregate: str = "sqrt") -> Segme
 
 
 def strength(evidence: Evidence, segments: Segments, aggregate: str = "sqrt") -> SegmentScores:
-    """Eq. 3 without consistency: no segment is dropped as too consistent, whatever beta is ([IG] table 2)."""
+    """The scores of Eq. 3 without consistency: beta drops no segment ([IG] table 2)."""
     return stream_scores(given(evidence.ig).scores_T.abs(), segments, aggregate)
 
 
@@ -48,8 +48,8 @@ def contribution(evidence: Evidence, segments: Segments) -> SegmentScores:
 def mistake(evidence: Evidence, segments: Segments) -> SegmentScores:
     """The signed sum of the contrast: how much the segment speaks for the response's own answer against the gold one.
 
-    A right response has no other answer to stand against: its contrast explains the gold answer, so here it scores by
-    what it adds to that. Who looks for mistakes leaves right responses out.
+    A right response has no other answer: its contrast explains the gold one, and its segments score what they add to
+    that. Leave right responses out to look for mistakes.
     """
     return from_strength(summed(given(evidence.contrast).scores_T.double(), segments), segments)
 

@@ -87,7 +87,7 @@ def attentions(model, traces: Sequence[TokenisedTrace], tokenizer, segments, rea
     """The answer's attention to each token of the thinking."""
     explained = reading.explained(model, traces, tokenizer)
     return [
-        {"attention_T": _within(sequence, answer_attention(model, sequence)), "cost": {"attention_T": 1.0}}
+        {"attention_T": sequence.of_response(answer_attention(model, sequence)), "cost": {"attention_T": 1.0}}
         for sequence in explained
     ]
 
@@ -110,10 +110,3 @@ def answer_attention(model, sequence: Explained) -> Tensor:
     for attention_L in layers:  # a layer with a sliding window has only the last positions
         total_L[last - 1 - len(attention_L) : last - 1] += attention_L / len(layers)
     return total_L
-
-
-def _within(sequence: Explained, values_L: Tensor) -> Tensor:
-    """The values of the response's tokens; zero after the thinking."""
-    values_T = torch.zeros(sequence.trace.tokens)
-    values_T[: sequence.thinking.stop - sequence.thinking.start] = values_L[sequence.thinking]
-    return values_T

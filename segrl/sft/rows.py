@@ -1,4 +1,4 @@
-"""Traces and selections -> the rows to train on, and the count of what was dropped, cut or projected."""
+"""Traces and selections -> the rows to train on, and the count of what was dropped, cut or carried to other tokens."""
 
 from __future__ import annotations
 
@@ -44,8 +44,10 @@ class Kept:
 
 @dataclass
 class Supervision:
-    """The rows to train on, and the ids of traces that were dropped or cut. For projected selections, ``selected``
-    counts tokens of the selecting tokenizer and ``projected`` tokens of the trained model's.
+    """The rows to train on, and the ids of traces that were dropped or cut.
+
+    Where selections were made on another tokenizer's tokens, ``selected`` counts those, and ``carried`` the tokens of
+    the trained model that lie in the same segments.
     """
 
     rows: list[Masked] = field(default_factory=list)
@@ -56,7 +58,7 @@ class Supervision:
     failed: list[str] = field(default_factory=list)
     truncated: list[str] = field(default_factory=list)
     selected: Kept = field(default_factory=Kept)
-    projected: Kept = field(default_factory=Kept)
+    carried: Kept = field(default_factory=Kept)
 
     def notes(self) -> list[str]:
         """A sentence for each thing that was done to the rows."""
@@ -70,10 +72,10 @@ class Supervision:
         if self.empty:
             notes.append(f"{len(self.empty)} without a kept token and dropped ({_some(self.empty)})")
         if self.selected.tokens:
-            before, after = self.selected.percent, self.projected.percent
+            before, after = self.selected.percent, self.carried.percent
             notes.append(
-                f"selections projected from the attributor's tokens: {before:.2f}% of its tokens kept, {after:.2f}% of "
-                f"the model's ({after - before:+.2f} points)"
+                f"selections made on the attributor's tokens, found in the model's by their characters: {before:.2f}% "
+                f"of the attributor's tokens kept, {after:.2f}% of the model's ({after - before:+.2f} points)"
             )
         return notes
 
@@ -234,7 +236,7 @@ def _choice(
     else:
         segment_T = project(segments, selected.offsets_T, trained.offsets_T, _shift(trained, selected))
         supervision.selected.count(selection.keep_S[segments.index_T])
-        supervision.projected.count(selection.keep_S[segment_T])
+        supervision.carried.count(selection.keep_S[segment_T])
     return Choice(_weights(row, segments, selection, rules)[segment_T], _within(row, segments)[segment_T])
 
 

@@ -42,6 +42,11 @@ def modulo_ten(op: str, left: int, right: int) -> int:
     return {"+": left + right, "-": left - right, "*": left * right}[op] % 10
 
 
+def mistaken(op: str, left: int, right: int) -> int:
+    """The result of a solver who multiplies by three instead of by seven."""
+    return modulo_ten(op, left, 3 if (op, right) == ("*", 7) else right)
+
+
 def draw_path(rng: random.Random, arithmetic: Arithmetic, ask: str) -> list[Step]:
     """The steps of a problem, in order; where the last value is asked, each hangs on the step before it."""
     (n,) = rng.choices(N_STEPS, STEP_WEIGHTS)

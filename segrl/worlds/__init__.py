@@ -27,8 +27,8 @@ class World:
     """Where traces come from, how they are cut, and what is known of their thoughts.
 
     ``truths`` are ``planted`` (``meta["kinds"]`` says which thoughts are needed), ``mistake`` (with ``wrong=true`` it
-    says which one is the first wrong step) and ``shapley`` (what the model makes of each thought: exact values of few
-    thoughts, sampled ones of many).
+    says which one is the first wrong step) and ``shapley`` (how much the model's answer depends on each thought: exact
+    values of few thoughts, sampled ones of many).
     """
 
     name: str
@@ -64,7 +64,7 @@ def world_named(name: str) -> World:
 def world_traces(world: str | World, half: str, n: int | None, seed: int, **options) -> list[Trace]:
     """At most n traces of a half of the world, drawn by ``seed``; every one there is where n is None.
 
-    Seeds of generated worlds are numbers under 500,000: of others, training may have seen the problems.
+    Give generated worlds seeds under 500,000: training may have seen the problems of larger ones.
     """
     world = world if isinstance(world, World) else world_named(world)
     if half not in HALVES:

@@ -20,7 +20,7 @@ def half_of(problem_id: str) -> str:
 
 
 def from_file(traces: Iterable[Trace], half: str, n: int | None, seed: int) -> list[Trace]:
-    """At most n traces of the half in an order drawn by ``seed``, so fewer are the first of more; or all of them."""
+    """At most n traces of the half, drawn by ``seed``: a smaller n gives the first of a larger; all where n is None."""
     of_half = [trace for trace in traces if half in ("all", half_of(trace.problem_id))]
     if n is None:
         return of_half
@@ -50,7 +50,7 @@ def fitting(sample: Callable[[int], list[Trace]], n: int, most: int | None) -> l
 
 
 def thoughts(trace: Trace) -> int:
-    """The number of thoughts of a trace with planted kinds, which close with the answer's."""
+    """The number of thoughts of a trace with planted kinds; the last kind is the answer's."""
     return len(trace.meta["kinds"]) - 1
 
 

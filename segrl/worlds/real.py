@@ -1,4 +1,4 @@
-"""Real traces from a file: nobody knows which of their thoughts matter, so measures are held against samples."""
+"""Real traces from a file; nothing is planted in them, so their only truth is the model's Shapley values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PATH = "../shared/data/traces_r1_qwen7b_amc23.jsonl"
 
 
 def real(half: str, n: int | None, seed: int, *, path: str = PATH) -> list[Trace]:
-    """The traces of a file as ``load_traces`` reads it; each must have an answer, right or wrong as the response is."""
+    """The traces of a file as ``load_traces`` reads it, right or wrong; each must have a gold answer."""
     traces = with_problem_ids(load_traces(world_file("real", path), require_response=True))
     if bare := [trace.id for trace in traces if not trace.answer]:
         raise ValueError(

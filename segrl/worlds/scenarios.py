@@ -1,4 +1,4 @@
-"""What the worded world tells: eight scenarios, each a start, turns in any order, and perhaps a trade for dollars.
+"""The eight scenarios of the worded world: each a start, turns in any order, and perhaps a trade for dollars.
 
 ``fact`` is a clause of the problem, ``says`` a clause of the solution in which ``{eq}`` becomes ``6 * 12 = 72``;
 ``when`` begins a clause that ends with the new total. ``{A}``, ``{B}`` and ``{C}`` are names, ``{n}`` is a number,
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Product:
-    """x times y, such as the pens in some boxes; ``when`` they are put to what was there before."""
+    """x times y, such as the pens in some boxes; ``when`` begins the clause that adds them to the total before."""
 
     fact: str
     says: str

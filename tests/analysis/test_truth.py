@@ -1,5 +1,7 @@
 """The table of truth: agreement by hand, what is known of a trace, and every arm on the bundled model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +9,22 @@ import torch
 import segrl
 from segrl import toy
 from segrl.analysis.agreement import agreement, difference, table
-from segrl.analysis.arms import CARRIES, MISLED, Bench, Measured, arm_named, attributed, by_thought, digits, lookup
+from segrl.analysis.arms import (
+    CARRIES,
+    MISLED,
+    PAPER,
+    Bench,
+    Measured,
+    arm_named,
+    by_thought,
+    digits,
+    gap_of,
+    lookup,
+)
 from segrl.analysis.truth import check_known, judged, truth_of
 from segrl.analysis.truth_page import frontier, side_by_side, truth_page
 from segrl.importance import MEASURES, from_strength
-from segrl.types import Segments
+from segrl.types import Evidence, Segments
 
 KINDS = ["needed", "repeat", "needed", "restated", "close"]
 
@@ -61,6 +74,20 @@ def test_the_table_by_hand():
     assert "| ig | 0.25 [" in page
 
 
+def test_gaps_by_hand():
+    """Of 0.1, 0.2 and 0.6 the median is 0.2 and the 90th percentile 0.2 + 0.8 * 0.4."""
+    kinds = {"kinds": ["needed", "repeat"]}
+    rows = [row(name, kinds, ig=[2, 1], length=[1, 1]) for name in "abcde"]
+    for of_trace, gap in zip(rows[:3], (0.6, 0.1, 0.2), strict=True):
+        of_trace["gaps"] = {"ig": gap}
+    rows[3]["gaps"] = {}  # a flat path; the last row is one of an earlier run
+    lines = table(rows)
+    assert lines["ig"]["gap"] == pytest.approx({"median": 0.2, "p90": 0.52, "traces": 3})
+    assert lines["length"]["gap"] is None
+    assert "| ig | 0.200 | 0.520 | 3 |" in truth_page("toy", lines, 5, "ig")
+    assert "Completeness gap" not in truth_page("toy", table(rows[3:]), 2, "ig")
+
+
 def test_the_first_wrong_step_by_hand():
     """Four thoughts, the second is it: two of three others lie below; it shares the top with one of them."""
     known = {"mistake": 1}
@@ -89,6 +116,16 @@ def bench(response, answer):
     model, tokenizer = toy.load_model()
     trace = segrl.tokenize(segrl.Trace("t", "p", response, answer), tokenizer)
     return Bench(model, tokenizer, trace, segrl.segment(trace), {})
+
+
+def test_the_gap_of_a_flat_path_is_left_out():
+    on = bench("a = 3+9 = 2.</think>", "2")
+    [attribution] = segrl.attribute(on.model, [on.trace], on.tokenizer, **{**PAPER, "nodes": 2, "tolerance": None})
+    for flags, gap in (((), attribution.gap), (("flat",), None)):
+        evidence = Evidence(on.trace, contrast=replace(attribution, flags=flags))
+        assert gap_of(evidence, ("contrast",)) == gap
+    assert attribution.gap is not None
+    assert gap_of(evidence, ()) is None
 
 
 def test_a_lookup_finds_the_first_thought_that_states_what_parts_the_answers():
@@ -187,6 +224,11 @@ def test_every_arm_runs_and_the_oracle_is_right():
     for of_trace, attribution in zip(rows, found, strict=True):  # the table's scores are those that anybody gets
         summed = sum(of_trace["scores"]["values, 1 at half"])
         assert summed == pytest.approx(float(attribution.scores_T.sum()), rel=1e-3)
+    for of_trace, trace in zip(rows, short, strict=True):
+        [attribution] = segrl.attribute(model, [segrl.tokenize(trace, tokenizer)], tokenizer, **PAPER)
+        gap = None if "flat" in attribution.flags else pytest.approx(attribution.gap, rel=1e-3)
+        assert [of_trace["gaps"].get(name) for name in ("ig", "ig, tau", "permuted")] == [gap] * 3
+        assert not {"length", "values, 1 at half", "pmi"} & {*of_trace["gaps"]}  # a single node has no certificate
 
 
 @pytest.mark.e2e
@@ -196,4 +238,3 @@ def test_every_arm_of_a_wrong_solution_runs():
     lines = table(rows_of(wrong, MISLED, ["mistake"], tokenizer, model, {"continuations": 2}))
     assert lines["contrast, values, 1 at half"]["evaluations"] == pytest.approx(1, abs=0.1)
     assert all(np.isfinite(line["mistake_auroc"].mean) for line in lines.values())
-    assert set(attributed().gathered) >= {"path", "output", "nodes"}

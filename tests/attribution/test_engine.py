@@ -234,11 +234,13 @@ def test_bad_input_is_a_sentence():
 def test_a_single_token_of_thinking_is_enough():
     tokenizer = byte_level_tokenizer()
     trace = segrl.tokenize(Trace("t", "p", "7", "7"), tokenizer)
-    [found] = paper.attribute(tiny_model(), [trace], tokenizer, nodes=3)
-    assert len(found.scores_T) == 1
     empty = segrl.tokenize(Trace("t", "p", "", "7"), tokenizer)
-    [nothing] = paper.attribute(tiny_model(), [empty], tokenizer, nodes=3)
-    assert len(nothing.scores_T) == 0
+    for given, tokens in ((trace, 1), (empty, 0)):
+        [found] = paper.attribute(tiny_model(), [given], tokenizer, nodes=3)
+        assert len(found.scores_T) == tokens
+        total = float(found.scores_T.sum()) + found.mass_prompt + found.mass_suffix
+        change = found.logp_input - found.logp_baseline
+        assert found.gap == pytest.approx(abs(total - change) / abs(change), abs=1e-5)
 
 
 def test_by_default_a_trace_takes_one_evaluation_of_a_gate_at_one_half():

@@ -1,4 +1,5 @@
 import pytest
+import torch
 from testkit.tiny import byte_level_tokenizer
 
 from segrl import Trace, tokenize
@@ -30,6 +31,18 @@ def test_the_sequence_is_prompt_thinking_and_suffix():
     assert tokenizer.decode(one.input_ids[slice(*one.answer_span)]) == "7"
     full = explain(trace, tokenizer, context="full")
     assert tokenizer.decode(full.input_ids[full.thinking]) == trace.response
+
+
+def test_values_of_all_positions_become_those_of_the_response():
+    trace = trace_of("So 7.\n</think> It is \\boxed{7}")
+    explained = explain(trace, byte_level_tokenizer())
+    start, tokens = len(trace.prompt_ids), explained.thinking_tokens
+    assert 0 < tokens < trace.tokens
+    values_L2 = torch.arange(1.0, 2 * len(explained) + 1).reshape(-1, 2)
+    values_T2 = explained.of_response(values_L2)
+    assert torch.equal(values_T2[:tokens], values_L2[start : start + tokens])
+    assert values_T2[tokens:].tolist() == [[0, 0]] * (trace.tokens - tokens)
+    assert torch.equal(explained.of_response(values_L2[:, 1]), values_T2[:, 1])
 
 
 def test_the_own_answer_is_the_one_behind_the_thinking():

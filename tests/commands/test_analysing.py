@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from segrl import Trace, toy
+from segrl import Trace, segment, toy
 from segrl.commands.analysing import _toy_traces
 from segrl.commands.cli import main
 from segrl.commands.config import compose
@@ -55,6 +55,14 @@ def test_truth_wants_planted_kinds(tmp_path, capsys):
     save_traces([Trace(id="x", problem="p", response="a\n\nWait, b", answer="1")], tmp_path / "bare.jsonl")
     assert run("analyze", "truth", f"traces={tmp_path / 'bare.jsonl'}", f"out={tmp_path / 'out'}") == 2
     assert "trace 'x' has no planted kinds" in capsys.readouterr().err
+
+
+def test_truth_cuts_each_trace_once(tmp_path, monkeypatch):
+    cut = []
+    monkeypatch.setattr("segrl.worlds.segment", lambda trace, *given: cut.append(trace.id) or segment(trace, *given))
+    table = ["world_options={most: 7}", "measures=[length,position]", "limit=2", f"out={tmp_path}"]
+    assert run("analyze", "truth", *table) == 0
+    assert len(cut) == len(set(cut)) == 2
 
 
 @pytest.mark.e2e

@@ -48,7 +48,6 @@ def test_a_mistake_that_is_carried_on_shows_where_it_is_made(loaded):
         at_the_mistake.append(float(gains_S[first]))
         elsewhere += [float(gain) for s, gain in enumerate(gains_S[segments.thought_S]) if s != first]
     assert sum(at_the_mistake) / len(at_the_mistake) < -0.2
-    assert min(elsewhere) >= -1
     assert sum(elsewhere) / len(elsewhere) > -0.1
 
 

@@ -116,7 +116,7 @@ def test_rollout_ids_are_kept(tmp_path):
 
 @pytest.mark.parametrize("maker", [byte_level_tokenizer(300), metaspace_tokenizer()], ids=["byte-level", "metaspace"])
 @pytest.mark.parametrize("saved", [True, False], ids=["tokens saved", "text alone"])
-def test_selections_of_another_tokenizer_are_projected(tmp_path, monkeypatch, maker, saved):
+def test_selections_of_another_tokenizer_keep_the_same_text(tmp_path, monkeypatch, maker, saved):
     """What is kept is the same text, whichever tokens count it, up to a token that lies across its edge."""
     template = "Q: {problem} A:"
     [trace] = traces(1)
@@ -134,7 +134,10 @@ def test_selections_of_another_tokenizer_are_projected(tmp_path, monkeypatch, ma
     kept = [first <= char < last for char in ours.offsets_T[:, 0].tolist()]
     assert (one["loss_mask"][len(ours.prompt_ids) : -1] > 0).tolist() == kept
     before, after = 100 * (end - start) / makers.tokens, 100 * float((one["loss_mask"] > 0).sum()) / ours.tokens
-    assert f"{before:.2f}% of its tokens kept, {after:.2f}% of the model's ({after - before:+.2f} points)" in note
+    assert (
+        f"{before:.2f}% of the attributor's tokens kept, {after:.2f}% of the model's ({after - before:+.2f} points)"
+        in note
+    )
 
 
 def test_a_prompt_that_opens_the_thought_and_one_that_does_not_see_the_same_segments(tmp_path, monkeypatch):
@@ -188,14 +191,14 @@ def test_an_opened_thought_is_masked_as_its_first_segment(tmp_path, monkeypatch,
     assert kept == {"100": "<think>\nFirst, 3 + 4 = 7.\n\n", "010": "Wait, so 7.\n\n"}
 
 
-def test_a_tokenizer_of_the_same_family_needs_no_projection(tmp_path, monkeypatch):
+def test_only_selections_of_another_tokenizer_have_a_note(tmp_path, monkeypatch):
     monkeypatch.setattr("segrl.sft.dataset.load_tokenizer", lambda path: byte_level_tokenizer())
     found = dataset(tmp_path, traces(1), [selected(traces(1)[0], "1011")], attributor_path="maker")
     assert not found.notes
     other = byte_level_tokenizer(chat_template=OPENS_THINK)  # the same words, another prompt
     monkeypatch.setattr("segrl.sft.dataset.load_tokenizer", lambda path: other)
     [note] = dataset(tmp_path, traces(1), [selected(traces(1)[0], "1011", other)], attributor_path="maker").notes
-    assert "projected from the attributor's tokens" in note
+    assert "selections made on the attributor's tokens" in note
 
 
 def test_what_a_tool_wrote_is_not_trained_on_in_other_tokens_either(tmp_path):

@@ -5,7 +5,7 @@ from zlib import crc32
 import pytest
 
 from segrl import Trace
-from segrl.worlds import WORLDS, world_named, world_traces
+from segrl.worlds import world_traces
 from segrl.worlds.halves import fitting, from_file, generated, half_of
 
 
@@ -72,7 +72,3 @@ def test_traces_that_fit_are_the_first_that_do():
 def test_what_is_not_there_is_said(world, half, n, options, message):
     with pytest.raises(ValueError, match=message):
         world_traces(world, half, n, seed=0, **options)
-
-
-def test_each_world_stands_under_its_name():
-    assert all(world_named(name).name == name for name in WORLDS)
