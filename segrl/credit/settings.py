@@ -100,7 +100,8 @@ class CreditSettings:
     scope: str = "response"  # what the rule compares: the segments of a response, or those of the whole batch
     mean_one: bool = True  # the weights of a scope have mean one; false: they are as the rule says
     form: str = "times"  # advantage times weight; or plus: advantage + weight - 1
-    # the advantages of a group's tokens have mean zero, as in Cliff, whose rule `onward` takes blame from some of them
+    # the advantages of a group's tokens have mean zero, as in Cliff, whose rule `onward` takes blame from some of them;
+    # a longer wrong response is then blamed less
     centred: bool = False
     regulation: RegulationSettings = field(default_factory=RegulationSettings)
     permuted: bool = False  # a control: the thoughts' scores are dealt out to them at random
