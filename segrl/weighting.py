@@ -280,10 +280,13 @@ def bent(
     return weights_S
 
 
-def onward(scores: SegmentScores, selection: Selection | None, thought_S: Tensor) -> Tensor:
-    """Cliff's rule: 0 before the strongest thought, and 1 from it on."""
+def onward(scores: SegmentScores, selection: Selection | None, thought_S: Tensor, raised: bool = False) -> Tensor:
+    """Cliff's rule: 0 before the strongest thought, and 1 from it on. ``raised``: both more by the share of the
+    thinking that lies before it, so that their mean is one and they still differ by one."""
     strongest = torch.where(thought_S, scores.strength_S, float("-inf")).argmax() if bool(thought_S.any()) else 0
-    return (torch.arange(len(scores)) >= strongest).double()
+    weights_S = (torch.arange(len(scores)) >= strongest).double()
+    tokens_S = scores.tokens_S * thought_S
+    return weights_S + ((1 - weights_S) * tokens_S).sum() / tokens_S.sum().clamp_min(1) if raised else weights_S
 
 
 def top(scores: SegmentScores, selection: Selection | None, thought_S: Tensor, share: float = 0.2) -> Tensor:

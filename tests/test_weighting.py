@@ -185,6 +185,9 @@ def test_oar_by_hand():
 def test_cliff_blames_from_the_strongest_thought_on():
     weights_T = segrl.weigh(*made([1, 3, 2, 9], [2, 1, 1, 2], answer=True), rule="onward", mean_one=False)
     assert weights_T.tolist() == [0, 0, 1, 1, 1, 1]
+    # Raised by the half of the four tokens of the thinking that lies before it; the answer stays at one.
+    raised_T = segrl.weigh(*made([1, 3, 2, 9], [2, 1, 1, 2], answer=True), rule="onward", raised=True)
+    assert raised_T.tolist() == [0.5, 0.5, 1.5, 1.5, 1, 1]
 
 
 def test_a_pool_is_ruled_as_if_it_were_one_response():

@@ -33,6 +33,7 @@ def check_supported(config: DictConfig) -> CreditSettings:
         reasons += _reasons_of_engine(config, settings)
     reasons += _reasons_of_source(config, settings)
     reasons += _reasons_of_curriculum(config, settings)
+    reasons += _reasons_of_bypass(config, settings)
     if actor.policy_loss.loss_mode in MEAN_ADVANTAGE and settings.rule != "uniform":
         reasons.append(
             f"actor.policy_loss.loss_mode={actor.policy_loss.loss_mode} takes each response's mean advantage, which "
@@ -113,11 +114,6 @@ def _reasons_of_source(config: DictConfig, settings: CreditSettings) -> list[str
             "explains the gold one; take segrl.target=own or contrast with it"
         )
     reasons += _reasons_of_regulation(config, settings)
-    if settings.cuts_by and bypasses(config):
-        reasons.append(
-            f"segrl.segmenter={settings.segmenter} cuts by what verl computes with the old log-probs, which "
-            "algorithm.rollout_correction.bypass_mode leaves out"
-        )
     if settings.attributor != "live" and not any(side.need in FROM_A_MODEL for side in settings.sides):
         named = " and ".join(f"{side.key}={side.measure}" for side in settings.sides)
         reasons.append(f"{named} attributes nothing; leave segrl.attributor at live")
@@ -126,11 +122,6 @@ def _reasons_of_source(config: DictConfig, settings: CreditSettings) -> list[str
 
 def _reasons_of_regulation(config: DictConfig, settings: CreditSettings) -> list[str]:
     regulation, reasons = settings.regulation, []
-    if regulation.regulates and bypasses(config):
-        reasons.append(
-            "segrl.regulation reads the log-probabilities and the entropy that "
-            "algorithm.rollout_correction.bypass_mode leaves out"
-        )
     compared = config.actor_rollout_ref.actor.use_kl_loss or config.algorithm.use_kl_in_reward
     if regulation.reference_weight and not compared:
         reasons.append(
@@ -144,11 +135,6 @@ def _reasons_of_regulation(config: DictConfig, settings: CreditSettings) -> list
 
 def _reasons_of_side(config: DictConfig, settings: CreditSettings, side: Side) -> list[str]:
     reasons = []
-    if bypasses(config) and side.need == "entropy_T":
-        reasons.append(
-            f"{side.key}={side.measure} reads the entropy that verl computes with the old log-probs, which "
-            "algorithm.rollout_correction.bypass_mode leaves out"
-        )
     if settings.sign == "signed" and side.need != "ig":
         reasons.append(f"segrl.sign=signed reads the sign of attributions; take {side.key}=contribution with it")
     if side.measure == "ig" and settings.path != "embeddings":
@@ -175,13 +161,26 @@ def _reasons_of_curriculum(config: DictConfig, settings: CreditSettings) -> list
             "algorithm.filter_groups.enable=true takes the groups that are always or never right out before; leave one "
             "of them out"
         )
-    if settings.curriculum.convergence_entropy is not None and bypasses(config):
-        reasons.append(
-            f"segrl.curriculum.convergence_entropy={settings.curriculum.convergence_entropy} reads the entropy that "
-            "verl computes with the old log-probs, which algorithm.rollout_correction.bypass_mode leaves out; take "
-            "segrl.curriculum.convergence_step"
-        )
     return reasons
+
+
+def _reasons_of_bypass(config: DictConfig, settings: CreditSettings) -> list[str]:
+    """What is read of the forward for the old log-probs, where verl runs none."""
+    if not bypasses(config):
+        return []
+    measured = [side for side in settings.sides if side.need == "entropy_T" or side.compares_responses]
+    readers = [f"{side.key}={side.measure}" for side in measured]
+    if settings.cuts_by:
+        readers.append(f"segrl.segmenter={settings.segmenter}")
+    if settings.regulation.regulates:
+        readers.append("segrl.regulation")
+    if settings.curriculum.convergence_entropy is not None:
+        readers.append(f"segrl.curriculum.convergence_entropy={settings.curriculum.convergence_entropy}")
+    return [
+        f"{reader} reads what verl computes with the old log-probs, which algorithm.rollout_correction.bypass_mode "
+        "leaves out; leave one of them out"
+        for reader in readers
+    ]
 
 
 def _reasons_of_comparison(config: DictConfig, settings: CreditSettings, side: Side) -> list[str]:
@@ -197,11 +196,6 @@ def _reasons_of_comparison(config: DictConfig, settings: CreditSettings, side: S
         reasons.append(
             f"{named} reads the actor's own last layer beside its log-probs, not segrl.attributor="
             f"{settings.attributor}; take segrl.attributor=live"
-        )
-    if bypasses(config):
-        reasons.append(
-            f"{named} reads the log-probs that the actor gives the rollouts before its update, which "
-            "algorithm.rollout_correction.bypass_mode leaves out"
         )
     return reasons
 

@@ -72,7 +72,7 @@ class Regulation:
     def added(self, key: str, scores: SegmentScores, segments: Segments, trained_T: Tensor) -> Tensor:
         """What is added to the advantages of the rollout's tokens."""
         likelihoods = self.likelihoods[key]
-        added_T = self.entropy_weight * entropy_bonus(scores, segments, likelihoods, self.converging)
+        added_T = self.entropy_weight * entropy_bonus(scores, segments, likelihoods, self.converging, trained_T)
         if self.converging and likelihoods.reference_T is not None:
             added_T = added_T - self.settings.reference_weight * (likelihoods.logp_T - likelihoods.reference_T)
         return torch.where(trained_T, added_T, 0.0).float()
@@ -83,13 +83,23 @@ class Regulation:
         return confidence if weighs and confidence is not None else 1.0
 
 
-def entropy_bonus(scores: SegmentScores, segments: Segments, likelihoods: Likelihoods, converging: bool) -> Tensor:
-    """For each token of the thinking, its segment's direction times (-log p - entropy); 0 elsewhere."""
+def entropy_bonus(
+    scores: SegmentScores, segments: Segments, likelihoods: Likelihoods, converging: bool, trained_T: Tensor
+) -> Tensor:
+    """For each trained token of the thinking, its segment's direction times (-log p - entropy), less the mean of that
+    over the others; 0 elsewhere.
+
+    So the bonus sums to zero in each response, and no text wins by it. What the other tokens get is a baseline: in
+    expectation the gradient is the same without it.
+    """
     directions_S = directions(scores, converging)
     directions_T = directions_S if scores.segment_T is not None else directions_S[segments.index_T]
-    thought_T = segments.thought_S[segments.index_T]
+    weighted_T = trained_T & segments.thought_S[segments.index_T]
     surplus_T = -likelihoods.logp_T.double() - likelihoods.entropy_T.double()
-    return torch.where(thought_T, directions_T * surplus_T, 0.0)
+    bonus_T, tokens = torch.where(weighted_T, directions_T * surplus_T, 0.0), int(weighted_T.sum())
+    if tokens < 2:
+        return torch.zeros_like(bonus_T)
+    return torch.where(weighted_T, bonus_T - (bonus_T.sum() - bonus_T) / (tokens - 1), 0.0)
 
 
 def directions(scores: SegmentScores, converging: bool) -> Tensor:

@@ -164,23 +164,14 @@ def weigh_rollouts(
     rollouts: Sequence[Rollout], evidence: Sequence[Evidence], settings: CreditSettings, step: int
 ) -> list[Weighed]:
     """The rollouts with their weights: one rule over each by itself, or over all those that are measured alike."""
-    found = {rollout.key: scores_of(rollout, one, settings) for rollout, one in zip(rollouts, evidence, strict=True)}
-    signed = {rollout.key: one.ig.scores_T if one.ig else None for rollout, one in zip(rollouts, evidence, strict=True)}
-    selections = {key: select(scores, settings.tau, settings.beta) for key, scores in found.items()}
+    keys = [rollout.key for rollout in rollouts]
+    read = dict(zip(keys, evidence, strict=True))
+    scores = {rollout.key: scores_of(rollout, read[rollout.key], settings) for rollout in rollouts}
+    selections = {key: select(scores[key], settings.tau, settings.beta) for key in keys}
     weights: dict[str, Tensor] = {}
     for pool in _pools(rollouts, settings):
         ruled = weigh_together(
-            [
-                Weighable(
-                    found[one.key],
-                    one.segments,
-                    selections[one.key],
-                    one.advantage,
-                    one.trace.trainable_T,
-                    signed[one.key],
-                )
-                for one in pool
-            ],
+            [_weighable(rollout, scores[rollout.key], selections[rollout.key], read[rollout.key]) for rollout in pool],
             settings.rule,
             step,
             sign=settings.sign,
@@ -188,11 +179,24 @@ def weigh_rollouts(
             mean_one=settings.mean_one,
             **settings.rule_options,
         )
-        weights |= {one.key: weights_T for one, weights_T in zip(pool, ruled, strict=True)}
+        weights |= {rollout.key: weights_T for rollout, weights_T in zip(pool, ruled, strict=True)}
     return [
-        Weighed(one, found[key], selections[key], weights[key], said.ig or said.contrast, _confidence(said))
-        for key, one, said in zip(found, rollouts, evidence, strict=True)
+        Weighed(
+            rollout,
+            scores[key],
+            selections[key],
+            weights[key],
+            read[key].ig or read[key].contrast,
+            _confidence(read[key]),
+        )
+        for key, rollout in zip(keys, rollouts, strict=True)
     ]
+
+
+def _weighable(rollout: Rollout, scores: SegmentScores, selection: Selection, evidence: Evidence) -> Weighable:
+    signed_T = evidence.ig.scores_T if evidence.ig else None
+    trained_T = rollout.trace.trainable_T
+    return Weighable(scores, rollout.segments, selection, rollout.advantage, trained_T, signed_T)
 
 
 def _confidence(evidence: Evidence) -> float | None:
@@ -206,8 +210,8 @@ def _pools(rollouts: Sequence[Rollout], settings: CreditSettings) -> list[list[R
     """The rollouts whose segments the rule compares."""
     if settings.scope == "response":
         return [[rollout] for rollout in rollouts]
-    sides = [[one for one in rollouts if settings.side(one.advantage) == side] for side in settings.sides]
-    return [pool for pool in sides if pool]
+    pools = [[rollout for rollout in rollouts if settings.side(rollout.advantage) == side] for side in settings.sides]
+    return [pool for pool in pools if pool]
 
 
 def record(rollout: Rollout, why: str | None, weighed: Weighed | None, advantages_T: Tensor) -> dict[str, Any]:

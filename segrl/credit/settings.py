@@ -100,7 +100,8 @@ class CreditSettings:
     scope: str = "response"  # what the rule compares: the segments of a response, or those of the whole batch
     mean_one: bool = True  # the weights of a scope have mean one; false: they are as the rule says
     form: str = "times"  # advantage times weight; or plus: advantage + weight - 1
-    # the advantages of a group's tokens have mean zero, as in Cliff, whose rule `onward` takes blame from some of them
+    # the advantages of a group's tokens have mean zero, as in Cliff, whose rule `onward` takes blame from some of them;
+    # a longer wrong response is then blamed less
     centred: bool = False
     regulation: RegulationSettings = field(default_factory=RegulationSettings)
     permuted: bool = False  # a control: the thoughts' scores are dealt out to them at random
@@ -206,8 +207,8 @@ class CreditSettings:
     def sides(self) -> list[Side]:
         """How responses are measured: one way, or one for each sign of the advantage."""
         signs = {"positive": (1,), "negative": (-1,)}.get(self.sign, (1, -1))
-        found = [self.side(sign) for sign in signs]
-        return found[:1] if len(found) > 1 and found[0] == found[1] else found
+        sides = [self.side(sign) for sign in signs]
+        return sides[:1] if len(sides) > 1 and sides[0] == sides[1] else sides
 
     @property
     def cuts_by(self) -> str | None:
@@ -227,7 +228,7 @@ class CreditSettings:
     @property
     def reads_gold(self) -> bool:
         """Whether the gold answer is explained, alone or in a contrast."""
-        return any(side.explains != "own" for side in self.sides)
+        return any(side.need in OF_THE_ANSWER and side.explains != "own" for side in self.sides)
 
 
 def credit_from(config: DictConfig) -> CreditSettings:

@@ -20,17 +20,19 @@ def spread(
     regulation: Regulation | None = None,
 ) -> dict[str, Tensor]:
     """By key, the advantages of each rollout that has others than verl gave it."""
-    advantages = {one.rollout.key: _weighed_advantages(one, settings.form, regulation) for one in weighed}
+    advantages = {
+        response.rollout.key: _weighed_advantages(response, settings.form, regulation) for response in weighed
+    }
     return _centred(rollouts, advantages) if settings.centred and advantages else advantages
 
 
 def _weighed_advantages(weighed: Weighed, form: str, regulation: Regulation | None) -> Tensor:
-    one, weights_T = weighed.rollout, weighed.weights_T
-    given_T = one.advantages_T * (regulation.times(one.advantage, weighed.confidence) if regulation else 1.0)
-    spread_T = given_T * weights_T if form == "times" else given_T + (weights_T - 1) * one.weighted_T
+    rollout, weights_T = weighed.rollout, weighed.weights_T
+    given_T = rollout.advantages_T * (regulation.times(rollout.advantage, weighed.confidence) if regulation else 1.0)
+    spread_T = given_T * weights_T if form == "times" else given_T + (weights_T - 1) * rollout.weighted_T
     if regulation is None:
         return spread_T
-    return spread_T + regulation.added(one.key, weighed.scores, one.segments, one.trace.trainable_T)
+    return spread_T + regulation.added(rollout.key, weighed.scores, rollout.segments, rollout.trace.trainable_T)
 
 
 def _centred(rollouts: Sequence[Rollout], advantages: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -40,8 +42,10 @@ def _centred(rollouts: Sequence[Rollout], advantages: Mapping[str, Tensor]) -> d
         groups[rollout.group].append(rollout)
     centred: dict[str, Tensor] = {}
     for group in groups.values():
-        if any(one.key in advantages for one in group):
-            own = {one.key: advantages.get(one.key, one.advantages_T) for one in group}
-            mean = torch.cat([own[one.key][one.trace.trainable_T] for one in group]).mean()
-            centred |= {one.key: torch.where(one.trace.trainable_T, own[one.key] - mean, own[one.key]) for one in group}
+        if any(rollout.key in advantages for rollout in group):
+            rows = [advantages.get(rollout.key, rollout.advantages_T) for rollout in group]
+            trained = [rollout.trace.trainable_T for rollout in group]
+            mean = torch.cat([row_T[trained_T] for row_T, trained_T in zip(rows, trained, strict=True)]).mean()
+            for rollout, row_T, trained_T in zip(group, rows, trained, strict=True):
+                centred[rollout.key] = torch.where(trained_T, row_T - mean, row_T)
     return centred

@@ -207,7 +207,7 @@ def _range(values_T: Tensor) -> tuple[float, float]:
 def delta(evidence: Evidence, segments: Segments, low: float = 0.8, high: float = 1.2) -> SegmentScores:
     """DelTA's coefficient of each token, from ``low`` to ``high``: how surely it is of its response's side.
 
-    With ``rule=linear scope=batch sign=both`` it is the token's weight, brought to mean one.
+    With ``rule=linear sign=both`` it is the token's weight, brought to mean one.
     """
     return token_scores(low + (high - low) * given(evidence.coefficient_T).double(), segments)
 

@@ -42,13 +42,13 @@ class Sources:
         self, batch: KVBatchMeta, chosen: Sequence[Rollout], request: Request, live: bool = False
     ) -> list[Evidence | None]:
         """None for a rollout whose numbers are not finite. Each side of the advantage has a request of its own."""
-        found: dict[str, Evidence | None] = {}
+        evidence: dict[str, Evidence | None] = {}
         for side in self.settings.sides:
             rollouts = [rollout for rollout in chosen if self.settings.side(rollout.advantage) == side]
             streams = self._streams(batch, rollouts, side, request, live) if rollouts else []
             pairs = zip(rollouts, streams, strict=True)
-            found |= {rollout.key: self._evidence(rollout, stream) for rollout, stream in pairs}
-        return [found[rollout.key] for rollout in chosen]
+            evidence |= {rollout.key: self._evidence(rollout, stream) for rollout, stream in pairs}
+        return [evidence[rollout.key] for rollout in chosen]
 
     def _streams(
         self, batch: KVBatchMeta, chosen: Sequence[Rollout], side: Side, request: Request, live: bool
@@ -78,16 +78,16 @@ class Sources:
             keys = [rollout.key for rollout in chosen]
             asked = dispatched(batch, keys, self.ranks, FIELDS, segrl=request)
             if request.need == AFTER_PREFIXES:
-                _tell(asked, BOUNDARIES, {one.key: one.segments.boundaries for one in chosen}, (0,))
+                _tell(asked, BOUNDARIES, {rollout.key: rollout.segments.boundaries for rollout in chosen}, (0,))
             if request.need in ACROSS_RESPONSES:
-                _tell(asked, ADVANTAGE, {one.key: (one.advantage,) for one in chosen}, (0.0,))
+                _tell(asked, ADVANTAGE, {rollout.key: (rollout.advantage,) for rollout in chosen}, (0.0,))
                 asked.fields = [*asked.fields, LOGP]
             self.workers.compute_segrl_scores(asked)
             return streams_of(*columns(keys, batch.partition_id, SCORES), path=request.path)
         golds = [rollout.gold or "" for rollout in chosen] if request.target != "own" else []
         traces = [rollout.trace for rollout in chosen]
         given_to = explained(traces, request.target, golds, self.frozen.tokenizer)
-        streams = self.frozen.attribute(given_to, request, [one.segments.boundaries for one in chosen])
+        streams = self.frozen.attribute(given_to, request, [rollout.segments.boundaries for rollout in chosen])
         # In float32, as those of the actor workers arrive.
         gaps, copied = known([stream.gap for stream in streams]), known([stream.copy_share for stream in streams])
         return streams_of([stream.scores_T for stream in streams], gaps, copied, path=request.path)

@@ -23,27 +23,41 @@ def test_directions_by_hand():
     assert directions(equal, converging=True).tolist() == [-1, -1, 0]
 
 
-def test_the_bonus_is_surplus_surprise_times_direction():
+def test_the_bonus_is_surplus_surprise_times_direction_less_that_of_the_others():
     logp_T, entropy_T = torch.tensor([-1.0, -0.5, -2.0, -3.0]), torch.tensor([0.4, 0.5, 1.0, 1.0])
     up, down = 2 / (1 + exp(-1)), 2 / (1 + exp(1))
-    bonus_T = entropy_bonus(SCORES, SEGMENTS, Likelihoods(logp_T, entropy_T), converging=False)
-    assert bonus_T.tolist() == pytest.approx([0.6 * up, 0.0, 1.0 * down, 0.0])
+    likelihoods = Likelihoods(logp_T, entropy_T)
+    bonus_T = entropy_bonus(SCORES, SEGMENTS, likelihoods, converging=False, trained_T=torch.ones(4).bool())
+    first, third = 0.6 * up, 1.0 * down  # the second is as surprising as it must be
+    assert bonus_T.tolist() == pytest.approx([first - third / 2, -(first + third) / 2, third - first / 2, 0.0])
+    trained_T = torch.tensor([True, False, True, True])
+    bonus_T = entropy_bonus(SCORES, SEGMENTS, likelihoods, converging=False, trained_T=trained_T)
+    assert bonus_T.tolist() == pytest.approx([first - third, 0.0, third - first, 0.0])
+    alone_T = torch.tensor([True, False, False, True])
+    assert not entropy_bonus(SCORES, SEGMENTS, likelihoods, converging=False, trained_T=alone_T).any()
 
 
 def test_its_expected_gradient_is_that_of_the_entropy():
-    """Over all tokens that could have been sampled, weighed by their probability."""
-    logits_V = torch.tensor([0.3, -1.0, 2.0, 0.1], dtype=torch.float64, requires_grad=True)
-    logp_V = torch.log_softmax(logits_V, 0)
-    entropy = -(logp_V.exp() * logp_V).sum()
-    (wanted,) = torch.autograd.grad(entropy, logits_V, retain_graph=True)
-    one = Segments((0, 1))
-    equal = from_strength(torch.tensor([1.0]), one)
-    found = torch.zeros(4, dtype=torch.float64)
-    for v in range(4):
-        likelihoods = Likelihoods(logp_V[v : v + 1].detach(), entropy.detach()[None])
-        (gradient,) = torch.autograd.grad(logp_V[v], logits_V, retain_graph=True)
-        found += logp_V[v].exp().item() * float(entropy_bonus(equal, one, likelihoods, converging=False)) * gradient
-    torch.testing.assert_close(found, wanted)
+    """Over all responses of two tokens that could have been sampled, by their probability: that of the first token's
+    entropy and of the second's after each first. What the other token gets is only a baseline."""
+    generator = torch.Generator().manual_seed(0)
+    first_V = torch.randn(3, generator=generator, dtype=torch.float64).requires_grad_()
+    second_VV = torch.randn(3, 3, generator=generator, dtype=torch.float64).requires_grad_()
+    logp_V, logp_VV = first_V.log_softmax(0), second_VV.log_softmax(1)
+    entropy, entropy_V = -(logp_V.exp() * logp_V).sum(), -(logp_VV.exp() * logp_VV).sum(1)
+    wanted = torch.autograd.grad(entropy + logp_V.exp().detach() @ entropy_V, [first_V, second_VV], retain_graph=True)
+    two = Segments((0, 2))
+    equal = from_strength(torch.tensor([1.0]), two)
+    surrogate = torch.zeros((), dtype=torch.float64)
+    for v in range(3):
+        for w in range(3):
+            logp_T = torch.stack([logp_V[v], logp_VV[v, w]])
+            likelihoods = Likelihoods(logp_T.detach(), torch.stack([entropy, entropy_V[v]]).detach())
+            bonus_T = entropy_bonus(equal, two, likelihoods, converging=False, trained_T=torch.ones(2).bool())
+            assert float(bonus_T.sum()) == pytest.approx(0, abs=1e-12)
+            surrogate = surrogate + logp_T.sum().exp().detach() * (bonus_T @ logp_T)
+    for found, gradient in zip(torch.autograd.grad(surrogate, [first_V, second_VV]), wanted, strict=True):
+        torch.testing.assert_close(found, gradient)
 
 
 def test_converging_holds_on_to_the_reference_and_to_what_is_sure():

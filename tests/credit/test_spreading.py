@@ -62,6 +62,15 @@ def test_cliff_by_hand():
     assert float(torch.cat(list(late.values())).sum()) == pytest.approx(0, abs=1e-6)
 
 
+def test_raised_blame_leaves_each_response_its_mean():
+    """Three quarters of the wrong response lie before its last token: weights of 3/4, and of 7/4 there."""
+    settings = CreditSettings(sign="negative", rule="onward", rule_options={"raised": True})
+    right, wrong = rollout("p_0_0", 1.0, (0, 1, 2)), rollout("p_1_0", -1.0)
+    raised = spread([right, wrong], [weighed(wrong, settings, [0.0, 0.1, 0.2, 0.9])], settings)
+    assert set(raised) == {"p_1_0"}
+    assert raised["p_1_0"].tolist() == pytest.approx([-0.75, -0.75, -0.75, -1.75])
+
+
 def test_a_group_without_a_weighed_rollout_stays_as_verl_left_it():
     settings = CreditSettings(rule="onward", mean_one=False, centred=True, sign="negative")
     others = [rollout("q_0_0", 0.7), rollout("q_1_0", -0.3)]

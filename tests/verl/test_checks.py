@@ -76,7 +76,7 @@ def grpo_config(*overrides):
         ),
         (
             ["segrl.measure=delta", "segrl.sign=both", "algorithm.rollout_correction.bypass_mode=true"],
-            "segrl.measure=delta reads the log-probs that the actor gives the rollouts before its update",
+            "segrl.measure=delta reads what verl computes with the old log-probs",
         ),
         (
             ["segrl.measure=delta", "segrl.sign=both", "segrl.attributor=frozen", "segrl.attributor_path=x"],

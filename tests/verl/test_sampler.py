@@ -176,5 +176,5 @@ def test_what_a_curriculum_cannot_be_told_is_refused():
     config.algorithm.rollout_correction = {"bypass_mode": True}
     given = {"order": "gaussian", "convergence": "shuffled", "convergence_entropy": 0.2}
     config.segrl = {"curriculum": given}
-    with pytest.raises(ValueError, match=r"convergence_entropy=0\.2 reads the entropy that verl computes"):
+    with pytest.raises(ValueError, match=r"convergence_entropy=0\.2 reads what verl computes"):
         check_supported(config)
