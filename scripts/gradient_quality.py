@@ -79,8 +79,8 @@ ARMS = {
     "own alone": Arm("own"),
     "minus gold": Arm("own", "minus_gold"),
     "paper's ig": Arm("ig"),
-    "entropy 20%": Arm("entropy", "entropy", "top", {"share": 0.2, "scope": "batch"}),
-    "grail": Arm("grail", "grail", "zscore", {"mean_one": False}),
+    "entropy 20%": Arm("entropy", "entropy", "top", {"share": 0.2}),
+    "grail": Arm("grail", "grail", "zscore", {"gain": 0.5, "low": 0.5, "high": 5.0}),
     "random": Arm("random", "random"),
     "permuted": Arm("own", "contrast", permuted=True),
     "position": Arm("position", "position"),
@@ -197,8 +197,7 @@ def weights_of(
     rollouts: Sequence[Rollout], scores: Mapping[str, dict], arm: Arm, chosen: tuple[str, dict]
 ) -> dict[str, Tensor]:
     """By key, the weights of a batch's rollouts that the arm weighs."""
-    rule, options = (arm.rule, dict(arm.options)) if arm.rule else (chosen[0], dict(chosen[1]))
-    scope, mean_one = options.pop("scope", "response"), options.pop("mean_one", True)
+    rule, options = (arm.rule, arm.options) if arm.rule else chosen
     pool = {}
     for rollout in rollouts:
         name = arm.right if rollout.reward else arm.wrong
@@ -208,13 +207,7 @@ def weights_of(
                 drawn = torch.Generator().manual_seed(seed_of(0, rollout.key))
                 segment_scores = permuted(segment_scores, rollout.segments, drawn)
             pool[rollout.key] = Weighable(segment_scores, rollout.segments, None, rollout.advantage)
-    pools = [[*pool.values()]] if scope == "batch" else [[weighable] for weighable in pool.values()]
-    weights = [
-        weights_T
-        for together in pools
-        for weights_T in weigh_together(together, rule, sign="both", mean_one=mean_one, **options)
-    ]
-    return dict(zip(pool, weights, strict=True))
+    return {key: weigh_together([weighable], rule, sign="both", **options)[0] for key, weighable in pool.items()}
 
 
 def as_scores(strengths: Sequence[float], rollout: Rollout, name: str) -> SegmentScores:
