@@ -91,8 +91,13 @@ def crossed(table: np.ndarray) -> Crossed:
 
 def pooled(parts: Sequence[Crossed]) -> Crossed:
     """Tables of as many seeds and problems as one of mean zero: each part of its variance is the mean of theirs."""
-    names = ("of_seeds", "of_problems", "interaction")
-    return replace(parts[0], mean=0.0, **{name: fmean(getattr(one, name) for one in parts) for name in names})
+    return replace(
+        parts[0],
+        mean=0.0,
+        of_seeds=fmean(one.of_seeds for one in parts),
+        of_problems=fmean(one.of_problems for one in parts),
+        interaction=fmean(one.interaction for one in parts),
+    )
 
 
 def sd_range(sd: float, freedom: float) -> tuple[float, float]:
