@@ -46,7 +46,7 @@ from segrl.evaluation.results import markdown
 from segrl.types import Trace
 
 BASE = "base"
-LOGGED = ("actor/ppo_kl", "actor/grad_norm", "critic/score/mean")
+LOGGED = ("critic/score/mean", "response_length/mean", "actor/grad_norm")
 METHOD = """\
 Differences in points, two cells of a seed at the tokens of the one that sampled fewer; intervals of 95% by Student's t
 over seeds and problems, which are crossed. `found`: the true difference that so many seeds find in 80% of repetitions
@@ -387,7 +387,7 @@ def seen(found: Mapping[str, Crossed], control: str, reference: str) -> str:
 
 
 def arms_table(found: Mapping[str, Mapping[int, Course]], logs: Mapping[str, Sequence]) -> str:
-    columns = ["seeds", "rollout tokens, millions", "pass@1 at the end", "minus base", "KL a step", "gradient norm"]
+    columns = ["seeds", "rollout tokens, millions", "pass@1 at the end", "minus base", "gradient norm"]
     lines = {}
     for arm, one in found.items():
         gained = crossed(np.array([[shares[-1] - shares[0] for shares in c.right.values()] for c in one.values()]))
@@ -396,7 +396,6 @@ def arms_table(found: Mapping[str, Mapping[int, Course]], logs: Mapping[str, Seq
             "rollout tokens, millions": f"{fmean(c.tokens[-1] for c in one.values()) / 1e6:.3f}",
             "pass@1 at the end": f"{100 * fmean(fmean(c.end.values()) for c in one.values()):.1f}%",
             "minus base": short(gained)["difference"],
-            "KL a step": f"{average(logs[arm], 'actor/ppo_kl'):.2g}",
             "gradient norm": f"{average(logs[arm], 'actor/grad_norm'):.2g}",
         }
     return markdown("arm", columns, lines)
