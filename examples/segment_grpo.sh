@@ -1,12 +1,24 @@
 #!/usr/bin/env bash
 # Do segment weights help GRPO on the toy world? Arms against uniform, paired by seed; see examples/segment_grpo.yaml.
 #
-#   examples/segment_grpo.sh OUT               the full grid: ten seeds of every arm; what is done is not done again
-#   STEPS=short examples/segment_grpo.sh OUT   three arms, one seed, a few steps
+#   examples/segment_grpo.sh OUT                      two seeds of three arms, what six can show (OUT/power.md), the other
+#                                                     four, then one seed of every other arm; what is done is not done again
+#   STEPS=pilot examples/segment_grpo.sh OUT          some of these: pilot, full, exploratory; and control, short (minutes)
+#   taskset -c 0 examples/segment_grpo.sh OUT &       on two cores, a cell at a time on each; SEEDS=0,2,4 names seeds that
+#   taskset -c 1 examples/segment_grpo.sh OUT         one of them takes, the pilot's apart
 set -euo pipefail
 out=${1:?usage: $0 OUT}
 here=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-$here/.venv/bin/python}
 
-"$python" "$here/scripts/compare_grpo.py" run "$out" "$here/examples/segment_grpo.yaml" ${STEPS:+--size "$STEPS"}
-"$python" "$here/scripts/compare_grpo.py" compare "$out" "$here/examples/segment_grpo.yaml"
+grid() { "$python" "$here/scripts/compare_grpo.py" "$1" "$out" "$here/examples/segment_grpo.yaml" "${@:2}"; }
+
+for size in ${STEPS:-pilot full exploratory}; do
+    if [[ $size == pilot ]]; then
+        grid run --size pilot
+        grid power
+    else
+        grid run --size "$size" ${SEEDS:+--seeds "$SEEDS"}
+    fi
+done
+grid compare

@@ -23,6 +23,7 @@ from segrl.types import Evidence, Segments, SegmentScores, given
 
 LEAST_GRADIENT = 1e-30  # a gradient of zero has no logarithm
 ORACLE = {"needed": 1.0, "other": 0.5, "redundant": 0.0}
+MISTAKES = ("wrong", "carried")  # kinds of thoughts: a false step, and what follows from it
 
 # --- integrated gradients --------------------------------------------------------------------------------------------
 
@@ -87,8 +88,11 @@ def random(evidence: Evidence, segments: Segments, seed: int = 0) -> SegmentScor
     return from_strength(torch.rand(len(segments), generator=_generator(evidence, seed)), segments)
 
 
-def oracle(evidence: Evidence, segments: Segments, inverted: bool = False) -> SegmentScores:
-    """Control: the planted truth of the toy world. Needed thoughts score 1, redundant ones 0, the third class 0.5."""
+def oracle(evidence: Evidence, segments: Segments, inverted: bool = False, mistakes: bool = False) -> SegmentScores:
+    """Control: the planted truth of the toy world. Needed thoughts score 1, redundant ones 0, the third class 0.5.
+
+    With ``mistakes``, what misled a wrong response: the wrong step and what is carried on from it score 1, all else 0.
+    """
     from segrl.toy.world import CLASSES
 
     kinds = evidence.trace.kinds
@@ -102,7 +106,8 @@ def oracle(evidence: Evidence, segments: Segments, inverted: bool = False) -> Se
             f"trace {evidence.trace.id!r} has {len(kinds)} planted kinds and {len(segments)} segments; the measure "
             "'oracle' needs segmenter=keywords as it is by default"
         )
-    values_S = torch.tensor([ORACLE[CLASSES[kind]] for kind in kinds])
+    truth = [float(kind in MISTAKES) if mistakes else ORACLE[CLASSES[kind]] for kind in kinds]
+    values_S = torch.tensor(truth)
     return from_strength(1 - values_S if inverted else values_S, segments)
 
 

@@ -1,7 +1,7 @@
 """verl on a machine without an accelerator: a ``cpu`` platform, and the places where verl 0.9.1 needs more than that.
 
 verl asks a platform object about the hardware. This module registers one under the name ``cpu``; ``activate`` applies
-five deviations from verl, each with its reason; ``segrl.verl`` calls it only where ``VERL_PLATFORM=cpu`` asks.
+six deviations from verl, each with its reason; ``segrl.verl`` calls it only where ``VERL_PLATFORM=cpu`` asks.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed.fsdp
+from ray.runtime_context import RuntimeContext
 from verl.plugin.platform import PlatformBase, PlatformRegistry, get_platform
 
 from segrl.launch import CPU_ENVIRONMENT
@@ -159,14 +160,26 @@ def _wait_for_gloo_at_exit() -> None:
     atexit.register(time.sleep, 0.2)
 
 
+def _tell_clusters_apart() -> None:
+    """verl names the socket through which a trainer sends its weights to vLLM by Ray's job id, which is 1 in every
+    cluster that a run starts for itself: two runs on one machine would get each other's weights.
+    """
+
+    def get_job_id(context) -> str:
+        return f"{context.worker.current_job_id.hex()}-{context.gcs_address.rpartition(':')[2]}"
+
+    RuntimeContext.get_job_id = get_job_id
+
+
 def activate() -> None:
-    """Apply the deviations to this process. The fifth lives in the rollout server's own: see ``vllm_extension``."""
+    """Apply the deviations to this process. The sixth lives in the rollout server's own: see ``vllm_extension``."""
     for name, value in CPU_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     _name_gloo_once()
     find_vllm_by_its_cpu_name()
     _offload_without_pinning()
     _wait_for_gloo_at_exit()
+    _tell_clusters_apart()
     if not isinstance(get_platform(), PlatformCPU):
         raise RuntimeError(
             f"VERL_PLATFORM=cpu asks for segrl's platform, but verl already uses {type(get_platform()).__name__}; "

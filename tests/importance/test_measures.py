@@ -290,6 +290,17 @@ def test_the_oracle_reads_the_planted_kinds():
         segrl.score(Evidence(trace), Segments((0, trace.tokens)), "oracle")
 
 
+def test_the_oracle_knows_what_misled_a_wrong_response():
+    [trace] = toy.sample_mistakes(1, seed=3)
+    _, tokenizer = toy.load_model()
+    tokenised = segrl.tokenize(trace, tokenizer)
+    segments = segrl.segment(tokenised, "keywords")
+    found = segrl.score(Evidence(tokenised), segments, "oracle", mistakes=True).strength_S.tolist()
+    assert found == [float(kind in ("wrong", "carried")) for kind in trace.meta["kinds"]]
+    assert 1.0 in found
+    assert 0.0 in found[:-1]
+
+
 def test_first_correct_scores_what_comes_up_to_the_conclusion():
     text = "Okay, we have 7 terms.\n\nWait, so it is 7.\n\nWait, 3 is 7?\n</think> \\boxed{7}"
     trace = segrl.tokenize(Trace("t", "p", text, "7"), byte_level_tokenizer())

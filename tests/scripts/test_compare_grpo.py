@@ -1,6 +1,10 @@
-"""The statistics of scripts/compare_grpo.py, and its page from made-up cells."""
+"""The arithmetic of scripts/compare_grpo.py, its pages from made-up cells, and how it runs and resumes them."""
 
 import json
+import re
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -10,13 +14,18 @@ from testkit.script_files import loaded
 
 from segrl.commands.config import compose
 from segrl.credit.settings import credit_from
+from segrl.data import read_rows
 
-SPEC = OmegaConf.to_container(OmegaConf.load(ROOT / "examples" / "segment_grpo.yaml"))
+SPEC = OmegaConf.to_container(OmegaConf.load(ROOT / "examples" / "segment_grpo.yaml"), resolve=True)
+FEW = SPEC | {"problems": SPEC["problems"] | {"train": 8, "held_out": 4}}
 
 
 @pytest.fixture(scope="module")
 def script():
     return loaded("compare_grpo")
+
+
+# --- arithmetic ------------------------------------------------------------------------------------------------------
 
 
 def test_holm_by_hand(script):
@@ -25,72 +34,265 @@ def test_holm_by_hand(script):
     assert script.holm([0.03, 0.02]) == pytest.approx([0.04, 0.04])  # never below one before it
 
 
-def test_the_bootstrap_has_the_standard_error_of_a_mean(script):
-    generator = np.random.default_rng(1)
-    one_seed = generator.normal(0.0, 1.0, (1, 400))
-    drawn = script.bootstrap(one_seed, np.random.default_rng(0))
-    assert drawn.mean() == pytest.approx(one_seed.mean(), abs=0.005)
-    assert drawn.std() == pytest.approx(one_seed.std() / 20, rel=0.05)
-    by_seed = np.repeat(generator.normal(0.0, 1.0, (25, 1)), 100, axis=1)  # the seeds differ, the problems do not
-    assert script.bootstrap(by_seed, np.random.default_rng(0)).std() == pytest.approx(by_seed.std() / 5, rel=0.05)
+def logged(response, total):
+    """Of a step whose prompts have 50 tokens each."""
+    return {"response_length/mean": response, "prompt_length/mean": 50.0, "perf/total_num_tokens": total}
 
 
-def test_a_difference_is_paired(script):
-    ours = {0: {"a": 1.0, "b": 1.0, "only here": 1.0}, 1: {"a": 1.0, "b": 0.0}}
-    theirs = {0: {"a": 0.0, "b": 1.0}, 1: {"a": 1.0, "b": 0.0}, 2: {"a": 1.0, "b": 1.0}}
-    found = script.difference("ig", ours, theirs)
-    assert (found.seeds, found.mean) == (2, 0.25)
+def test_rollout_tokens_are_those_of_the_responses(script):
+    # 10 rollouts of 150 + 50, then 10 of 200 + 50: 1,500 and 2,000 sampled tokens
+    assert script.rollout_tokens({2: logged(200.0, 2500), 1: logged(150.0, 2000)}) == {1: 1500, 2: 3500}
 
 
-def test_an_outcome_is_the_share_of_a_problems_samples_at_the_last_validation(script, tmp_path):
-    (tmp_path / "validation").mkdir()
+def test_the_course_of_a_cell_is_a_line_between_validations(script):
+    course = script.Course([0.0, 1000.0, 1200.0], {"a": [0.25, 0.5, 1.0], "b": [0.0, 0.0, 0.5]})
+    assert course.at(1100) == {"a": 0.75, "b": 0.25}
+    assert course.at(500) == {"a": 0.375, "b": 0.0}
+    assert course.end == {"a": 1.0, "b": 0.5}
+
+
+def test_two_cells_are_compared_where_the_shorter_one_ended(script):
+    longer = script.Course([0.0, 1000.0, 1200.0], {"a": [0.0, 0.5, 1.0], "b": [0.0, 0.0, 0.5]})
+    shorter = script.Course([0.0, 900.0, 1100.0], {"a": [0.0, 0.0, 0.5], "b": [0.0, 0.0, 1.0]})
+    alike = script.Course([0.0, 10.0], {"b": [0.0, 0.5], "a": [0.0, 0.5]})
+    found = script.difference({3: longer, 7: alike, 8: alike}, {7: alike, 3: shorter})
+    assert found.tolist() == [[0.25, -0.75], [0.0, 0.0]]  # at 1,100: a 0.75 - 0.5, b 0.25 - 1
+    assert script.difference({1: alike}, {2: alike}) is None
+
+
+def test_an_outcome_is_the_share_of_a_problems_samples(script, tmp_path):
     for step, rows in ((2, [("a", 1)]), (10, [("a", 1), ("b", 1), ("a", 0), ("b", 1)])):
-        lines = [json.dumps({"input": name, "acc": acc}) for name, acc in rows]
-        (tmp_path / "validation" / f"{step}.jsonl").write_text("\n".join(lines))
-    assert script.problems(tmp_path) == {"a": 0.5, "b": 1.0}
+        write_validation(tmp_path, step, rows)
+    assert script.validations(tmp_path) == [(2, {"a": 1.0}), (10, {"a": 0.5, "b": 1.0})]
 
 
-def cell(folder, right: float, step: int = 4):
-    (folder / "validation").mkdir(parents=True)
-    rows = [{"input": f"p{i}", "acc": float(i < right)} for i in range(50)]
-    (folder / "validation" / f"{step}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    lines = [{"step": s, "data": {"critic/score/mean": s / 10, "actor/ppo_kl": 0.1}} for s in range(1, step + 1)]
-    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    (folder / "done").write_text("4\n")
+# --- pages -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("oracle", "sentence"), [(40, "oracle beats uniform"), (25, "this world cannot rank measures")]
-)
-def test_the_first_line_says_whether_the_world_can_rank_measures(script, tmp_path, capsys, oracle, sentence):
-    for arm, right in (("uniform", 25), ("oracle", oracle), ("ig", 27)):
-        for seed in (0, 1):
-            cell(tmp_path / arm / f"seed-{seed}", right)
-    (tmp_path / "random" / "seed-0").mkdir(parents=True)  # begun, not done
+def write_validation(folder, step, rows):
+    (folder / "validation").mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({"input": name, "acc": float(right)}) for name, right in rows]
+    (folder / "validation" / f"{step}.jsonl").write_text("\n".join(lines))
+
+
+def answers(right, problems=40):
+    return [(f"p{i}", i < right) for i in range(problems)]
+
+
+def finish(cell, *validations, tokens=1000):
+    """A cell that ended well after as many steps as it has validations, with so many tokens in each."""
+    for step, rows in enumerate(validations, 1):
+        write_validation(cell.folder, step, rows)
+    steps = range(1, len(validations) + 1)
+    lines = [{"step": step, "data": logged(150.0, tokens * 4 / 3) | {"critic/score/mean": step / 10}} for step in steps]
+    (cell.folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (cell.folder / "done").write_text("".join(f"{one}\n" for one in cell.overrides))
+
+
+def grid(script, out, size, right, tokens=None):
+    """Finished cells of a size, and the base; ``right``: (arm, seed) -> how many problems are right in the end."""
+    base = script.base_of(out, SPEC, SPEC["sizes"][size])
+    write_validation(base.folder, 0, answers(10))
+    (base.folder / "done").write_text("".join(f"{one}\n" for one in base.overrides))
+    for cell in script.cells_of(out, SPEC, size):
+        arm, seed = cell.folder.parent.name, int(cell.folder.name[5:])
+        if (arm, seed) in right:
+            finish(cell, answers(right[arm, seed]), tokens=(tokens or {}).get(arm, 1000))
+
+
+def row(page, name):
+    return next(line for line in page.splitlines() if line.startswith(f"| {name} |"))
+
+
+def test_the_page_has_differences_at_equal_tokens_and_what_the_controls_show(script, tmp_path, capsys):
+    pilot = {("uniform", 0): 20, ("uniform", 1): 21, ("permuted", 0): 20, ("permuted", 1): 22}
+    grid(script, tmp_path, "pilot", pilot | {("contrast", 0): 30, ("contrast", 1): 31}, tokens={"contrast": 2000})
+    grid(script, tmp_path, "control", {("planted", 0): 36, ("planted", 1): 37})
+    grid(script, tmp_path, "exploratory", {("uniform", 0): 20, ("oar", 0): 24})
+    (tmp_path / "grail" / "seed-0").mkdir(parents=True)  # begun, not done
     script.compare(tmp_path, SPEC)
     page = capsys.readouterr().out
     assert page == (tmp_path / "comparison.md").read_text()
-    assert sentence in page.splitlines()[2]
-    assert "| ig | 2 | 54.0% | +4.0" in page
-    assert "random" not in page
+    # contrast is half way from the base's 10 to 30 of 40 when uniform ends: 20 and 20.5, against 20 and 21
+    assert row(page, "contrast - uniform").split(" | ")[1:3][0] == "2"
+    assert " | -0.6 [" in row(page, "contrast - uniform")
+    assert " | +1.2 [" in row(page, "permuted - uniform")
+    assert " | +40.0 [" in page  # planted - uniform: 36 - 20 and 37 - 21 of 40
+    assert re.search(r"planted - uniform: \+40\.0 .*This grid sees a difference of that size", page)
+    assert "**uniform_half_rate has not run**" in page
+    assert " | +10.0 [" in row(page, "oar - uniform")
+    assert "| contrast | 2 | 0.002 | 76.2% | +51.2 [" in page
+    assert "grail" not in page
     assert (tmp_path / "curves.png").stat().st_size > 0
 
 
-def test_one_seed_ranks_nothing(script):
-    control = script.Difference("oracle", seeds=1, mean=0.1, low=0.05, high=0.15, p=0.01, detectable=0.09)
-    assert script.verdict(SPEC, control).startswith("**One seed:")
+def test_a_control_that_is_not_seen_or_has_one_seed_is_said(script):
+    table = np.array([[0.1, -0.1, 0.05], [-0.1, 0.1, 0.0]])
+    one = {"planted - uniform": script.crossed(table)}
+    assert "does not tell them apart" in script.seen(one, "planted", "uniform")
+    single = {"planted - uniform": script.crossed(np.array([[0.5, 0.6, 0.5]]))}
+    assert "One seed: another may turn it round" in script.seen(single, "planted", "uniform")
 
 
-def test_what_is_done_is_not_done_again(script, tmp_path, monkeypatch):
-    ran = []
-    monkeypatch.setattr(script, "run_cell", lambda cell, overrides, seed, steps: ran.append((cell.parent.name, steps)))
-    cell(tmp_path / "oracle" / "seed-0", 1)
-    script.run(tmp_path, SPEC, "short")
-    assert ran == [("uniform", 4), ("ig", 4)]
+def test_what_six_seeds_can_show_is_said_once_and_without_the_differences(script, tmp_path, capsys):
+    right = {("uniform", 0): 20, ("uniform", 1): 20, ("permuted", 0): 20, ("permuted", 1): 22}
+    grid(script, tmp_path, "pilot", right | {("contrast", 0): 20})
+    with pytest.raises(SystemExit, match=r"the pilot is not done: .*contrast/seed-1"):
+        script.power(tmp_path, SPEC)
+    grid(script, tmp_path, "pilot", right | {("contrast", 0): 20, ("contrast", 1): 28})
+    script.power(tmp_path, SPEC)
+    page = capsys.readouterr().out
+    # contrast - uniform by seed: 0 and 8 of 40, of standard deviation 0.2 / sqrt(2)
+    assert row(page, "contrast - uniform").split(" | ")[1:3] == ["2", "14.1"]
+    assert row(page, "permuted - uniform").split(" | ")[2] == "3.5"
+    # together: the root of the mean of 0.2^2, 0.15^2 and 0.05^2, over 2
+    assert row(page, "together").split(" | ")[2] == f"{100 * ((0.04 + 0.0225 + 0.0025) / 3 / 2) ** 0.5:.1f}"
+    assert "six" not in page
+    assert re.search(r"6 seeds find a true difference of \d+\.\d points in 80%", page)
+    assert "has 2 degrees of freedom" in page
+    assert "+" not in page  # no mean
+    grid(script, tmp_path, "pilot", right | {("contrast", 0): 0, ("contrast", 1): 40})
+    script.power(tmp_path, SPEC)
+    assert capsys.readouterr().out == page
+
+
+def test_six_seeds_find_what_a_t_test_of_six_differences_finds(script):
+    """Two seeds 10 points apart on problems that are all alike: 2.571 x 0.0707 / sqrt(6) is the limit, beyond which lie
+    80% of noncentral t's of 5 degrees with the shift 3.47."""
+    table = np.repeat([[0.0], [0.1]], 50, axis=1)
+    page = script.power_page({"a - b": table}, planned=6, arms=2)
+    shift = 100 * 0.0707107 / 6**0.5
+    found = float(row(page, "a - b").rstrip(" |").split(" | ")[-1])
+    assert 3.3 * shift < found < 3.6 * shift
+
+
+# --- cells -----------------------------------------------------------------------------------------------------------
+
+NOTE = "import pathlib, sys; pathlib.Path(sys.argv[1], 'ran').write_text('x'); sys.exit(int(sys.argv[2]))"
+
+
+@pytest.fixture
+def ran(script, monkeypatch):
+    """The arms of the cells that are run, each by a real process that fails for the arm ``permuted``."""
+    arms = []
+
+    def command(out, cell):
+        arms.append(cell.folder.parent.name)
+        assert not list(cell.folder.glob("left*"))
+        return [sys.executable, "-c", NOTE, str(cell.folder), str(int(arms[-1] == "permuted"))]
+
+    monkeypatch.setattr(script, "command", command)
+    return arms
+
+
+def test_what_is_done_is_not_done_again_and_what_is_half_done_is_begun_anew(script, tmp_path, ran):
+    [uniform, permuted, contrast] = script.cells_of(tmp_path, SPEC, "short")
+    finish_quietly(uniform)
+    (contrast.folder / "left").mkdir(parents=True)
+    with pytest.raises(SystemExit, match=r"failed: \S*permuted/seed-0; the same command tries them again"):
+        script.run(tmp_path, FEW, "short")
+    assert ran == ["base", "permuted", "contrast"]
+    assert contrast.done
+    assert not permuted.done
+    with pytest.raises(SystemExit, match="failed"):
+        script.run(tmp_path, FEW, "short")
+    assert ran[3:] == ["permuted"]
+
+
+def finish_quietly(cell):
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "done").write_text("".join(f"{one}\n" for one in cell.overrides))
+
+
+def test_another_cell_in_the_folder_is_an_error(script, tmp_path, ran):
+    finish_quietly(script.cells_of(tmp_path, SPEC, "short")[0])
+    with pytest.raises(SystemExit, match=r"holds another cell: it has .*total_training_steps=3'.*choose another OUT"):
+        script.run(tmp_path, FEW, "pilot")
+
+
+def test_the_rest_waits_for_what_the_pilot_says(script, tmp_path, ran):
+    with pytest.raises(SystemExit, match=r"the size full runs once .*power\.md is written"):
+        script.run(tmp_path, FEW, "full")
+    (tmp_path / "power.md").write_text("said")
+    with pytest.raises(SystemExit, match="failed"):
+        script.run(tmp_path, FEW, "full", seeds=[2, 4])
+    assert ran == ["base", *["uniform", "permuted", "contrast"] * 2]
+    assert {folder.name for folder in tmp_path.glob("uniform/seed-*/")} == {"seed-2", "seed-4"}
+
+
+def test_a_cell_belongs_to_the_process_that_holds_its_lock_and_to_the_run_it_left_behind(script, tmp_path):
+    cell = script.cells_of(tmp_path, SPEC, "short")[0]
+    with script.held(cell) as lock:
+        with script.held(cell) as again:
+            assert again is None
+        left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], pass_fds=[lock.fileno()])
+    with script.held(cell) as meanwhile:
+        assert meanwhile is None
+    left.kill()
+    left.wait()
+    with script.held(cell) as lock:
+        assert lock
+
+
+def test_what_another_process_runs_is_waited_for(script, tmp_path, ran, monkeypatch):
+    monkeypatch.setattr(script, "PAUSE", 0.05)
+    cells = script.cells_of(tmp_path, SPEC, "short")
+    for cell in (script.base_of(tmp_path, SPEC, SPEC["sizes"]["short"]), *cells[1:]):
+        finish_quietly(cell)
+    with script.held(cells[0]) as lock:
+        wait_and_finish = (
+            f"import pathlib, time; time.sleep(1); pathlib.Path({str(cells[0].folder / 'done')!r}).write_text"
+        )
+        text = "".join(f"{one}\n" for one in cells[0].overrides)
+        cells[0].folder.mkdir()
+        other = subprocess.Popen([sys.executable, "-c", f"{wait_and_finish}({text!r})"], pass_fds=[lock.fileno()])
+    began = time.monotonic()
+    script.run(tmp_path, FEW, "short")
+    assert not ran
+    assert time.monotonic() - began > 0.5
+    other.wait()
+
+
+def test_problems_are_the_same_for_all_and_none_is_held_out_and_learnt_from(script, tmp_path):
+    script.write_problems(tmp_path, FEW["problems"])
+    train, held_out = (read_rows(script.rows_of(tmp_path, split)) for split in ("train", "held_out"))
+    texts = [{row["prompt"][0]["content"] for row in rows} for rows in (train, held_out)]
+    assert [len(one) for one in texts] == [8, 4]
+    assert not texts[0] & texts[1]
+    for text in texts[0] | texts[1]:
+        asked = re.search(r"Write the value of ([a-z])\.", text)[1]
+        assert 5 <= "abcdefghi".index(asked) + 1 <= 8
+    assert script.sampled(3, 0, FEW["problems"], without=texts[0])[0].problem not in texts[0]
+    with pytest.raises(SystemExit, match=r"has problems of another kind: train was 8, now 9"):
+        script.write_problems(tmp_path, FEW["problems"] | {"train": 9})
+
+
+@pytest.mark.parametrize("size", SPEC["sizes"])
+def test_every_size_is_of_arms_that_there_are_and_ends_with_a_validation(script, size):
+    sizes = SPEC["sizes"][size]
+    assert set(sizes["arms"]) <= set(SPEC["arms"])
+    assert {SPEC["reference"], *SPEC["controls"]} <= set(SPEC["arms"])
+    assert sizes["validate_every"] < sizes["steps"]
 
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("arm", SPEC["arms"])
-def test_every_arm_is_a_config(arm):
+def test_every_arm_is_a_config(script, tmp_path, arm):
     pytest.importorskip("verl")
-    credit_from(compose("grpo", [*SPEC["common"], *SPEC["arms"][arm], "out=here"]))
+    spec = SPEC | {"sizes": {"one": SPEC["sizes"]["pilot"] | {"arms": [arm], "seeds": [3]}}}
+    [cell] = script.cells_of(tmp_path, spec, "one")
+    config = compose("grpo", script.command(tmp_path, cell)[4:])
+    assert config.data.seed == 3
+    assert config.trainer.total_training_steps == 30
+    assert credit_from(config).permuted == (arm == "permuted")
+
+
+@pytest.mark.e2e
+def test_the_permuted_arm_differs_from_the_best_in_nothing_else(script):
+    pytest.importorskip("verl")
+    best, permuted = (
+        credit_from(compose("grpo", [*SPEC["arms"][arm], "out=here"])) for arm in (SPEC["best"], "permuted")
+    )
+    permuted.permuted = False
+    assert best == permuted
+    assert best.sign == "both"

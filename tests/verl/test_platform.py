@@ -22,6 +22,15 @@ dist.all_reduce(torch.ones(1))
 assert CPUOffloadPolicy(pin_memory=True).pin_memory is False
 from importlib.metadata import version
 assert version("vllm").endswith("+cpu")
+
+import ray
+from ray.runtime_context import RuntimeContext
+from types import SimpleNamespace
+def job_of(port):
+    client = SimpleNamespace(address=f"127.0.0.1:{port}")
+    worker = SimpleNamespace(current_job_id=ray.JobID.from_int(1), gcs_client=client, check_connected=lambda: None)
+    return RuntimeContext(worker).get_job_id()
+assert job_of(7001) == job_of(7001) != job_of(7002), "two clusters' weights would take the same socket"
 dist.destroy_process_group()
 
 from verl.trainer.ppo.v1 import get_trainer_cls
