@@ -47,14 +47,13 @@ from segrl.data.files import write_json
 from segrl.evaluation.results import markdown
 from segrl.importance import from_strength, score, token_scores
 from segrl.importance.aggregation import permuted
-from segrl.importance.measures import ORACLE
+from segrl.importance.measures import MISTAKES, ORACLE
 from segrl.importance.reading import seed_of
 from segrl.toy.kinds import kinds_of
 from segrl.toy.world import CLASSES
 from segrl.types import SegmentScores, Trace
 from segrl.weighting import Weighable, weigh_together
 
-HANGS_ON_THE_MISTAKE = ("wrong", "carried")
 GATE = {**GATES, "nodes": 1}
 OF_TOKENS = ("entropy", "grail")
 
@@ -190,7 +189,7 @@ def planted(rollout: Rollout) -> list[float]:
     kinds = kinds_of(rollout.trace.problem, rollout.trace, rollout.segments)
     if rollout.reward:
         return [ORACLE[CLASSES[kind]] for kind in kinds]
-    return [float(kind in HANGS_ON_THE_MISTAKE) for kind in kinds]
+    return [float(kind in MISTAKES) for kind in kinds]
 
 
 def weights_of(
