@@ -34,9 +34,14 @@ class Scored(NamedTuple):
 def scored_traces(config: DictConfig) -> Iterator[Scored]:
     """Each trace with its segments and their scores, or the reason why there are none."""
     needs = measure_of(config.measure).needs
+    if config.attributions and needs != ("ig",):
+        raise ValueError(
+            f"attributions={config.attributions}, but measure={config.measure!r} reads none; leave attributions out, or "
+            "take measure=contribution"
+        )
     if not needs:
         return (_by_measure(Evidence(trace), config) for trace in tokenised(config))
-    return _saved(config) if config.attributions and needs == ("ig",) else _computed(config)
+    return _saved(config) if config.attributions else _computed(config)
 
 
 def check_measure(measure: str, path: str) -> None:

@@ -202,3 +202,10 @@ measured.needs = ("alone_value_S",)
     save_traces([traces[0], Trace(traces[1].id, traces[1].problem, traces[1].response, "31415")], tmp_path / "t.jsonl")
     assert main([*given, "measure=edited_measure:measured"]) == 2
     assert "o.scores holds the beginning of another job: traces was '" in capsys.readouterr().err
+
+
+def test_attributions_are_refused_for_a_measure_that_reads_none(planted, tmp_path, capsys):
+    given = [f"traces={planted}", f"attributions={tmp_path / 'ig'}", f"out={tmp_path / 'selections.parquet'}"]
+    assert main(["select", *given, "measure=alone"]) == 2
+    sentence = "but measure='alone' reads none; leave attributions out, or take measure=contribution"
+    assert sentence in capsys.readouterr().err
