@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
 DTYPES = ("float32", "bfloat16", "float16")
+WEIGHTS = ("*.safetensors", "*.bin")
+BLOCKS, BLOCK = 64, 2**16  # of a file of weights that are hashed, and their bytes
 
 
 def load_model(path: str, dtype: str = "float32", device: str = "auto") -> tuple[Any, Any]:
@@ -85,3 +88,19 @@ def tokenizer_of(model):
     if not name:
         raise ValueError("the model does not say where it was loaded from; pass tokenizer=...")
     return load_tokenizer(name)
+
+
+def weights_hash(path: str) -> str | None:
+    """A hash of blocks of the weights in the folder ``path``, another once they are trained on; None for a hub id."""
+    folder = local_folder(path)
+    if folder is None:
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(file for pattern in WEIGHTS for file in folder.glob(pattern)):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as weights:
+            for start in range(0, size, max(BLOCK, size // BLOCKS)):
+                weights.seek(start)
+                digest.update(weights.read(BLOCK))
+    return digest.hexdigest()[:16]

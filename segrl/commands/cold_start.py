@@ -25,14 +25,14 @@ def selects_here(config: DictConfig, stages: list[Stage]) -> bool:
 
 
 def select_here(config: DictConfig) -> None:
-    """Make the selections of ``out``, or find them made; ``config`` then names them, and no threshold any more."""
+    """Make the selections of ``out``; ``config`` then names them, and no threshold any more."""
     out = Path(config.out) / "selections.jsonl"
     thresholds = {f"selection.{name}": config[name] for name in ("tau", "beta") if config[name] is not None}
     selecting = config_of("select", config, out=out, attributions=_attributed(config), **thresholds)
     note, wanted = made_by(out), how_selected(selecting)
     if not (out.exists() and note.exists() and note.read_text() == wanted):
         check_unclaimed(config.out, how_made(out), json.loads(wanted))
-        select(selecting)
+    select(selecting)  # from its scores, if they are made; they are refused where they follow from other settings
     config.selections, config.tau, config.beta = str(out), None, None
 
 

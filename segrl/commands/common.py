@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -52,6 +54,23 @@ def attributor_path(config: DictConfig) -> str:
 def attributor(config: DictConfig) -> dict[str, Any]:
     """The model that explains, as ``load_model`` takes it."""
     return {"path": attributor_path(config), "dtype": loaded_dtype(config.dtype), "device": config.device}
+
+
+def made_from(traces: Sequence[TokenisedTrace], config: DictConfig) -> dict[str, Any]:
+    """What the attributor's rows follow from besides their options: the model and its weights, the traces and their
+    prompt, and the calibration, if there is one."""
+    from segrl.data.records import traces_hash
+    from segrl.loading import weights_hash
+
+    model, quadrature = attributor(config), Path(str(config.attribution.quadrature))
+    made = {"attributor": model["path"], "weights": weights_hash(model["path"]), "dtype": model["dtype"]}
+    made |= {"traces": traces_hash(traces), "template": config.template}
+    return made | ({"calibration": file_hash(quadrature)} if quadrature.is_file() else {})
+
+
+def file_hash(file: str | Path) -> str:
+    """A hash of the file's content."""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
 
 
 def loaded_dtype(dtype: str) -> str:

@@ -3,31 +3,29 @@ attributions, or computed with a model, in shards beside ``out``, which know no 
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Iterator, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
 from segrl.commands.attributing import run
-from segrl.commands.common import attributor, plain, segments_of, tokenised
+from segrl.commands.common import attributor, file_hash, made_from, plain, segments_of, tokenised
 from segrl.data import records
 from segrl.data.records import Row
 from segrl.data.shards import Shards, by_id
 from segrl.importance import measure_of, score
 from segrl.importance.gathering import NEEDS, ON_PATHS, ONLY_WHILE_TRAINING, gather
 from segrl.loading import check_model
-from segrl.resolving import check_options
+from segrl.resolving import check_options, resolve
 from segrl.types import Evidence, Segments, SegmentScores, TokenisedTrace
 
 
 class Scored(NamedTuple):
     trace: TokenisedTrace
     segments: Segments
-    scores: SegmentScores  # zero where there is an error
+    scores: SegmentScores | None  # None where there is an error
     error: str | None
 
 
@@ -36,8 +34,8 @@ def scored_traces(config: DictConfig) -> Iterator[Scored]:
     needs = measure_of(config.measure).needs
     if config.attributions and needs != ("ig",):
         raise ValueError(
-            f"attributions={config.attributions}, but measure={config.measure!r} reads none; leave attributions out, or "
-            "take measure=contribution"
+            f"attributions={config.attributions} hold integrated gradients, but measure={config.measure!r} reads "
+            f"{' and '.join(needs) or 'the text alone'}; leave attributions out, or take measure=contribution"
         )
     if not needs:
         return (_by_measure(Evidence(trace), config) for trace in tokenised(config))
@@ -65,7 +63,7 @@ def _scores(evidence: Evidence, segments: Segments, config: DictConfig) -> Segme
 
 
 def _of_row(trace: TokenisedTrace, segments: Segments, row: Row) -> Scored:
-    return Scored(trace, segments, records.scores_of(row), row["error"])
+    return Scored(trace, segments, None if row["error"] else records.scores_of(row), row["error"])
 
 
 def _saved(config: DictConfig) -> Iterator[Scored]:
@@ -75,11 +73,10 @@ def _saved(config: DictConfig) -> Iterator[Scored]:
         row = rows.get(trace.id)
         if row is None:
             raise ValueError(f"{config.attributions} has no attribution of trace {trace.id!r}; attribute these traces")
+        records.check_identity(trace, row, "attribution")
         if row["error"]:
-            segments = segments_of(trace, config)
-            yield _of_row(trace, segments, records.failed_scores_row(trace, segments, row["error"]))
+            yield Scored(trace, segments_of(trace, config), None, row["error"])
         else:
-            records.check_identity(trace, row, "attribution")
             check_measure(config.measure, row["path"])
             yield _by_measure(Evidence(trace, records.attribution_of(row)), config)
 
@@ -108,19 +105,21 @@ def scores_beside(out: str) -> Path:
 
 
 def _settings(traces: Sequence[TokenisedTrace], config: DictConfig) -> dict[str, Any]:
-    """What the scores follow from: keys of the config, and hashes of the traces and of the user's own functions."""
-    keys = ("measure", "segmenter", "template", "dtype")
+    """What the scores follow from."""
     sections = ("measure_options", "segmentation", "attribution", "evidence")
     options = {f"{name}.{key}": value for name in sections for key, value in plain(config[name]).items()}
-    files = {name: _file_hash(name) for name in (config.measure, config.segmenter) if ":" in name}
-    model, digest = attributor(config)["path"], records.traces_hash(traces)
-    return {"attributor": model, "traces": digest, **{key: config[key] for key in keys}, **options, **files}
+    functions = {"measure": config.measure, "segmenter": config.segmenter}
+    files = {f"{key} {name}": _source_hash(name) for key, name in functions.items() if ":" in name}
+    return {**made_from(traces, config), **functions, **options, **files}
 
 
-def _file_hash(function: str) -> str:
-    """A hash of the file of ``package.module:function``, which may be edited between two starts."""
-    file = inspect.getfile(import_module(function.partition(":")[0]))
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+def _source_hash(function: str) -> str:
+    """A hash of the file that defines ``package.module:function``, which may be edited between two starts."""
+    resolved = inspect.unwrap(resolve(function))
+    try:
+        return file_hash(inspect.getfile(resolved))
+    except TypeError:  # an object that is called, whose file is its class's
+        return file_hash(inspect.getfile(type(resolved)))
 
 
 def scored_rows(model, tokenizer, group: Sequence[TokenisedTrace], config: DictConfig) -> list[Row]:

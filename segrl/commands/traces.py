@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig
 
-from segrl.commands.common import attributor, plain, say, segments_of, tokenised
+from segrl.commands.common import attributor, made_from, plain, say, segments_of, tokenised
 from segrl.commands.config import needed
 from segrl.commands.planning import announce
 from segrl.data import records
@@ -33,11 +33,11 @@ def attribute(config: DictConfig) -> None:
     from segrl.commands.attributing import attributed_rows, run
     from segrl.loading import check_model
 
-    path, out = needed(config, "traces", "out")
+    _, out = needed(config, "traces", "out")
     model, options = attributor(config), plain(config.attribution)
     check_model(**model)
-    settings = {"traces": path, "path": model["path"], "dtype": model["dtype"], **options}
     traces = tokenised(config)
+    settings = {**made_from(traces, config), **options}
     announce("attribute", config, lengths=[len(trace.prompt_ids) + trace.tokens for trace in traces])
     shards = Shards(out, settings, traces, config.shard)
     rows = run(attributed_rows, shards, model, options, config.executor, config.workers, "attributed")
@@ -78,10 +78,12 @@ def select(config: DictConfig) -> None:
     _, out = needed(config, "traces", "out")
     selected, failed = [], []
     for trace, segments, scores, error in scored_traces(config):
-        if error is None:
+        if scores is not None:
             selected.append(Selected(trace, segments, scores, choose(scores, **plain(config.selection))))
         else:
-            failed.append((trace, segments, error))
+            failed.append((trace, segments, str(error)))
+    if failed and not selected:
+        raise ValueError(f"not one of {len(failed)} traces has scores to select by; the first: {failed[0][2]}")
     if not any(float(scores.share_S.sum()) for _, _, scores, _ in selected):
         raise ValueError(
             f"the measure {config.measure!r} finds no segment above zero in any of {len(selected)} traces: nothing to "

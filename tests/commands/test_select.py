@@ -190,22 +190,52 @@ def measured(evidence, segments):
 measured.needs = ("alone_value_S",)
 """
     file.write_text(source)
+    (tmp_path / "naming_it.py").write_text("from edited_measure import measured")
     traces = load_traces(planted)
     save_traces(traces, tmp_path / "t.jsonl")
     given = ["select", f"traces={tmp_path / 't.jsonl'}", f"out={tmp_path / 'o.parquet'}"]
-    run(*given, "measure=edited_measure:measured")
+    run(*given, "measure=naming_it:measured")
     file.write_text(source.replace(".exp()", ".sigmoid()"))
-    assert main([*given, "measure=edited_measure:measured"]) == 2
-    assert "o.scores holds the beginning of another job: edited_measure:measured was '" in capsys.readouterr().err
+    assert main([*given, "measure=naming_it:measured"]) == 2
+    assert "o.scores holds the beginning of another job: measure naming_it:measured was '" in capsys.readouterr().err
     file.write_text(source)
-    run(*given, "measure=edited_measure:measured")
+    run(*given, "measure=naming_it:measured")
     save_traces([traces[0], Trace(traces[1].id, traces[1].problem, traces[1].response, "31415")], tmp_path / "t.jsonl")
-    assert main([*given, "measure=edited_measure:measured"]) == 2
+    assert main([*given, "measure=naming_it:measured"]) == 2
     assert "o.scores holds the beginning of another job: traces was '" in capsys.readouterr().err
 
 
 def test_attributions_are_refused_for_a_measure_that_reads_none(planted, tmp_path, capsys):
     given = [f"traces={planted}", f"attributions={tmp_path / 'ig'}", f"out={tmp_path / 'selections.parquet'}"]
     assert main(["select", *given, "measure=alone"]) == 2
-    sentence = "but measure='alone' reads none; leave attributions out, or take measure=contribution"
+    sentence = "but measure='alone' reads alone_value_S; leave attributions out, or take measure=contribution"
     assert sentence in capsys.readouterr().err
+
+
+def test_scores_of_a_model_that_was_trained_on_are_not_gone_on_with(planted, tmp_path, capsys):
+    model, tokenizer = toy.load_model()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    of_model = [f"traces={planted}", f"attributor_path={tmp_path / 'model'}"]
+    commands = [["select", *of_model, "measure=alone", f"out={tmp_path / 's.jsonl'}"]]
+    commands += [["attribute", *of_model, f"out={tmp_path / 'a'}"]]
+    for command in commands:
+        run(*command)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(1.01)
+    model.save_pretrained(tmp_path / "model")
+    for command in commands:
+        assert main(command) == 2
+        assert "holds the beginning of another job: weights was '" in capsys.readouterr().err
+
+
+def test_a_trace_that_was_mended_is_not_dropped_for_what_it_was(tmp_path, capsys):
+    right, other = toy.sample_traces(2, seed=0)
+    given = tmp_path / "t.jsonl"
+    save_traces([right, Trace(other.id, other.problem, other.response, "")], given)
+    run("attribute", f"traces={given}", f"out={tmp_path / 'a'}")
+    run("select", f"traces={given}", f"attributions={tmp_path / 'a'}", f"out={tmp_path / 's.jsonl'}")
+    assert "nothing of 1 traces that could not be scored" in capsys.readouterr().out
+    save_traces([right, other], given)
+    assert main(["attribute", f"traces={given}", f"out={tmp_path / 'a'}"]) == 2
+    assert "holds the beginning of another job: traces was '" in capsys.readouterr().err
