@@ -90,7 +90,7 @@ def entropy_bonus(
     over the others; 0 elsewhere.
 
     So the bonus sums to zero in each response, and no text wins by it. What the other tokens get is a baseline: in
-    expectation the gradient is the same without it.
+    expectation the gradient is the same without it, for a given length and given directions.
     """
     directions_S = directions(scores, converging)
     directions_T = directions_S if scores.segment_T is not None else directions_S[segments.index_T]
