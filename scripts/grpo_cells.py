@@ -70,10 +70,11 @@ def refuse_others(cells: Iterable[Cell]) -> None:
     """End the program where another cell has ended in the folder of one; of several with one folder, one may have."""
     composed_once, planned = cache(composed), defaultdict(list)
     for cell in dict.fromkeys(cells):
-        planned[cell.folder] += [cell] if cell.done else []
+        if cell.done:
+            planned[cell.folder].append(cell)
     for folder, candidates in planned.items():
-        there = (folder / "done").read_text() if candidates else ""
-        if candidates and all(there != composed_once(cell.overrides) for cell in candidates):
+        there = (folder / "done").read_text()
+        if all(there != composed_once(cell.overrides) for cell in candidates):
             changes = (changed(there, composed_once(cell.overrides)) for cell in candidates)
             raise SystemExit(f"{folder} holds another cell: {min(changes, key=len)}; choose another OUT")
 

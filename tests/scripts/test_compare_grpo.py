@@ -284,7 +284,7 @@ def test_a_method_whose_yaml_has_changed_is_another_cell(tmp_path, monkeypatch):
         cells.refuse_others(there)
     with pytest.raises(SystemExit, match=sentence):
         cells.finished(tmp_path / "out", spec)
-    with pytest.raises(SystemExit, match="no cell can be made of method=clif: there is no method='clif'"):
+    with pytest.raises(SystemExit, match="no cell can be made of method=clif: there is no method=clif"):
         cells.composed(("method=clif",))
 
 
