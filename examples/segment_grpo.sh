@@ -13,12 +13,16 @@ python=${PYTHON:-$here/.venv/bin/python}
 
 grid() { "$python" "$here/scripts/compare_grpo.py" "$1" "$out" "$here/examples/segment_grpo.yaml" "${@:2}"; }
 
+compare=
 for size in ${STEPS:-pilot full exploratory}; do
     if [[ $size == pilot ]]; then
         grid run --size pilot
         grid power
     else
         grid run --size "$size" ${SEEDS:+--seeds "$SEEDS"}
+        compare=yes
     fi
 done
-grid compare
+if [[ $compare ]]; then  # after the pilot alone the differences are not looked at
+    grid compare
+fi

@@ -5,9 +5,9 @@
     python scripts/compare_grpo.py compare OUT SPEC             OUT/comparison.md and OUT/curves.png
 
 A cell is one arm with one seed, in ``OUT/<arm>/seed-<seed>``. A cell that has ended well is not run again, one that was
-interrupted is begun anew. The same command may run several times at once, on a core each: a cell belongs to the process
-that holds its lock, and a lock ends with its process. Beside the cells lie ``OUT/problems``, the same rows for all, and
-``OUT/base``, the validation of the model that all begin with.
+interrupted is begun anew. The same command may run several times at once, on a core each. Beside the cells lie
+``OUT/problems``, the same rows for all, and ``OUT/base``, the validation of the model that all begin with. How
+cells are run is in grpo_cells.py.
 
 The endpoint is taken at equal rollout tokens: of a cell it is known at no tokens (the base), at the validations of its
 run, and in between by a line for each problem; two cells of a seed are compared where the shorter one ended. Left out:
@@ -17,35 +17,23 @@ any tuning of an arm, and any look at another endpoint.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
-import os
-import shutil
 import signal
-import subprocess
-import sys
-import tempfile
-import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from grpo_cells import BASE, cells_of, finished, run
 from omegaconf import OmegaConf
 
-from segrl import toy
-from segrl.commands.generating import HELD_OUT
-from segrl.data import shards, write_verl_parquet
 from segrl.data.files import write_text
 from segrl.evaluation.crossed import Crossed, crossed, pooled, sd_range
 from segrl.evaluation.results import markdown
-from segrl.types import Trace
 
-BASE = "base"
 LOGGED = ("critic/score/mean", "response_length/mean", "actor/grad_norm")
 METHOD = """\
 Differences in points, two cells of a seed at the tokens of the one that sampled fewer; intervals of 95% by Student's t
@@ -56,172 +44,6 @@ Written before the rest ran; the differences themselves are not looked at. Stand
 difference of two arms, paired by seed and problem. `by chance` is what samples and problems alone make of seeds that
 are all alike. `found`: the true difference that {seeds} seeds find in 80% of repetitions, two-sided at 5%, by
 Student's t over seeds and problems, before Holm's correction."""
-PAUSE = 20  # seconds between two looks at the cells that other processes hold
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A run, its folder, and the overrides of ``segrl grpo`` that make it what it is."""
-
-    folder: Path
-    overrides: tuple[str, ...]
-
-    @property
-    def done(self) -> bool:
-        """Whether it has ended well; what ended well in its folder must be this cell and no other."""
-        note = self.folder / "done"
-        if not note.exists():
-            return False
-        there = note.read_text().split("\n")[:-1]
-        if there != [*self.overrides]:
-            gone, new = ({*one} - {*other} for one, other in ((there, self.overrides), (self.overrides, there)))
-            raise SystemExit(
-                f"{self.folder} holds another cell: it has {sorted(gone)}, this one {sorted(new)}; choose another OUT"
-            )
-        return True
-
-
-# --- running ---------------------------------------------------------------------------------------------------------
-
-
-def run(out: Path, spec: Mapping[str, Any], size: str, seeds: Sequence[int] | None = None) -> None:
-    """Every cell that is missing, seed by seed, so that an interrupted grid is balanced. One that fails is left for the
-    next call."""
-    grid = size_of(spec, size)
-    if (needed := grid.get("after")) and not (out / needed).exists():
-        raise SystemExit(f"the size {size} runs once {out / needed} is written: compare_grpo.py power OUT SPEC")
-    write_problems(out, spec["problems"])
-    failed: list[Cell] = []
-    cells = [base_of(out, spec, grid), *cells_of(out, spec, size, seeds)]
-    while left := [cell for cell in cells if not cell.done and cell not in failed]:
-        for cell in left:
-            with held(cell) as lock:
-                if lock and not cell.done:
-                    failed += [cell] if run_cell(cell, out, lock) else []
-                    break
-        else:
-            time.sleep(PAUSE)  # the others are at all that is left
-    if failed:
-        raise SystemExit(f"failed: {', '.join(str(cell.folder) for cell in failed)}; the same command tries them again")
-
-
-def size_of(spec: Mapping[str, Any], size: str) -> Mapping[str, Any]:
-    if size not in spec["sizes"]:
-        raise SystemExit(f"there is no size {size!r}; expected one of {', '.join(spec['sizes'])}")
-    return spec["sizes"][size]
-
-
-def cells_of(out: Path, spec: Mapping[str, Any], size: str, seeds: Sequence[int] | None = None) -> list[Cell]:
-    """The cells of a size, of these seeds alone where some are given."""
-    grid = size_of(spec, size)
-    common = [*spec["common"], *grid.get("overrides", []), f"trainer.total_training_steps={grid['steps']}"]
-    common += [f"trainer.test_freq={grid['validate_every']}", "trainer.val_before_train=false"]
-    return [
-        Cell(out / arm / f"seed-{seed}", (*common, *spec["arms"][arm], *seeded(seed)))
-        for seed in grid["seeds"]
-        if seeds is None or seed in seeds
-        for arm in grid["arms"]
-    ]
-
-
-def base_of(out: Path, spec: Mapping[str, Any], grid: Mapping[str, Any]) -> Cell:
-    """The validation of the model that all cells begin with."""
-    alone = ["trainer.val_before_train=true", "trainer.val_only=true", "segrl.rule=uniform"]
-    return Cell(out / BASE / "seed-0", (*spec["common"], *grid.get("overrides", []), *alone, *seeded(0)))
-
-
-def seeded(seed: int) -> list[str]:
-    keys = ("data.seed", "actor_rollout_ref.rollout.seed", "actor_rollout_ref.actor.data_loader_seed")
-    return [f"{key}={seed}" for key in keys]
-
-
-def write_problems(out: Path, wanted: Mapping[str, Any]) -> None:
-    """Problems to learn from, and others of the same lengths to be evaluated on; the same for every cell."""
-    for name, (was, now) in shards.claim(out / "problems" / "settings.json", wanted).items():
-        raise SystemExit(f"{out} has problems of another kind: {name} was {was!r}, now {now!r}; choose another OUT")
-    held_out = sampled(wanted["held_out"], HELD_OUT, wanted)
-    train = sampled(wanted["train"], 0, wanted, without={problem.problem for problem in held_out})
-    for split, problems in (("train", train), ("held_out", held_out)):
-        if not (file := rows_of(out, split)).exists():
-            write_verl_parquet(problems, file, "toy", split)
-
-
-def sampled(count: int, seed: int, wanted: Mapping[str, Any], without: Collection[str] = ()) -> list[Trace]:
-    """The first toy problems of the seed that ask what is wanted, in as many steps, and are not among ``without``."""
-    least, most = wanted["steps"]
-    drawn = count
-    while True:
-        problems = [
-            problem
-            for problem in toy.sample_problems(drawn, seed, wanted["ask"])
-            if least <= problem.meta["n_steps"] <= most and problem.problem not in without
-        ]
-        if len(problems) >= count:
-            return problems[:count]
-        drawn *= 2
-
-
-def rows_of(out: Path, split: str) -> Path:
-    return out / "problems" / f"{split}.parquet"
-
-
-@contextmanager
-def held(cell: Cell) -> Iterator[IO | None]:
-    """The cell's lock, or None where another process has it. It is also the run's, which may outlive this process."""
-    cell.folder.parent.mkdir(parents=True, exist_ok=True)
-    with cell.folder.with_suffix(".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-        else:
-            yield lock
-
-
-def run_cell(cell: Cell, out: Path, lock: IO) -> int:
-    """Run the cell from its beginning; its exit code."""
-    shutil.rmtree(cell.folder, ignore_errors=True)
-    cell.folder.mkdir(parents=True)
-    print(f"{time.strftime('%H:%M')} {cell.folder}", flush=True)
-    # A Ray of its own; its sockets lie here, and their paths may have 107 characters.
-    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as ray:
-        code = logged([*command(out, cell), f"+ray_kwargs.ray_init._temp_dir={ray}"], cell.folder, lock)
-    if code:
-        tail = (cell.folder / "log").read_text(errors="replace").splitlines()[-5:]
-        print(f"{cell.folder} ended with exit code {code}; the end of its log:", *tail, sep="\n", flush=True)
-    else:
-        write_text(cell.folder / "done", "".join(f"{one}\n" for one in cell.overrides))
-    return code
-
-
-def command(out: Path, cell: Cell) -> list[str]:
-    settings = {
-        "out": cell.folder,
-        "data_path": rows_of(out, "train"),
-        "val_path": rows_of(out, "held_out"),
-        "trainer.save_freq": -1,
-        "trainer.resume_mode": "disable",
-        "trainer.logger": "[console,file]",
-        "trainer.validation_data_dir": cell.folder / "validation",
-    }
-    entry = [sys.executable, "-m", "segrl", "grpo"]
-    return [*entry, *cell.overrides, *(f"{key}={value}" for key, value in settings.items())]
-
-
-def logged(command: Sequence[str], folder: Path, lock: IO) -> int:
-    """Run the command with its output in the folder's log; its exit code."""
-    env = os.environ | {"VERL_FILE_LOGGER_PATH": str((folder / "metrics.jsonl").absolute())}
-    with (
-        (folder / "log").open("w") as log,
-        subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, pass_fds=[lock.fileno()]) as process,
-    ):
-        try:
-            process.wait()
-        except KeyboardInterrupt:
-            process.terminate()
-            process.wait()  # nothing may still write where the next start begins
-            raise
-    return process.returncode
 
 
 # --- what a cell came to ---------------------------------------------------------------------------------------------
@@ -242,10 +64,12 @@ class Course(NamedTuple):
         return self.at(self.tokens[-1])
 
 
-def courses(out: Path, arm: str) -> dict[int, Course]:
-    """Of the arm's finished cells, by seed."""
+def courses(out: Path, cells: Mapping[str, Mapping[int, Path]]) -> dict[str, dict[int, Course]]:
+    """Arm -> seed -> the course of the cell in that folder."""
+    if not (out / BASE / "seed-0" / "done").exists():
+        raise SystemExit(f"{out} has no validation of the base, which every run makes first")
     [(_, base)] = validations(out / BASE / "seed-0")
-    return {seed: course(folder, base) for seed, folder in finished(out / arm).items()}
+    return {arm: {seed: course(folder, base) for seed, folder in seeds.items()} for arm, seeds in cells.items()}
 
 
 def course(folder: Path, base: Mapping[str, float]) -> Course:
@@ -284,11 +108,6 @@ def metrics(folder: Path) -> dict[int, dict[str, float]]:
     return {line["step"]: line["data"] for line in lines}
 
 
-def finished(folder: Path) -> dict[int, Path]:
-    """Seed -> folder of the cells that have ended well."""
-    return {int(done.parent.name.rpartition("-")[2]): done.parent for done in sorted(folder.glob("seed-*/done"))}
-
-
 # --- comparing -------------------------------------------------------------------------------------------------------
 
 
@@ -308,24 +127,39 @@ def tables(found: Mapping[str, Mapping[int, Course]], pairs: Sequence[Sequence[s
     return {name: table for name, table in named.items() if table is not None}
 
 
-def holm(ps: Sequence[float]) -> list[float]:
-    """Adjusted p-values, in the order given."""
+def beyond_validations(found: Mapping[str, Mapping[int, Course]], pairs: Sequence[Sequence[str]]) -> list[str]:
+    """A sentence for each two cells of which one ended before the other was first validated."""
+    said = []
+    for pair in pairs:
+        ours, theirs = (found.get(arm, {}) for arm in pair)
+        for seed in sorted(ours.keys() & theirs.keys()):
+            short, long = sorted(pair, key=lambda arm: found[arm][seed].tokens[-1])
+            if found[long][seed].tokens[1] > found[short][seed].tokens[-1]:
+                said.append(
+                    f"- **{' - '.join(pair)}, seed {seed}: {long} was first validated after the tokens that {short} "
+                    f"ended at**, and is read there on the line from the base. A curve that flattens lies "
+                    f"above that line, so {long} may be better there than this page says."
+                )
+    return said
+
+
+def holm(ps: Sequence[float], family: int) -> list[float]:
+    """Adjusted p-values, in the order given, of a family of so many; those that are not there count as 1."""
     order = sorted(range(len(ps)), key=lambda i: ps[i])
     adjusted, running = [0.0] * len(ps), 0.0
     for place, i in enumerate(order):
-        running = max(running, min(1.0, (len(ps) - place) * ps[i]))
+        running = max(running, min(1.0, (family - place) * ps[i]))
         adjusted[i] = running
     return adjusted
 
 
 def compare(out: Path, spec: Mapping[str, Any]) -> None:
     """``comparison.md`` and ``curves.png`` from whatever cells are done."""
-    if not finished(out / BASE):
-        raise SystemExit(f"{out} has no validation of the base, which every run makes first")
-    found = {arm: one for arm in spec["arms"] if (one := courses(out, arm))}
+    cells = finished(out, spec)
+    found = courses(out, cells)
     if spec["reference"] not in found:
         raise SystemExit(f"{out} has no finished cell of {spec['reference']}, which the others are compared with")
-    logs = {arm: [metrics(folder) for folder in finished(out / arm).values()] for arm in found}
+    logs = {arm: [metrics(folder) for folder in seeds.values()] for arm, seeds in cells.items()}
     page = report(spec, found, logs)
     write_text(out / "comparison.md", page)
     draw(logs, out / "curves.png")
@@ -342,7 +176,8 @@ def report(spec: Mapping[str, Any], found: Mapping[str, Mapping[int, Course]], l
         f"# {spec['endpoint']}",
         "\n".join(seen(main | explored, control, reference) for control in spec["controls"]),
         METHOD,
-        main_table(main),
+        *(["\n".join(said)] if (said := beyond_validations(found, [*spec["comparisons"], *others])) else []),
+        main_table(main, len(spec["comparisons"])),
     ]
     if explored:
         parts += [
@@ -352,9 +187,9 @@ def report(spec: Mapping[str, Any], found: Mapping[str, Mapping[int, Course]], l
     return "\n\n".join([*parts, arms_table(found, logs)]) + "\n"
 
 
-def main_table(main: Mapping[str, Crossed]) -> str:
+def main_table(main: Mapping[str, Crossed], family: int) -> str:
     several = {name: one for name, one in main.items() if one.seeds > 1}
-    adjusted = dict(zip(several, holm([one.p for one in several.values()]), strict=True))
+    adjusted = dict(zip(several, holm([one.p for one in several.values()], family), strict=True))
     lines = {}
     for name, one in main.items():
         more = {"p": "", "p, Holm": "", "found": ""}
@@ -429,14 +264,16 @@ def power(out: Path, spec: Mapping[str, Any]) -> None:
     """``power.md``, from the pilot's cells; what has been said before the rest ran is not said anew."""
     page = out / "power.md"
     if not page.exists():
-        missing = [cell.folder for cell in cells_of(out, spec, "pilot") if not cell.done]
-        if missing:
+        pilot = cells_of(out, spec, "pilot")
+        if missing := [cell.folder for cell in pilot if not cell.done]:
             raise SystemExit(f"the pilot is not done: {', '.join(map(str, missing))} are missing")
-        found = {arm: courses(out, arm) for pair in spec["comparisons"] for arm in pair}
-        pilot = {arm: {seed: one[seed] for seed in spec["sizes"]["pilot"]["seeds"]} for arm, one in found.items()}
-        write_text(
-            page, power_page(tables(pilot, spec["comparisons"]), len(spec["sizes"]["full"]["seeds"]), len(pilot))
-        )
+        compared = {arm for pair in spec["comparisons"] for arm in pair}
+        seeds = spec["sizes"]["pilot"]["seeds"]
+        cells = {
+            arm: {seed: done[seed] for seed in seeds} for arm, done in finished(out, spec).items() if arm in compared
+        }
+        differences = tables(courses(out, cells), spec["comparisons"])
+        write_text(page, power_page(differences, len(spec["sizes"]["full"]["seeds"]), len(cells)))
     print(page.read_text(), end="")
 
 
@@ -444,6 +281,8 @@ def power_page(differences: Mapping[str, np.ndarray], planned: int, arms: int) -
     """What ``planned`` seeds can show, from the spread of the differences between all of so many arms; their means are
     kept back, so that nobody chooses by them.
     """
+    if least := [name for name, table in differences.items() if len(table) < 2]:
+        raise SystemExit(f"the pilot has one seed of {least[0]}; two or more say how seeds vary: add to its seeds")
     found = {name: crossed(table) for name, table in differences.items()}
     together = pooled(list(found.values()))
     freedom = (together.seeds - 1) * (arms - 1)  # of all pairs, those with one arm are free

@@ -81,13 +81,15 @@ def test_the_range_of_a_standard_deviation():
 
 
 @pytest.mark.parametrize(
-    ("of_seeds", "of_problems"),
-    [(0.0, 0.0), (0.0, 1.0), (0.1, 0.0), (0.1, 1.0)],
+    ("of_seeds", "of_problems", "most"),
+    [(0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (0.1, 0.0, 0.985), (0.1, 1.0, 0.985)],
     ids=["noise", "problems", "seeds", "all"],
 )
-def test_the_interval_holds_the_truth_in_95_of_100(of_seeds, of_problems):
-    """Six seeds, 64 problems, of standard deviations that count alike in the mean: 0.1 / sqrt(6), 1 / sqrt(64 x 6)."""
+def test_the_interval_holds_the_truth_in_95_of_100(of_seeds, of_problems, most):
+    """Six seeds, 64 problems, of standard deviations that count alike in the mean: 0.1 / sqrt(6), 1 / sqrt(64 x 6).
+
+    Where seeds do not differ the intervals are too wide, since they allow for a difference that six might hide."""
     generator = np.random.default_rng(0)
     tables = [drawn(generator, 6, 64, of_seeds, of_problems) for _ in range(400)]
     held = [low <= 0 <= high for low, high in (crossed(table).interval for table in tables)]
-    assert 0.93 <= np.mean(held) <= 1.0
+    assert 0.93 <= np.mean(held) <= most
