@@ -264,11 +264,11 @@ def write_comparison(given, groups, scores, arms: Mapping[str, tuple[Arm, tuple]
         held = [(i + k) % len(groups) for k in range(1, given.held + 1)]
         rollouts = [rollout for c in held for rollout in groups[c]]
         before, above_R = all_logp(model, rollouts), above_the_others(rollouts)
-        found, sketches = {}, {}
+        of_arms, sketches = {}, {}
         for name, (arm, chosen) in arms.items():
             gradient = policy_gradient(model, groups[i], weights_of(groups[i], scores, arm, chosen))
             step, ratios_R = step_of_equal_kl(model, gradient, rollouts, before)
-            found[name] = {
+            of_arms[name] = {
                 "products": (rewards_CP @ step).tolist(),
                 "length": float(step.norm()),
                 "ratios": sums_of_batches(ratios_R, held, len(groups)),
@@ -276,7 +276,7 @@ def write_comparison(given, groups, scores, arms: Mapping[str, tuple[Arm, tuple]
             }
             sketches[name] = sketch(gradient)
         save_whole(sketches, file.with_suffix(".safetensors"))
-        write_json(file, found)
+        write_json(file, of_arms)
         print(f"{half}: batch {b} of {numbers[0]} to {numbers[-1]}", flush=True)
 
 
