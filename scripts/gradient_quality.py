@@ -1,17 +1,25 @@
 """How good is the policy gradient that each way of weighing gives, without training?
 
-    python scripts/gradient_quality.py OUT                          8,192 rollouts, about two hours of two cores
-    python scripts/gradient_quality.py OUT --rollouts 2048          ten minutes
-    python scripts/gradient_quality.py OUT --ask all                problems that ask for every value, not the last one
+    python scripts/gradient_quality.py OUT                            8,192 rollouts, about two hours of two cores
+    python scripts/gradient_quality.py OUT --rollouts 2048            ten minutes
+    python scripts/gradient_quality.py OUT --ask all --steps 3 9      problems of every length that ask for every value
 
-The bundled base samples --group rollouts of each toy problem. On one half of the batches a rule and its width are
-chosen for `both` (what helped in right responses, what misled in wrong ones); on the other every arm is reported.
+The bundled base samples --group rollouts of each toy problem; the problems are those of the grid of GRPO runs
+(examples/segment_grpo.yaml) unless --ask and --steps say otherwise. On one half of the batches a rule and its width are
+chosen for `both` (what helped in right responses, what misled in wrong ones); on the other every arm is reported. A
+half is measured with its own batches alone: the noise that a rule was chosen on is not in the report.
+
+Of the methods in configs/grpo/method five compete: `uniform`; `contrast` as `both` and `paper` as `paper's ig`, each
+with the rule that was chosen; `entropy` and `grail` with their own. Five do not: `grail_wrong`, `oar`, `cliff`, `delta`
+and `acpo`.
 
 Primary: the held-out reward after a step of equal KL along an arm's gradient of a batch, to first order: the step's
-product with the gradient of the expected reward, which the rollouts of all other batches estimate without bias. Beside
-it stand the same reward by importance sampling on --held of these rollouts (noisier, and of the step itself), the
-cosine with that gradient, and the variance between batches. All arms have the same batches: differences are paired. How
-gradients are taken is in policy_gradients.py. Left out: the optimiser, clipping, and every model but the bundled one.
+product with the gradient of the expected reward, which the rollouts of the half's other batches estimate without bias.
+Beside it stand the same reward by importance sampling on the --held batches that follow (noisier, and of the step
+itself), the cosine with that gradient, and the variance between batches. All arms have the same batches: differences
+are paired. An error is the jackknife's: each batch in turn is left out, both its step and its part of the reward's
+gradient, which the steps share. How gradients are taken is in policy_gradients.py. Left out: the optimiser, clipping,
+and every model but the bundled one.
 
 The same command goes on where it stopped, at a shard of rollouts or at a batch.
 """
@@ -21,16 +29,27 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 import torch
-from policy_gradients import all_logp, batches, policy_gradient, reward_gradient, sketch, step_of_equal_kl
+from compare_grpo import sampled as sampled_problems
+from omegaconf import OmegaConf
+from policy_gradients import (
+    Measured,
+    above_the_others,
+    all_logp,
+    batches,
+    gain,
+    policy_gradient,
+    reward_gradient,
+    sketch,
+    step_of_equal_kl,
+    table,
+)
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -44,7 +63,6 @@ from segrl.credit.rollout import Rollout, make_rollout, rollout_trace
 from segrl.credit.settings import CreditSettings
 from segrl.data import load_traces, save_traces, shards, write_rows
 from segrl.data.files import write_json
-from segrl.evaluation.results import markdown
 from segrl.importance import from_strength, score, token_scores
 from segrl.importance.aggregation import permuted
 from segrl.importance.measures import MISTAKES, ORACLE
@@ -56,6 +74,7 @@ from segrl.weighting import Weighable, weigh_together
 
 GATE = {**GATES, "nodes": 1}
 OF_TOKENS = ("entropy", "grail")
+GRID = OmegaConf.load(Path(__file__).parents[1] / "examples" / "segment_grpo.yaml").problems
 
 
 @dataclass(frozen=True)
@@ -98,12 +117,17 @@ RULES = {
 # --- rollouts --------------------------------------------------------------------------------------------------------
 
 
+def problems(given) -> list[Trace]:
+    """One for each group: toy problems of as many steps, that ask for what is wanted."""
+    wanted = {"ask": given.ask, "steps": given.steps}
+    return sampled_problems(given.rollouts // given.group, 2_000_000 + given.seed, wanted)
+
+
 def sampled(given, tokenizer) -> list[Rollout]:
     """``group`` rollouts a problem by ``segrl generate``, with GRPO's advantages."""
     out = given.out
     if not (out / "problems.jsonl").exists():
-        problems = toy.sample_problems(given.rollouts // given.group, seed=2_000_000 + given.seed, ask=given.ask)
-        save_traces(problems, out / "problems.jsonl")
+        save_traces(problems(given), out / "problems.jsonl")
     asked = [f"data_path={out / 'problems.jsonl'}", f"out={out / 'samples'}", "backend=vllm"]
     asked += [f"generation.n={given.group}", f"generation.seed={given.seed}", "generation.max_tokens=320"]
     if run_segrl(["generate", *asked, "generation.vllm.engine.enforce_eager=true"]):
@@ -155,7 +179,7 @@ def write_scores(given, rollouts: Sequence[Rollout], part: int) -> None:
 
 def score_store(given, rollouts: Sequence[Rollout]) -> shards.Shards:
     traces = [Trace(rollout.key, rollout.trace.problem, rollout.trace.response, rollout.gold) for rollout in rollouts]
-    return shards.Shards(given.out / "scores", {"seed": given.seed, "ask": given.ask}, traces, 64)
+    return shards.Shards(given.out / "scores", {"seed": given.seed, "ask": given.ask, "steps": given.steps}, traces, 64)
 
 
 def scores_of(model, tokenizer, rollout: Rollout) -> dict[str, Any]:
@@ -231,29 +255,41 @@ def write_comparison(given, groups, scores, arms: Mapping[str, tuple[Arm, tuple]
     """Write every arm's numbers of every ``workers``-th batch of a half."""
     torch.set_num_threads(1)
     model, _ = toy.load_model()
-    files = [given.out / "reward" / f"{b}.safetensors" for b in range(len(groups))]
-    rewards = [load_file(file)["gradient"] for file in files]
-    total = torch.stack(rewards).sum(0)
-    for b in of_half(len(groups), half)[part :: given.workers]:
+    numbers = of_half(len(groups), half)
+    groups, rewards_CP = [groups[b] for b in numbers], reward_gradients(given, numbers)
+    for i, b in list(enumerate(numbers))[part :: given.workers]:
         file = given.out / half / f"{b}.json"
         if file.exists():
             continue
-        others = [rollout for g, group in enumerate(groups) if g != b for rollout in group]
-        held = others[b * given.held % len(others) :][: given.held]
-        before, reward = all_logp(model, held), (total - rewards[b]) / (len(groups) - 1)
-        numbers, sketches = {}, {}
+        held = [(i + k) % len(groups) for k in range(1, given.held + 1)]
+        rollouts = [rollout for c in held for rollout in groups[c]]
+        before, above_R = all_logp(model, rollouts), above_the_others(rollouts)
+        of_arms, sketches = {}, {}
         for name, (arm, chosen) in arms.items():
-            gradient = policy_gradient(model, groups[b], weights_of(groups[b], scores, arm, chosen))
-            step, sampled_change = step_of_equal_kl(model, gradient, held, before)
-            numbers[name] = {
-                "reward": float(step @ reward),
-                "reward, sampled": sampled_change,
-                "cosine": float(torch.cosine_similarity(gradient, reward, dim=0)),
+            gradient = policy_gradient(model, groups[i], weights_of(groups[i], scores, arm, chosen))
+            step, ratios_R = step_of_equal_kl(model, gradient, rollouts, before)
+            of_arms[name] = {
+                "products": (rewards_CP @ step).tolist(),
+                "length": float(step.norm()),
+                "ratios": sums_of_batches(ratios_R, held, len(groups)),
+                "gains": sums_of_batches(ratios_R * above_R, held, len(groups)),
             }
             sketches[name] = sketch(gradient)
         save_whole(sketches, file.with_suffix(".safetensors"))
-        write_json(file, numbers)
-        print(f"{half}: batch {b} of {len(groups)}", flush=True)
+        write_json(file, of_arms)
+        print(f"{half}: batch {b} of {numbers[0]} to {numbers[-1]}", flush=True)
+
+
+def reward_gradients(given, numbers: Sequence[int]) -> Tensor:
+    """The reward's gradients of these batches, a row each."""
+    return torch.stack([load_file(given.out / "reward" / f"{b}.safetensors")["gradient"] for b in numbers])
+
+
+def sums_of_batches(values_R: Tensor, held: Sequence[int], count: int) -> list[float]:
+    """Of the rollouts of each of ``count`` batches, the sum of their values; zero of those that are not held."""
+    sums_C = torch.zeros(count)
+    sums_C[list(held)] = values_R.view(len(held), -1).sum(1)
+    return sums_C.tolist()
 
 
 def save_whole(tensors: dict[str, Tensor], file: Path) -> None:
@@ -269,48 +305,33 @@ def of_half(count: int, half: str) -> list[int]:
     return list(range(count // 2)) if half == "choose" else list(range(count // 2, count))
 
 
-def results(given, count: int, half: str) -> dict[str, dict[str, list]]:
-    """Each arm's numbers, batch by batch."""
-    of_arms: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))
-    for b in of_half(count, half):
-        sketches = load_file(given.out / half / f"{b}.safetensors")
-        for arm, numbers in json.loads((given.out / half / f"{b}.json").read_text()).items():
-            for name, value in (*numbers.items(), ("sketch", sketches[arm])):
-                of_arms[arm][name].append(value)
-    return of_arms
+def results(given, count: int, half: str) -> dict[str, Measured]:
+    """What was measured of each arm."""
+    numbers = of_half(count, half)
+    rows = [json.loads((given.out / half / f"{b}.json").read_text()) for b in numbers]
+    sketches = [load_file(given.out / half / f"{b}.safetensors") for b in numbers]
+    rewards_CP = reward_gradients(given, numbers)
+    rewards_CC = (rewards_CP @ rewards_CP.T).double()
+
+    def of_batches(arm: str, name: str) -> Tensor:
+        return torch.tensor([row[arm][name] for row in rows], dtype=torch.float64)
+
+    return {
+        arm: Measured(
+            products_BC=of_batches(arm, "products"),
+            lengths_B=of_batches(arm, "length"),
+            gains_BC=of_batches(arm, "gains"),
+            ratios_BC=of_batches(arm, "ratios"),
+            rewards_CC=rewards_CC,
+            sketches_BK=torch.stack([sketch[arm] for sketch in sketches]),
+        )
+        for arm in rows[0]
+    }
 
 
-def table(of_arms: Mapping[str, Mapping[str, list]], references: Sequence[str]) -> str:
-    """Means over batches with their standard errors, and differences to the references on the same batches."""
-    lines = {}
-    for arm, numbers in of_arms.items():
-        line = {"reward": mean_and_error(numbers["reward"])}
-        for reference in references:
-            pairs = zip(numbers["reward"], of_arms[reference]["reward"], strict=True)
-            line[f"minus {reference}"] = "" if arm == reference else mean_and_error([a - b for a, b in pairs])
-        line["reward, sampled"] = mean_and_error(numbers["reward, sampled"])
-        line["cosine"] = mean_and_error(numbers["cosine"])
-        line["variance"] = f"{variance(numbers['sketch']):.1f}"
-        lines[arm] = line
-    return markdown("arm", list(next(iter(lines.values()))), lines)
-
-
-def variance(sketches: Sequence[Tensor]) -> float:
-    """Between batches, as a share of the mean's squared norm, whose own noise is taken out."""
-    all_BK = torch.stack(list(sketches))
-    mean_K = all_BK.mean(0)
-    spread = (all_BK - mean_K).square().sum(1).sum() / (len(all_BK) - 1)
-    return float(spread / (mean_K.square().sum() - spread / len(all_BK)).clamp_min(1e-12))
-
-
-def mean_and_error(values: Sequence[float], digits: int = 5) -> str:
-    error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-    return f"{fmean(values):.{digits}f} ± {error:.{digits}f}"
-
-
-def best_rule(of_rules: Mapping[str, Mapping[str, list]]) -> str:
+def best_rule(of_rules: Mapping[str, Measured]) -> str:
     """The rule whose step gained most reward."""
-    return max(RULES, key=lambda name: fmean(of_rules[name]["reward"]))
+    return max(RULES, key=lambda name: gain(of_rules[name], of_rules[name].batches))
 
 
 # --- running it ------------------------------------------------------------------------------------------------------
@@ -328,15 +349,44 @@ def in_parts(given, function, *arguments) -> None:
         raise SystemExit(f"{function.__name__} ended early; the same command goes on with it")
 
 
-def main() -> None:
+def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The settings of a comparison, of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    for name, default in (("rollouts", 8192), ("batch", 128), ("group", 8), ("held", 256), ("seed", 0), ("workers", 2)):
+    for name, default in (("rollouts", 8192), ("batch", 128), ("group", 8), ("held", 2), ("seed", 0), ("workers", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--ask", choices=("last", "all"), default="last")
-    given = parser.parse_args()
-    if given.rollouts < 4 * given.batch:
-        raise SystemExit(f"--rollouts {given.rollouts} are fewer than four batches of {given.batch}")
+    parser.add_argument("--ask", choices=("last", "all"), default=GRID.ask)
+    steps = list(GRID.steps)
+    parser.add_argument("--steps", type=int, nargs=2, default=steps, metavar=("LEAST", "MOST"), help=f"default {steps}")
+    given = parser.parse_args(arguments)
+    check(given)
+    return given
+
+
+def check(given) -> None:
+    """Refuse what cannot be compared."""
+    if given.group < 2 or given.batch % given.group:
+        raise SystemExit(f"--batch {given.batch} must hold whole groups of --group {given.group}, two rollouts or more")
+    half, needed = given.rollouts // given.batch // 2, max(3, given.held + 1)
+    if given.held < 1 or half < needed:
+        raise SystemExit(
+            f"--rollouts {given.rollouts} are {half} batches of {given.batch} a half; expected {needed} or more: "
+            f"three to leave one out of, or a batch and the --held {given.held} that follow it (one or more)"
+        )
+    if not 3 <= given.steps[0] <= given.steps[1] <= 9:
+        raise SystemExit(f"--steps {given.steps[0]} {given.steps[1]}: toy problems have 3 to 9, the fewest first")
+
+
+def claim(given) -> None:
+    """A note of the settings; other settings want another folder."""
+    settings = {name: value for name, value in vars(given).items() if name not in ("out", "workers")}
+    note = given.out / "settings.json"
+    if shards.claim(note, settings):
+        raise SystemExit(f"{given.out} holds a comparison with other settings ({note}); choose another folder")
+
+
+def main() -> None:
+    given = parsed()
     claim(given)
     _, tokenizer = toy.load_model()
     rollouts = sampled(given, tokenizer)
@@ -360,14 +410,6 @@ def main() -> None:
     page += f"{reported}\n"
     (given.out / "table.md").write_text(page)
     print(page)
-
-
-def claim(given) -> None:
-    """A note of the settings; other settings want another folder."""
-    settings = {name: value for name, value in vars(given).items() if name not in ("out", "workers")}
-    note = given.out / "settings.json"
-    if shards.claim(note, settings):
-        raise SystemExit(f"{given.out} holds a comparison with other settings ({note}); choose another folder")
 
 
 if __name__ == "__main__":

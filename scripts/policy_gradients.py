@@ -1,4 +1,5 @@
-"""Gradients of a batch of rollouts, each as one vector, and the step of a fixed KL along one of them.
+"""Gradients of a batch of rollouts, each as one vector, the step of a fixed KL along one of them, and what the products
+of steps and gradients say, with its error.
 
 scripts/gradient_quality.py compares them. Left out: the optimiser, clipping, and models whose logits do not fit.
 """
@@ -6,8 +7,9 @@ scripts/gradient_quality.py compares them. Left out: the optimiser, clipping, an
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from statistics import fmean
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import stdev
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.nn.utils.rnn import pad_sequence
 
 from segrl.credit.rollout import Rollout
+from segrl.evaluation.results import markdown
 
 KL = 1e-3  # nat a token, of the step whose reward is measured
 KL_ROLLOUTS = 64  # on which it is measured
@@ -33,11 +36,11 @@ def policy_gradient(model, rollouts: Sequence[Rollout], weights: Mapping[str, Te
 
 def reward_gradient(model, rollouts: Sequence[Rollout]) -> Tensor:
     """An estimate without bias of the expected reward's gradient: each reward less the mean of the group's others."""
-    coefficients = {}
-    for rollout, rewards in zip(rollouts, _rewards_of_groups(rollouts), strict=True):
-        above = rollout.reward - (sum(rewards) - rollout.reward) / (len(rewards) - 1)
-        if above:
-            coefficients[rollout.key] = torch.full((rollout.trace.tokens,), above)
+    coefficients = {
+        rollout.key: above.expand(rollout.trace.tokens)
+        for rollout, above in zip(rollouts, above_the_others(rollouts), strict=True)
+        if above
+    }
     return _gradient(model, rollouts, coefficients) / len(rollouts)
 
 
@@ -69,9 +72,9 @@ def _logp(model, rollouts: Sequence[Rollout]) -> list[Tensor]:
 @torch.no_grad()
 def step_of_equal_kl(
     model, direction: Tensor, held: Sequence[Rollout], before: Sequence[Tensor]
-) -> tuple[Tensor, float]:
-    """The step along ``direction`` whose KL a token is ``KL`` on the first of the held rollouts, and by how much it
-    moves the expected reward of all of them."""
+) -> tuple[Tensor, Tensor]:
+    """The step along ``direction`` whose KL a token is ``KL`` on the first of the held rollouts, and the ratio by which
+    it changes the probability of each of them."""
     start = parameters_to_vector(model.parameters())
     unit, length, few = direction / direction.norm(), 0.05, held[:KL_ROLLOUTS]
     for _ in range(8):
@@ -83,9 +86,7 @@ def step_of_equal_kl(
     vector_to_parameters(start + length * unit, model.parameters())
     _, ratios_B = divergence(model, held, before)
     vector_to_parameters(start, model.parameters())
-    rewards_B = torch.tensor([rollout.reward for rollout in held])
-    above_B = rewards_B - group_means(held)  # less noise, the same expectation
-    return length * unit, float((ratios_B * above_B).sum() / ratios_B.sum())
+    return length * unit, ratios_B
 
 
 def divergence(model, held: Sequence[Rollout], before: Sequence[Tensor]) -> tuple[float, Tensor]:
@@ -96,17 +97,19 @@ def divergence(model, held: Sequence[Rollout], before: Sequence[Tensor]) -> tupl
     return kl, torch.stack([change.sum().clamp(-5, 5).exp() for change in changes])
 
 
-def group_means(rollouts: Sequence[Rollout]) -> Tensor:
-    """The mean reward of each rollout's group."""
-    return torch.tensor([fmean(rewards) for rewards in _rewards_of_groups(rollouts)])
-
-
-def _rewards_of_groups(rollouts: Sequence[Rollout]) -> list[list[float]]:
-    """For each rollout, the rewards of its group."""
+def above_the_others(rollouts: Sequence[Rollout]) -> Tensor:
+    """Each reward less the mean of the group's others: less noise, the same expectation of what is weighed with it. A
+    mean that held the reward itself would shrink that by one part in the group's size."""
     rewards = defaultdict(list)
     for rollout in rollouts:
         rewards[rollout.group].append(rollout.reward)
-    return [rewards[rollout.group] for rollout in rollouts]
+    groups = [rewards[rollout.group] for rollout in rollouts]
+    return torch.tensor(
+        [
+            rollout.reward - (sum(group) - rollout.reward) / (len(group) - 1)
+            for rollout, group in zip(rollouts, groups, strict=True)
+        ]
+    )
 
 
 def sketch(vector: Tensor) -> Tensor:
@@ -120,3 +123,90 @@ def sketch(vector: Tensor) -> Tensor:
 def batches(rollouts: Sequence, size: int) -> Iterator[Sequence]:
     for start in range(0, len(rollouts), size):
         yield rollouts[start : start + size]
+
+
+# --- what the products say --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What was measured of an arm on a half: a row for the step of each batch, a column for each batch it meets."""
+
+    products_BC: Tensor  # of the step and the batch's gradient of the reward
+    lengths_B: Tensor  # of the steps
+    gains_BC: Tensor  # of the batch's rollouts, the sum of (ratio x reward above the others'); zero where not held
+    ratios_BC: Tensor  # and the sum of the ratios
+    rewards_CC: Tensor  # products of the gradients of the reward with each other, the same for all arms
+    sketches_BK: Tensor
+
+    @property
+    def batches(self) -> list[int]:
+        return list(range(len(self.lengths_B)))
+
+
+def gain(measured: Measured, kept: list[int]) -> float:
+    """The mean product of a step and the other batches' mean gradient of the reward, among those that are kept."""
+    return float((among(measured.products_BC, kept) * others(kept)).sum(1).mean())
+
+
+def sampled_gain(measured: Measured, kept: list[int]) -> float:
+    """The same by importance sampling, over the steps with held rollouts among what is kept."""
+    gains_B, ratios_B = (among(sums_BC, kept).sum(1) for sums_BC in (measured.gains_BC, measured.ratios_BC))
+    return float((gains_B / ratios_B)[ratios_B > 0].mean())
+
+
+def cosine(measured: Measured, kept: list[int]) -> float:
+    """The mean cosine of a batch's step and the others' mean gradient of the reward."""
+    others_BC = others(kept)
+    norms_B = (others_BC @ among(measured.rewards_CC, kept) * others_BC).sum(1).sqrt()
+    products_B = (among(measured.products_BC, kept) * others_BC).sum(1)
+    return float((products_B / norms_B / measured.lengths_B[kept]).mean())
+
+
+def among(numbers_BC: Tensor, kept: list[int]) -> Tensor:
+    """The rows and columns that are kept."""
+    return numbers_BC[kept][:, kept]
+
+
+def others(kept: list[int]) -> Tensor:
+    """The matrix that takes, for each, the mean of the others."""
+    return (1 - torch.eye(len(kept), dtype=torch.float64)) / (len(kept) - 1)
+
+
+def value_and_error(
+    statistic: Callable[[Measured, list[int]], float], measured: Measured, reference: Measured | None = None
+) -> tuple[float, float]:
+    """The statistic of all batches, less that of the reference, and its error by the jackknife over batches."""
+
+    def of(kept: list[int]) -> float:
+        return statistic(measured, kept) - (statistic(reference, kept) if reference else 0.0)
+
+    everything = measured.batches
+    without = [of([b for b in everything if b != left_out]) for left_out in everything]
+    return of(everything), (len(without) - 1) / len(without) ** 0.5 * stdev(without)
+
+
+def variance(all_BK: Tensor) -> float:
+    """Between batches, as a share of the mean's squared norm, whose own noise is taken out."""
+    mean_K = all_BK.mean(0)
+    spread = (all_BK - mean_K).square().sum(1).sum() / (len(all_BK) - 1)
+    return float(spread / (mean_K.square().sum() - spread / len(all_BK)).clamp_min(1e-12))
+
+
+def table(of_arms: Mapping[str, Measured], references: Sequence[str]) -> str:
+    """Each arm's numbers with their errors, and differences to the references on the same batches."""
+    lines = {}
+    for arm, measured in of_arms.items():
+        line = {"reward": printed(*value_and_error(gain, measured))}
+        for name in references:
+            difference = value_and_error(gain, measured, of_arms[name])
+            line[f"minus {name}"] = "" if arm == name else printed(*difference)
+        line["reward, sampled"] = printed(*value_and_error(sampled_gain, measured))
+        line["cosine"] = printed(*value_and_error(cosine, measured))
+        line["variance"] = f"{variance(measured.sketches_BK):.1f}"
+        lines[arm] = line
+    return markdown("arm", list(next(iter(lines.values()))), lines)
+
+
+def printed(value: float, error: float) -> str:
+    return f"{value:.5f} ± {error:.5f}"
