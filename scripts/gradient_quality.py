@@ -1,7 +1,7 @@
 """How good is the policy gradient that each way of weighing gives, without training?
 
     python scripts/gradient_quality.py OUT                            8,192 rollouts, about two hours of two cores
-    python scripts/gradient_quality.py OUT --rollouts 2048            ten minutes
+    python scripts/gradient_quality.py OUT --rollouts 2048            a quarter of that
     python scripts/gradient_quality.py OUT --ask all --steps 3 9      problems of every length that ask for every value
 
 The bundled base samples --group rollouts of each toy problem; the problems are those of the grid of GRPO runs
@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compare_grpo import sampled as sampled_problems
+from grpo_cells import sampled as sampled_problems
 from omegaconf import OmegaConf
 from policy_gradients import (
     Measured,

@@ -17,7 +17,7 @@ from segrl.credit.settings import CreditSettings, credit_from
 from segrl.toy import CLASSES
 
 gradients = loaded("policy_gradients")
-loaded("compare_grpo")
+loaded("grpo_cells")
 script = loaded("gradient_quality")
 METHODS = {file.stem: file for file in (ROOT / "configs" / "grpo" / "method").glob("*.yaml")}
 
