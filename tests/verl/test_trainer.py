@@ -350,8 +350,11 @@ def test_the_weight_of_entropy_follows_the_steps_and_is_found_again(make):
     thinking = len(TOKENIZER(THINKING)["input_ids"])
     surplus_T = 2.0 - torch.arange(len(added_T)).float()
     assert not added_T[thinking:].any()
-    there = [t for t in range(thinking) if t != 2]  # the third token has no surplus
-    directions = list(dict.fromkeys(round(float(added_T[t] / (weights[1] * surplus_T[t])), 3) for t in there))
+    assert float(added_T.sum()) == pytest.approx(0, abs=1e-4)
+    # The third token has no surplus: what was added to it is what the mean of the others took from all.
+    bonus_T = (added_T - added_T[2]) * (thinking - 1) / (thinking * weights[1])
+    there = [t for t in range(thinking) if t != 2]
+    directions = list(dict.fromkeys(round(float(bonus_T[t] / surplus_T[t]), 3) for t in there))
     assert sorted(directions, reverse=True) == directions  # the first thought contributes least
     assert len(directions) == 3
     assert 0 < directions[-1] < 1 < directions[0] < 2
