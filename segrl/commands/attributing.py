@@ -21,12 +21,13 @@ MakeRows = Callable[[Any, Any, Sequence[TokenisedTrace], Any], list[Row]]  # of 
 
 
 def run(
-    make_rows: MakeRows, shards: Shards, model: Mapping[str, Any], options: Any, executor: str, workers: int, done: str
+    make_rows: MakeRows, shards: Shards, model: Mapping[str, Any], options: Any, executor: str, workers: int, verb: str
 ) -> list[Row]:
     """The rows of all shards, the missing ones made by ``make_rows``. ``model`` is what :func:`load_model` takes;
-    ``done`` says what a trace is then. Where every trace failed, the shards are cleared and the reason is raised.
+    ``verb`` says what a trace is then: attributed, scored. Where every trace failed, the shards are cleared and the
+    reason is raised.
     """
-    with progress(done, shards.items, shards.done) as advance:
+    with progress(verb, shards.items, shards.done) as advance:
         for i, rows in _rows_of_groups(make_rows, shards.todo(), model, options, executor_of(executor), workers):
             write_rows(shards.part(i), rows)
             advance(len(rows), sum(trace.tokens for trace in shards.groups[i]))
@@ -34,7 +35,7 @@ def run(
     rows = read_shards(shards.folder)
     if all(row["error"] for row in rows):
         shards.clear()
-        raise ValueError(f"not one of {len(rows)} traces could be {done}; the first: {rows[0]['error']}")
+        raise ValueError(f"not one of {len(rows)} traces could be {verb}; the first: {rows[0]['error']}")
     return rows
 
 
