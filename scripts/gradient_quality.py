@@ -29,6 +29,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -340,13 +341,18 @@ def best_rule(of_rules: Mapping[str, Measured]) -> str:
 def in_parts(given, function, *arguments) -> None:
     """Run the function once for each worker, each in a process of its own."""
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=function, args=(given, *arguments, part)) for part in range(given.workers)]
+    pickled = pickle.dumps((given, *arguments))  # by itself torch opens a file for each tensor, more than a process may
+    workers = [context.Process(target=in_part, args=(function, pickled, part)) for part in range(given.workers)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
     if any(worker.exitcode for worker in workers):
         raise SystemExit(f"{function.__name__} ended early; the same command goes on with it")
+
+
+def in_part(function, pickled: bytes, part: int) -> None:
+    function(*pickle.loads(pickled), part)
 
 
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
