@@ -29,7 +29,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -124,8 +123,8 @@ def problems(given) -> list[Trace]:
     return sampled_problems(given.rollouts // given.group, 2_000_000 + given.seed, wanted)
 
 
-def sampled(given, tokenizer) -> list[Rollout]:
-    """``group`` rollouts a problem by ``segrl generate``, with GRPO's advantages."""
+def sample(given) -> None:
+    """Write ``group`` responses a problem, by ``segrl generate``."""
     out = given.out
     if not (out / "problems.jsonl").exists():
         save_traces(problems(given), out / "problems.jsonl")
@@ -133,7 +132,12 @@ def sampled(given, tokenizer) -> list[Rollout]:
     asked += [f"generation.n={given.group}", f"generation.seed={given.seed}", "generation.max_tokens=320"]
     if run_segrl(["generate", *asked, "generation.vllm.engine.enforce_eager=true"]):
         raise SystemExit("the base could not be sampled")
-    of_problem = groupby(load_traces(out / "samples"), key=lambda trace: trace.meta["problem_id"])
+
+
+def sampled(given) -> list[Rollout]:
+    """The responses as rollouts, with GRPO's advantages."""
+    _, tokenizer = toy.load_model()
+    of_problem = groupby(load_traces(given.out / "samples"), key=lambda trace: trace.meta["problem_id"])
     return [rollout for _, traces in of_problem for rollout in group_of(list(traces), tokenizer)]
 
 
@@ -166,11 +170,10 @@ def worth_scoring(rollouts: Sequence[Rollout]) -> list[Rollout]:
 
 
 def write_scores(given, rollouts: Sequence[Rollout], part: int) -> None:
-    """Write the scores of every ``workers``-th shard of rollouts."""
-    torch.set_num_threads(1)
+    """Write the scores of every ``workers``-th shard of the rollouts that are worth it."""
     model, tokenizer = toy.load_model()
-    stored = score_store(given, rollouts)
-    by_key = {rollout.key: rollout for rollout in rollouts}
+    worth = worth_scoring(rollouts)
+    stored, by_key = score_store(given, worth), {rollout.key: rollout for rollout in worth}
     for i, group in stored.todo():
         if i % given.workers == part:
             rows = [scores_of(model, tokenizer, by_key[trace.id]) for trace in group]
@@ -242,20 +245,23 @@ def as_scores(strengths: Sequence[float], rollout: Rollout, name: str) -> Segmen
 # --- the comparison --------------------------------------------------------------------------------------------------
 
 
-def write_reward_gradients(given, groups: Sequence[Sequence[Rollout]], part: int) -> None:
+def whole_batches(given, rollouts: Sequence[Rollout]) -> list[Sequence[Rollout]]:
+    return [part for part in batches(rollouts, given.batch) if len(part) == given.batch]
+
+
+def write_reward_gradients(given, rollouts: Sequence[Rollout], part: int) -> None:
     """Write the reward's gradient of every ``workers``-th batch."""
-    torch.set_num_threads(1)
     model, _ = toy.load_model()
-    for b, group in enumerate(groups):
+    for b, group in enumerate(whole_batches(given, rollouts)):
         file = given.out / "reward" / f"{b}.safetensors"
         if b % given.workers == part and not file.exists():
             save_whole({"gradient": reward_gradient(model, group)}, file)
 
 
-def write_comparison(given, groups, scores, arms: Mapping[str, tuple[Arm, tuple]], half: str, part: int) -> None:
+def write_comparison(given, rollouts, scores, arms: Mapping[str, tuple[Arm, tuple]], half: str, part: int) -> None:
     """Write every arm's numbers of every ``workers``-th batch of a half."""
-    torch.set_num_threads(1)
     model, _ = toy.load_model()
+    groups = whole_batches(given, rollouts)
     numbers = of_half(len(groups), half)
     groups, rewards_CP = [groups[b] for b in numbers], reward_gradients(given, numbers)
     for i, b in list(enumerate(numbers))[part :: given.workers]:
@@ -339,10 +345,9 @@ def best_rule(of_rules: Mapping[str, Measured]) -> str:
 
 
 def in_parts(given, function, *arguments) -> None:
-    """Run the function once for each worker, each in a process of its own."""
+    """Run the function on the rollouts once for each worker, each in a process of its own."""
     context = multiprocessing.get_context("spawn")
-    pickled = pickle.dumps((given, *arguments))  # by itself torch opens a file for each tensor, more than a process may
-    workers = [context.Process(target=in_part, args=(function, pickled, part)) for part in range(given.workers)]
+    workers = [context.Process(target=in_part, args=(given, function, arguments, i)) for i in range(given.workers)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -351,8 +356,10 @@ def in_parts(given, function, *arguments) -> None:
         raise SystemExit(f"{function.__name__} ended early; the same command goes on with it")
 
 
-def in_part(function, pickled: bytes, part: int) -> None:
-    function(*pickle.loads(pickled), part)
+def in_part(given, function, arguments: Sequence, part: int) -> None:
+    """Run the function on rollouts that are read anew: a process that is handed tensors opens a file for each."""
+    torch.set_num_threads(1)
+    function(given, sampled(given), *arguments, part)
 
 
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -394,25 +401,23 @@ def claim(given) -> None:
 def main() -> None:
     given = parsed()
     claim(given)
-    _, tokenizer = toy.load_model()
-    rollouts = sampled(given, tokenizer)
+    sample(given)
+    rollouts = sampled(given)
     worth = worth_scoring(rollouts)
     right = sum(rollout.reward for rollout in rollouts) / len(rollouts)
     print(f"{len(rollouts)} rollouts, {100 * right:.1f}% right, {len(worth)} scored", flush=True)
     score_store(given, worth)  # claims the folder, before the workers share it
-    in_parts(given, write_scores, worth)
+    in_parts(given, write_scores)
     scores = {row["id"]: json.loads(row["found"]) for row in shards.read_shards(given.out / "scores")}
-    groups = [part for part in batches(rollouts, given.batch) if len(part) == given.batch]
-    in_parts(given, write_reward_gradients, groups)
+    in_parts(given, write_reward_gradients)
     tried = {"uniform": (ARMS["uniform"], ("uniform", {})), **{rule: (ARMS["both"], RULES[rule]) for rule in RULES}}
-    in_parts(given, write_comparison, groups, scores, tried, "choose")
-    choosing = results(given, len(groups), "choose")
+    in_parts(given, write_comparison, scores, tried, "choose")
+    count = len(whole_batches(given, rollouts))
+    choosing = results(given, count, "choose")
     rule = best_rule(choosing)
-    in_parts(
-        given, write_comparison, groups, scores, {name: (arm, RULES[rule]) for name, arm in ARMS.items()}, "report"
-    )
-    reported = table(results(given, len(groups), "report"), ("uniform", "permuted"))
-    page = f"## chosen on {len(groups) // 2} batches\n\n{table(choosing, ('uniform',))}\n\n## {rule}, on the others\n\n"
+    in_parts(given, write_comparison, scores, {name: (arm, RULES[rule]) for name, arm in ARMS.items()}, "report")
+    reported = table(results(given, count, "report"), ("uniform", "permuted"))
+    page = f"## chosen on {count // 2} batches\n\n{table(choosing, ('uniform',))}\n\n## {rule}, on the others\n\n"
     page += f"{reported}\n"
     (given.out / "table.md").write_text(page)
     print(page)

@@ -195,12 +195,12 @@ def test_halves_share_no_batch():
 
 def test_a_half_is_measured_with_its_own_batches_alone(group, tmp_path):
     """The other half's rollouts and gradients are not there. Batch c of this one has the gradient (c, c, c, ...)."""
-    given = SimpleNamespace(out=tmp_path, held=2, workers=1)
+    given = SimpleNamespace(out=tmp_path, batch=3, held=2, workers=1)
     ones = torch.ones(sum(p.numel() for p in toy.load_model()[0].parameters()))
     for c in (3, 4, 5):
         script.save_whole({"gradient": c * ones}, tmp_path / "reward" / f"{c}.safetensors")
     arms = {"uniform": (script.ARMS["uniform"], ("uniform", {}))}
-    script.write_comparison(given, [None] * 3 + [group] * 3, {}, arms, "report", 0)
+    script.write_comparison(given, [None] * 9 + group * 3, {}, arms, "report", 0)
     arm = script.results(given, 6, "report")["uniform"]
     for b in range(3):
         assert (arm.products_BC[b] / arm.products_BC[b, 0]).tolist() == pytest.approx([1, 4 / 3, 5 / 3], rel=1e-3)
