@@ -125,7 +125,7 @@ def stages_of(config: DictConfig, backend: str, trained: bool) -> list[Stage]:
         Stage("generate", "generate", [*model, *learning, f"out={out / 'samples'}"]),
         Stage("harvest", "harvest", [samples, "keep=correct", f"out={out / 'harvest'}"]),
         Stage("attribute", "attribute", [*model, traces, f"out={out / 'attributions'}"]),
-        Stage("select", "select", [*model, traces, scored, f"out={out / 'selections.parquet'}"]),
+        Stage("select", "select", [*model, traces, f"out={out / 'selections.parquet'}"]),
     ]
     if trained:
         reached = f"model_path={out / 'grpo' / 'model'}"

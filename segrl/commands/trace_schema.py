@@ -126,11 +126,12 @@ class Attribute(Spread, ReadTraces):
 class Measured(Cut, Spread):
     """What the segments of many traces are scored by."""
 
-    # contribution: what the segment adds to the answer, read from one gate; ig: the paper's, with attribution=paper;
-    # its parts strength, abs_ig_tokens, ig_tokens; alone, first_and_last, shapley: the answer after a few thoughts;
+    # first_and_last: the answer's log-odds after the thought alone, and how much they fall without it; alone, shapley:
+    # after other subsets of thoughts; contribution: what the segment adds to the answer, read from one gate; ig: the
+    # paper's, with attribution=paper; its parts strength, abs_ig_tokens, ig_tokens;
     # rivals pmi, confidence_gain, confidence_gain_cheap, leave_one_out, grad_input, oar, grail, attention, entropy,
     # perplexity, first_correct; controls random, permuted_ig, length, position, oracle; or package.module:function
-    measure: str = "contribution"
+    measure: str = "first_and_last"
 
 
 @dataclass

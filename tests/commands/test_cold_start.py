@@ -43,16 +43,16 @@ def test_without_selections_they_are_made_and_made_again_when_asked_for_others(t
 def test_what_is_attributed_here_is_what_attribute_and_select_write(tmp_path, capsys):
     """And once: a shard that is there is left, one that is missing is made again, the same."""
     save_traces(toy.sample_traces(4, seed=0), tmp_path / "traces.jsonl")
-    given = ["shard=2", "attribution.nodes=2", "attribution.tolerance=null", "segmenter=paragraphs"]
-    options = [*given, "segmentation.min_tokens=3"]
+    given = ["shard=2", "attribution.nodes=2", "attribution.tolerance=null"]
+    cut = ["measure=contribution", "segmenter=paragraphs", "segmentation.min_tokens=3"]
+    options = [*given, *cut]
     config = sft_config(tmp_path, *options)
     select_here(config)
     shards = sorted((tmp_path / "attributions").glob("*.parquet"))
     assert [len(read_rows(shard)) for shard in shards] == [2, 2]
-    by_hand = [f"traces={tmp_path}/traces.jsonl", *given[1:3]]
-    assert cli(["attribute", *by_hand, "shard=2", f"out={tmp_path}/a"]) == 0
-    cut = [*given[3:], "segmentation.min_tokens=3"]
-    assert cli(["select", by_hand[0], *cut, f"attributions={tmp_path}/a", f"out={tmp_path}/s.jsonl"]) == 0
+    traces = f"traces={tmp_path}/traces.jsonl"
+    assert cli(["attribute", traces, *given, f"out={tmp_path}/a"]) == 0
+    assert cli(["select", traces, *cut, f"attributions={tmp_path}/a", f"out={tmp_path}/s.jsonl"]) == 0
     made = (tmp_path / "selections.jsonl").read_bytes()
     assert made == (tmp_path / "s.jsonl").read_bytes()
     before = [(shard.read_bytes(), shard.stat().st_mtime_ns) for shard in shards]
@@ -99,7 +99,7 @@ def test_the_papers_measure_is_refused_before_anything_is_attributed_on_another_
 def test_another_attribution_or_segmenter_does_not_go_on_unseen(tmp_path):
     """Three thoughts and the answer."""
     save_traces(toy.sample_traces(2, seed=0), tmp_path / "traces.jsonl")
-    few = ["attribution.nodes=2", "attribution.tolerance=null"]
+    few = ["measure=contribution", "attribution.nodes=2", "attribution.tolerance=null"]
 
     def selected(*overrides):
         config = sft_config(tmp_path, *overrides)
@@ -109,7 +109,7 @@ def test_another_attribution_or_segmenter_does_not_go_on_unseen(tmp_path):
     many, few_segments = selected(*few), selected(*few, "segmentation.max_segments=3")
     assert [len(one) - 1 for one in few_segments] == [4, 4] != [len(one) - 1 for one in many]
     with pytest.raises(ValueError, match="holds the beginning of another job: nodes was 2, now 3"):
-        selected("attribution.nodes=3", few[1])
+        selected(few[0], "attribution.nodes=3", few[2])
 
 
 def test_selections_are_made_again_for_other_traces(tmp_path):

@@ -45,9 +45,10 @@ def test_segments_lie_as_the_segmenter_cut_them(planted, tmp_path):
 def test_attributions_and_selections_are_those_of_the_library(planted, tmp_path):
     few = ["attribution.nodes=2", "attribution.tolerance=null"]
     run("attribute", f"traces={planted}", f"out={tmp_path / 'ig'}", "shard=4", *few)
-    saved = ["select", f"traces={planted}", f"attributions={tmp_path / 'ig'}", f"out={tmp_path / 'saved.parquet'}"]
-    run(*saved, "selection.tau=0.6")
-    run("select", f"traces={planted}", f"out={tmp_path / 'computed.parquet'}", "selection.tau=0.6", *few)
+    saved = ["select", f"traces={planted}", f"attributions={tmp_path / 'ig'}", "measure=contribution"]
+    run(*saved, f"out={tmp_path / 'saved.parquet'}", "selection.tau=0.6")
+    computed = f"out={tmp_path / 'computed.parquet'}"
+    run("select", f"traces={planted}", computed, "selection.tau=0.6", "measure=contribution", *few)
     saved, computed = (read_rows(tmp_path / f"{name}.parquet") for name in ("saved", "computed"))
     model, tokenizer = toy.load_model()
     for one, other, trace in zip(saved, computed, load_traces(planted), strict=True):
@@ -72,7 +73,7 @@ def test_an_attribution_of_another_response_is_refused(planted, tmp_path, capsys
     changed = [Trace(t.id, t.problem, t.response + " So.", t.answer) for t in load_traces(planted)]
     save_traces(changed, tmp_path / "changed.parquet")
     select = ["select", f"traces={tmp_path / 'changed.parquet'}", f"attributions={tmp_path / 'ig'}"]
-    assert main([*select, f"out={tmp_path / 'out.parquet'}"]) == 2
+    assert main([*select, "measure=contribution", f"out={tmp_path / 'out.parquet'}"]) == 2
     assert "was made for another response" in capsys.readouterr().err
     assert not (tmp_path / "out.parquet").exists()
 
@@ -190,7 +191,8 @@ def test_a_trace_whose_attribution_failed_is_selected_nothing_of(planted, tmp_pa
     few = ["attribution.nodes=1", "attribution.tolerance=null"]
     given = f"traces={tmp_path / 't.parquet'}"
     run("attribute", given, f"out={tmp_path / 'ig'}", *few)
-    run("select", given, f"attributions={tmp_path / 'ig'}", f"out={tmp_path / 'o.parquet'}")
+    saved = ["measure=contribution", f"attributions={tmp_path / 'ig'}"]
+    run("select", given, *saved, f"out={tmp_path / 'o.parquet'}")
     assert "nothing of 1 traces that could not be scored" in capsys.readouterr().out
     rows = {row["id"]: row for row in read_rows(tmp_path / "o.parquet")}
     failed, found = (rows[trace.id] for trace in traces)

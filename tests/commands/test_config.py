@@ -157,13 +157,13 @@ def test_the_papers_path_is_that_of_the_paper():
 
 
 @pytest.mark.e2e
-def test_the_papers_recipes_take_the_papers_measure_and_the_others_a_gate():
+def test_the_papers_recipes_take_the_papers_measure_and_the_others_the_best():
     gate = {"path": "values", "output": "log_odds", "nodes": 1, "tolerance": None}
     for path in sorted((CONFIG_DIR / "sft" / "preset").glob("*.yaml")):
         config, measured = compose("sft", [f"preset={path.stem}"]), path.stem != "toy_cpu"
-        expected = ("ig", PAPER) if measured else ("contribution", gate)
+        expected = ("ig", PAPER) if measured else ("first_and_last", gate)
         assert (config.measure, on_path(config.attribution)) == expected, path.stem
-    assert (compose("select", []).measure, on_path(compose("select", []).attribution)) == ("contribution", gate)
+    assert (compose("select", []).measure, on_path(compose("select", []).attribution)) == ("first_and_last", gate)
 
 
 def test_harvest_samples_as_the_paper_did_by_one_preset():

@@ -234,7 +234,8 @@ def test_a_trace_that_was_mended_is_not_dropped_for_what_it_was(tmp_path, capsys
     given = tmp_path / "t.jsonl"
     save_traces([right, Trace(other.id, other.problem, other.response, "")], given)
     run("attribute", f"traces={given}", f"out={tmp_path / 'a'}")
-    run("select", f"traces={given}", f"attributions={tmp_path / 'a'}", f"out={tmp_path / 's.jsonl'}")
+    saved = [f"attributions={tmp_path / 'a'}", "measure=contribution"]
+    run("select", f"traces={given}", *saved, f"out={tmp_path / 's.jsonl'}")
     assert "nothing of 1 traces that could not be scored" in capsys.readouterr().out
     save_traces([right, other], given)
     assert main(["attribute", f"traces={given}", f"out={tmp_path / 'a'}"]) == 2
