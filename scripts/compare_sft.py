@@ -30,14 +30,14 @@ import re
 import shutil
 import statistics
 import time
-from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 from segrl.data import shards
 from segrl.data.files import write_text
 from segrl.launch import environment
+from segrl.worlds.halves import Sample, fitting
 
 KEPT = 0.45  # of the thinking's tokens, as the paper's selections
 NEEDED = 0.36  # of the thinking's tokens, in a world with redundancy
@@ -118,20 +118,15 @@ def prepare(folder: Path, seed: int, asked) -> Path:
 
     traces = folder / "traces.jsonl"
     if not traces.exists():
-        save_traces(
-            short(lambda n: toy.sample_traces(n, seed, redundancy=asked.redundancy), asked.traces, asked), traces
-        )
+        sample = partial(toy.sample_traces, seed=seed, redundancy=asked.redundancy)
+        save_traces(short(sample, asked.traces, asked), traces)
     return folder
 
 
-def short(sample: Callable[[int], list], count: int, asked) -> list:
+def short(sample: Sample, count: int, asked) -> list:
     """The first ``count`` of those sampled that take at most ``--most-steps`` steps."""
-    drawn = count
-    while True:
-        fitting = [trace for trace in sample(drawn) if trace.meta["n_steps"] <= asked.most_steps]
-        if len(fitting) >= count:
-            return fitting[:count]
-        drawn *= 2
+    most = asked.most_steps
+    return fitting(sample, count, lambda trace: trace.meta["n_steps"] <= most, f"take at most --most-steps {most}")
 
 
 @cache
@@ -365,7 +360,7 @@ def claim(asked) -> None:
     if shards.claim(note, settings):
         raise SystemExit(f"{asked.out} holds a comparison with other settings ({note}); choose another folder")
     if not (asked.out / "problems.jsonl").exists():
-        problems = short(lambda n: toy.sample_problems(n, seed=100001), asked.problems, asked)
+        problems = short(partial(toy.sample_problems, seed=100001), asked.problems, asked)
         save_traces(problems, asked.out / "problems.jsonl")
 
 

@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,6 +30,7 @@ from segrl.commands.generating import HELD_OUT
 from segrl.data import shards, write_verl_parquet
 from segrl.data.files import write_text
 from segrl.types import Trace
+from segrl.worlds.halves import fitting
 
 BASE = "base"
 PAUSE = 20  # seconds between two looks at the cells that other processes hold
@@ -149,16 +150,12 @@ def write_problems(out: Path, wanted: Mapping[str, Any]) -> None:
 def sampled(count: int, seed: int, wanted: Mapping[str, Any], without: Collection[str] = ()) -> list[Trace]:
     """The first toy problems of the seed that ask what is wanted, in as many steps, and are not among ``without``."""
     least, most = wanted["steps"]
-    drawn = count
-    while True:
-        problems = [
-            problem
-            for problem in toy.sample_problems(drawn, seed, wanted["ask"])
-            if least <= problem.meta["n_steps"] <= most and problem.problem not in without
-        ]
-        if len(problems) >= count:
-            return problems[:count]
-        drawn *= 2
+
+    def fits(problem: Trace) -> bool:
+        return least <= problem.meta["n_steps"] <= most and problem.problem not in without
+
+    sample = partial(toy.sample_problems, seed=seed, ask=wanted["ask"])
+    return fitting(sample, count, fits, f"have {least} to {most} steps")
 
 
 def rows_of(out: Path, split: str) -> Path:

@@ -186,11 +186,13 @@ def value_and_error(
     return of(everything), (len(without) - 1) / len(without) ** 0.5 * stdev(without)
 
 
-def variance(all_BK: Tensor) -> float:
-    """Between batches, as a share of the mean's squared norm, whose own noise is taken out."""
+def variance(all_BK: Tensor) -> float | None:
+    """Between batches, as a share of the mean's squared norm, whose own noise is taken out; None where that leaves no
+    mean."""
     mean_K = all_BK.mean(0)
     spread = (all_BK - mean_K).square().sum(1).sum() / (len(all_BK) - 1)
-    return float(spread / (mean_K.square().sum() - spread / len(all_BK)).clamp_min(1e-12))
+    mean = mean_K.square().sum() - spread / len(all_BK)
+    return float(spread / mean) if mean > 0 else None
 
 
 def table(of_arms: Mapping[str, Measured], references: Sequence[str]) -> str:
@@ -203,7 +205,8 @@ def table(of_arms: Mapping[str, Measured], references: Sequence[str]) -> str:
             line[f"minus {name}"] = "" if arm == name else printed(*difference)
         line["reward, sampled"] = printed(*value_and_error(sampled_gain, measured))
         line["cosine"] = printed(*value_and_error(cosine, measured))
-        line["variance"] = f"{variance(measured.sketches_BK):.1f}"
+        spread = variance(measured.sketches_BK)
+        line["variance"] = "no mean seen" if spread is None else f"{spread:.1f}"
         lines[arm] = line
     return markdown("arm", list(next(iter(lines.values()))), lines)
 

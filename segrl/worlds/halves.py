@@ -38,15 +38,24 @@ def generated(sample: Callable[[int, int], list[Trace]], half: str, n: int | Non
     return list(chain.from_iterable(both))[:n]
 
 
-def fitting(sample: Callable[[int], list[Trace]], n: int, most: int | None) -> list[Trace]:
-    """The first n traces of ``sample`` with planted kinds for at most ``most`` thoughts."""
+Sample = Callable[[int], list[Trace]]  # the first n traces, the same for every n
+
+
+def short(sample: Sample, n: int, most: int | None) -> list[Trace]:
+    """The first n traces with planted kinds for at most ``most`` thoughts."""
+    wanted = f"have at most {most} thoughts; give a larger most=..."
+    return fitting(sample, n, lambda trace: most is None or thoughts(trace) <= most, wanted)
+
+
+def fitting(sample: Sample, n: int, fits: Callable[[Trace], bool], wanted: str) -> list[Trace]:
+    """The first n traces that fit; where such are rare an error that says what was wanted."""
     drawn = n
     while drawn <= MOST_TRIES * n:
-        few = [trace for trace in sample(drawn) if most is None or thoughts(trace) <= most]
-        if len(few) >= n:
-            return few[:n]
+        found = [trace for trace in sample(drawn) if fits(trace)]
+        if len(found) >= n:
+            return found[:n]
         drawn *= 2
-    raise ValueError(f"fewer than {n} of {MOST_TRIES * n} traces have at most {most} thoughts; give a larger most=...")
+    raise ValueError(f"fewer than {n} of {MOST_TRIES * n} traces {wanted}")
 
 
 def thoughts(trace: Trace) -> int:

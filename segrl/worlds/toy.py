@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from segrl import toy
 from segrl.types import Trace
-from segrl.worlds.halves import fitting, generated
+from segrl.worlds.halves import generated, short
 
 
 def traces(
@@ -14,6 +14,6 @@ def traces(
 
     def sample(count: int, seed: int) -> list[Trace]:
         draw = toy.sample_mistakes if wrong else toy.sample_traces
-        return fitting(lambda drawn: draw(drawn, seed, ask=ask), count, most)
+        return short(lambda drawn: draw(drawn, seed, ask=ask), count, most)
 
     return generated(sample, half, n, seed)

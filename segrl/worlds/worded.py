@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from itertools import permutations
 
 from segrl.types import Trace
-from segrl.worlds.halves import fitting, generated
+from segrl.worlds.halves import generated, short
 from segrl.worlds.scenarios import NAMES, SCENARIOS, Product, Scenario, Turn
 
 STEPS = (3, 4, 5, 6, 7)
@@ -93,7 +93,7 @@ class Story:
 def worded(half: str, n: int | None, seed: int, *, wrong: bool = False, most: int | None = None) -> list[Trace]:
     """n solutions, right or ``wrong`` ones, of at most ``most`` thoughts."""
     sample = sample_mistakes if wrong else sample_traces
-    return generated(lambda count, s: fitting(lambda drawn: sample(drawn, s), count, most), half, n, seed)
+    return generated(lambda count, s: short(lambda drawn: sample(drawn, s), count, most), half, n, seed)
 
 
 def sample_traces(n: int, seed: int) -> list[Trace]:

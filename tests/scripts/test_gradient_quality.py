@@ -104,6 +104,7 @@ def test_a_sketch_keeps_inner_products():
 def test_variance_by_hand():
     """Each is 2 from the mean of squared norm 16, whose own noise is 8 / 2: 8 over 16 - 4."""
     assert gradients.variance(torch.tensor([[4.0, 2.0], [4.0, -2.0]])) == pytest.approx(8 / 12)
+    assert gradients.variance(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])) is None  # of mean 0 and noise 1 nothing is left
 
 
 # --- the products, and their errors ---

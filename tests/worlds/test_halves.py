@@ -6,7 +6,7 @@ import pytest
 
 from segrl import Trace
 from segrl.worlds import world_traces
-from segrl.worlds.halves import fitting, from_file, generated, half_of
+from segrl.worlds.halves import from_file, generated, half_of, short
 
 
 def traces(n: int) -> list[Trace]:
@@ -54,10 +54,10 @@ def test_traces_that_fit_are_the_first_that_do():
     def sample(n: int) -> list[Trace]:  # 0, 1, 2, 3, 0, 1, ... thoughts and the answer
         return [Trace(id=f"{i}", problem="?", meta={"kinds": ("needed",) * (i % 4) + ("answer",)}) for i in range(n)]
 
-    assert ids(fitting(sample, 5, most=1)) == ["0", "1", "4", "5", "8"]
-    assert ids(fitting(sample, 5, most=None)) == ["0", "1", "2", "3", "4"]
+    assert ids(short(sample, 5, most=1)) == ["0", "1", "4", "5", "8"]
+    assert ids(short(sample, 5, most=None)) == ["0", "1", "2", "3", "4"]
     with pytest.raises(ValueError, match="fewer than 2 of 128 traces have at most -1 thoughts"):
-        fitting(sample, 2, most=-1)
+        short(sample, 2, most=-1)
 
 
 @pytest.mark.parametrize(
