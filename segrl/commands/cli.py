@@ -36,7 +36,7 @@ COMMANDS = {
     "report": ("segrl.commands.looking:report", "traces, scores and selections as one offline page to look at"),
     "show": ("segrl.commands.looking:show", "a trace in the terminal, coloured by importance"),
 }
-PLANNED = ("sft", "grpo", "attribute", "evaluate")  # behind `segrl cost`
+PLANNED = ("sft", "grpo", "attribute", "select", "evaluate")  # behind `segrl cost`
 INPUTS = ("traces", "data_path", "val_path", "selections", "attributions", "a", "b")
 OUTPUTS = ("out", "pruned")
 USAGE = "usage: segrl <command> [key=value ...]   [--help | --cfg job | --version]"

@@ -6,12 +6,17 @@ from importlib import import_module
 
 from omegaconf import DictConfig
 
-from segrl.commands.common import attributor_path, model_path
+from segrl.commands.common import model_path
 from segrl.commands.config import ON_VERL
-from segrl.commands.planning import PLANS, gpu_named, hardware_of, read_config
+from segrl.commands.planning import FORWARDS, PLANS, gpu_named, hardware_of, planned_model, read_config
 from segrl.cost.hours import estimate
 from segrl.cost.shape import shape_of
 from segrl.launch import editable
+
+NO_PLAN = {  # command -> the key that decides, and why
+    "evaluate": ("backend", "it runs no model here"),
+    "select": ("measure", f"{', '.join(FORWARDS)} have one, and of gradients `segrl cost attribute` has"),
+}
 
 
 def cost(config: DictConfig) -> None:
@@ -46,13 +51,14 @@ def print_plan(config: DictConfig, command: str) -> None:
     config = editable(config)
     if command in ON_VERL:
         import_module(f"segrl.commands.{command}").complete(config)
-    details = read_config((attributor_path if command == "attribute" else model_path)(config))
+    details = read_config(planned_model(command, config))
     hardware = gpu_named(config.gpu) if config.gpu else hardware_of(config)
     if hardware is None:
         raise ValueError("no GPU is here to plan for; name one, like gpu=h100")
     plan = PLANS[command](config, shape_of(details), hardware, details)
     if plan is None:
-        raise ValueError(f"backend={config.backend} runs no model here")
+        key, why = NO_PLAN[command]
+        raise ValueError(f"{key}={config[key]} has no plan: {why}")
     print(plan.lines())
     plan.check()
 

@@ -53,7 +53,7 @@ def planned_model(command: str, config: DictConfig) -> str:
         return config.actor_rollout_ref.model.path
     if command == "sft":
         return config.model.path
-    return attributor_path(config) if command == "attribute" else model_path(config)
+    return attributor_path(config) if command in ("attribute", "select") else model_path(config)
 
 
 def hardware_of(config: DictConfig) -> Hardware | None:
@@ -148,6 +148,41 @@ def attribute_plan(
     return Plan(shape, hardware, workers, phases, ATTRIBUTE_REMEDIES, hours=spent, of=of)
 
 
+SELECT_REMEDIES = {"weights": "set dtype=bfloat16", "forward": "leave the longest traces out, or set dtype=bfloat16"}
+# Measure -> forwards over a trace of so many thoughts at most; what its sequences begin with alike is read once.
+FORWARDS: dict[str, Callable[[int, DictConfig], int]] = {
+    "alone": lambda thoughts, evidence: 2,  # one, and each thought's own with the answer
+    "first_and_last": lambda thoughts, evidence: thoughts + 2,
+    "leave_one_out": lambda thoughts, evidence: thoughts + 1,
+    "shapley": lambda thoughts, evidence: evidence.forwards,
+}
+
+
+def select_plan(
+    config: DictConfig,
+    shape: Shape,
+    hardware: Hardware,
+    details: Mapping[str, Any],
+    lengths: Sequence[int] = (),
+    thoughts: Sequence[int] = (),
+) -> Plan | None:
+    """Of a measure that only reads the answer after parts of the thinking; None for another."""
+    from segrl.commands.attributing import workers_of
+
+    if config.measure not in FORWARDS:
+        return None
+    precision, workers = dtype_bytes(config.dtype, details), workers_of(config.executor, config.workers)
+    work = max(lengths, default=PROMPT) * (shape.layer_activations() + shape.cached()) * precision
+    parts = {"weights": float(precision * shape.parameters), "forward": float(work)}
+    if not hardware.is_gpu:
+        parts = {"processes": memory.PROCESS * workers, **{part: size * workers for part, size in parts.items()}}
+    counts = [FORWARDS[config.measure](count, config.evidence) for count in thoughts]
+    flops = sum(n * length * shape.forward_flops(length) for n, length in zip(counts, lengths, strict=True))
+    spent = hours(flops, workers, hardware.tflops) if counts and hardware.tflops else None
+    of = f"{len(lengths)} traces, {sum(counts)} forwards at most"
+    return Plan(shape, hardware, workers, (Phase("scoring", parts),), SELECT_REMEDIES, hours=spent, of=of)
+
+
 def evaluate_plan(
     config: DictConfig, shape: Shape, hardware: Hardware, details: Mapping[str, Any], samples: int = 0
 ) -> Plan | None:
@@ -188,5 +223,6 @@ PLANS: dict[str, Callable[..., Plan | None]] = {
     "sft": sft_plan,
     "grpo": grpo_plan,
     "attribute": attribute_plan,
+    "select": select_plan,
     "evaluate": evaluate_plan,
 }

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from segrl.commands.attributing import run
 from segrl.commands.common import attributor, file_hash, made_from, plain, segments_of, tokenised
+from segrl.commands.planning import announce
 from segrl.data import records
 from segrl.data.records import Row
 from segrl.data.shards import Shards, by_id
@@ -22,14 +23,14 @@ from segrl.resolving import check_options, resolve
 from segrl.types import Evidence, Segments, SegmentScores, TokenisedTrace
 
 
-class Scored(NamedTuple):
+class ScoredTrace(NamedTuple):
     trace: TokenisedTrace
     segments: Segments
     scores: SegmentScores | None  # None where there is an error
     error: str | None
 
 
-def scored_traces(config: DictConfig) -> Iterator[Scored]:
+def scored_traces(config: DictConfig) -> Iterator[ScoredTrace]:
     """Each trace with its segments and their scores, or the reason why there are none."""
     needs = measure_of(config.measure).needs
     if config.attributions and needs != ("ig",):
@@ -53,20 +54,20 @@ def check_measure(measure: str, path: str) -> None:
         )
 
 
-def _by_measure(evidence: Evidence, config: DictConfig) -> Scored:
+def _by_measure(evidence: Evidence, config: DictConfig) -> ScoredTrace:
     segments = segments_of(evidence.trace, config)
-    return Scored(evidence.trace, segments, _scores(evidence, segments, config), None)
+    return ScoredTrace(evidence.trace, segments, _scores(evidence, segments, config), None)
 
 
 def _scores(evidence: Evidence, segments: Segments, config: DictConfig) -> SegmentScores:
     return score(evidence, segments, config.measure, **plain(config.measure_options))
 
 
-def _of_row(trace: TokenisedTrace, segments: Segments, row: Row) -> Scored:
-    return Scored(trace, segments, None if row["error"] else records.scores_of(row), row["error"])
+def _of_row(trace: TokenisedTrace, segments: Segments, row: Row) -> ScoredTrace:
+    return ScoredTrace(trace, segments, None if row["error"] else records.scores_of(row), row["error"])
 
 
-def _saved(config: DictConfig) -> Iterator[Scored]:
+def _saved(config: DictConfig) -> Iterator[ScoredTrace]:
     """By the attributions that `segrl attribute` wrote."""
     rows = by_id(config.attributions, records.ATTRIBUTIONS)
     for trace in tokenised(config):
@@ -75,7 +76,7 @@ def _saved(config: DictConfig) -> Iterator[Scored]:
             raise ValueError(f"{config.attributions} has no attribution of trace {trace.id!r}; attribute these traces")
         records.check_identity(trace, row, "attribution")
         if row["error"]:
-            yield Scored(trace, segments_of(trace, config), None, row["error"])
+            yield ScoredTrace(trace, segments_of(trace, config), None, row["error"])
         else:
             check_measure(config.measure, row["path"])
             yield _by_measure(Evidence(trace, records.attribution_of(row)), config)
@@ -84,7 +85,7 @@ def _saved(config: DictConfig) -> Iterator[Scored]:
 # --- computed, shard by shard ----------------------------------------------------------------------------------------
 
 
-def _computed(config: DictConfig) -> Iterator[Scored]:
+def _computed(config: DictConfig) -> Iterator[ScoredTrace]:
     """By what the measure reads of the model at ``attributor_path``."""
     measure, options = measure_of(config.measure), plain(config.measure_options)
     check_measure(config.measure, config.attribution.path)
@@ -93,6 +94,9 @@ def _computed(config: DictConfig) -> Iterator[Scored]:
     traces = tokenised(config)
     segments = [segments_of(trace, config) for trace in traces]
     shards = Shards(scores_beside(config.out), _settings(traces, config), traces, config.shard)
+    if shards.done < shards.items:
+        lengths = [len(trace.prompt_ids) + trace.tokens for trace in traces]
+        announce("select", config, lengths=lengths, thoughts=[int(cut.thought_S.sum()) for cut in segments])
     rows = run(scored_rows, shards, attributor(config), config, config.executor, config.workers, "scored")
     for trace, trace_segments, row in zip(traces, segments, rows, strict=True):
         records.check_identity(trace, row, "score")

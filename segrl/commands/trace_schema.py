@@ -113,12 +113,12 @@ class Spread(LoadedModel):
     executor: str = "auto"
     workers: int = 0  # actors on ray; 0: one per GPU, or one
     shard: int = 32  # traces between two shards; what a kill can lose
+    gpu: str | None = None  # the GPU to plan for where none is here: h200, h100, a100, a100-40gb, l40s, a10, 4090
 
 
 @dataclass
 class Attribute(Spread, ReadTraces):
     out: str | None = None  # a folder
-    gpu: str | None = None  # the GPU to plan for where none is here: h200, h100, a100, a100-40gb, l40s, a10, 4090
     attribution: AttributionSettings = field(default_factory=AttributionSettings)
 
 

@@ -100,6 +100,17 @@ def test_what_attributes_nothing_or_elsewhere_has_no_such_phase():
     assert "attribution" in [phase.name for phase in planned("grpo", "one_gpu").phases]
 
 
+def test_the_scoring_of_a_cold_start_is_planned_by_its_forwards():
+    """first_and_last reads a trace without each thought, whole, and each thought alone."""
+    shape, given = shape_of(QWEN_7B), {"lengths": [1000, 3000], "thoughts": [8, 20]}
+    plan = PLANS["select"](changed("select", None, "dtype=bfloat16"), shape, gpu_named("h100"), QWEN_7B, **given)
+    assert plan.of == "2 traces, 32 forwards at most"
+    flops = 10 * 1000 * shape.forward_flops(1000) + 22 * 3000 * shape.forward_flops(3000)
+    assert plan.hours == pytest.approx(flops / (989e12 * 0.35) / 3600)
+    assert plan.phases[0].parts["weights"] == 2 * shape.parameters
+    assert PLANS["select"](changed("select", None, "measure=pmi"), shape, gpu_named("h100"), QWEN_7B) is None
+
+
 def write_config(folder, figures):
     (folder / "config.json").write_text(json.dumps(figures))
     return folder
@@ -135,6 +146,10 @@ def test_cost_says_the_plan_of_a_command_and_refuses_it(tmp_path, capsys):
     assert "weights 28.4" in capsys.readouterr().out
     assert main(["cost", "evaluate", model, "gpu=4090", "backend=vllm", "dtype=float32"]) == 2
     assert "raise gpu_memory_utilization in generation.vllm.engine" in capsys.readouterr().err
+    assert main(["cost", "select", model, "gpu=h100", "dtype=bfloat16"]) == 0
+    assert "scoring" in capsys.readouterr().out
+    assert main(["cost", "select", model, "gpu=h100", "measure=pmi"]) == 2
+    assert "measure=pmi has no plan: alone, first_and_last, leave_one_out, shapley have one" in capsys.readouterr().err
     assert main(["cost", "attribute", model, "gpu=h1000"]) == 2
     assert "did you mean 'h100'?" in capsys.readouterr().err
 
