@@ -149,11 +149,11 @@ def attribute_plan(
 
 
 SELECT_REMEDIES = {"weights": "set dtype=bfloat16", "forward": "leave the longest traces out, or set dtype=bfloat16"}
-# Measure -> forwards over a trace of so many thoughts at most; what its sequences begin with alike is read once.
+# Measure -> about how many forwards over a trace of so many thoughts. Without a thought it is read from there on.
 FORWARDS: dict[str, Callable[[int, DictConfig], int]] = {
     "alone": lambda thoughts, evidence: 2,  # one, and each thought's own with the answer
-    "first_and_last": lambda thoughts, evidence: thoughts + 2,
-    "leave_one_out": lambda thoughts, evidence: thoughts + 1,
+    "first_and_last": lambda thoughts, evidence: thoughts // 2 + 3,
+    "leave_one_out": lambda thoughts, evidence: thoughts // 2 + 1,
     "shapley": lambda thoughts, evidence: evidence.forwards,
 }
 
@@ -179,7 +179,7 @@ def select_plan(
     counts = [FORWARDS[config.measure](count, config.evidence) for count in thoughts]
     flops = sum(n * length * shape.forward_flops(length) for n, length in zip(counts, lengths, strict=True))
     spent = hours(flops, workers, hardware.tflops) if counts and hardware.tflops else None
-    of = f"{len(lengths)} traces, {sum(counts)} forwards at most"
+    of = f"{len(lengths)} traces, about {sum(counts)} forwards"
     return Plan(shape, hardware, workers, (Phase("scoring", parts),), SELECT_REMEDIES, hours=spent, of=of)
 
 

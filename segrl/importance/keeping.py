@@ -15,7 +15,7 @@ from segrl.attribution.path import evaluating
 from segrl.attribution.target import Explained
 from segrl.importance.reader import Reader
 from segrl.importance.reading import attending, read_on
-from segrl.importance.tree import Tree, trees
+from segrl.importance.tree import Tree, beginning, trees
 from segrl.types import Segments
 
 NODES, CPU_NODES = 2_048, 512  # tokens in a tree: attention looks at all pairs of them
@@ -71,10 +71,34 @@ def _as_trees(model, sequences: list[Explained], batching: Batching, output: str
     values = []
     with evaluating(model), _seeing_trees(inner):
         cache = read_on(inner, sequences[0].input_ids[:shared])
+        behind = _Behind(cache, shared)
         for tree in trees([rows[k] for k in order], min(most, batching.tokens or most)):
-            values.append(_of_tree(reader, tree, cache, shared))
-            read += len(tree)
+            if len(tree.paths) == 1 and cache is not None:
+                rest = behind.rest(tree.ids, len(range(*sequences[0].answer_span)))
+                values.append(_of_tree(reader, rest, behind.cache, behind.length))
+                read += len(rest)
+            else:
+                values.append(_of_tree(reader, tree, copy.deepcopy(cache), shared))
+                read += len(tree)
     return torch.cat(values)[torch.tensor(order).argsort()], read
+
+
+class _Behind:
+    """The keys and values of the prompt and of the row before, of rows too long to share a tree: each is read from
+    where it leaves the one before."""
+
+    def __init__(self, cache, shared: int) -> None:
+        self.cache, self.shared, self.length = copy.deepcopy(cache), shared, shared
+        self.row: Sequence[int] = ()
+
+    def rest(self, row: Sequence[int], answer: int) -> Tree:
+        """What is to be read of the row; the cache is cut to what it begins with. Its end predicts the answer."""
+        same = min(beginning(self.row, row), len(row) - answer)
+        self.length, self.row = self.shared + same, row
+        self.cache.crop(self.length)
+        tree = Tree()
+        tree.add(row[same:], 0)
+        return tree
 
 
 @torch.no_grad()
@@ -99,7 +123,7 @@ def _seeing_trees(inner) -> AbstractContextManager[None]:
 
 
 def _of_tree(reader: Reader, tree: Tree, cache, shared: int) -> Tensor:
-    """The answer's value of each row of a tree, behind the ``shared`` tokens of the cache."""
+    """The answer's value of each row of a tree, behind the ``shared`` tokens of the cache, which grows by the tree."""
     sequence, inner, device = reader.explained[0], unwrapped(reader.model), reader.device
     answer_A = sequence.input_ids[slice(*sequence.answer_span)]
     predicting_KA = torch.tensor([path[-len(answer_A) :] for path in tree.paths])
@@ -112,7 +136,7 @@ def _of_tree(reader: Reader, tree: Tree, cache, shared: int) -> Tensor:
     if reader.keeps_logits:
         inputs["logits_to_keep"] = nodes.to(device)
     # The model itself, not what it wraps: FSDP2 gathers the weights of whatever is called first.
-    logits_NV = reader.model(**inputs, past_key_values=copy.deepcopy(cache), use_cache=True).logits[0]
+    logits_NV = reader.model(**inputs, past_key_values=cache, use_cache=True).logits[0]
     logits_KAV = (logits_NV if reader.keeps_logits else logits_NV[nodes.to(device)])[place_KA.to(device)].float()
     answers_KA = answer_A.expand(len(logits_KAV), -1).to(device)
     values_KA = token_values(logits_KAV, answers_KA, reader.output, [sequence.rival] * len(logits_KAV))

@@ -51,10 +51,15 @@ def trees(rows: Sequence[Sequence[int]], most: int) -> Iterator[Tree]:
     """Trees of at most ``most`` tokens, or of one row, that hold the rows in order. Sorted rows share all they can."""
     tree, before = Tree(), rows[0][:0]
     for row in rows:
-        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, row, strict=False)))
+        same = beginning(before, row)
         if tree.paths and len(tree) + len(row) - same > most:
             yield tree
             tree, same = Tree(), 0
         tree.add(row, same)
         before = row
     yield tree
+
+
+def beginning(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two rows begin with alike."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

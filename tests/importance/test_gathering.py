@@ -192,6 +192,17 @@ def test_each_thought_alone_and_taken_away_against_the_plain_model():
     assert float(plain.alone_value_S[0]) == pytest.approx(slow_answer_logp(tiny_model(), trace, pieces[0]), abs=1e-4)
 
 
+@pytest.mark.parametrize("architecture", ["qwen2", "gemma", "gpt_neox"])
+def test_rows_too_long_for_a_tree_are_read_from_where_they_leave_the_row_before(architecture):
+    """One row a tree: the values are the same, and no token is read twice."""
+    model = tiny_model(architecture)
+    *_, together = gathered("alone_value", "without_value", model=model)
+    *_, apart = gathered("alone_value", "without_value", model=model, batch_tokens=1)
+    assert apart.alone_value_S.tolist() == pytest.approx(together.alone_value_S.tolist(), abs=1e-4)
+    assert apart.without_value_S.tolist() == pytest.approx(together.without_value_S.tolist(), abs=1e-4)
+    assert apart.cost == pytest.approx(together.cost)
+
+
 def test_the_visible_answer_stays_where_it_is_read():
     """Of context=full: the thoughts come and go before it."""
     trace, segments, evidence = gathered("alone_value", context="full", subset_output="logp")
