@@ -71,12 +71,11 @@ def _as_trees(model, sequences: list[Explained], batching: Batching, output: str
     values = []
     with evaluating(model), _seeing_trees(inner):
         cache = read_on(inner, sequences[0].input_ids[:shared])
-        behind = _Behind(cache, shared)
+        behind = _Behind(inner, cache, shared, most)
         for tree in trees([rows[k] for k in order], min(most, batching.tokens or most)):
             if len(tree.paths) == 1 and cache is not None:
-                rest = behind.rest(tree.ids, len(range(*sequences[0].answer_span)))
-                values.append(_of_tree(reader, rest, behind.cache, behind.length))
-                read += len(rest)
+                read += behind.read(tree.ids, len(range(*sequences[0].answer_span)))
+                values.append(_of_tree(reader, behind.rest, behind.cache, behind.length))
             else:
                 values.append(_of_tree(reader, tree, copy.deepcopy(cache), shared))
                 read += len(tree)
@@ -84,21 +83,29 @@ def _as_trees(model, sequences: list[Explained], batching: Batching, output: str
 
 
 class _Behind:
-    """The keys and values of the prompt and of the row before, of rows too long to share a tree: each is read from
-    where it leaves the one before."""
+    """The keys and values of the prompt and of a row, of rows too long to share a tree: each is read from where it
+    leaves the one before, ``most`` tokens at once, whose mask over all before them is small."""
 
-    def __init__(self, cache, shared: int) -> None:
-        self.cache, self.shared, self.length = copy.deepcopy(cache), shared, shared
+    def __init__(self, inner, cache, shared: int, most: int) -> None:
+        self.inner, self.cache, self.shared, self.most = inner, copy.deepcopy(cache), shared, most
         self.row: Sequence[int] = ()
+        self.rest = Tree()  # the row's end, which is still to be read; it predicts the answer
 
-    def rest(self, row: Sequence[int], answer: int) -> Tree:
-        """What is to be read of the row; the cache is cut to what it begins with. Its end predicts the answer."""
+    @property
+    def length(self) -> int:
+        """How many tokens the cache holds."""
+        return self.shared + len(self.row) - len(self.rest)
+
+    def read(self, row: Sequence[int], answer: int) -> int:
+        """Read the row but for its ``rest``; how many tokens of it are new."""
         same = min(beginning(self.row, row), len(row) - answer)
-        self.length, self.row = self.shared + same, row
-        self.cache.crop(self.length)
-        tree = Tree()
-        tree.add(row[same:], 0)
-        return tree
+        self.cache.crop(self.shared + same)
+        last = max(same, len(row) - answer - self.most)
+        for start in range(same, last, self.most):
+            read_on(self.inner, torch.tensor(row[start : min(start + self.most, last)]), self.cache)
+        self.row, self.rest = row, Tree()
+        self.rest.add(row[last:], 0)
+        return len(row) - same
 
 
 @torch.no_grad()
