@@ -2,7 +2,7 @@
 
     python scripts/compare_grpo.py run OUT SPEC --size pilot    the cells of a size that are missing
     python scripts/compare_grpo.py power OUT SPEC               OUT/power.md: what all seeds can show, by the pilot's
-    python scripts/compare_grpo.py compare OUT SPEC             OUT/comparison.md and OUT/curves.png
+    python scripts/compare_grpo.py compare OUT SPEC             OUT/comparison.md, differences.png, curves.png
 
 A cell is one arm with one seed, in ``OUT/<arm>/seed-<seed>``. A cell that has ended well is not run again, one that was
 interrupted is begun anew. The same command may run several times at once, on a core each. Beside the cells lie
@@ -154,29 +154,43 @@ def holm(ps: Sequence[float], family: int) -> list[float]:
 
 
 def compare(out: Path, spec: Mapping[str, Any]) -> None:
-    """``comparison.md`` and ``curves.png`` from whatever cells are done."""
+    """``comparison.md``, ``differences.png`` and ``curves.png`` from whatever cells are done."""
     cells = finished(out, spec)
     found = courses(out, cells)
     if spec["reference"] not in found:
         raise SystemExit(f"{out} has no finished cell of {spec['reference']}, which the others are compared with")
     logs = {arm: [metrics(folder) for folder in seeds.values()] for arm, seeds in cells.items()}
-    page = report(spec, found, logs)
+    pairs = [*spec["comparisons"], *others(spec, found)]
+    main, explored = (
+        {name: crossed(table) for name, table in tables(found, some).items()}
+        for some in (spec["comparisons"], others(spec, found))
+    )
+    page = report(spec, main, explored, beyond_validations(found, pairs), arms_table(found, logs))
     write_text(out / "comparison.md", page)
+    draw_differences(main | explored, out / "differences.png")
     draw(logs, out / "curves.png")
     print(page, end="")
 
 
-def report(spec: Mapping[str, Any], found: Mapping[str, Mapping[int, Course]], logs: Mapping[str, Sequence]) -> str:
-    reference = spec["reference"]
-    main = {name: crossed(table) for name, table in tables(found, spec["comparisons"]).items()}
+def others(spec: Mapping[str, Any], found: Mapping[str, Mapping[int, Course]]) -> list[tuple[str, str]]:
+    """The pairs that are explored: every arm that is in no comparison, with the reference."""
     compared = {arm for pair in spec["comparisons"] for arm in pair}
-    others = [(arm, reference) for arm in found if arm not in compared]
-    explored = {name: crossed(table) for name, table in tables(found, others).items()}
+    return [(arm, spec["reference"]) for arm in found if arm not in compared]
+
+
+def report(
+    spec: Mapping[str, Any],
+    main: Mapping[str, Crossed],
+    explored: Mapping[str, Crossed],
+    said: Sequence[str],
+    of_arms: str,
+) -> str:
+    """The page, from the differences, what is said of cells that are hard to compare, and the table of arms."""
     parts = [
         f"# {spec['endpoint']}",
-        "\n".join(seen(main | explored, control, reference) for control in spec["controls"]),
+        "\n".join(seen({**main, **explored}, control, spec["reference"]) for control in spec["controls"]),
         METHOD,
-        *(["\n".join(said)] if (said := beyond_validations(found, [*spec["comparisons"], *others])) else []),
+        *(["\n".join(said)] if said else []),
         main_table(main, len(spec["comparisons"])),
     ]
     if explored:
@@ -184,7 +198,7 @@ def report(spec: Mapping[str, Any], found: Mapping[str, Mapping[int, Course]], l
             "Exploratory. Of one seed the interval is over problems alone: another seed may turn the order round.",
             markdown("arms", ["seeds", "difference"], {name: short(one) for name, one in explored.items()}),
         ]
-    return "\n\n".join([*parts, arms_table(found, logs)]) + "\n"
+    return "\n\n".join([*parts, of_arms]) + "\n"
 
 
 def main_table(main: Mapping[str, Crossed], family: int) -> str:
@@ -239,6 +253,25 @@ def arms_table(found: Mapping[str, Mapping[int, Course]], logs: Mapping[str, Seq
 def average(logs: Sequence[Mapping[int, Mapping[str, float]]], name: str) -> float:
     values = [step[name] for log in logs for step in log.values() if name in step]
     return float(np.mean(values)) if values else float("nan")
+
+
+def draw_differences(differences: Mapping[str, Crossed], path: Path) -> None:
+    """Each difference in points with its interval; hollow where it is of one seed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 0.8 + 0.3 * len(differences)), layout="constrained")
+    axes = figure.subplots()
+    for row, one in enumerate(differences.values()):
+        (low, high), several = one.interval, one.seeds > 1
+        axes.plot([100 * low, 100 * high], [row, row], color="C0", linewidth=2 if several else 1)
+        axes.plot(100 * one.mean, row, "o", color="C0", markerfacecolor="C0" if several else "white")
+    names = [f"{name} ({one.seeds} seed{'s' * (one.seeds > 1)})" for name, one in differences.items()]
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.axvline(0, color="grey", linewidth=0.8)
+    axes.set_xlabel("difference in points, with its 95% interval")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
 
 
 def draw(logs: Mapping[str, Sequence[Mapping[int, Mapping[str, float]]]], path: Path) -> None:

@@ -160,7 +160,7 @@ def test_the_page_has_differences_at_equal_tokens_and_what_the_controls_show(tmp
     assert "grail" not in page
     assert "- **contrast - uniform, seed 1: contrast was first validated after the tokens" in page
     assert "planted - uniform, seed" not in page
-    assert (tmp_path / "curves.png").stat().st_size > 0
+    assert all((tmp_path / f"{name}.png").stat().st_size > 0 for name in ("curves", "differences"))
 
 
 def test_a_control_that_is_not_seen_or_has_one_seed_is_said():
