@@ -127,6 +127,10 @@ def tables(found: Mapping[str, Mapping[int, Course]], pairs: Sequence[Sequence[s
     return {name: table for name, table in named.items() if table is not None}
 
 
+def differences(found: Mapping[str, Mapping[int, Course]], pairs: Sequence[Sequence[str]]) -> dict[str, Crossed]:
+    return {name: crossed(table) for name, table in tables(found, pairs).items()}
+
+
 def beyond_validations(found: Mapping[str, Mapping[int, Course]], pairs: Sequence[Sequence[str]]) -> list[str]:
     """A sentence for each two cells of which one ended before the other was first validated."""
     said = []
@@ -160,14 +164,11 @@ def compare(out: Path, spec: Mapping[str, Any]) -> None:
     if spec["reference"] not in found:
         raise SystemExit(f"{out} has no finished cell of {spec['reference']}, which the others are compared with")
     logs = {arm: [metrics(folder) for folder in seeds.values()] for arm, seeds in cells.items()}
-    pairs = [*spec["comparisons"], *others(spec, found)]
-    main, explored = (
-        {name: crossed(table) for name, table in tables(found, some).items()}
-        for some in (spec["comparisons"], others(spec, found))
-    )
-    page = report(spec, main, explored, beyond_validations(found, pairs), arms_table(found, logs))
+    planned, explored = spec["comparisons"], others(spec, found)
+    main, more = differences(found, planned), differences(found, explored)
+    page = report(spec, main, more, beyond_validations(found, [*planned, *explored]), arms_table(found, logs))
     write_text(out / "comparison.md", page)
-    draw_differences(main | explored, out / "differences.png")
+    draw_differences(main, more, out / "differences.png")
     draw(logs, out / "curves.png")
     print(page, end="")
 
@@ -255,21 +256,22 @@ def average(logs: Sequence[Mapping[int, Mapping[str, float]]], name: str) -> flo
     return float(np.mean(values)) if values else float("nan")
 
 
-def draw_differences(differences: Mapping[str, Crossed], path: Path) -> None:
-    """Each difference in points with its interval; hollow where it is of one seed."""
+def draw_differences(main: Mapping[str, Crossed], explored: Mapping[str, Crossed], path: Path) -> None:
+    """Each difference in points with its interval, those that are explored in grey; hollow where it is of one seed."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 0.8 + 0.3 * len(differences)), layout="constrained")
+    all_of_them = {**main, **explored}
+    figure = Figure(figsize=(7, 0.8 + 0.3 * len(all_of_them)), layout="constrained")
     axes = figure.subplots()
-    for row, one in enumerate(differences.values()):
-        (low, high), several = one.interval, one.seeds > 1
-        axes.plot([100 * low, 100 * high], [row, row], color="C0", linewidth=2 if several else 1)
-        axes.plot(100 * one.mean, row, "o", color="C0", markerfacecolor="C0" if several else "white")
-    names = [f"{name} ({one.seeds} seed{'s' * (one.seeds > 1)})" for name, one in differences.items()]
+    for row, (name, one) in enumerate(all_of_them.items()):
+        (low, high), several, colour = one.interval, one.seeds > 1, "C0" if name in main else "grey"
+        axes.plot([100 * low, 100 * high], [row, row], color=colour, linewidth=2 if several else 1)
+        axes.plot(100 * one.mean, row, "o", color=colour, markerfacecolor=colour if several else "white")
+    names = [f"{name} ({one.seeds} seed{'s' * (one.seeds > 1)})" for name, one in all_of_them.items()]
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.axvline(0, color="grey", linewidth=0.8)
-    axes.set_xlabel("difference in points, with its 95% interval")
+    axes.set_xlabel("difference in points; intervals of 95%, each by itself")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
 

@@ -155,7 +155,7 @@ def sampled(count: int, seed: int, wanted: Mapping[str, Any], without: Collectio
         return least <= problem.meta["n_steps"] <= most and problem.problem not in without
 
     sample = partial(toy.sample_problems, seed=seed, ask=wanted["ask"])
-    return fitting(sample, count, fits, f"have {least} to {most} steps")
+    return fitting(sample, count, fits, f"have {least} to {most} steps and are not among the others")
 
 
 def rows_of(out: Path, split: str) -> Path:

@@ -1,6 +1,8 @@
-"""What `segrl sft` does where no selections are given: attribute into shards, then select, as those two commands do.
+"""What `segrl sft` does where no selections are given: score into shards, then select, as `segrl select` does.
 
-The shards lie in ``out/attributions``, the selections in ``out/selections.jsonl``, beside them how they were made.
+The selections lie in ``out/selections.jsonl``, beside them how they were made, their scores in
+``out/selections.scores``. A measure that reads attributions has them in ``out/attributions``, as `segrl attribute`
+writes them.
 """
 
 from __future__ import annotations

@@ -149,12 +149,13 @@ def attribute_plan(
 
 
 SELECT_REMEDIES = {"weights": "set dtype=bfloat16", "forward": "leave the longest traces out, or set dtype=bfloat16"}
-# Measure -> about how many forwards over a trace of so many thoughts. Without a thought it is read from there on.
+# Measure -> about how many forwards over a trace of so many thoughts. Without a thought it is read from there on; whole,
+# which is twice as much, by models with a window that it outgrows or with layers that do not attend.
 FORWARDS: dict[str, Callable[[int, DictConfig], int]] = {
     "alone": lambda thoughts, evidence: 2,  # one, and each thought's own with the answer
     "first_and_last": lambda thoughts, evidence: thoughts // 2 + 3,
     "leave_one_out": lambda thoughts, evidence: thoughts // 2 + 1,
-    "shapley": lambda thoughts, evidence: evidence.forwards,
+    "shapley": lambda thoughts, evidence: min(evidence.forwards, 2**thoughts),
 }
 
 
@@ -168,18 +169,21 @@ def select_plan(
 ) -> Plan | None:
     """Of a measure that only reads the answer after parts of the thinking; None for another."""
     from segrl.commands.attributing import workers_of
+    from segrl.importance.keeping import CPU_NODES, NODES
 
     if config.measure not in FORWARDS:
         return None
     precision, workers = dtype_bytes(config.dtype, details), workers_of(config.executor, config.workers)
-    work = max(lengths, default=PROMPT) * (shape.layer_activations() + shape.cached()) * precision
-    parts = {"weights": float(precision * shape.parameters), "forward": float(work)}
+    longest = max(lengths, default=PROMPT)
+    read = min(longest, NODES if hardware.is_gpu else CPU_NODES)  # at once; the mask is of them and all before
+    work = longest * shape.cached() + read * (shape.layer_activations() + longest)
+    parts = {"weights": float(precision * shape.parameters), "forward": float(precision * work)}
     if not hardware.is_gpu:
         parts = {"processes": memory.PROCESS * workers, **{part: size * workers for part, size in parts.items()}}
     counts = [FORWARDS[config.measure](count, config.evidence) for count in thoughts]
     flops = sum(n * length * shape.forward_flops(length) for n, length in zip(counts, lengths, strict=True))
     spent = hours(flops, workers, hardware.tflops) if counts and hardware.tflops else None
-    of = f"{len(lengths)} traces, about {sum(counts)} forwards"
+    of = f"{len(lengths)} trace{'s' * (len(lengths) != 1)}, about {sum(counts)} forwards"
     return Plan(shape, hardware, workers, (Phase("scoring", parts),), SELECT_REMEDIES, hours=spent, of=of)
 
 

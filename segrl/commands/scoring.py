@@ -93,10 +93,11 @@ def _computed(config: DictConfig) -> Iterator[ScoredTrace]:
     check_model(**attributor(config))
     traces = tokenised(config)
     segments = [segments_of(trace, config) for trace in traces]
-    shards = Shards(scores_beside(config.out), _settings(traces, config), traces, config.shard)
-    if shards.done < shards.items:
+    folder = scores_beside(config.out)
+    if not any(folder.glob("part-*")):  # what has begun has said its plan; nothing is claimed before it is known to fit
         lengths = [len(trace.prompt_ids) + trace.tokens for trace in traces]
         announce("select", config, lengths=lengths, thoughts=[int(cut.thought_S.sum()) for cut in segments])
+    shards = Shards(folder, _settings(traces, config), traces, config.shard)
     rows = run(scored_rows, shards, attributor(config), config, config.executor, config.workers, "scored")
     for trace, trace_segments, row in zip(traces, segments, rows, strict=True):
         records.check_identity(trace, row, "score")

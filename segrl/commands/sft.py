@@ -77,11 +77,11 @@ def complete(config: DictConfig) -> None:
 
 
 def check_beforehand(config: DictConfig, stages: list[Stage]) -> None:
-    """Refuse what a training of these traces would be refused for, before they are attributed."""
+    """Refuse what a training of these traces would be refused for, before they are scored."""
     if config.trainer.nnodes > 1:
         raise ValueError(
-            f"trainer.nnodes={config.trainer.nnodes}: each machine would attribute all traces; run `segrl attribute "
-            "executor=ray`, then `segrl select`, and give what that writes as selections="
+            f"trainer.nnodes={config.trainer.nnodes}: each machine would score all traces; run `segrl select "
+            "executor=ray` and give what it writes as selections="
         )
     untrained = [staged for stage in stages if not is_trained(staged := stage_config(config, stage, stages))]
     check_space(*untrained)

@@ -19,6 +19,8 @@ from segrl.importance.tree import Tree, beginning, trees
 from segrl.types import Segments
 
 NODES, CPU_NODES = 2_048, 512  # tokens in a tree: attention looks at all pairs of them
+PIECE = 256  # tokens of a long row that are read at once at least
+ATTENTIONS = {"full_attention", "sliding_attention", "chunked_attention"}
 Values = tuple[Tensor, float]  # of K masks, and what they cost
 
 
@@ -43,12 +45,17 @@ def kept_answer_value(
 def _kept_answer_value(model, sequence: Explained, kept_KT: Tensor, batching: Batching, output: str) -> Values:
     distinct, index_K = kept_KT.unique(dim=0, return_inverse=True)
     shortened = [keeping(sequence, kept_T) for kept_T in distinct]
-    window = getattr(unwrapped(model).config.get_text_config(), "sliding_window", None)
-    if window is not None and len(sequence) > window:  # the mask of a tree knows no window
-        values, read = _row_by_row(model, shortened, batching, output)
-    else:
-        values, read = _as_trees(model, shortened, batching, output)
+    read_them = _as_trees if _sees_all(model, len(sequence)) else _row_by_row
+    values, read = read_them(model, shortened, batching, output)
     return values[index_K], read / len(sequence)
+
+
+def _sees_all(model, tokens: int) -> bool:
+    """Whether every layer attends to all of so many tokens. The mask of a tree knows no window, and no state that runs
+    on, which no cache can be cut back to."""
+    config = unwrapped(model).config.get_text_config()
+    windows = [getattr(config, name, None) or tokens for name in ("sliding_window", "attention_chunk_size")]
+    return tokens <= min(windows) and set(getattr(config, "layer_types", None) or ()) <= ATTENTIONS
 
 
 def _row_by_row(model, sequences: list[Explained], batching: Batching, output: str) -> tuple[Tensor, int]:
@@ -68,13 +75,14 @@ def _as_trees(model, sequences: list[Explained], batching: Batching, output: str
     rows = [sequence.input_ids[shared : sequence.answer_span[1] - 1].tolist() for sequence in sequences]
     order = sorted(range(len(rows)), key=rows.__getitem__)
     most, read = CPU_NODES if reader.device.type == "cpu" else NODES, shared
+    most, answer = min(most, batching.tokens or most), len(range(*sequences[0].answer_span))
     values = []
     with evaluating(model), _seeing_trees(inner):
         cache = read_on(inner, sequences[0].input_ids[:shared])
-        behind = _Behind(inner, cache, shared, most)
-        for tree in trees([rows[k] for k in order], min(most, batching.tokens or most)):
+        behind = _Behind(inner, cache, shared, max(most, PIECE))
+        for tree in trees([rows[k] for k in order], most):
             if len(tree.paths) == 1 and cache is not None:
-                read += behind.read(tree.ids, len(range(*sequences[0].answer_span)))
+                read += behind.read(tree.ids, answer)
                 values.append(_of_tree(reader, behind.rest, behind.cache, behind.length))
             else:
                 values.append(_of_tree(reader, tree, copy.deepcopy(cache), shared))
@@ -83,8 +91,8 @@ def _as_trees(model, sequences: list[Explained], batching: Batching, output: str
 
 
 class _Behind:
-    """The keys and values of the prompt and of a row, of rows too long to share a tree: each is read from where it
-    leaves the one before, ``most`` tokens at once, whose mask over all before them is small."""
+    """The keys and values of the prompt and of a row that has a tree to itself, as long rows have: each is read from
+    where it leaves the one before, ``most`` tokens at once, whose mask over all before them is small."""
 
     def __init__(self, inner, cache, shared: int, most: int) -> None:
         self.inner, self.cache, self.shared, self.most = inner, copy.deepcopy(cache), shared, most
@@ -112,11 +120,11 @@ class _Behind:
 def in_one_forward(model, sequences: list[Explained], output: str = "logp") -> Tensor:
     """The answer's value of each sequence, all of one trace: of longer and longer prefixes of its thinking."""
     inner = unwrapped(model)
-    window = getattr(inner.config.get_text_config(), "sliding_window", None)
-    if window is not None and len(sequences[-1]) > window:
+    if not _sees_all(model, len(sequences[-1])):
         raise ValueError(
-            f"the trace {sequences[-1].trace.id!r} has {len(sequences[-1])} tokens and the model sees {window} back; "
-            "prefixes are read in one forward, whose mask has no such window; take a measure that follows a path"
+            f"a layer of the model does not attend to all {len(sequences[-1])} tokens of the trace "
+            f"{sequences[-1].trace.id!r}, but through a window or a state that runs on; prefixes are read in one "
+            "forward, whose mask knows neither; take a measure that follows a path"
         )
     rows = [sequence.input_ids[: sequence.answer_span[1] - 1].tolist() for sequence in sequences]
     [tree] = trees(rows, sum(map(len, rows)))
@@ -136,7 +144,7 @@ def _of_tree(reader: Reader, tree: Tree, cache, shared: int) -> Tensor:
     predicting_KA = torch.tensor([path[-len(answer_A) :] for path in tree.paths])
     nodes, place_KA = predicting_KA.unique(return_inverse=True)
     inputs = {"input_ids": torch.tensor([tree.ids]).to(device), "position_ids": (shared + tree.depths)[None].to(device)}
-    if len(tree.paths) > 1:  # a single row takes the fast causal path
+    if len(tree.paths) > 1:  # a single row sees all before it, as causal attention does by itself
         sees_NL = torch.cat([torch.ones(len(tree), shared, dtype=torch.bool), tree.sees], 1)
         hidden = torch.zeros(sees_NL.shape, dtype=inner.dtype).masked_fill_(~sees_NL, torch.finfo(inner.dtype).min)
         inputs["attention_mask"] = hidden[None, None].to(device)

@@ -163,6 +163,7 @@ def test_the_papers_recipes_take_the_papers_measure_and_the_others_the_best():
         config, measured = compose("sft", [f"preset={path.stem}"]), path.stem != "toy_cpu"
         expected = ("ig", PAPER) if measured else ("first_and_last", gate)
         assert (config.measure, on_path(config.attribution)) == expected, path.stem
+        assert config.segrl.normalise == "trace"  # Eq. 9
     assert (compose("select", []).measure, on_path(compose("select", []).attribution)) == ("first_and_last", gate)
 
 

@@ -129,6 +129,24 @@ def test_what_does_not_fit_is_refused_before_anything_starts(tmp_path, capsys, m
     assert not (tmp_path / "out").exists()
 
 
+def test_a_remedy_of_the_plan_is_not_another_job(tmp_path, capsys, monkeypatch):
+    """Nothing is claimed by a scoring that was refused; one that has begun says its plan no more."""
+    traces = toy.sample_traces(1, seed=0)
+    save_traces(traces, tmp_path / "traces.jsonl")
+    forwards = f"1 trace, about {(len(traces[0].meta['kinds']) - 1) // 2 + 3} forwards"  # the last kind is the answer's
+    command = ["select", f"traces={tmp_path / 'traces.jsonl'}", f"out={tmp_path / 's.jsonl'}", "device=cpu"]
+    with monkeypatch.context() as small:
+        small.setattr(planning, "machine_memory", lambda: GIB // 2)
+        assert main(command) == 2
+    said = capsys.readouterr()
+    assert forwards in said.out
+    assert "scoring needs" in said.err
+    assert main([*command, "dtype=bfloat16"]) == 0
+    assert forwards in capsys.readouterr().out
+    assert main([*command, "dtype=bfloat16", "selection.tau=0.5"]) == 0
+    assert "plan:" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", ["sft", "grpo"])
 def test_a_training_on_a_cpu_is_planned_with_all_its_processes(command, capsys, monkeypatch):
     planning.announce(command, changed(command, "toy_cpu"))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from testkit import paper
 from testkit.tiny import CONFIGS, byte_level_tokenizer, tiny_model
+from transformers import Lfm2Config, Lfm2ForCausalLM
 
 import segrl
 from segrl import Segments, Trace, toy
@@ -197,7 +198,8 @@ def test_rows_too_long_for_a_tree_are_read_from_where_they_leave_the_row_before(
     """One row a tree, six tokens at once: the values are the same, and no token is read twice."""
     model = tiny_model(architecture)
     *_, together = gathered("alone_value", "without_value", model=model)
-    monkeypatch.setattr("segrl.importance.keeping.CPU_NODES", 6)
+    for name in ("CPU_NODES", "PIECE"):
+        monkeypatch.setattr(f"segrl.importance.keeping.{name}", 6)
     *_, apart = gathered("alone_value", "without_value", model=model)
     assert apart.alone_value_S.tolist() == pytest.approx(together.alone_value_S.tolist(), abs=1e-4)
     assert apart.without_value_S.tolist() == pytest.approx(together.without_value_S.tolist(), abs=1e-4)
@@ -263,12 +265,28 @@ def test_what_is_read_once_changes_no_value(architecture, template):
         assert values_K.tolist() == pytest.approx(alone, abs=1e-5, rel=1e-5)
 
 
-@pytest.mark.parametrize("window", [16, 512])
-def test_a_sliding_window_is_kept(window):
-    """Behind a window that a row outgrows each row is read by itself; a wider one changes nothing."""
-    trace, segments = made()
-    model, tokenizer = tiny_model("mistral"), byte_level_tokenizer()
+def hybrid():
+    """A model with a layer that has a state and no attention."""
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+    layers = ["conv", "full_attention"]
+    vocabulary = len(byte_level_tokenizer())
+    return Lfm2ForCausalLM(Lfm2Config(vocab_size=vocabulary, num_hidden_layers=2, layer_types=layers, **shape)).eval()
+
+
+def windowed(window):
+    model = tiny_model("mistral")
     model.config.sliding_window = window
+    return model
+
+
+@pytest.mark.parametrize("model", [windowed(16), windowed(512), hybrid()], ids=["narrow", "wide", "hybrid"])
+@pytest.mark.parametrize("nodes", [512, 6])
+def test_rows_of_a_model_that_does_not_attend_to_all_are_what_each_is_by_itself(model, nodes, monkeypatch):
+    """Through a window that a row outgrows, or a state that runs on; a wider window changes nothing."""
+    for name in ("CPU_NODES", "PIECE"):
+        monkeypatch.setattr(f"segrl.importance.keeping.{name}", nodes)
+    trace, segments = made()
+    tokenizer = byte_level_tokenizer()
     [sequence] = Reading().explained(model, [trace], tokenizer)
     kept_KT = of_thoughts(sequence, segments, subsets(3))
     [(values_K, _)] = kept_answer_value(model, [sequence], [kept_KT], Batching())

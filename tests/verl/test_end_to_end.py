@@ -69,7 +69,7 @@ def test_selective_sft_trains_and_exports_a_model(tmp_path, environment):
         "nproc=2",
         "trainer.total_epochs=2",
         "data.train_batch_size=32",
-        "segrl.normalise=trace",
+        "segrl.normalise=batch",
         "segrl.think_end=segment",
         "segrl.boxed=segment",
     ]
