@@ -149,8 +149,8 @@ def attribute_plan(
 
 
 SELECT_REMEDIES = {"weights": "set dtype=bfloat16", "forward": "leave the longest traces out, or set dtype=bfloat16"}
-# Measure -> about how many forwards over a trace of so many thoughts. Without a thought it is read from there on; whole,
-# which is twice as much, by models with a window that it outgrows or with layers that do not attend.
+# Measure -> about how many forwards over a trace of so many thoughts. Without a thought it is read from there on;
+# whole, which is twice as much, by models with a window that it outgrows or with layers that do not attend.
 FORWARDS: dict[str, Callable[[int, DictConfig], int]] = {
     "alone": lambda thoughts, evidence: 2,  # one, and each thought's own with the answer
     "first_and_last": lambda thoughts, evidence: thoughts // 2 + 3,
