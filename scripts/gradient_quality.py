@@ -3,6 +3,7 @@
     python scripts/gradient_quality.py OUT                            8,192 rollouts, about two hours of two cores
     python scripts/gradient_quality.py OUT --rollouts 2048            a quarter of that
     python scripts/gradient_quality.py OUT --ask all --steps 3 9      problems of every length that ask for every value
+    python scripts/gradient_quality.py OUT --arms planted --rule "rank 0 to 2"    looked at afterwards, beside the table
 
 The bundled base samples --group rollouts of each toy problem; the problems are those of the grid of GRPO runs
 (examples/segment_grpo.yaml) unless --ask and --steps say otherwise. On one half of the batches a rule and its width are
@@ -21,7 +22,8 @@ are paired. An error is the jackknife's: each batch in turn is left out, both it
 gradient, which the steps share. How gradients are taken is in policy_gradients.py. Left out: the optimiser, clipping,
 and every model but the bundled one.
 
-The same command goes on where it stopped, at a shard of rollouts or at a batch.
+The same command goes on where it stopped, at a shard of rollouts or at a batch. With --arms it ends with a table of
+these arms by another rule, on the batches of the report: `grail permuted` is grail's own control.
 """
 
 from __future__ import annotations
@@ -105,6 +107,7 @@ ARMS = {
     "length": Arm("length", "length"),
     "planted": Arm("planted", "planted"),
 }
+CONTROLS = {"grail permuted": replace(ARMS["grail"], permuted=True)}  # not among the arms, for --arms alone
 # Rule and width, chosen for `both` on the first half.
 RULES = {
     "rank 0.8 to 1.2": ("rank", {"low": 0.8, "high": 1.2}),
@@ -258,14 +261,15 @@ def write_reward_gradients(given, rollouts: Sequence[Rollout], part: int) -> Non
             save_whole({"gradient": reward_gradient(model, group)}, file)
 
 
-def write_comparison(given, rollouts, scores, arms: Mapping[str, tuple[Arm, tuple]], half: str, part: int) -> None:
-    """Write every arm's numbers of every ``workers``-th batch of a half."""
+def write_comparison(given, rollouts, scores, arms: Mapping[str, tuple], half: str, place: str, part: int) -> None:
+    """Write every arm's numbers of every ``workers``-th batch of a half, to the folder ``place``. An arm comes with the
+    rule that it takes where it has none."""
     model, _ = toy.load_model()
     groups = whole_batches(given, rollouts)
     numbers = of_half(len(groups), half)
     groups, rewards_CP = [groups[b] for b in numbers], reward_gradients(given, numbers)
     for i, b in list(enumerate(numbers))[part :: given.workers]:
-        file = given.out / half / f"{b}.json"
+        file = given.out / place / f"{b}.json"
         if file.exists():
             continue
         held = [(i + k) % len(groups) for k in range(1, given.held + 1)]
@@ -284,7 +288,7 @@ def write_comparison(given, rollouts, scores, arms: Mapping[str, tuple[Arm, tupl
             sketches[name] = sketch(gradient)
         save_whole(sketches, file.with_suffix(".safetensors"))
         write_json(file, of_arms)
-        print(f"{half}: batch {b} of {numbers[0]} to {numbers[-1]}", flush=True)
+        print(f"{place}: batch {b} of {numbers[0]} to {numbers[-1]}", flush=True)
 
 
 def reward_gradients(given, numbers: Sequence[int]) -> Tensor:
@@ -312,11 +316,11 @@ def of_half(count: int, half: str) -> list[int]:
     return list(range(count // 2)) if half == "choose" else list(range(count // 2, count))
 
 
-def results(given, count: int, half: str) -> dict[str, Measured]:
+def results(given, count: int, half: str, place: str) -> dict[str, Measured]:
     """What was measured of each arm."""
     numbers = of_half(count, half)
-    rows = [json.loads((given.out / half / f"{b}.json").read_text()) for b in numbers]
-    sketches = [load_file(given.out / half / f"{b}.safetensors") for b in numbers]
+    rows = [json.loads((given.out / place / f"{b}.json").read_text()) for b in numbers]
+    sketches = [load_file(given.out / place / f"{b}.safetensors") for b in numbers]
     rewards_CP = reward_gradients(given, numbers)
     rewards_CC = (rewards_CP @ rewards_CP.T).double()
 
@@ -368,6 +372,10 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("out", type=Path)
     for name, default in (("rollouts", 8192), ("batch", 128), ("group", 8), ("held", 2), ("seed", 0), ("workers", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--arms", nargs="+", default=[], choices=[*ARMS, *CONTROLS], metavar="ARM")
+    parser.add_argument(
+        "--rule", default="rank 0 to 2", choices=list(RULES), help="that --arms take; default %(default)s"
+    )
     parser.add_argument("--ask", choices=("last", "all"), default=GRID.ask)
     steps = list(GRID.steps)
     parser.add_argument("--steps", type=int, nargs=2, default=steps, metavar=("LEAST", "MOST"), help=f"default {steps}")
@@ -392,7 +400,7 @@ def check(given) -> None:
 
 def claim(given) -> None:
     """A note of the settings; other settings want another folder."""
-    settings = {name: value for name, value in vars(given).items() if name not in ("out", "workers")}
+    settings = {name: value for name, value in vars(given).items() if name not in ("out", "workers", "arms", "rule")}
     note = given.out / "settings.json"
     if shards.claim(note, settings):
         raise SystemExit(f"{given.out} holds a comparison with other settings ({note}); choose another folder")
@@ -411,16 +419,31 @@ def main() -> None:
     scores = {row["id"]: json.loads(row["found"]) for row in shards.read_shards(given.out / "scores")}
     in_parts(given, write_reward_gradients)
     tried = {"uniform": (ARMS["uniform"], ("uniform", {})), **{rule: (ARMS["both"], RULES[rule]) for rule in RULES}}
-    in_parts(given, write_comparison, scores, tried, "choose")
+    in_parts(given, write_comparison, scores, tried, "choose", "choose")
     count = len(whole_batches(given, rollouts))
-    choosing = results(given, count, "choose")
+    choosing = results(given, count, "choose", "choose")
     rule = best_rule(choosing)
-    in_parts(given, write_comparison, scores, {name: (arm, RULES[rule]) for name, arm in ARMS.items()}, "report")
-    reported = table(results(given, count, "report"), ("uniform", "permuted"))
+    arms = {name: (arm, RULES[rule]) for name, arm in ARMS.items()}
+    in_parts(given, write_comparison, scores, arms, "report", "report")
+    reporting = results(given, count, "report", "report")
+    reported = table(reporting, ("uniform", "permuted"))
     page = f"## chosen on {count // 2} batches\n\n{table(choosing, ('uniform',))}\n\n## {rule}, on the others\n\n"
     page += f"{reported}\n"
+    if given.arms:
+        page += f"\n## {given.rule}, afterwards, on the same\n\n{afterwards(given, scores, count, reporting)}\n"
     (given.out / "table.md").write_text(page)
     print(page)
+
+
+def afterwards(given, scores, count: int, reporting: Mapping[str, Measured]) -> str:
+    """The table of the arms that are asked for, by their rule or the one that is given, above uniform."""
+    found = {"uniform": reporting["uniform"]}
+    for name in given.arms:
+        place = f"after/{given.rule}/{name}"
+        arm = (ARMS | CONTROLS)[name], RULES[given.rule]
+        in_parts(given, write_comparison, scores, {name: arm}, "report", place)
+        found |= results(given, count, "report", place)
+    return table(found, ("uniform",))
 
 
 if __name__ == "__main__":

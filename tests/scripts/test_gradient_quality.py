@@ -201,8 +201,8 @@ def test_a_half_is_measured_with_its_own_batches_alone(group, tmp_path):
     for c in (3, 4, 5):
         script.save_whole({"gradient": c * ones}, tmp_path / "reward" / f"{c}.safetensors")
     arms = {"uniform": (script.ARMS["uniform"], ("uniform", {}))}
-    script.write_comparison(given, [None] * 9 + group * 3, {}, arms, "report", 0)
-    arm = script.results(given, 6, "report")["uniform"]
+    script.write_comparison(given, [None] * 9 + group * 3, {}, arms, "report", "some", 0)
+    arm = script.results(given, 6, "report", "some")["uniform"]
     for b in range(3):
         assert (arm.products_BC[b] / arm.products_BC[b, 0]).tolist() == pytest.approx([1, 4 / 3, 5 / 3], rel=1e-3)
         assert [value > 0 for value in arm.ratios_BC[b].tolist()] == [c != b for c in range(3)]
