@@ -20,7 +20,7 @@ from segrl.credit.settings import credit_from
 from segrl.data import read_rows
 
 EXAMPLE = ROOT / "examples" / "segment_grpo.yaml"
-SPEC = OmegaConf.to_container(OmegaConf.load(EXAMPLE), resolve=True)
+SPEC = OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(EXAMPLE), {"best": "contrast"}), resolve=True)
 FEW = SPEC | {"problems": SPEC["problems"] | {"train": 8, "held_out": 4}}
 
 
