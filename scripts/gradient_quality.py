@@ -19,11 +19,11 @@ product with the gradient of the expected reward, which the rollouts of the half
 Beside it stand the same reward by importance sampling on the --held batches that follow (noisier, and of the step
 itself), the cosine with that gradient, and the variance between batches. All arms have the same batches: differences
 are paired. An error is the jackknife's: each batch in turn is left out, both its step and its part of the reward's
-gradient, which the steps share. How gradients are taken is in policy_gradients.py. Left out: the optimiser, clipping,
-and every model but the bundled one.
+gradient, which the steps share. How gradients are taken is in policy_gradients.py, what the arms are in
+gradient_arms.py. Left out: the optimiser, clipping, and every model but the bundled one.
 
 The same command goes on where it stopped, at a shard of rollouts or at a batch. With --arms it ends with a table of
-these arms by another rule, on the batches of the report: `grail permuted` is grail's own control.
+these arms by another rule, on the batches of the report.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ import argparse
 import json
 import multiprocessing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import torch
+from gradient_arms import ARMS, LATER, RULES, later_scores_of, scores_of, weights_of
 from grpo_cells import sampled as sampled_problems
 from omegaconf import OmegaConf
 from policy_gradients import (
@@ -57,64 +57,15 @@ from torch import Tensor
 
 import segrl
 from segrl import toy
-from segrl.analysis.arms import GATES
-from segrl.attribution import PAPER
 from segrl.commands.cli import main as run_segrl
 from segrl.credit.choosing import equal_groups
 from segrl.credit.rollout import Rollout, make_rollout, rollout_trace
 from segrl.credit.settings import CreditSettings
 from segrl.data import load_traces, save_traces, shards, write_rows
 from segrl.data.files import write_json
-from segrl.importance import from_strength, score, token_scores
-from segrl.importance.aggregation import permuted
-from segrl.importance.measures import MISTAKES, ORACLE
-from segrl.importance.reading import seed_of
-from segrl.toy.kinds import kinds_of
-from segrl.toy.world import CLASSES
-from segrl.types import SegmentScores, Trace
-from segrl.weighting import Weighable, weigh_together
+from segrl.types import Trace
 
-GATE = {**GATES, "nodes": 1}
-OF_TOKENS = ("entropy", "grail")
 GRID = OmegaConf.load(Path(__file__).parents[1] / "examples" / "segment_grpo.yaml").problems
-
-
-@dataclass(frozen=True)
-class Arm:
-    """The scores that weigh right responses, and those that weigh wrong ones: names of `scores_of`, or None for ones.
-
-    Without a rule it takes the one that was chosen.
-    """
-
-    right: str | None = None
-    wrong: str | None = None
-    rule: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    permuted: bool = False
-
-
-ARMS = {
-    "uniform": Arm(),
-    "both": Arm("own", "contrast"),
-    "own alone": Arm("own"),
-    "minus gold": Arm("own", "minus_gold"),
-    "paper's ig": Arm("ig"),
-    "entropy 20%": Arm("entropy", "entropy", "top", {"share": 0.2}),
-    "grail": Arm("grail", "grail", "zscore", {"gain": 0.5, "low": 0.5, "high": 5.0}),
-    "random": Arm("random", "random"),
-    "permuted": Arm("own", "contrast", permuted=True),
-    "position": Arm("position", "position"),
-    "length": Arm("length", "length"),
-    "planted": Arm("planted", "planted"),
-}
-CONTROLS = {"grail permuted": replace(ARMS["grail"], permuted=True)}  # not among the arms, for --arms alone
-# Rule and width, chosen for `both` on the first half.
-RULES = {
-    "rank 0.8 to 1.2": ("rank", {"low": 0.8, "high": 1.2}),
-    "rank 0 to 2": ("rank", {"low": 0.0, "high": 2.0}),
-    "softmax at 1": ("softmax", {"temperature": 1.0}),
-    "softmax at 0.5, a fifth spread evenly": ("softmax", {"temperature": 0.5, "floor": 0.2}),
-}
 
 
 # --- rollouts --------------------------------------------------------------------------------------------------------
@@ -172,77 +123,22 @@ def worth_scoring(rollouts: Sequence[Rollout]) -> list[Rollout]:
     ]
 
 
-def write_scores(given, rollouts: Sequence[Rollout], part: int) -> None:
-    """Write the scores of every ``workers``-th shard of the rollouts that are worth it."""
+def write_scores(given, rollouts: Sequence[Rollout], scores_of, place: str, part: int) -> None:
+    """Write the scores of every ``workers``-th shard of the rollouts that are worth it, to the folder ``place``."""
     model, tokenizer = toy.load_model()
     worth = worth_scoring(rollouts)
-    stored, by_key = score_store(given, worth), {rollout.key: rollout for rollout in worth}
+    stored, by_key = score_store(given, worth, place), {rollout.key: rollout for rollout in worth}
     for i, group in stored.todo():
         if i % given.workers == part:
-            rows = [scores_of(model, tokenizer, by_key[trace.id]) for trace in group]
+            scored = [(trace.id, scores_of(model, tokenizer, by_key[trace.id])) for trace in group]
+            rows = [{"id": key, "found": json.dumps(scores)} for key, scores in scored]
             write_rows(stored.part(i), rows)
             print(f"scores: shard {i + 1} of {len(stored.groups)}", flush=True)
 
 
-def score_store(given, rollouts: Sequence[Rollout]) -> shards.Shards:
+def score_store(given, rollouts: Sequence[Rollout], place: str) -> shards.Shards:
     traces = [Trace(rollout.key, rollout.trace.problem, rollout.trace.response, rollout.gold) for rollout in rollouts]
-    return shards.Shards(given.out / "scores", {"seed": given.seed, "ask": given.ask, "steps": given.steps}, traces, 64)
-
-
-def scores_of(model, tokenizer, rollout: Rollout) -> dict[str, Any]:
-    """The rollout's strengths by every measure that an arm reads, as JSON: of its segments, or of its tokens."""
-    trace = replace(rollout.trace, meta={**rollout.trace.meta, "own_answer": rollout.trace.answer})
-    own, gold = trace, replace(trace, answer=rollout.gold)
-
-    def strengths(explained, measure, options, **of_measure) -> list[float]:
-        needs = segrl.importance.measure_of(measure).needs
-        [evidence] = segrl.gather(model, [explained], tokenizer, needs, segments=[rollout.segments], **options)
-        return score(evidence, rollout.segments, measure, **of_measure).strength_S.tolist()
-
-    scores = {
-        "own": strengths(own, "contribution", GATE),
-        "ig": strengths(own, "ig", {**PAPER, "nodes": 12, "tolerance": None}),
-        "entropy": strengths(own, "entropy", {}, aggregate="token"),
-        "grail": strengths(own, "grail", {}, aggregate="token"),
-        "position": strengths(own, "position", {}),
-        "length": strengths(own, "length", {}),
-        "random": strengths(own, "random", {}),
-        "planted": planted(rollout),
-    }
-    if not rollout.reward:
-        scores["contrast"] = strengths(gold, "mistake", GATE)
-        scores["minus_gold"] = [-value for value in strengths(gold, "contribution", GATE)]
-    return {"id": rollout.key, "found": json.dumps(scores)}
-
-
-def planted(rollout: Rollout) -> list[float]:
-    """Of a right response the needed thoughts; of a wrong one the first wrong step, and what hangs on it."""
-    kinds = kinds_of(rollout.trace.problem, rollout.trace, rollout.segments)
-    if rollout.reward:
-        return [ORACLE[CLASSES[kind]] for kind in kinds]
-    return [float(kind in MISTAKES) for kind in kinds]
-
-
-def weights_of(
-    rollouts: Sequence[Rollout], scores: Mapping[str, dict], arm: Arm, chosen: tuple[str, dict]
-) -> dict[str, Tensor]:
-    """By key, the weights of a batch's rollouts that the arm weighs."""
-    rule, options = (arm.rule, arm.options) if arm.rule else chosen
-    pool = {}
-    for rollout in rollouts:
-        name = arm.right if rollout.reward else arm.wrong
-        if name and rollout.key in scores:
-            segment_scores = as_scores(scores[rollout.key][name], rollout, name)
-            if arm.permuted:
-                drawn = torch.Generator().manual_seed(seed_of(0, rollout.key))
-                segment_scores = permuted(segment_scores, rollout.segments, drawn)
-            pool[rollout.key] = Weighable(segment_scores, rollout.segments, None, rollout.advantage)
-    return {key: weigh_together([weighable], rule, sign="both", **options)[0] for key, weighable in pool.items()}
-
-
-def as_scores(strengths: Sequence[float], rollout: Rollout, name: str) -> SegmentScores:
-    values = torch.tensor(strengths, dtype=torch.float64)
-    return token_scores(values, rollout.segments) if name in OF_TOKENS else from_strength(values, rollout.segments)
+    return shards.Shards(given.out / place, {"seed": given.seed, "ask": given.ask, "steps": given.steps}, traces, 64)
 
 
 # --- the comparison --------------------------------------------------------------------------------------------------
@@ -372,7 +268,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("out", type=Path)
     for name, default in (("rollouts", 8192), ("batch", 128), ("group", 8), ("held", 2), ("seed", 0), ("workers", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--arms", nargs="+", default=[], choices=[*ARMS, *CONTROLS], metavar="ARM")
+    parser.add_argument("--arms", nargs="+", default=[], choices=[*ARMS, *LATER], metavar="ARM")
     parser.add_argument(
         "--rule", default="rank 0 to 2", choices=list(RULES), help="that --arms take; default %(default)s"
     )
@@ -414,9 +310,7 @@ def main() -> None:
     worth = worth_scoring(rollouts)
     right = sum(rollout.reward for rollout in rollouts) / len(rollouts)
     print(f"{len(rollouts)} rollouts, {100 * right:.1f}% right, {len(worth)} scored", flush=True)
-    score_store(given, worth)  # claims the folder, before the workers share it
-    in_parts(given, write_scores)
-    scores = {row["id"]: json.loads(row["found"]) for row in shards.read_shards(given.out / "scores")}
+    scores = scores_by(given, worth, scores_of, "scores")
     in_parts(given, write_reward_gradients)
     tried = {"uniform": (ARMS["uniform"], ("uniform", {})), **{rule: (ARMS["both"], RULES[rule]) for rule in RULES}}
     in_parts(given, write_comparison, scores, tried, "choose", "choose")
@@ -430,9 +324,18 @@ def main() -> None:
     page = f"## chosen on {count // 2} batches\n\n{table(choosing, ('uniform',))}\n\n## {rule}, on the others\n\n"
     page += f"{reported}\n"
     if given.arms:
+        more = scores_by(given, worth, later_scores_of, "later_scores")
+        scores = {key: scores[key] | more[key] for key in scores}
         page += f"\n## {given.rule}, afterwards, on the same\n\n{afterwards(given, scores, count, reporting)}\n"
     (given.out / "table.md").write_text(page)
     print(page)
+
+
+def scores_by(given, worth: Sequence[Rollout], scores_of, place: str) -> dict[str, dict[str, list[float]]]:
+    """The scores of each rollout that is worth it, by its key, from the folder ``place``."""
+    score_store(given, worth, place)  # claims the folder, before the workers share it
+    in_parts(given, write_scores, scores_of, place)
+    return {row["id"]: json.loads(row["found"]) for row in shards.read_shards(given.out / place)}
 
 
 def afterwards(given, scores, count: int, reporting: Mapping[str, Measured]) -> str:
@@ -440,7 +343,7 @@ def afterwards(given, scores, count: int, reporting: Mapping[str, Measured]) -> 
     found = {"uniform": reporting["uniform"]}
     for name in given.arms:
         place = f"after/{given.rule}/{name}"
-        arm = (ARMS | CONTROLS)[name], RULES[given.rule]
+        arm = (ARMS | LATER)[name], RULES[given.rule]
         in_parts(given, write_comparison, scores, {name: arm}, "report", place)
         found |= results(given, count, "report", place)
     return table(found, ("uniform",))

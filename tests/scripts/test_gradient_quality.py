@@ -17,6 +17,7 @@ from segrl.credit.settings import CreditSettings, credit_from
 from segrl.toy import CLASSES
 
 gradients = loaded("policy_gradients")
+arms_of = loaded("gradient_arms")
 loaded("grpo_cells")
 script = loaded("gradient_quality")
 METHODS = {file.stem: file for file in (ROOT / "configs" / "grpo" / "method").glob("*.yaml")}
@@ -71,16 +72,16 @@ def test_each_side_has_its_scores_and_the_control_permutes_them(group):
     right, wrong = group[0], group[1]
 
     def weights(arm):
-        return script.weights_of(group, scores, arm, chosen)
+        return arms_of.weights_of(group, scores, arm, chosen)
 
-    both = weights(script.ARMS["both"])
+    both = weights(arms_of.ARMS["both"])
     first, last = right.segments.slices[0], right.segments.slices[right.thoughts - 1]
     assert float(both[right.key][first][0]) == 0
     assert float(both[right.key][last][0]) > 1
     assert float(both[wrong.key][wrong.segments.slices[0]][0]) > 1
-    assert set(weights(script.ARMS["own alone"])) == {group[0].key, group[2].key}
-    assert weights(script.ARMS["uniform"]) == {}
-    dealt = weights(script.ARMS["permuted"])
+    assert set(weights(arms_of.ARMS["own alone"])) == {group[0].key, group[2].key}
+    assert weights(arms_of.ARMS["uniform"]) == {}
+    dealt = weights(arms_of.ARMS["permuted"])
     assert any(not torch.equal(dealt[key], both[key]) for key in both)
     for rollout in group:
         for weights_T in (both[rollout.key], dealt[rollout.key]):
@@ -90,8 +91,8 @@ def test_each_side_has_its_scores_and_the_control_permutes_them(group):
 def test_planted_weight_is_on_the_mistake_and_what_hangs_on_it(group):
     [right], [wrong] = toy.sample_traces(1, seed=3, ask="last"), toy.sample_mistakes(1, seed=3, ask="last")
     weight = {"needed": 1.0, "other": 0.5, "redundant": 0.0}
-    assert script.planted(group[0]) == [weight[CLASSES[kind]] for kind in right.meta["kinds"]]
-    assert script.planted(group[1]) == [float(kind in ("wrong", "carried")) for kind in wrong.meta["kinds"]]
+    assert arms_of.planted(group[0]) == [weight[CLASSES[kind]] for kind in right.meta["kinds"]]
+    assert arms_of.planted(group[1]) == [float(kind in ("wrong", "carried")) for kind in wrong.meta["kinds"]]
 
 
 def test_a_sketch_keeps_inner_products():
@@ -176,13 +177,24 @@ def test_the_error_is_that_of_repetitions_where_the_gradient_of_the_reward_is_no
     assert fmean(of_steps_alone) ** 0.5 < 0.6 * stdev(values)
 
 
+def test_surprise_is_what_the_tokens_of_a_thought_cost(group):
+    """-log p summed over each segment, by the forwards that gradients are taken of."""
+    model, tokenizer = toy.load_model()
+    for rollout, logp_T in zip(group, gradients.all_logp(model, group), strict=True):
+        found = arms_of.later_scores_of(model, tokenizer, rollout)["surprise"]
+        by_hand = [-float(logp_T[piece].sum()) for piece in rollout.segments.slices]
+        thoughts = rollout.segments.thought_S.tolist()
+        pairs = [pair for pair, thought in zip(zip(found, by_hand, strict=True), thoughts, strict=True) if thought]
+        assert [one for one, _ in pairs] == pytest.approx([other for _, other in pairs], abs=1e-4)
+
+
 def test_the_table_pairs_differences_by_batch_and_the_best_rule_is_that_of_the_reward():
     """`both` gains 0.1 more in every product, so its difference has no error."""
     rewards, products = torch.eye(4, dtype=torch.float64), drawn(4, 4, seed=0)
     of_arms = {"uniform": measured(products, rewards), "both": measured(products + 0.1, rewards)}
     line = next(line for line in gradients.table(of_arms, ("uniform",)).splitlines() if line.startswith("| both"))
     assert "| 0.10000 ± 0.00000 |" in line
-    names = list(script.RULES)
+    names = list(arms_of.RULES)
     assert script.best_rule({name: measured(products + i, rewards) for i, name in enumerate(names)}) == names[-1]
 
 
@@ -200,7 +212,7 @@ def test_a_half_is_measured_with_its_own_batches_alone(group, tmp_path):
     ones = torch.ones(sum(p.numel() for p in toy.load_model()[0].parameters()))
     for c in (3, 4, 5):
         script.save_whole({"gradient": c * ones}, tmp_path / "reward" / f"{c}.safetensors")
-    arms = {"uniform": (script.ARMS["uniform"], ("uniform", {}))}
+    arms = {"uniform": (arms_of.ARMS["uniform"], ("uniform", {}))}
     script.write_comparison(given, [None] * 9 + group * 3, {}, arms, "report", "some", 0)
     arm = script.results(given, 6, "report", "some")["uniform"]
     for b in range(3):
@@ -261,9 +273,9 @@ def test_what_cannot_be_compared_is_refused(arguments, why):
 
 @pytest.mark.parametrize(("name", "method"), [("entropy 20%", "entropy"), ("grail", "grail")])
 def test_an_arm_with_its_own_rule_is_the_method(name, method):
-    arm = script.ARMS[name]
+    arm = arms_of.ARMS[name]
     assert arm.right == arm.wrong
-    assert arm.right in script.OF_TOKENS
+    assert arm.right in arms_of.OF_TOKENS
     copied = CreditSettings(
         rule=arm.rule,
         rule_options=dict(arm.options),
@@ -284,12 +296,12 @@ def test_an_arm_with_its_own_rule_is_the_method(name, method):
 )
 def test_an_arm_with_the_chosen_rule_measures_as_the_method_does(name, method, measures):
     """The gate of `both` and the path of `paper's ig` are those of the methods, whose rules are among those tried."""
-    settings, arm = credit_from(OmegaConf.load(METHODS[method])), script.ARMS[name]
+    settings, arm = credit_from(OmegaConf.load(METHODS[method])), arms_of.ARMS[name]
     assert settings == CreditSettings(**measures, rule=settings.rule, rule_options=settings.rule_options)
     assert arm.rule is None
-    assert (settings.rule, settings.rule_options) in [*script.RULES.values(), ("uniform", {})]
+    assert (settings.rule, settings.rule_options) in [*arms_of.RULES.values(), ("uniform", {})]
     assert (bool(arm.right), bool(arm.wrong)) == (name != "uniform", settings.sign == "both")
-    of_attribution = {"both": script.GATE, "paper's ig": {key: script.PAPER[key] for key in ("path", "output")}}
+    of_attribution = {"both": arms_of.GATE, "paper's ig": {key: arms_of.PAPER[key] for key in ("path", "output")}}
     asked = {key: value for key, value in of_attribution.get(name, {}).items() if key != "tolerance"}
     assert {key: getattr(settings, key) for key in asked} == asked
 
