@@ -56,7 +56,7 @@ def mean_over_traces(traces, rows) -> float:
 
 @pytest.mark.timeout(400)
 def test_selective_sft_trains_and_exports_a_model(tmp_path, environment):
-    """On two ranks, with all rows in one batch, so that the first step's loss can be written out."""
+    """On two ranks, with all rows in one batch, so that the first step's loss, Eq. 9, can be written out."""
     traces = toy.sample_traces(32, seed=7)
     save_traces(traces, tmp_path / "traces.jsonl")
     selections = list(oracle_selections(traces))
@@ -69,7 +69,6 @@ def test_selective_sft_trains_and_exports_a_model(tmp_path, environment):
         "nproc=2",
         "trainer.total_epochs=2",
         "data.train_batch_size=32",
-        "segrl.normalise=batch",
         "segrl.think_end=segment",
         "segrl.boxed=segment",
     ]
