@@ -83,23 +83,23 @@ def course(folder: Path, base: Mapping[str, float]) -> Course:
 def validations(folder: Path) -> list[tuple[int, dict[str, float]]]:
     """Step, and problem -> the share of its samples that are right, of every validation in order."""
     files = sorted((int(file.stem), file) for file in (folder / "validation").glob("*.jsonl"))
-    found = []
+    shares = []
     for step, file in files:
         samples = defaultdict(list)
         for row in map(json.loads, file.read_text().splitlines()):
             samples[row["input"]].append(float(row["acc"]))
-        found.append((step, {problem: fmean(right) for problem, right in samples.items()}))
-    return found
+        shares.append((step, {problem: fmean(right) for problem, right in samples.items()}))
+    return shares
 
 
 def rollout_tokens(logs: Mapping[int, Mapping[str, float]]) -> dict[int, float]:
     """Step -> all tokens sampled until then; verl logs those of prompt and response together, and both mean lengths."""
-    total, found = 0.0, {}
+    total, until = 0.0, {}
     for step, log in sorted(logs.items()):
         response, prompt = log["response_length/mean"], log["prompt_length/mean"]
         total += log["perf/total_num_tokens"] * response / (response + prompt)
-        found[step] = total
-    return found
+        until[step] = total
+    return until
 
 
 def metrics(folder: Path) -> dict[int, dict[str, float]]:
@@ -121,24 +121,24 @@ def difference(ours: Mapping[int, Course], theirs: Mapping[int, Course]) -> np.n
     return np.array(rows) if rows else None
 
 
-def tables(found: Mapping[str, Mapping[int, Course]], pairs: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
+def tables(by_arm: Mapping[str, Mapping[int, Course]], pairs: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
     """The differences of those pairs of arms that share a seed, under the name ``one - other``."""
-    named = {f"{one} - {other}": difference(found.get(one, {}), found.get(other, {})) for one, other in pairs}
+    named = {f"{one} - {other}": difference(by_arm.get(one, {}), by_arm.get(other, {})) for one, other in pairs}
     return {name: table for name, table in named.items() if table is not None}
 
 
-def differences(found: Mapping[str, Mapping[int, Course]], pairs: Sequence[Sequence[str]]) -> dict[str, Crossed]:
-    return {name: crossed(table) for name, table in tables(found, pairs).items()}
+def differences(by_arm: Mapping[str, Mapping[int, Course]], pairs: Sequence[Sequence[str]]) -> dict[str, Crossed]:
+    return {name: crossed(table) for name, table in tables(by_arm, pairs).items()}
 
 
-def beyond_validations(found: Mapping[str, Mapping[int, Course]], pairs: Sequence[Sequence[str]]) -> list[str]:
+def beyond_validations(by_arm: Mapping[str, Mapping[int, Course]], pairs: Sequence[Sequence[str]]) -> list[str]:
     """A sentence for each two cells of which one ended before the other was first validated."""
     said = []
     for pair in pairs:
-        ours, theirs = (found.get(arm, {}) for arm in pair)
+        ours, theirs = (by_arm.get(arm, {}) for arm in pair)
         for seed in sorted(ours.keys() & theirs.keys()):
-            short, long = sorted(pair, key=lambda arm: found[arm][seed].tokens[-1])
-            if found[long][seed].tokens[1] > found[short][seed].tokens[-1]:
+            short, long = sorted(pair, key=lambda arm: by_arm[arm][seed].tokens[-1])
+            if by_arm[long][seed].tokens[1] > by_arm[short][seed].tokens[-1]:
                 said.append(
                     f"- **{' - '.join(pair)}, seed {seed}: {long} was first validated after the tokens that {short} "
                     f"ended at**, and is read there on the line from the base. A curve that flattens lies "
@@ -160,23 +160,23 @@ def holm(ps: Sequence[float], family: int) -> list[float]:
 def compare(out: Path, spec: Mapping[str, Any]) -> None:
     """``comparison.md``, ``differences.png`` and ``curves.png`` from whatever cells are done."""
     cells = finished(out, spec)
-    found = courses(out, cells)
-    if spec["reference"] not in found:
+    by_arm = courses(out, cells)
+    if spec["reference"] not in by_arm:
         raise SystemExit(f"{out} has no finished cell of {spec['reference']}, which the others are compared with")
     logs = {arm: [metrics(folder) for folder in seeds.values()] for arm, seeds in cells.items()}
-    planned, explored = spec["comparisons"], others(spec, found)
-    main, more = differences(found, planned), differences(found, explored)
-    page = report(spec, main, more, beyond_validations(found, [*planned, *explored]), arms_table(found, logs))
+    planned, explored = spec["comparisons"], others(spec, by_arm)
+    main, more = differences(by_arm, planned), differences(by_arm, explored)
+    page = report(spec, main, more, beyond_validations(by_arm, [*planned, *explored]), arms_table(by_arm, logs))
     write_text(out / "comparison.md", page)
     draw_differences(main, more, out / "differences.png")
     draw(logs, out / "curves.png")
     print(page, end="")
 
 
-def others(spec: Mapping[str, Any], found: Mapping[str, Mapping[int, Course]]) -> list[tuple[str, str]]:
+def others(spec: Mapping[str, Any], by_arm: Mapping[str, Mapping[int, Course]]) -> list[tuple[str, str]]:
     """The pairs that are explored: every arm that is in no comparison, with the reference."""
     compared = {arm for pair in spec["comparisons"] for arm in pair}
-    return [(arm, spec["reference"]) for arm in found if arm not in compared]
+    return [(arm, spec["reference"]) for arm in by_arm if arm not in compared]
 
 
 def report(
@@ -223,9 +223,9 @@ def points(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def seen(found: Mapping[str, Crossed], control: str, reference: str) -> str:
+def seen(by_pair: Mapping[str, Crossed], control: str, reference: str) -> str:
     """Whether the grid tells a control from the reference."""
-    one = found.get(f"{control} - {reference}")
+    one = by_pair.get(f"{control} - {reference}")
     if one is None:
         return f"- **{control} has not run**, which could show that this grid sees a difference."
     said, (low, high) = f"{control} - {reference}: {short(one)['difference']}", one.interval
@@ -236,10 +236,10 @@ def seen(found: Mapping[str, Crossed], control: str, reference: str) -> str:
     return f"- **{said}. This grid does not tell them apart, so that it does not tell others apart says little.**"
 
 
-def arms_table(found: Mapping[str, Mapping[int, Course]], logs: Mapping[str, Sequence]) -> str:
+def arms_table(by_arm: Mapping[str, Mapping[int, Course]], logs: Mapping[str, Sequence]) -> str:
     columns = ["seeds", "rollout tokens, millions", "pass@1 at the end", "minus base", "gradient norm"]
     lines = {}
-    for arm, one in found.items():
+    for arm, one in by_arm.items():
         gained = crossed(np.array([[shares[-1] - shares[0] for shares in c.right.values()] for c in one.values()]))
         lines[arm] = {
             "seeds": str(len(one)),
@@ -263,11 +263,11 @@ def draw_differences(main: Mapping[str, Crossed], explored: Mapping[str, Crossed
     all_of_them = {**main, **explored}
     figure = Figure(figsize=(7, 0.8 + 0.3 * len(all_of_them)), layout="constrained")
     axes = figure.subplots()
-    for row, (name, one) in enumerate(all_of_them.items()):
-        (low, high), several, colour = one.interval, one.seeds > 1, "C0" if name in main else "grey"
+    for row, (name, compared) in enumerate(all_of_them.items()):
+        (low, high), several, colour = compared.interval, compared.seeds > 1, "C0" if name in main else "grey"
         axes.plot([100 * low, 100 * high], [row, row], color=colour, linewidth=2 if several else 1)
-        axes.plot(100 * one.mean, row, "o", color=colour, markerfacecolor=colour if several else "white")
-    names = [f"{name} ({one.seeds} seed{'s' * (one.seeds > 1)})" for name, one in all_of_them.items()]
+        axes.plot(100 * compared.mean, row, "o", color=colour, markerfacecolor=colour if several else "white")
+    names = [f"{name} ({compared.seeds} seed{'s' * (compared.seeds > 1)})" for name, compared in all_of_them.items()]
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.axvline(0, color="grey", linewidth=0.8)
@@ -318,8 +318,8 @@ def power_page(differences: Mapping[str, np.ndarray], planned: int, arms: int) -
     """
     if least := [name for name, table in differences.items() if len(table) < 2]:
         raise SystemExit(f"the pilot has one seed of {least[0]}; two or more say how seeds vary: add to its seeds")
-    found = {name: crossed(table) for name, table in differences.items()}
-    together = pooled(list(found.values()))
+    differing = {name: crossed(table) for name, table in differences.items()}
+    together = pooled(list(differing.values()))
     freedom = (together.seeds - 1) * (arms - 1)  # of all pairs, those with one arm are free
     sd, chance = together.of_seeds**0.5, (together.interaction / together.problems) ** 0.5
     low, high = sd_range(sd, freedom)
@@ -328,7 +328,7 @@ def power_page(differences: Mapping[str, np.ndarray], planned: int, arms: int) -
         return f"{points(replace(together, of_seeds=sd**2).with_seeds(planned).detectable)} points"
 
     lines = {}
-    for name, one in (*found.items(), ("together", together)):
+    for name, one in (*differing.items(), ("together", together)):
         within = [differences[name]] if name in differences else list(differences.values())
         lines[name] = {
             "seeds": str(one.seeds),

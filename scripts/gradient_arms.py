@@ -72,19 +72,19 @@ RULES = {
 
 def scores_of(model, tokenizer, rollout: Rollout) -> dict[str, list[float]]:
     """The rollout's strengths by every measure that an arm of `ARMS` reads: of its segments, or of its tokens."""
-    own, read = own_answered(rollout), partial(strengths, model, tokenizer, rollout)
+    explained, read = own_answered(rollout), partial(strengths, model, tokenizer, rollout)
     scores = {
-        "own": read(own, "contribution", GATE),
-        "ig": read(own, "ig", {**PAPER, "nodes": 12, "tolerance": None}),
-        "entropy": read(own, "entropy", {}, aggregate="token"),
-        "grail": read(own, "grail", {}, aggregate="token"),
-        "position": read(own, "position", {}),
-        "length": read(own, "length", {}),
-        "random": read(own, "random", {}),
+        "own": read(explained, "contribution", GATE),
+        "ig": read(explained, "ig", {**PAPER, "nodes": 12, "tolerance": None}),
+        "entropy": read(explained, "entropy", {}, aggregate="token"),
+        "grail": read(explained, "grail", {}, aggregate="token"),
+        "position": read(explained, "position", {}),
+        "length": read(explained, "length", {}),
+        "random": read(explained, "random", {}),
         "planted": planted(rollout),
     }
     if not rollout.reward:
-        gold = replace(own, answer=rollout.gold)
+        gold = replace(explained, answer=rollout.gold)
         scores["contrast"] = read(gold, "mistake", GATE)
         scores["minus_gold"] = [-value for value in read(gold, "contribution", GATE)]
     return scores

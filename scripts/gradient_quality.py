@@ -324,8 +324,9 @@ def main() -> None:
     page = f"## chosen on {count // 2} batches\n\n{table(choosing, ('uniform',))}\n\n## {rule}, on the others\n\n"
     page += f"{reported}\n"
     if given.arms:
-        more = scores_by(given, worth, later_scores_of, "later_scores")
-        scores = {key: scores[key] | more[key] for key in scores}
+        if "surprise" in {(ARMS | LATER)[name].wrong for name in given.arms}:
+            more = scores_by(given, worth, later_scores_of, "later_scores")
+            scores = {key: scores[key] | more[key] for key in scores}
         page += f"\n## {given.rule}, afterwards, on the same\n\n{afterwards(given, scores, count, reporting)}\n"
     (given.out / "table.md").write_text(page)
     print(page)
@@ -340,13 +341,13 @@ def scores_by(given, worth: Sequence[Rollout], scores_of, place: str) -> dict[st
 
 def afterwards(given, scores, count: int, reporting: Mapping[str, Measured]) -> str:
     """The table of the arms that are asked for, by their rule or the one that is given, above uniform."""
-    found = {"uniform": reporting["uniform"]}
+    of_arms = {"uniform": reporting["uniform"]}
     for name in given.arms:
         place = f"after/{given.rule}/{name}"
         arm = (ARMS | LATER)[name], RULES[given.rule]
         in_parts(given, write_comparison, scores, {name: arm}, "report", place)
-        found |= results(given, count, "report", place)
-    return table(found, ("uniform",))
+        of_arms |= results(given, count, "report", place)
+    return table(of_arms, ("uniform",))
 
 
 if __name__ == "__main__":
