@@ -37,28 +37,28 @@ class AttributionSettings:
     # or right (the paper's Eq. 2), left, trapezoid, gauss_legendre, authors, a calibration's path
     quadrature: str = "midpoint"
     nodes: int = 1  # a gate at 0.5 ranks thoughts no worse than many nodes do (docs/truth.md), at one evaluation
-    # completeness gap or unevenness above which a trace gets nodes where its path is steep, such as 0.2; null: never,
-    # since one gate is read for its ranks and signs
+    # the completeness gap or unevenness, such as 0.2, above which a trace gets more nodes where its path is steep;
+    # null: no trace does, since one gate is read for its ranks and signs
     tolerance: float | None = None
     max_nodes: int = 108
-    # or own: the answer that the response itself boxes; contrast: its own against gold, where the two part
+    # or own (the answer that the response boxes), or contrast (own against gold, at the token where they part)
     target: str = "gold"
     template: str = TEMPLATE
     context: str = "think"  # or full: explain after the whole response, visible answer included
     # gates on the value vectors of every layer, which need no baseline: one evaluation is enough, on pretrained models
     # too; or embeddings, the paper's
     path: str = "values"
-    output: str = "log_odds"  # still moves where the answer is sure; or logp, the paper's; a contrast is neither
+    output: str = "log_odds"  # still moves where the answer is sure; or logp, the paper's; a contrast reads logits
     begin: float = 0.0  # where on the path to begin, 1 being the input
     # all or response: the positions that move; null: all with path=embeddings, as in the paper, else the response
     interpolate: str | None = None
     hide_answer: bool = False  # hold tokens that restate the answer at the baseline, or their gates at zero
     baseline: Any = "pad"  # or a token id
-    batch_tokens: int | None = None  # held by one forward; null: 8192, and 2048 on a CPU
+    batch_tokens: int | None = None  # tokens of one forward; null: 8192, and 2048 on a CPU
     # activation checkpointing; null: for traces longer than batch_tokens, or than 8192
     checkpointing: bool | None = None
     engine: str = "segrl"  # or captum
-    # or authors: the numbers of the paper's code, whatever quadrature, nodes and tolerance say
+    # or authors: the numbers of the paper's code; quadrature, nodes and tolerance then have no effect
     compat: str | None = None
 
 
@@ -122,7 +122,7 @@ class _PathSums:
     def finer(self, uneven_J: Tensor, nodes: int, max_nodes: int) -> dict[float, float]:
         """The weight of each new node, by its alpha.
 
-        A midpoint grid gets its worst cells cut in three; nodes of another quadrature give way to a midpoint grid.
+        The worst cells of a midpoint grid are cut in three. A midpoint grid replaces the nodes of another quadrature.
         """
         if not self.midpoints and 3 * nodes <= max_nodes:
             self.nodes, self.midpoints = {}, True
@@ -155,9 +155,10 @@ def attribute(
     paper's path, refined until it is complete.
 
     ``quadrature`` is a name of ``RULES``, the path of a calibration, or ``(alphas, weights)``. With a ``tolerance`` a
-    trace is refined where its masses miss ``F(input) - F(baseline)`` by more than that, or its midpoint grid is more
-    uneven: the cells at fault are cut in three, up to ``max_nodes`` nodes. A trace that still misses gets the flag
-    ``coarse``. Without one the number of evaluations is fixed beforehand, as a process group needs it.
+    trace is refined while its gap (the share of ``F(input) - F(baseline)`` that its masses miss) or the unevenness of
+    its midpoint grid is larger: the worst cells are cut in three, up to ``max_nodes`` nodes. A trace that still misses
+    the tolerance gets the flag ``coarse``. Without a tolerance the number of evaluations is fixed beforehand, as a
+    process group needs it.
 
     ``batch_tokens`` is the number of tokens in one forward (default 8,192; 2,048 on a CPU, whose cache holds no more).
     ``batch_rows`` is the number of rows in one forward, whatever their lengths. Traces longer than ``batch_tokens``
@@ -181,7 +182,7 @@ def attribute(
     if certificate is None:
         certificate = len(alphas_J) > 1 or tolerance is not None
     if tolerance is not None and not certificate:
-        raise ValueError(f"tolerance={tolerance} is held against the certificate; give tolerance=None without one")
+        raise ValueError(f"tolerance={tolerance} needs a certificate; give tolerance=None with certificate=False")
     sums = [_PathSums(len(sequence), midpoints=quadrature == "midpoint") for sequence in evaluate.explained]
     rows = [row for index in range(len(sums)) for row in _first_rows(index, alphas_J, weights_J, certificate)]
     if settings.engine == "captum":
@@ -236,7 +237,7 @@ def _first_rows(index: int, alphas_J: Tensor, weights_J: Tensor, certificate: bo
 
 
 def _refinement(index: int, path_sums: _PathSums, nodes: int, tolerance: float | None, max_nodes: int) -> list[Row]:
-    """New rows for a trace that misses the tolerance, where on the path its grid is uneven."""
+    """Rows for a trace that misses the tolerance, at new nodes where its grid is uneven."""
     uneven_J = path_sums.integrate()
     weights = path_sums.finer(uneven_J, nodes, max_nodes) if path_sums.misses(tolerance) else {}
     return [Row(index, alpha, weight) for alpha, weight in weights.items()]
