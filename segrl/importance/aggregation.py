@@ -88,7 +88,7 @@ def from_strength(
 
 
 def permuted(scores: SegmentScores, segments: Segments, generator: torch.Generator) -> SegmentScores:
-    """Control: the thoughts' scores, dealt out to them at random; those of a token measure, to their tokens."""
+    """Control: the scores, permuted at random among the thoughts; those of a token measure, among their tokens."""
     order = torch.arange(len(scores))
     thoughts = order[scores.thought_S]
     order[thoughts] = thoughts[torch.randperm(len(thoughts), generator=generator)]

@@ -17,19 +17,19 @@ from segrl.types import TokenisedTrace
 @dataclass(frozen=True)
 class EvidenceSettings:
     """The section ``evidence`` of a command's config: how prefixes and subsets of the thoughts are read, and how
-    confidence is sampled, which only confidence_gain asks for.
+    answers and continuations are sampled.
     """
 
     # pmi, confidence_gain_cheap: read a trace once, not each prefix (long traces: many times as fast)
     shared_prefixes: bool = False
     output: str = "logp"  # or log_odds: what the measures that follow no path read of the answer, pmi and others
     subset_output: str = "log_odds"  # or logp: the same of alone, first_and_last and shapley
-    forwards: int = 64  # of shapley alone: subsets of the thoughts that are read; exact where that is all of them
+    forwards: int = 64  # of shapley alone: the subsets of the thoughts to read; exact where these are all subsets
     samples: int = 32  # of confidence_gain alone: answers forced after each prefix of the thinking
     # of continuation_gain alone: how often the response is sampled on from each prefix, and for how many tokens at most
     continuations: int = 8
     continued_tokens: int = 256
-    temperature: float = 0.6  # of both
+    temperature: float = 0.6  # of the answers of confidence_gain and of the continuations
     answer_tokens: int = 32  # an answer not closed by then is wrong
     seed: int = 0
 
@@ -63,7 +63,7 @@ class Reading(EvidenceSettings):
         return Batching(self.batch_tokens, self.batch_rows, self.checkpointing)
 
     def explained(self, model, traces: Sequence[TokenisedTrace], tokenizer) -> list[Explained]:
-        """The sequence that is explained of each trace, checked. No position moves, so any baseline does."""
+        """The sequence that is explained of each trace, checked. No position moves, so the baseline has no effect."""
         options = {name: getattr(self, name) for name in ("target", "output", "template", "context")}
         return evaluator(model, traces, tokenizer, baseline="mean", **options).explained
 

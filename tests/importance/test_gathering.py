@@ -525,5 +525,5 @@ def test_evidence_checks_its_counts_and_segments():
     with pytest.raises(ValueError, match="perplexity_S: got 3 for 4"):
         Evidence(trace, segments=segments, perplexity_S=torch.ones(3))
     evidence = Evidence(trace, segments=segments, prefix_logp_S=torch.ones(4), empty_logp=0.0)
-    with pytest.raises(ValueError, match="the evidence is of 4 segments, cut otherwise than the 1 to score"):
+    with pytest.raises(ValueError, match="the evidence was gathered for 4 segments, cut otherwise than the 1 to score"):
         segrl.score(evidence, Segments((0, trace.tokens)), "pmi")
