@@ -18,7 +18,7 @@ MOST_PAIRS = 40
 
 
 class Interval(NamedTuple):
-    """From ``low`` to ``high``, each with whether it belongs; a point is closed at both."""
+    """From ``low`` to ``high``, each with whether it belongs to the interval; a point is closed at both ends."""
 
     low: Node
     low_in: bool
