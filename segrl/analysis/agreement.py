@@ -19,9 +19,9 @@ from segrl.toy import CLASSES
 
 Row = dict[str, Any]
 Agreement = dict[str, float | None]
-LEFT_OUT = ("restated",)  # copies of the answer: against Shapley values they are counted by kind alone
+LEFT_OUT = ("restated",)  # copies of the answer: the agreement with Shapley values leaves them out
 REFERENCE = "ig"
-# Answers of so many tokens share a row of the table by length.
+# The columns of the table by length; each says whether an answer with that number of tokens belongs to it.
 LENGTHS: Mapping[str, Callable[[int], bool]] = {
     "1 token": lambda tokens: tokens == 1,
     "2 to 4": lambda tokens: 2 <= tokens <= 4,
@@ -30,8 +30,8 @@ LENGTHS: Mapping[str, Callable[[int], bool]] = {
 
 
 def table(rows: Sequence[Row], reference: str = REFERENCE) -> dict[str, Row]:
-    """For each arm: its agreement with each truth, how far it stands above the reference on the same traces, its cost,
-    the gap of its attributions, and its agreement by the length of the answer."""
+    """For each arm: its agreement with each truth, its lead over the reference on the same traces, its cost, the gap of
+    its attributions, and its agreement by the length of the answer."""
     names = list(dict.fromkeys(name for row in rows for name in row["scores"]))
     agreements = {name: [agreement(row, row["scores"][name]) for row in rows] for name in names}
     known = [what for what in WHAT if any(line[what] is not None for lines in agreements.values() for line in lines)]
@@ -66,7 +66,7 @@ def difference(results: Sequence[Agreement], others: Sequence[Agreement], what: 
 
 
 def agreement(row: Row, thoughts: Sequence[float]) -> Agreement:
-    """What is known of one trace against the scores of its thoughts; None where it says nothing."""
+    """How well the scores of one trace's thoughts agree with each truth; None where the truth is not known."""
     scores, truth = np.asarray(thoughts, dtype=float), row["truth"]
     return {
         **dict.fromkeys(WHAT),
