@@ -16,22 +16,23 @@ CONSISTENCIES = ("plain", "excess")
 def select(
     scores: SegmentScores,
     tau: float = 0.7,  # the share of total strength that kept segments reach
-    beta: float = 0.8,  # kept segments are at most so consistent in direction
-    force: Sequence[int] = (0, -1),  # kept whatever their scores: the first and the last thought
+    beta: float = 0.8,  # the highest consistency in direction of a kept segment
+    force: Sequence[int] = (0, -1),  # thoughts that are kept whatever their scores: the first and the last
     beta_min_tokens: int = 1,  # shorter segments are not judged by consistency; 40 leaves out those where it is chance
     match_tokens: float | None = None,  # in place of tau: the share of thinking tokens to keep, alike for every measure
     match_segments: float | None = None,  # in place of tau: the share of thoughts to keep, short or long
-    consistency: str = "plain",  # or excess: what lies above that of random signs
+    consistency: str = "plain",  # or excess: the consistency beyond that of random signs
 ) -> Selection:
-    """Keep the fewest strongest segments whose shares reach ``tau``, of those the ones with consistency <= ``beta``.
+    """Keep the fewest strongest segments whose shares reach ``tau``, except those with a consistency above ``beta``.
 
     ``force`` names thoughts to keep whatever their scores, first and last like the paper; the ``answer`` segment is
     always kept. Segments under ``beta_min_tokens`` tokens are not judged by consistency, which is high by chance in
     short ones; ``consistency="excess"`` judges all by how far they lie above chance. Ties go to the earlier segment.
 
-    ``match_tokens`` takes the place of ``tau``: so many of the strongest that the share of thinking tokens kept, forced
-    ones included, comes as near to it as it can, whatever the measure. Segments above ``beta`` come last, and count
-    only where the others do not suffice. ``match_segments`` does so with the share of thoughts.
+    ``match_tokens`` takes the place of ``tau``: it keeps as many of the strongest segments as bring the share of kept
+    thinking tokens, forced ones included, nearest to it. Measures can then be compared at equal shares. Segments above
+    ``beta`` come last, and are kept only where the others do not suffice. ``match_segments`` does the same with the
+    share of thoughts.
     """
     shares = {"match_tokens": match_tokens, "match_segments": match_segments}
     for name, value in {"tau": tau, "beta": beta, **shares}.items():

@@ -1,9 +1,9 @@
 """Selection and scores -> token weights, with mean 1 over the tokens that are weighed.
 
 A rule is a pure function ``(scores, selection, thought_S, **options) -> weights_S`` of the segments of one response, or
-of a pool of them. A token gets the weight of its segment; with the scores of a token measure, each token has its
-weight. The controls (random, permuted, length,
-position, oracle, inverted oracle) are measures, which any rule turns into weights.
+of a pool of responses. A token gets the weight of its segment; with the scores of a token measure, each token has a
+weight of its own. The controls (random, permuted, length, position, oracle, inverted oracle) are measures, which any
+rule turns into weights.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ SIGNS = ("positive", "both", "negative", "inverted", "signed")
 
 @dataclass(frozen=True, eq=False)
 class Weighable:
-    """A response to weigh: its scores, and the tokens whose weights the rule says.
+    """A response to weigh: its scores and segments, and the tokens that are trained.
 
-    ``advantage`` and ``signed_T`` (IG of the answer that the response gives) are read by the ``sign`` of the weighing.
+    The ``sign`` of the weighing reads ``advantage`` and ``signed_T``, the IG of the answer that the response gives.
     """
 
     scores: SegmentScores
@@ -266,8 +266,8 @@ def bent(
     beta: float = 2.0,
     least: float = 0.1,
 ) -> Tensor:
-    """OAR's rule, for strengths x brought to 0 to 1 and their ``q`` quantile t: x / t below it, but ``least`` at least,
-    and from it on 1 + ``beta`` (x - t) / (1 - t)."""
+    """OAR's rule, for strengths x scaled to 0 to 1 and their ``q`` quantile t: below t, x / t, but at least ``least``;
+    from t on, 1 + ``beta`` (x - t) / (1 - t)."""
     weights_S = torch.ones(len(scores), dtype=torch.float64)
     strength_S = scores.strength_S[thought_S]
     if not len(strength_S) or float(strength_S.max()) == float(strength_S.min()):
@@ -281,8 +281,8 @@ def bent(
 
 
 def onward(scores: SegmentScores, selection: Selection | None, thought_S: Tensor, raised: bool = False) -> Tensor:
-    """Cliff's rule: 0 before the strongest thought, and 1 from it on. ``raised``: both more by the share of the
-    thinking that lies before it, so that their mean is one and they still differ by one."""
+    """Cliff's rule: 0 before the strongest thought, and 1 from it on. ``raised`` adds to both the share of the thinking
+    that lies before it: their mean is then one, and they still differ by one."""
     strongest = torch.where(thought_S, scores.strength_S, float("-inf")).argmax() if bool(thought_S.any()) else 0
     weights_S = (torch.arange(len(scores)) >= strongest).double()
     tokens_S = scores.tokens_S * thought_S
