@@ -138,7 +138,7 @@ def ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> float:
 
 
 def certificate(attributions: list) -> dict:
-    """What a method says of its own error, and for how many traces it spent more than it began with."""
+    """A method's own estimates of its error, and the share of traces that it refined."""
     gaps = [float("nan") if a.gap is None else a.gap for a in attributions]  # None without a certificate
     return {
         "gap": statistics.median(gaps),
@@ -174,7 +174,7 @@ def agreement(traces: list[Trace], attributions: list, reference: list) -> dict:
 
 
 def borderline(scores) -> bool:
-    """Whether a hair's breadth decides the set: a cumulative share within 1e-3 of tau."""
+    """Whether a small error decides the set: a cumulative share lies within 1e-3 of tau."""
     shares = scores.share_S.sort(descending=True).values.cumsum(0)
     return bool(((shares - TAU).abs() < 1e-3).any())
 
@@ -235,8 +235,8 @@ def random_explained(tokens: int) -> Explained:
 
 
 def flops(model, tokens: int) -> float:
-    """What one gradient must compute: forward (2) and back to the input (2) through every weight but the head's and the
-    last feed-forward's, which a few rows need; causal attention forward (2 products) and back (5)."""
+    """The flops of one gradient: forward (2) and back to the input (2) through every weight but the head's and the last
+    feed-forward's, which only a few rows need; causal attention forward (2 products) and back (5)."""
     config = model.config
     few_rows = ("embed", "lm_head", f"layers.{config.num_hidden_layers - 1}.mlp")
     weights = sum(p.numel() for name, p in model.named_parameters() if not any(part in name for part in few_rows))
@@ -286,7 +286,7 @@ def peak(arguments) -> dict:
 
 
 def bench_workers(arguments) -> dict:
-    """`segrl attribute` as a whole, its start included."""
+    """The seconds of `segrl attribute` as a whole, its start included."""
     with tempfile.TemporaryDirectory() as folder:
         file = f"{folder}/traces.parquet"
         segrl.save_traces(toy.sample_traces(arguments.traces, seed=HELD_OUT), file)

@@ -88,7 +88,7 @@ def bench_accuracy(arguments) -> dict[str, dict]:
 
 
 def attempt(judge: Callable[[Case], bool], case: Case) -> bool:
-    """A grader that raises has not accepted."""
+    """The grader's verdict; False where it raises."""
     try:
         return judge(case)
     except Exception as error:
@@ -225,7 +225,7 @@ def in_the_pool(case: Case) -> bool:
 
 
 def take_turns(methods: dict[str, Callable], cases: list[Case], turn: int, repeats: int) -> dict[str, dict]:
-    """The first method is the one that the others are measured by; each sees ten cases beforehand."""
+    """The times of each method, beside those of the first. Every method sees ten cases beforehand."""
     times: dict[str, list[float]] = {name: [] for name in methods}
     right = dict.fromkeys(methods, 0)
     for method in methods.values():
@@ -261,7 +261,7 @@ def undecided(data: Path, wanted: int) -> list[Case]:
 
 
 def candidates(data: Path) -> list[Case]:
-    """Expressions rewritten, and against their neighbours, in an order of chance."""
+    """Expressions against themselves rewritten, and against their neighbours, in random order."""
     names = ("math500", "olympiadbench", "minerva")
     golds = [row["answer"] for name in names for row in rows(data / "benchmarks" / f"{name}.jsonl")]
     rich = [gold for gold in dict.fromkeys(golds) if re.search(r"[a-z]|\\(sqrt|pi|frac)", gold) and len(gold) < 80]

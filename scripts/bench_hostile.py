@@ -134,7 +134,7 @@ def grading_processes(mark: str) -> list[int]:
 
 
 def hostile_setting(arguments) -> None:
-    """Says the figures, then that four items are stuck, then waits to be killed."""
+    """Print the figures, print that four items are stuck, and wait to be killed."""
     run = in_ray if arguments.setting == "Ray actor" else partial(run_setting, arguments.setting)
     run(arguments)
     time.sleep(600)
@@ -164,7 +164,7 @@ def run_setting(setting: str, arguments) -> None:
 
 
 def stick() -> dict:
-    """Four workers on what never ends."""
+    """Keep four workers busy with comparisons that never end; returns the id of this process."""
     pool = Pool(timeout_s=600)
     pool.call("1", "2")
     for _ in range(4):
@@ -233,7 +233,8 @@ def judged(pool: Pool, case: Case) -> tuple[bool, str, float]:
 
 
 async def on_a_loop(items: list[Case], pool: Pool | None) -> tuple[list, list[float]]:
-    """Four at once, as many as the pool has workers: no time is spent in its queue."""
+    """The verdict and seconds of each item, and how late the loop was. Four items run at once, as many as the pool has
+    workers: no time is spent in its queue."""
     late: list[float] = []
     waiting = iter(enumerate(items))
     results: dict[int, tuple[bool, str, float]] = {}

@@ -1,11 +1,11 @@
-"""Planned against measured peak memory of two SFT steps and one GRPO step, on a CPU, of a random model.
+"""Planned against measured peak memory of two SFT steps and one GRPO step, on a CPU, with a random model.
 
     python scripts/bench_memory.py                  both, of 100 million parameters; 10 minutes on two cores
     python scripts/bench_memory.py sft --layers 4   one of them, smaller
 
-The commands are `segrl sft` and `segrl grpo` with preset=toy_cpu. Measured is the sum of the resident memory (RSS) of
-all their processes, each page counted in every process that maps it, every quarter of a second. What is measured is
-written to `--out` and is not measured again.
+The commands are `segrl sft` and `segrl grpo` with preset=toy_cpu. Every quarter of a second the resident memory (RSS)
+of all their processes is added up; a page counts in every process that maps it. What is measured is written to `--out`
+and is not measured again.
 """
 
 from __future__ import annotations

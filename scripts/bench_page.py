@@ -1,4 +1,4 @@
-"""How the trace page bears many long traces, in headless Chromium (needs selenium, chromium and chromedriver).
+"""How fast the trace page is with many long traces, in headless Chromium (needs selenium, chromium and chromedriver).
 
     python scripts/bench_page.py                     200 traces of about 8,000 tokens
 

@@ -5,8 +5,8 @@
 
 start-up   reading traces and selections, tokenising, masking: what `segrl sft` does before its first row where
            selections are given; then the same where these were made on another tokenizer's tokens
-rows/s     rows read once, both datasets taking turns: verl tokenises each row when it is read, we did at the start; so
-           ours is given twice, without and with the start-up shared out over the rows of one epoch
+rows/s     rows read once, both datasets taking turns: verl tokenises each row when it is read, segrl at the start; so
+           segrl's is given twice, without and with the start-up shared out over the rows of one epoch
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from segrl.types import Trace
 
 
 def long_traces(count: int, tokens: int) -> list[Trace]:
-    """Toy responses one after another, until each has about so many tokens."""
+    """Traces of toy responses one after another, each of about ``tokens`` tokens."""
     short = toy.sample_traces(64, seed=0)
     thoughts = [trace.response.partition("\n</think>")[0] for trace in short]
     pieces = max(1, round(tokens / 135))  # of the toy's tokens
@@ -45,7 +45,7 @@ def long_traces(count: int, tokens: int) -> list[Trace]:
 
 
 def write(folder: Path, traces: list[Trace], tokenizer) -> None:
-    """The same texts for both: traces with selections, and messages."""
+    """Write the same texts for both datasets: traces with selections, and messages."""
     rows = []
     for trace in traces:
         tokenised = segrl.tokenize(trace, tokenizer)
@@ -75,14 +75,14 @@ def verls(folder: Path, tokenizer, max_length: int):
 
 
 def other_tokenizer(tokenizer, folder: Path) -> str:
-    """The same words, and one more that no text holds: enough for a tokenizer that is another."""
+    """The folder of another tokenizer: it has the same words, and one more that no text holds."""
     tokenizer.add_tokens(["<never>"])
     tokenizer.save_pretrained(folder)
     return str(folder)
 
 
 def started(folder: Path, tokenizer, max_length: int, maker: str | None = None) -> SelectiveDataset:
-    """The dataset, and how long it took on all cores and in processor time."""
+    """The dataset; prints how long it took on all cores and in processor time."""
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     wall, processor = time.perf_counter(), time.process_time()
     dataset = ours(folder, tokenizer, max_length, maker)
@@ -94,7 +94,7 @@ def started(folder: Path, tokenizer, max_length: int, maker: str | None = None) 
 
 
 def seconds(action) -> float:
-    """Of this process's own time, which other work on the machine does not lengthen; tokenizers run on one thread."""
+    """Seconds of processor time, which other work on the machine does not lengthen; tokenizers run on one thread."""
     began = time.process_time()
     action()
     return time.process_time() - began

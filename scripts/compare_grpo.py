@@ -1,17 +1,17 @@
 """Run the arms of a comparison of GRPO runs, and say how they differ.
 
     python scripts/compare_grpo.py run OUT SPEC --size pilot    the cells of a size that are missing
-    python scripts/compare_grpo.py power OUT SPEC               OUT/power.md: what all seeds can show, by the pilot's
+    python scripts/compare_grpo.py power OUT SPEC               OUT/power.md, from the pilot: what all seeds can show
     python scripts/compare_grpo.py compare OUT SPEC             OUT/comparison.md, differences.png, curves.png
 
-A cell is one arm with one seed, in ``OUT/<arm>/seed-<seed>``. A cell that has ended well is not run again, one that was
-interrupted is begun anew. The same command may run several times at once, on a core each. Beside the cells lie
-``OUT/problems``, the same rows for all, and ``OUT/base``, the validation of the model that all begin with. How
-cells are run is in grpo_cells.py.
+A cell is one arm with one seed, in ``OUT/<arm>/seed-<seed>``. A cell that has ended well is not run again; one that was
+interrupted begins again. The same command may run several times at once, on a core each. Beside the cells lie
+``OUT/problems``, the same rows for all, and ``OUT/base``, the validation of the model that all begin with. How cells
+are run is in grpo_cells.py.
 
-The endpoint is taken at equal rollout tokens: of a cell it is known at no tokens (the base), at the validations of its
-run, and in between by a line for each problem; two cells of a seed are compared where the shorter one ended. Left out:
-any tuning of an arm, and any look at another endpoint.
+The endpoint is compared at equal rollout tokens. For a cell it is known at zero tokens (the base) and at the
+validations of its run; in between it is interpolated, a line for each problem. Two cells of a seed are compared where
+the shorter one ended. Left out: any tuning of an arm, and any look at another endpoint.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ Student's t over seeds and problems, before Holm's correction."""
 
 
 class Course(NamedTuple):
-    """The share of a problem's samples that are right, after so many rollout tokens."""
+    """The share of each problem's samples that are right, by the rollout tokens spent."""
 
     tokens: Sequence[float]  # rising from 0, the base's
-    right: Mapping[str, Sequence[float]]  # problem -> at each of them
+    right: Mapping[str, Sequence[float]]  # problem -> its share at each of ``tokens``
 
     def at(self, tokens: float) -> dict[str, float]:
-        """Each problem's share, on the line between the two validations around."""
+        """Each problem's share at ``tokens``, on the line between the two validations around."""
         return {problem: float(np.interp(tokens, self.tokens, shares)) for problem, shares in self.right.items()}
 
     @property
@@ -93,7 +93,7 @@ def validations(folder: Path) -> list[tuple[int, dict[str, float]]]:
 
 
 def rollout_tokens(logs: Mapping[int, Mapping[str, float]]) -> dict[int, float]:
-    """Step -> all tokens sampled until then; verl logs those of prompt and response together, and both mean lengths."""
+    """Step -> all tokens sampled until then. verl logs prompt and response tokens together, and both mean lengths."""
     total, until = 0.0, {}
     for step, log in sorted(logs.items()):
         response, prompt = log["response_length/mean"], log["prompt_length/mean"]
@@ -132,7 +132,7 @@ def differences(by_arm: Mapping[str, Mapping[int, Course]], pairs: Sequence[Sequ
 
 
 def beyond_validations(by_arm: Mapping[str, Mapping[int, Course]], pairs: Sequence[Sequence[str]]) -> list[str]:
-    """A sentence for each two cells of which one ended before the other was first validated."""
+    """A sentence for each pair of cells of which one ended before the other was first validated."""
     said = []
     for pair in pairs:
         ours, theirs = (by_arm.get(arm, {}) for arm in pair)
@@ -148,7 +148,7 @@ def beyond_validations(by_arm: Mapping[str, Mapping[int, Course]], pairs: Sequen
 
 
 def holm(ps: Sequence[float], family: int) -> list[float]:
-    """Adjusted p-values, in the order given, of a family of so many; those that are not there count as 1."""
+    """Holm's adjusted p-values, in the order given, for a family of ``family`` tests; tests without a p count as 1."""
     order = sorted(range(len(ps)), key=lambda i: ps[i])
     adjusted, running = [0.0] * len(ps), 0.0
     for place, i in enumerate(order):
@@ -158,7 +158,7 @@ def holm(ps: Sequence[float], family: int) -> list[float]:
 
 
 def compare(out: Path, spec: Mapping[str, Any]) -> None:
-    """``comparison.md``, ``differences.png`` and ``curves.png`` from whatever cells are done."""
+    """Write ``comparison.md``, ``differences.png`` and ``curves.png`` from the cells that are done."""
     cells = finished(out, spec)
     by_arm = courses(out, cells)
     if spec["reference"] not in by_arm:
@@ -224,7 +224,7 @@ def points(share: float) -> str:
 
 
 def seen(by_pair: Mapping[str, Crossed], control: str, reference: str) -> str:
-    """Whether the grid tells a control from the reference."""
+    """A sentence on whether the grid tells a control from the reference."""
     one = by_pair.get(f"{control} - {reference}")
     if one is None:
         return f"- **{control} has not run**, which could show that this grid sees a difference."
@@ -257,7 +257,7 @@ def average(logs: Sequence[Mapping[int, Mapping[str, float]]], name: str) -> flo
 
 
 def draw_differences(main: Mapping[str, Crossed], explored: Mapping[str, Crossed], path: Path) -> None:
-    """Each difference in points with its interval, those that are explored in grey; hollow where it is of one seed."""
+    """Draw each difference in points with its interval: explored ones in grey, those of one seed hollow."""
     from matplotlib.figure import Figure
 
     all_of_them = {**main, **explored}
@@ -277,7 +277,7 @@ def draw_differences(main: Mapping[str, Crossed], explored: Mapping[str, Crossed
 
 
 def draw(logs: Mapping[str, Sequence[Mapping[int, Mapping[str, float]]]], path: Path) -> None:
-    """What verl logs of each step, mean over seeds."""
+    """Draw what verl logs of each step, as the mean over seeds."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3), layout="constrained")
@@ -296,7 +296,7 @@ def draw(logs: Mapping[str, Sequence[Mapping[int, Mapping[str, float]]]], path: 
 
 
 def power(out: Path, spec: Mapping[str, Any]) -> None:
-    """``power.md``, from the pilot's cells; what has been said before the rest ran is not said anew."""
+    """Write ``power.md`` from the pilot's cells, once: a page from before the rest ran is not written again."""
     page = out / "power.md"
     if not page.exists():
         pilot = cells_of(out, spec, "pilot")
@@ -313,14 +313,14 @@ def power(out: Path, spec: Mapping[str, Any]) -> None:
 
 
 def power_page(differences: Mapping[str, np.ndarray], planned: int, arms: int) -> str:
-    """What ``planned`` seeds can show, from the spread of the differences between all of so many arms; their means are
-    kept back, so that nobody chooses by them.
+    """The page on what ``planned`` seeds can show, from the spread of the differences between ``arms`` arms. The means
+    are left out, so that nobody chooses by them.
     """
     if least := [name for name, table in differences.items() if len(table) < 2]:
         raise SystemExit(f"the pilot has one seed of {least[0]}; two or more say how seeds vary: add to its seeds")
     differing = {name: crossed(table) for name, table in differences.items()}
     together = pooled(list(differing.values()))
-    freedom = (together.seeds - 1) * (arms - 1)  # of all pairs, those with one arm are free
+    freedom = (together.seeds - 1) * (arms - 1)  # only the pairs with one given arm are independent
     sd, chance = together.of_seeds**0.5, (together.interaction / together.problems) ** 0.5
     low, high = sd_range(sd, freedom)
 
@@ -359,7 +359,7 @@ def main() -> None:
     parser.add_argument("--size", default="full")
     parser.add_argument("--seeds", help="some of the size's seeds, as 0,2,4")
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends this ends the running cell too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a SIGTERM ends the running cell too
     spec = OmegaConf.to_container(OmegaConf.load(given.spec), resolve=True)
     if given.action == "run":
         run(given.out, spec, given.size, [int(seed) for seed in given.seeds.split(",")] if given.seeds else None)

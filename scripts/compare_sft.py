@@ -14,9 +14,9 @@ power      on traces of which a third is needed (--redundancy): full, the plante
 
 A seed is a set of traces, the same for every arm; all cells take the same number of steps from the bundled model and
 answer the same problems. Two things are measured of each: the share of right answers, and the mean number of tokens of
-a response; with ``--budget`` also the share of right answers that end within so many tokens. What is done is not done
-again: the same command goes on. All cells are trained in one process, by verl's own SFTTrainer on the config of
-``segrl sft``: starting verl takes longer than a toy training.
+a response; with ``--budget`` also the share of right answers that end within that many tokens. The same command goes on
+where it stopped. All cells are trained in one process, by verl's own SFTTrainer on the config of ``segrl sft``:
+starting verl takes longer than a toy training.
 """
 
 from __future__ import annotations
@@ -59,12 +59,13 @@ class Arm(NamedTuple):
 
 
 def matched(mode: str, measure: str, share: float = KEPT, **attribution: str) -> Arm:
-    """The same kept tokens for every measure; beta judges none of these short segments."""
+    """An arm that keeps ``share`` of the tokens, whatever the measure; beta drops none of these short segments."""
     return Arm(mode, measure, (f"selection.match_tokens={share}", "selection.beta=1"), **attribution)
 
 
 def power_arms() -> dict[str, Arm]:
-    """The planted truth keeps needed thoughts, corrections and the close alone; the others keep as many tokens."""
+    """The arms of ``power``. The planted truth keeps needed thoughts, corrections and the close alone; the others keep
+    as many tokens."""
     planted = ("selection.tau=1", "selection.beta=1", "selection.force=[]")
     measures = {"first_and_last": "default", "alone": "default", "contribution": "default"}
     measures |= {"permuted_ig": "paper", "random": "paper"}
@@ -124,7 +125,7 @@ def prepare(folder: Path, seed: int, asked) -> Path:
 
 
 def short(sample: Sample, count: int, asked) -> list:
-    """The first ``count`` of those sampled that take at most ``--most-steps`` steps."""
+    """The first ``count`` samples that take at most ``--most-steps`` steps."""
     most = asked.most_steps
     return fitting(sample, count, lambda trace: trace.meta["n_steps"] <= most, f"take at most --most-steps {most}")
 
@@ -138,7 +139,7 @@ def attributed(folder: Path) -> Path:
 
 
 def selections(folder: Path, arm: Arm) -> Path:
-    """One file for all arms that select alike."""
+    """The file of an arm's selections, which all arms that select alike share."""
     from segrl.importance import measure_of
 
     options = "-".join(re.sub(r"\W+", "-", key.partition(".")[2]).strip("-") for key in arm.selection)
@@ -153,7 +154,7 @@ def selections(folder: Path, arm: Arm) -> Path:
 
 
 def train(folder: Path, cell: Path, arm: Arm, asked) -> dict:
-    """The stage that ``segrl sft`` would run, in this process; what it was trained on."""
+    """Run the stage of ``segrl sft`` in this process; returns its steps and the tokens it was trained on."""
     from transformers import AutoTokenizer
     from verl.trainer.sft_trainer import SFTTrainer  # noqa: TID251
 
@@ -197,7 +198,7 @@ def evaluate(model: Path, out: Path, asked) -> dict:
 
 
 def run_base(asked) -> None:
-    """What all cells start from."""
+    """Evaluate the bundled model, which all cells start from."""
     from segrl import toy
 
     result = asked.out / "base.json"
@@ -297,7 +298,7 @@ def verdict(of_arms: dict[str, Seeds]) -> list[str]:
 
 
 def start_verl() -> None:
-    """One process as a whole torchrun of one rank."""
+    """Make this process a torchrun of one rank."""
     import socket
 
     with socket.socket() as free:
@@ -351,7 +352,7 @@ def main() -> None:
 
 
 def claim(asked) -> None:
-    """The problems, and a note of the settings; other settings want another folder."""
+    """Write the problems and a note of the settings; raise where the folder holds other settings."""
     from segrl import toy
     from segrl.data import save_traces
 
