@@ -3,7 +3,7 @@
     python scripts/bench_measures.py                          16k tokens, 128 segments, vocabulary 4k
     python scripts/bench_measures.py --vocabulary 151936 --only entropy grad_input attention
 
-The model is a random Qwen2 of 2 layers and width 64. It never ends an answer by itself: each answer that it draws has
+The model is a random Qwen2 of 2 layers and width 64. It never ends an answer: each answer that it draws has
 all its 32 tokens, and hardly two begin alike. Measures that read the same evidence share a row, which has a process of
 its own. `gradients` counts the tokens that the model read, in forwards and backwards over the whole trace; a forward
 alone is half of one. `--every 4` cuts the trace four times as coarsely for measures that go segment by segment, and

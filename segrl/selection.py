@@ -59,7 +59,7 @@ def select(
 
 
 def kept_tokens(selection: Selection, segments: Segments) -> Tensor:
-    """The mask of Eq. 9: True for each token that is kept, by its segment or by itself."""
+    """The mask of Eq. 9: True for each token that is kept, with its segment or alone."""
     if len(selection) == len(segments):
         return selection.keep_S[segments.index_T]
     if len(selection) == segments.tokens:

@@ -112,7 +112,7 @@ WHAT = {
 
 
 def _gap(rows: Sequence[Row], name: str) -> dict[str, float] | None:
-    """The median and the 90th percentile of the completeness gap, over the traces of which the arm has one."""
+    """The median and the 90th percentile of the completeness gap, over the traces for which the arm has one."""
     gaps = [gap for row in rows if (gap := row.get("gaps", {}).get(name)) is not None]  # not in rows of earlier runs
     if not gaps:
         return None

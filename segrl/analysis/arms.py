@@ -172,7 +172,7 @@ def lookup(texts: list[str], bench: Bench) -> list[float]:
 
 
 def attributed(measure: str = "contribution", /, nodes: int = 1, **gathered: Any) -> Measured:
-    """The arm of an attribution with ``nodes`` nodes: of log-odds on the value path, but for what ``gathered`` says."""
+    """The arm of an attribution with ``nodes`` nodes: log-odds on the value path, or what ``gathered`` sets."""
     return Measured(measure, gathered={**GATES, "nodes": nodes, **gathered})
 
 

@@ -97,4 +97,4 @@ def check_known(trace: TokenisedTrace, segments: Segments, truths: Sequence[str]
     if "mistake" in truths and WRONG not in (planted or ()):
         raise ValueError(f"trace {trace.id!r} has no step of kind {WRONG!r}: there is no mistake to find")
     if "mistake" in truths and own_answer(trace) is None:
-        raise ValueError(f"trace {trace.id!r} boxes no answer of its own, so no thought misled to one")
+        raise ValueError(f"trace {trace.id!r} boxes no answer of its own: there is none that a thought misled to")

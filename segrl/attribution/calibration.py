@@ -88,7 +88,7 @@ def nearest_node(masses: Sequence[Tensor]) -> tuple[list[int], Tensor]:
 
 def fit_nodes(masses_JX: Tensor, count: int) -> tuple[list[int], Tensor]:
     """``count`` rows, and the weights with which their sum is closest to the mean of all rows, by least squares. The
-    weights need not sum to one: between steep nodes the path is flat, and nodes there have no mass.
+    weights need not sum to one: between steep nodes the path is flat, and nodes there add nothing.
 
     The search starts from each row in turn. It adds the row that improves the fit most until there are ``count``, then
     exchanges each row for a better one while there is one.

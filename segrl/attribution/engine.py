@@ -170,7 +170,7 @@ def attribute(
     the other traces keep their scores.
     """
     if "rule" in options:
-        raise TypeError("attribute() has no option rule: how nodes are chosen is quadrature= now")
+        raise TypeError("attribute() has no option rule; quadrature= says how nodes are chosen")
     settings = AttributionSettings(**options)
     if settings.engine not in ENGINES:
         raise ValueError(f"engine={settings.engine!r}, expected one of {ENGINES}")

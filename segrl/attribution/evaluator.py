@@ -227,7 +227,7 @@ class Batching:
 
 
 def _smaller(rows: int, tokens: int, fixed: bool) -> int:
-    """Half the rows of a batch that did not fit. In a process group, whose number of forwards is fixed, it raises."""
+    """Half the rows of a batch that did not fit. Raises for one row, and in a process group: its forwards are fixed."""
     group = torch.distributed.is_available() and torch.distributed.is_initialized()
     if rows == 1 or fixed or (group and torch.distributed.get_world_size() > 1):
         raise ValueError(

@@ -154,8 +154,8 @@ class CreditSettings:
             _check_measure(side)
         if self.negative_measure and self.sign not in ("both", "negative"):
             raise ValueError(
-                f"segrl.negative_measure={self.negative_measure} is of responses with negative advantage, which "
-                f"segrl.sign={self.sign} does not weigh by a measure of their own; take segrl.sign=both or negative"
+                f"segrl.negative_measure={self.negative_measure} measures responses with negative advantage, but "
+                f"segrl.sign={self.sign} gives them no measure of their own; take segrl.sign=both or negative"
             )
         choices = (
             ("sign", SIGNS),

@@ -72,7 +72,7 @@ def attribution_row(trace: TokenisedTrace, attribution: Attribution) -> Row:
 
 
 def failed_attribution_row(trace: TokenisedTrace, error: str) -> Row:
-    """A row with the columns of ``attribution_row``, empty but for the reason."""
+    """A row with the columns of ``attribution_row``, empty except for the reason."""
     columns: Row = {"scores": [], "target": None, "path": None, "input_ids": [], "answer_span": [], "flags": []}
     return {**identity(trace), **dict.fromkeys(_NUMBERS), **columns, "error": error}
 

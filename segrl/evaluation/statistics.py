@@ -50,7 +50,7 @@ class Difference:
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
-    """The chance that one of ``k`` samples is right, unbiased from ``samples`` of which ``right`` are."""
+    """The chance that one of ``k`` samples is right, without bias from ``samples``, of which ``right`` are right."""
     if not 1 <= k <= samples:
         raise ValueError(
             f"pass@{k} cannot be had from {samples} samples a problem; give k from 1 to {samples}, or sample more"

@@ -64,7 +64,7 @@ class Server:
             except (httpx.HTTPError, ValueError) as error:
                 failure = f"{type(error).__name__}: {error}"
             if attempt < self.retries:
-                time.sleep(wait * random.uniform(0.5, 1))  # requests that failed together return apart
+                time.sleep(wait * random.uniform(0.5, 1))  # spreads the retries of requests that failed together
         raise ServerError(
             f"{self.url} gave no answer in {attempt + 1} of {self.retries + 1} attempts, at last {failure}. "
             "What is written stays; the same command goes on from there"

@@ -16,7 +16,7 @@ from segrl.types import Trace, given
 
 # A value that is already set stays.
 ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process: its schedule repeats, and it ends with us
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process: its schedule repeats, and a kill leaves no engine behind
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB; without it vLLM's CPU build takes, and clears, half of the memory
 }

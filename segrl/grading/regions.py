@@ -141,7 +141,7 @@ def compare(a: Node, b: Node) -> int:
 
 def _meet(left: Region, right: Region) -> Region:
     if len(left) * len(right) > MOST_PAIRS:
-        raise NoRegion("more intervals than anyone answers with")
+        raise NoRegion("too many intervals")
     common = []
     for a in left:
         for b in right:

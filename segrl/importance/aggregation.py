@@ -18,7 +18,7 @@ def segment_scores(scores_T: Tensor, segments: Segments, aggregate: str = "sqrt"
     """The scores of Eq. 3 and 4: ``strength = sum|IG| / sqrt(N)``, ``consistency = |sum IG| / sum|IG|`` (0/0 is 0).
 
     Other ``aggregate``: ``sum`` and ``mean`` of \\|IG\\|; ``top20``: the mean of the largest fifth, at least one token;
-    ``token``: each token by itself. Strengths by ``sqrt`` depend on how finely a response is cut: where a segment is
+    ``token``: each token alone. Strengths by ``sqrt`` depend on how finely a response is cut: where a segment is
     cut in two, each part is divided by a smaller root, so their sum rises. That of ``sum`` stays.
     """
     if aggregate == "token":

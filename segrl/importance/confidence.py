@@ -19,7 +19,7 @@ from segrl.text.ending import end_tokens
 from segrl.tokenization import encode
 from segrl.types import Segments, TokenisedTrace
 
-SAMPLED = 16  # times a forward's tokens fit a step of sampling, which reads one token a row and caches the others
+SAMPLED = 16  # a step of sampling takes 16 forwards of tokens: it reads one token a row and caches the others
 Draw = tuple[list[int], int]  # the tokens of an answer so far, and how many samples begin with them
 
 

@@ -96,7 +96,7 @@ def gather(
     needs = [_field(need) for need in needs]
     for name in options:
         if name == "rule":
-            raise ValueError("gather has no option 'rule': how nodes are chosen is quadrature= now")
+            raise ValueError("gather has no option 'rule'; quadrature= says how nodes are chosen")
         if name not in OPTIONS:
             raise ValueError(f"gather has no option {name!r}{near(name, OPTIONS)}")
     if segments is None and any(need.endswith("_S") for need in needs):

@@ -51,8 +51,8 @@ def _kept_answer_value(model, sequence: Explained, kept_KT: Tensor, batching: Ba
 
 
 def _sees_all(model, tokens: int) -> bool:
-    """Whether every layer attends to all tokens of a sequence of ``tokens``. The mask of a tree supports no window, and
-    a recurrent state cannot be cut back as a cache can."""
+    """Whether every layer attends to all tokens of a sequence of ``tokens`` tokens. The mask of a tree supports no
+    window, and a recurrent state cannot be cut back as a cache can."""
     config = unwrapped(model).config.get_text_config()
     windows = [getattr(config, name, None) or tokens for name in ("sliding_window", "attention_chunk_size")]
     return tokens <= min(windows) and set(getattr(config, "layer_types", None) or ()) <= ATTENTIONS

@@ -12,7 +12,7 @@ HEAD = re.compile(r"\s*(<think>\s*)?")
 def prune(trace: TokenisedTrace, segments: Segments, selection: Selection) -> Trace:
     """The trace with the text of its kept segments, the answer among them; to be tokenised anew.
 
-    The white space before a kept segment is that before it in the whole trace, on both sides of the cut: a dropped
+    A kept segment has the white space before it that it has in the whole trace, on either side of the cut: a dropped
     segment takes no blank line with it and leaves none behind. A ``<think>`` that opens the response stays.
     """
     if len(selection) != len(segments):

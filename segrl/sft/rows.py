@@ -262,7 +262,8 @@ def _weights(row: Row, segments: Segments, selection: Selection, rules: Rules) -
 
 
 def _within(row: Row, segments: Segments) -> torch.Tensor:
-    """For each segment, that at whose start a cut may fall: itself, or with a token measure the token's segment."""
+    """For each segment, the one at whose start the response may be cut: itself, or in a token measure's row the segment
+    that the token lies in."""
     return torch.tensor(row["segment"]) if len(row["segment"]) else torch.arange(len(segments))
 
 

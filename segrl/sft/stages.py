@@ -132,7 +132,7 @@ def mend_position(config: DictConfig, rows: int) -> None:
 
 
 def forget_checkpoints(config: DictConfig) -> None:
-    """Delete all checkpoints but the last whole one, from which verl goes on; verl deletes those of its own run."""
+    """Delete all checkpoints but the last whole one. verl goes on from that, and deletes only those of its own run."""
     step = executed_steps(config)
     if config.trainer.resume_mode == "auto" and config.node_rank == 0:
         for folder in Path(config.trainer.default_local_dir).glob("global_step_*"):

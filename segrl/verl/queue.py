@@ -59,7 +59,8 @@ def dispatched(batch: KVBatchMeta, keys: Sequence[str], ranks: int, fields: Sequ
 
 
 def fill_up(keys: list[str], others: Iterable[str], multiple: int) -> list[str]:
-    """``keys`` and as many of the others as make their number a multiple; the whole batch's number is one."""
+    """``keys``, and as many of the others as bring their number to a multiple of ``multiple``. The others suffice: the
+    whole batch is such a multiple."""
     chosen = set(keys)
     return keys + list(islice((key for key in others if key not in chosen), -len(keys) % multiple))
 
