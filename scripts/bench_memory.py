@@ -133,16 +133,14 @@ def kind(command: str) -> str:
     )
 
 
-def said(step: str, found: dict, command: list[str]) -> str:
+def said(step: str, peak: dict, command: list[str]) -> str:
     config: DictConfig = editable(compose(step, command[1:]))
     details = read_config(config.model_path)
     plan = PLANS[step](config, shape_of(details), hardware_of(config), details)
     planned = max(phase.total for phase in plan.phases)
-    ratio = planned / found["total"]
-    head = f"{step}: planned {planned / GIB:.2f} GiB, measured {found['total'] / GIB:.2f}, ratio {ratio:.2f}"
-    return "\n".join(
-        [plan.lines(), head, *(f"  {size / GIB:5.2f} {name}" for name, size in found["processes"].items())]
-    )
+    ratio = planned / peak["total"]
+    head = f"{step}: planned {planned / GIB:.2f} GiB, measured {peak['total'] / GIB:.2f}, ratio {ratio:.2f}"
+    return "\n".join([plan.lines(), head, *(f"  {size / GIB:5.2f} {name}" for name, size in peak["processes"].items())])
 
 
 if __name__ == "__main__":

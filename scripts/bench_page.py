@@ -91,8 +91,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--traces", type=int, default=200)
     parser.add_argument("--tokens", type=int, default=8000)
-    asked = parser.parse_args()
-    shown = entries(asked.traces, asked.tokens)
+    arguments = parser.parse_args()
+    shown = entries(arguments.traces, arguments.tokens)
     total = sum(entry.trace.tokens for entry in shown)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "report.html"

@@ -82,9 +82,9 @@ def sample(given) -> None:
     out = given.out
     if not (out / "problems.jsonl").exists():
         save_traces(problems(given), out / "problems.jsonl")
-    asked = [f"data_path={out / 'problems.jsonl'}", f"out={out / 'samples'}", "backend=vllm"]
-    asked += [f"generation.n={given.group}", f"generation.seed={given.seed}", "generation.max_tokens=320"]
-    if run_segrl(["generate", *asked, "generation.vllm.engine.enforce_eager=true"]):
+    overrides = [f"data_path={out / 'problems.jsonl'}", f"out={out / 'samples'}", "backend=vllm"]
+    overrides += [f"generation.n={given.group}", f"generation.seed={given.seed}", "generation.max_tokens=320"]
+    if run_segrl(["generate", *overrides, "generation.vllm.engine.enforce_eager=true"]):
         raise SystemExit("the base could not be sampled")
 
 
@@ -257,7 +257,7 @@ def in_parts(given, function, *arguments) -> None:
 
 
 def in_part(given, function, arguments: Sequence, part: int) -> None:
-    """Run the function on rollouts that are read anew: a process that is handed tensors opens a file for each."""
+    """Run the function on rollouts that this process reads: a process that is handed tensors opens a file for each."""
     torch.set_num_threads(1)
     function(given, sampled(given), *arguments, part)
 

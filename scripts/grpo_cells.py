@@ -83,8 +83,8 @@ def refuse_others(cells: Iterable[Cell]) -> None:
 def changed(was: str, now: str) -> str:
     """The lines that only one of two configs has."""
     old, new = was.splitlines(), now.splitlines()
-    gone, added = (shown([line for line in one if line not in {*other}]) for one, other in ((old, new), (new, old)))
-    return f"it has {gone}, this one {added}"
+    gone, added = [line for line in old if line not in {*new}], [line for line in new if line not in {*old}]
+    return f"it has {shown(gone)}, this one {shown(added)}"
 
 
 def shown(lines: Sequence[str], most: int = 6) -> str:
@@ -124,11 +124,11 @@ def finished(out: Path, spec: Mapping[str, Any]) -> dict[str, dict[int, Path]]:
     """Arm -> seed -> folder of the cells of every size that have ended well; refuses folders of other cells."""
     cells = [cell for size in spec["sizes"] for cell in cells_of(out, spec, size)]
     refuse_others([*(base_of(out, spec, grid) for grid in spec["sizes"].values()), *cells])
-    found: dict[str, dict[int, Path]] = {arm: {} for arm in spec["arms"]}
+    ended: dict[str, dict[int, Path]] = {arm: {} for arm in spec["arms"]}
     for cell in sorted(cells, key=lambda cell: cell.seed):
         if cell.done:
-            found[cell.folder.parent.name][cell.seed] = cell.folder
-    return {arm: seeds for arm, seeds in found.items() if seeds}
+            ended[cell.folder.parent.name][cell.seed] = cell.folder
+    return {arm: seeds for arm, seeds in ended.items() if seeds}
 
 
 def seeded(seed: int) -> list[str]:

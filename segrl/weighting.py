@@ -82,7 +82,8 @@ def weigh_together(
     if sign not in SIGNS:
         raise ValueError(f"sign={sign!r}{near(sign, SIGNS)}")
     weights = [torch.ones(response.segments.tokens) for response in pool]
-    chosen = [i for i, one in enumerate(pool) if _weighs(sign, one.advantage) and bool(one.weighted_T.any())]
+    weighs = [_weighs(sign, response.advantage) and bool(response.weighted_T.any()) for response in pool]
+    chosen = [i for i, is_weighed in enumerate(weighs) if is_weighed]
     if not chosen:
         return weights
     inside = [pool[i].weighted_T for i in chosen]
@@ -113,10 +114,11 @@ def _ruled(pool: Sequence[Weighable], rule: str | Callable, sign: str, options: 
     if float(weights_S.min()) < 0:
         raise ValueError(f"the weighting rule {rule!r} gave {float(weights_S.min()):g}; weights must be zero or more")
     ruled = []
-    for one, own_S in zip(pool, weights_S.split([len(one.scores) for one in pool]), strict=True):
-        own_T = own_S if one.scores.segment_T is not None else own_S[one.segments.index_T]
-        negative = one.advantage is not None and one.advantage < 0
-        ruled.append(_for_negative(own_T, one.weighted_T, sign, one.signed_T) if negative else own_T)
+    for response, response_S in zip(pool, weights_S.split([len(response.scores) for response in pool]), strict=True):
+        weights_T = response_S if response.scores.segment_T is not None else response_S[response.segments.index_T]
+        if response.advantage is not None and response.advantage < 0:
+            weights_T = _for_negative(weights_T, response.weighted_T, sign, response.signed_T)
+        ruled.append(weights_T)
     return ruled
 
 
@@ -125,12 +127,12 @@ def _pooled(pool: Sequence[Weighable]) -> tuple[SegmentScores, Selection | None]
     if len(pool) == 1:
         return pool[0].scores, pool[0].selection
     names = ("strength_S", "consistency_S", "tokens_S", "thought_S", "excess_S")
-    joined = {name: torch.cat([getattr(one.scores, name) for one in pool]) for name in names}
+    joined = {name: torch.cat([getattr(response.scores, name) for response in pool]) for name in names}
     positive_S = joined["strength_S"].clamp_min(0)
     scores = SegmentScores(share_S=positive_S / positive_S.sum().clamp_min(1e-300), **joined)
-    if any(one.selection is None for one in pool):
+    if any(response.selection is None for response in pool):
         return scores, None
-    selections = [given(one.selection) for one in pool]
+    selections = [given(response.selection) for response in pool]
     reasons = tuple(reason for selection in selections for reason in selection.reason_S)
     return scores, Selection(torch.cat([selection.keep_S for selection in selections]), reasons)
 

@@ -94,9 +94,9 @@ def pooled(parts: Sequence[Crossed]) -> Crossed:
     return replace(
         parts[0],
         mean=0.0,
-        of_seeds=fmean(one.of_seeds for one in parts),
-        of_problems=fmean(one.of_problems for one in parts),
-        interaction=fmean(one.interaction for one in parts),
+        of_seeds=fmean(part.of_seeds for part in parts),
+        of_problems=fmean(part.of_problems for part in parts),
+        interaction=fmean(part.interaction for part in parts),
     )
 
 

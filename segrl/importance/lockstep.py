@@ -67,10 +67,10 @@ def explained(traces: Sequence[TokenisedTrace], target: str, golds: Sequence[str
 
 def _contrasted(trace: TokenisedTrace, gold: str, tokenizer) -> TokenisedTrace:
     """The trace with both answers. Where they part at no token, the gold one is explained, as for a right response."""
-    own = trace.answer or FILLER_ANSWER
-    ids = [answer_suffix(answer, tokenizer)[0].tolist() for answer in (own, gold)]
+    own_answer = trace.answer or FILLER_ANSWER
+    ids = [answer_suffix(answer, tokenizer)[0].tolist() for answer in (own_answer, gold)]
     parted = any(id != gold_id for id, gold_id in zip(*ids, strict=False))
-    return replace(trace, answer=gold, meta={**trace.meta, "own_answer": own if parted else gold})
+    return replace(trace, answer=gold, meta={**trace.meta, "own_answer": own_answer if parted else gold})
 
 
 def attribute_in_lockstep(
@@ -185,7 +185,7 @@ def together(lengths: Sequence[int], tokens: int) -> list[list[int]]:
 
 
 def split_until(groups: list[list[int]], count: int) -> list[list[int]]:
-    """The groups, of which the largest is halved until there are ``count``."""
+    """The groups, with the largest halved repeatedly until there are ``count``."""
     groups = list(groups)
     while len(groups) < count:
         largest = max(range(len(groups)), key=lambda g: len(groups[g]))

@@ -60,6 +60,6 @@ def trees(rows: Sequence[Sequence[int]], most: int) -> Iterator[Tree]:
     yield tree
 
 
-def beginning(one: Sequence[int], other: Sequence[int]) -> int:
+def beginning(first: Sequence[int], second: Sequence[int]) -> int:
     """The length of the beginning that two rows share."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))

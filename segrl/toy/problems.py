@@ -69,8 +69,8 @@ def draw_problem(rng: random.Random, path: Sequence[Step], arithmetic: Arithmeti
     rng.shuffle(steps)
     definitions = "; ".join(step.definition for step in steps)
     names = " ".join(step.name for step in path)
-    asked = f"values of {names} as one number" if ask == "all" else f"value of {path[-1].name}"
-    return f"Modulo ten: {definitions}. Write the {asked}."
+    question = f"values of {names} as one number" if ask == "all" else f"value of {path[-1].name}"
+    return f"Modulo ten: {definitions}. Write the {question}."
 
 
 def answer_of(path: Sequence[Step], ask: str) -> str:

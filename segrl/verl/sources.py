@@ -75,13 +75,13 @@ class Sources:
         """
         if self.frozen is None or live:
             keys = [rollout.key for rollout in chosen]
-            asked = dispatched(batch, keys, self.ranks, FIELDS, segrl=request)
+            subset = dispatched(batch, keys, self.ranks, FIELDS, segrl=request)
             if request.need == AFTER_PREFIXES:
-                _tell(asked, BOUNDARIES, {rollout.key: rollout.segments.boundaries for rollout in chosen}, (0,))
+                _tell(subset, BOUNDARIES, {rollout.key: rollout.segments.boundaries for rollout in chosen}, (0,))
             if request.need in ACROSS_RESPONSES:
-                _tell(asked, ADVANTAGE, {rollout.key: (rollout.advantage,) for rollout in chosen}, (0.0,))
-                asked.fields = [*asked.fields, LOGP]
-            self.workers.compute_segrl_scores(asked)
+                _tell(subset, ADVANTAGE, {rollout.key: (rollout.advantage,) for rollout in chosen}, (0.0,))
+                subset.fields = [*subset.fields, LOGP]
+            self.workers.compute_segrl_scores(subset)
             return streams_of(*columns(keys, batch.partition_id, SCORES), path=request.path)
         golds = [rollout.gold or "" for rollout in chosen] if request.target != "own" else []
         traces = [rollout.trace for rollout in chosen]
@@ -100,10 +100,10 @@ class Sources:
         return [masses.double().reshape(nodes, -1) for masses in rows]
 
 
-def _tell(asked: KVBatchMeta, name: str, rows: Mapping[str, Sequence], filler: Sequence) -> None:
+def _tell(subset: KVBatchMeta, name: str, rows: Mapping[str, Sequence], filler: Sequence) -> None:
     """Write one more column for the workers. Rows that only fill up the ranks get ``filler``."""
-    write_column(asked.keys, asked.partition_id, name, [torch.tensor(rows.get(key, filler)) for key in asked.keys])
-    asked.fields = [*asked.fields, name]
+    write_column(subset.keys, subset.partition_id, name, [torch.tensor(rows.get(key, filler)) for key in subset.keys])
+    subset.fields = [*subset.fields, name]
 
 
 def streams_of(scores: Sequence[torch.Tensor], gaps, copy_shares, *, path: str) -> list[Stream]:

@@ -187,16 +187,16 @@ class SegmentCredit:
         if self.settings.attributes:
             self._calibrate_once(batch, chosen)
         gathered = self.sources.evidence(batch, chosen, self._request())
-        finite = [one for one, evidence in zip(chosen, gathered, strict=True) if evidence is not None]
-        found = [evidence for evidence in gathered if evidence is not None]
-        return weigh_rollouts(finite, found, self.settings, self.global_steps)
+        finite = [rollout for rollout, evidence in zip(chosen, gathered, strict=True) if evidence is not None]
+        known = [evidence for evidence in gathered if evidence is not None]
+        return weigh_rollouts(finite, known, self.settings, self.global_steps)
 
     def _regulation(self, batch: KVBatchMeta, weighed: Sequence[Weighed], metrics: dict) -> Regulation | None:
         """What the phase adds to this step's advantages."""
         settings, converging = self.settings.regulation, self._converging
         if not settings.regulates:
             return None
-        keys = [one.rollout.key for one in weighed]
+        keys = [response.rollout.key for response in weighed]
         read = ["old_log_probs", "entropy", *(["ref_log_prob"] if converging and settings.reference_weight else [])]
         rows = zip(*columns(keys, batch.partition_id, read), strict=True)
         likelihoods = {key: Likelihoods(*row) for key, row in zip(keys, rows, strict=True)}

@@ -51,9 +51,9 @@ def fitting(sample: Sample, n: int, fits: Callable[[Trace], bool], wanted: str) 
     """The first n traces that fit; raises where they are too rare, with ``wanted`` in the sentence."""
     drawn = n
     while drawn <= MOST_TRIES * n:
-        found = [trace for trace in sample(drawn) if fits(trace)]
-        if len(found) >= n:
-            return found[:n]
+        fitted = [trace for trace in sample(drawn) if fits(trace)]
+        if len(fitted) >= n:
+            return fitted[:n]
         drawn *= 2
     raise ValueError(f"fewer than {n} of {MOST_TRIES * n} traces {wanted}")
 
