@@ -97,14 +97,14 @@ def command_part(name: str, what: str) -> str:
 
 
 def section_part(group: str) -> str:
-    """The default values of a section with their explanations, then its other files."""
+    """The default values of a section explained, then what else there is to choose."""
     section = SECTIONS.get(group)
     shown = [f"**`{group}=default`**", table(section_keys(section), types_of(section))] if section else []
     return "\n\n".join([f"## {group}", *shown, *options(group, CONFIG_DIR / group)])
 
 
 def presets_part(command: str) -> str:
-    """The presets of a command: what each is, and the values of the short ones."""
+    """The presets of a command: what each is, and of those that are short the values too."""
     folder = CONFIG_DIR / command / "preset"
     return "\n\n".join([f"## Presets of segrl {command}", *options("preset", folder)]) if folder.is_dir() else ""
 
@@ -168,7 +168,7 @@ def keys_of(schema: type, keys: Sequence[Key]) -> list[Key]:
 
 
 def section_keys(section: type, prefix: str = "") -> list[Key]:
-    """The keys of a section from its dataclass, with the defaults of the fields."""
+    """The keys of a section that a dataclass is, with the defaults of its fields."""
     comments, keys = comments_of(section), []
     for field in fields(section):
         made = field.default_factory is not dataclasses.MISSING

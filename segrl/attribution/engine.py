@@ -37,28 +37,28 @@ class AttributionSettings:
     # or right (the paper's Eq. 2), left, trapezoid, gauss_legendre, authors, a calibration's path
     quadrature: str = "midpoint"
     nodes: int = 1  # a gate at 0.5 ranks thoughts no worse than many nodes do (docs/truth.md), at one evaluation
-    # the completeness gap or unevenness, such as 0.2, above which a trace gets more nodes where its path is steep;
-    # null: no trace does, since one gate is read for its ranks and signs
+    # completeness gap or unevenness above which a trace gets nodes where its path is steep, such as 0.2; null: never,
+    # since one gate is read for its ranks and signs
     tolerance: float | None = None
     max_nodes: int = 108
-    # or own (the answer that the response boxes), or contrast (own against gold, at the token where they part)
+    # or own: the answer that the response itself boxes; contrast: its own against gold, where the two part
     target: str = "gold"
     template: str = TEMPLATE
     context: str = "think"  # or full: explain after the whole response, visible answer included
     # gates on the value vectors of every layer, which need no baseline: one evaluation is enough, on pretrained models
     # too; or embeddings, the paper's
     path: str = "values"
-    output: str = "log_odds"  # still moves where the answer is sure; or logp, the paper's; a contrast reads logits
+    output: str = "log_odds"  # still moves where the answer is sure; or logp, the paper's; a contrast is neither
     begin: float = 0.0  # where on the path to begin, 1 being the input
     # all or response: the positions that move; null: all with path=embeddings, as in the paper, else the response
     interpolate: str | None = None
     hide_answer: bool = False  # hold tokens that restate the answer at the baseline, or their gates at zero
     baseline: Any = "pad"  # or a token id
-    batch_tokens: int | None = None  # tokens of one forward; null: 8192, and 2048 on a CPU
+    batch_tokens: int | None = None  # held by one forward; null: 8192, and 2048 on a CPU
     # activation checkpointing; null: for traces longer than batch_tokens, or than 8192
     checkpointing: bool | None = None
     engine: str = "segrl"  # or captum
-    # or authors: the numbers of the paper's code; quadrature, nodes and tolerance then have no effect
+    # or authors: the numbers of the paper's code, whatever quadrature, nodes and tolerance say
     compat: str | None = None
 
 

@@ -30,11 +30,11 @@ class RegulationSettings:
     entropy_weight: float = 0.0  # advantage a nat of entropy, for a thought of average score; 0: none
     # nats a token; while exploring, the weight is steered to hold this entropy; null: the weight stays
     entropy_target: float | None = None
-    entropy_gain: float = 0.5  # the change of the weight's logarithm in one step, for a miss as large as the target
+    entropy_gain: float = 0.5  # how far a miss, in parts of the target, moves the weight's logarithm in one step
     reference_weight: float = (
-        0.0  # while converging: advantage lost a nat by which a token is likelier than under the reference
+        0.0  # while converging: advantage a nat by which a token is likelier than by the reference
     )
-    confidence: bool = False  # while converging: a positive advantage is multiplied by the probability of the answer
+    confidence: bool = False  # while converging: a right response counts by the probability of its answer
 
     def __post_init__(self) -> None:
         for name in ("entropy_weight", "entropy_gain", "reference_weight"):

@@ -90,7 +90,7 @@ class CreditSettings:
 
     rule: str = "rank"  # a name of WEIGHTINGS, or package.module:function; uniform is plain GRPO
     rule_options: dict[str, Any] = field(default_factory=dict)  # of that function: {low: 0.8, high: 1.2} for rank
-    # what a thought adds to the answer, read from one gate; or another of MEASURES that is gathered while training, or
+    # what a thought adds to the answer, read from one gate; or another of MEASURES that can be had online, or
     # package.module:function
     measure: str = "contribution"
     measure_options: dict[str, Any] = field(default_factory=dict)  # of that function
@@ -120,8 +120,8 @@ class CreditSettings:
     output: str = "log_odds"  # still moves where the answer is sure; or logp, the paper's; a contrast is neither
     begin: float = 0.0  # where on the path to begin, 1 being the input
     nodes: int = 1
-    # as attribution.quadrature; midpoint with one node is the gate at 0.5. calibrated, advised with path=embeddings,
-    # puts the nodes where the first rollouts show this model's path to be steep
+    # what attribution.quadrature takes: the gate at 0.5; or calibrated, which advised path=embeddings: nodes where this
+    # model's path is steep, found on the first rollouts
     quadrature: str = "midpoint"
     calibration_rollouts: int = 16
     calibration_nodes: int = 48

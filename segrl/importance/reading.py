@@ -17,19 +17,19 @@ from segrl.types import TokenisedTrace
 @dataclass(frozen=True)
 class EvidenceSettings:
     """The section ``evidence`` of a command's config: how prefixes and subsets of the thoughts are read, and how
-    answers and continuations are sampled.
+    confidence is sampled, which only confidence_gain asks for.
     """
 
     # pmi, confidence_gain_cheap: read a trace once, not each prefix (long traces: many times as fast)
     shared_prefixes: bool = False
     output: str = "logp"  # or log_odds: what the measures that follow no path read of the answer, pmi and others
     subset_output: str = "log_odds"  # or logp: the same of alone, first_and_last and shapley
-    forwards: int = 64  # of shapley alone: the subsets of the thoughts to read; exact where these are all subsets
+    forwards: int = 64  # of shapley alone: subsets of the thoughts that are read; exact where that is all of them
     samples: int = 32  # of confidence_gain alone: answers forced after each prefix of the thinking
     # of continuation_gain alone: how often the response is sampled on from each prefix, and for how many tokens at most
     continuations: int = 8
     continued_tokens: int = 256
-    temperature: float = 0.6  # of the answers of confidence_gain and of the continuations
+    temperature: float = 0.6  # of both
     answer_tokens: int = 32  # an answer not closed by then is wrong
     seed: int = 0
 

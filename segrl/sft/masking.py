@@ -34,8 +34,8 @@ class Rules:
     # write <think> before a response where neither it nor the prompt has it: closed, where </think> follows; always,
     # for a model that is to learn to think; never
     think_start: str = "closed"
-    think_end: str = "always"  # does </think> count as a label: always, never, or as its segment does (segment)
-    boxed: str = "always"  # does the last \boxed{...} count: always, never, or as its segment does (segment)
+    think_end: str = "always"  # the same of </think>, beside what its segment says
+    boxed: str = "always"  # the same of the last \boxed{...}
     too_long: str = "error"  # error, drop, or truncate at a segment boundary: a trace over data.max_length
     # batch: the mean over all kept tokens of a global batch (verl's); trace: over each trace's own kept tokens, then
     # over traces (Eq. 9)
