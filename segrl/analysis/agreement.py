@@ -30,8 +30,8 @@ LENGTHS: Mapping[str, Callable[[int], bool]] = {
 
 
 def table(rows: Sequence[Row], reference: str = REFERENCE) -> dict[str, Row]:
-    """For each arm: its agreement with each truth, its lead over the reference on the same traces, its cost, the gap of
-    its attributions, and its agreement by the length of the answer."""
+    """For each arm: its agreement with each truth, how far it stands above the reference on the same traces, its cost,
+    the gap of its attributions, and its agreement by the length of the answer."""
     names = list(dict.fromkeys(name for row in rows for name in row["scores"]))
     agreements = {name: [agreement(row, row["scores"][name]) for row in rows] for name in names}
     known = [what for what in WHAT if any(line[what] is not None for lines in agreements.values() for line in lines)]

@@ -27,7 +27,7 @@ TOP_TOKENS = 0.45  # the share of tokens that a measure of tokens keeps, as in t
 
 
 class Scored(NamedTuple):
-    """A number for each thought, the cost of these numbers, and the gap of the attribution that they were read from."""
+    """A number for each thought, what these numbers took, and the gap of the attribution that they were read from."""
 
     values: list[float]
     evaluations: float = 0.0

@@ -24,7 +24,7 @@ WRONG = "wrong"  # the kind of the first wrong step
 def judged(
     model, tokenizer, trace: TokenisedTrace, segments: Segments, arms: Mapping[str, Arm], options: Mapping[str, Any]
 ) -> Row:
-    """The scores of each arm for each thought, their cost, and the gap of the attribution that they were read from.
+    """The scores of each arm for each thought, what they took, and the gap of the attribution that they were read from.
 
     ``options`` are those of what is gathered.
     """

@@ -79,7 +79,7 @@ class Weighed:
     selection: Selection
     weights_T: Tensor
     stream: Stream | None = None
-    confidence: float | None = None  # the answer's probability after the whole thinking, if it was read
+    confidence: float | None = None  # the answer's probability after the whole thinking, where that was read
 
     @property
     def uniform(self) -> bool:
