@@ -1,4 +1,4 @@
-"""How the trace page bears many long traces, in headless Chromium (needs selenium, chromium and chromedriver).
+"""How fast the trace page is with many long traces, in headless Chromium (needs selenium, chromium and chromedriver).
 
     python scripts/bench_page.py                     200 traces of about 8,000 tokens
 
@@ -91,8 +91,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--traces", type=int, default=200)
     parser.add_argument("--tokens", type=int, default=8000)
-    asked = parser.parse_args()
-    shown = entries(asked.traces, asked.tokens)
+    arguments = parser.parse_args()
+    shown = entries(arguments.traces, arguments.tokens)
     total = sum(entry.trace.tokens for entry in shown)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "report.html"

@@ -19,9 +19,9 @@ from segrl.toy import CLASSES
 
 Row = dict[str, Any]
 Agreement = dict[str, float | None]
-LEFT_OUT = ("restated",)  # copies of the answer: against Shapley values they are counted by kind alone
+LEFT_OUT = ("restated",)  # copies of the answer: the agreement with Shapley values leaves them out
 REFERENCE = "ig"
-# Answers of so many tokens share a row of the table by length.
+# The columns of the table by length; each says whether an answer with that number of tokens belongs to it.
 LENGTHS: Mapping[str, Callable[[int], bool]] = {
     "1 token": lambda tokens: tokens == 1,
     "2 to 4": lambda tokens: 2 <= tokens <= 4,
@@ -66,7 +66,7 @@ def difference(results: Sequence[Agreement], others: Sequence[Agreement], what: 
 
 
 def agreement(row: Row, thoughts: Sequence[float]) -> Agreement:
-    """What is known of one trace against the scores of its thoughts; None where it says nothing."""
+    """How well the scores of one trace's thoughts agree with each truth; None where the truth is not known."""
     scores, truth = np.asarray(thoughts, dtype=float), row["truth"]
     return {
         **dict.fromkeys(WHAT),
@@ -112,7 +112,7 @@ WHAT = {
 
 
 def _gap(rows: Sequence[Row], name: str) -> dict[str, float] | None:
-    """The median and the 90th percentile of the completeness gap, over the traces of which the arm has one."""
+    """The median and the 90th percentile of the completeness gap, over the traces for which the arm has one."""
     gaps = [gap for row in rows if (gap := row.get("gaps", {}).get(name)) is not None]  # not in rows of earlier runs
     if not gaps:
         return None

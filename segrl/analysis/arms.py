@@ -1,6 +1,6 @@
 """What a table of truth compares: ways to score the thoughts of a trace, each with its cost.
 
-An arm is anything with ``run(bench)``. Arms that read the same evidence share it, and each is charged all that it took.
+An arm is anything with ``run(bench)``. Arms that read the same evidence share it; its whole cost counts for each.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from segrl.resolving import near
 from segrl.selection import select
 from segrl.types import Attribution, Evidence, Segments, SegmentScores, TokenisedTrace
 
-TOP_TOKENS = 0.45  # what a measure of tokens keeps, as the paper lets it ([IG] section 4.3)
+TOP_TOKENS = 0.45  # the share of tokens that a measure of tokens keeps, as in the paper ([IG] section 4.3)
 
 
 class Scored(NamedTuple):
@@ -74,7 +74,7 @@ class Measured:
     measure: str | Callable[..., SegmentScores]
     options: Mapping[str, Any] = field(default_factory=dict)
     gathered: Mapping[str, Any] = field(default_factory=dict)
-    factor: float = 1.0  # of the scores; -1 turns their order round
+    factor: float = 1.0  # of the scores; -1 reverses their order
 
     def run(self, bench: Bench) -> Scored:
         return self.scored(bench, lambda scores: [self.factor * value for value in bench.by_thought(scores)])
@@ -91,7 +91,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Sampled:
-    """Shapley values from ``forwards`` forwards, or from as many as a trace's thoughts take at the least."""
+    """Shapley values from ``forwards`` forwards, or from the fewest that a trace's thoughts need, if these are more."""
 
     forwards: int
     gathered: Mapping[str, Any] = field(default_factory=dict)
@@ -143,7 +143,7 @@ def by_thought(scores: SegmentScores, segments: Segments) -> list[float]:
 def gap_of(evidence: Evidence, needs: Sequence[str]) -> float | None:
     """The completeness gap of the attribution among ``needs``; None without one or without its certificate.
 
-    A flat path has none either: there a gap is a share of next to nothing.
+    A flat path has none either: its gap would be a share of almost nothing.
     """
     attributions = [field for need in needs if isinstance(field := getattr(evidence, need), Attribution)]
     return next((attribution.gap for attribution in attributions if "flat" not in attribution.flags), None)
@@ -158,7 +158,9 @@ def digits(texts: list[str], bench: Bench) -> list[float]:
 
 
 def lookup(texts: list[str], bench: Bench) -> list[float]:
-    """Above zero for thoughts that state what the response's own answer has and gold has not; the first is highest."""
+    """Above zero for thoughts that state the response's own answer, or a character in which it differs from gold. The
+    first such thought has the highest score.
+    """
     answer, gold = own_answer(bench.trace) or "", bench.trace.answer or ""
     parted = {new for new, old in zip(answer, gold, strict=False) if new != old} if len(answer) == len(gold) else set()
     sought = {answer} | parted
@@ -170,7 +172,7 @@ def lookup(texts: list[str], bench: Bench) -> list[float]:
 
 
 def attributed(measure: str = "contribution", /, nodes: int = 1, **gathered: Any) -> Measured:
-    """The arm of an attribution with so many nodes: log-odds on the value path, unless ``gathered`` says otherwise."""
+    """The arm of an attribution with ``nodes`` nodes: log-odds on the value path, or what ``gathered`` sets."""
     return Measured(measure, gathered={**GATES, "nodes": nodes, **gathered})
 
 

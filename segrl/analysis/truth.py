@@ -55,7 +55,7 @@ def truth_of(
     truths: Sequence[str],
     options: Mapping[str, Any],
 ) -> Row:
-    """What is known of a trace: each of ``truths``. A trace of which one is not known is refused."""
+    """What is known of a trace: each of ``truths``. Raises where one of them is not known."""
     check_known(trace, segments, truths)
     truth: Row = {"id": trace.id}
     kinds = kinds_of(trace, segments)
@@ -74,7 +74,7 @@ def _dependence(model, tokenizer, trace: TokenisedTrace, segments: Segments, opt
     thoughts, reading = int(segments.thought_S.sum()), Reading(**options)
     if thoughts <= MOST:
         return dependence(model, tokenizer, trace, segments, reading)
-    options = {**options, "subset_output": reading.output}  # the same v as the exact ones have
+    options = {**options, "subset_output": reading.output}  # the same v as for exact Shapley values
     [evidence] = gather(model, [trace], tokenizer, ("shapley_S",), segments=[segments], **options)
     return {
         "shapley": given(evidence.shapley_S)[segments.thought_S].tolist(),
@@ -97,4 +97,4 @@ def check_known(trace: TokenisedTrace, segments: Segments, truths: Sequence[str]
     if "mistake" in truths and WRONG not in (planted or ()):
         raise ValueError(f"trace {trace.id!r} has no step of kind {WRONG!r}: there is no mistake to find")
     if "mistake" in truths and own_answer(trace) is None:
-        raise ValueError(f"trace {trace.id!r} boxes no answer of its own: nobody was misled to one")
+        raise ValueError(f"trace {trace.id!r} boxes no answer of its own: there is none that a thought misled to")

@@ -122,7 +122,7 @@ def _interval(estimate: Estimate | None) -> str | None:
 
 
 def draw_table(figure, table: Mapping[str, Row], reference: str) -> None:
-    """Draw agreement over evaluations; arms that no cheaper one reaches have names, as has the reference."""
+    """Draw agreement over evaluations. The reference has a label, and so has each arm that no cheaper arm reaches."""
     known = known_of(table)
     drawn = drawn_of(known)
     for axes, what in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
@@ -131,7 +131,7 @@ def draw_table(figure, table: Mapping[str, Row], reference: str) -> None:
         points = {name: (costs[name], value.mean) for name, value in values.items() if name != ORACLE}
         named = {*frontier(points), reference}
         places = side_by_side(costs)
-        lower = sorted(named & {*places}, key=lambda name: places[name])[1::2]  # so that names do not meet
+        lower = sorted(named & {*places}, key=lambda name: places[name])[1::2]  # so that names do not overlap
         for name, x in places.items():
             colour = ORANGE if name == reference else BLUE if name in named else GREY
             axes.plot([x, x], [values[name].low, values[name].high], color=colour, linewidth=1.2)
@@ -148,7 +148,7 @@ def draw_table(figure, table: Mapping[str, Row], reference: str) -> None:
 
 
 def side_by_side(costs: Mapping[str, float]) -> dict[str, float]:
-    """Where each arm is drawn: at its cost, those of about the same cost beside each other."""
+    """The place of each arm on the axis: its cost, with arms of about the same cost beside each other."""
     places: dict[float, list[str]] = {}
     for name, cost in costs.items():
         places.setdefault(float(f"{max(cost, FREE):.1g}"), []).append(name)

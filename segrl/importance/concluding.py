@@ -33,7 +33,7 @@ def first_concluding(trace: TokenisedTrace, segments: Segments) -> int:
 
 
 def concludes(text: str, answer: str) -> bool:
-    """Whether a thought comes to ``answer``, as the text or as the value that it is."""
+    """Whether a thought concludes ``answer``: the same text or the same value."""
     if any(_same(text[slice(*span)], answer) for span in boxed_spans(text)):
         return True
     sentences = [sentence for sentence in _SENTENCE.split(text) if sentence and sentence.strip()]
