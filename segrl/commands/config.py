@@ -32,6 +32,7 @@ RENAMED = {
 }
 OWN_GROUPS = ("preset", "method")  # folders in a command's own folder
 # What `preset` was called in each command.
+TEXTS = {"explain": ("problem", "answer", "response")}  # keys whose values are taken as they are typed
 PRESET_BEFORE = {"sft": "sft_preset", "grpo": "grpo_preset", "evaluate": "evaluation", "quickstart": "size"}
 
 
@@ -152,9 +153,21 @@ def _verl_configs() -> Path:
 
 
 def _opened(command: str, overrides: list[str]) -> list[str]:
-    """A free mapping such as ``measure_options`` takes any key; Hydra wants a ``++`` before such a one."""
+    """The overrides as Hydra wants them: with a ``++`` before a key in a free mapping such as ``measure_options``,
+    which takes any, and with quotes around a text."""
     schema = _own_schema(command)
+    overrides = [_quoted(one) if one.partition("=")[0] in TEXTS.get(command, ()) else one for one in overrides]
     return [f"++{one}" if schema and _is_free(schema, one.partition("=")[0]) else one for one in overrides]
+
+
+def _quoted(override: str) -> str:
+    """The override with its value in quotes, where neither Hydra nor OmegaConf reads anything into it."""
+    key, equals, value = override.partition("=")
+    if value in ("", "null"):
+        return override
+    value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # no interpolation; backslashes before it count double
+    value = re.sub(r"(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
+    return f"{key}{equals}'{value}'"
 
 
 def _is_free(schema: type, key: str) -> bool:
