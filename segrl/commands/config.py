@@ -32,7 +32,8 @@ RENAMED = {
 }
 OWN_GROUPS = ("preset", "method")  # folders in a command's own folder
 # What `preset` was called in each command.
-TEXTS = {"explain": ("problem", "answer", "response")}  # keys whose values are taken as they are typed
+# Keys whose values are taken as they are typed: ids of samples hold a #, which Hydra does not read.
+TEXTS = {"explain": ("problem", "answer", "response", "id"), "show": ("id",)}
 PRESET_BEFORE = {"sft": "sft_preset", "grpo": "grpo_preset", "evaluate": "evaluation", "quickstart": "size"}
 
 

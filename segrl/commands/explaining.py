@@ -88,7 +88,7 @@ def _response(config: DictConfig) -> Response:
     """The response that is asked about, which has thoughts and an answer."""
     model, tokenizer = load_model(**attributor(config))
     trace = trace_of(config) if config.traces else _given(config, model, tokenizer)
-    _check_response(trace, config)
+    _check_response(trace)
     verdict = next(verdicts([trace])) if trace.answer else None
     return Response(trace, segments_of(trace, config), verdict, model, tokenizer)
 
@@ -124,12 +124,14 @@ def _sampled(problem: Trace, config: DictConfig, model, tokenizer) -> Trace:
     return trace
 
 
-def _check_response(trace: TokenisedTrace, config: DictConfig) -> None:
+def _check_response(trace: TokenisedTrace) -> None:
     """Refuse a response without thoughts, or without an answer of its own."""
     end = f"It ends {trace.response[-60:]!r}."
     if THINK_END not in trace.response:
-        cut = f"it was cut off at max_tokens={config.max_tokens}, so give more"
-        why = cut if trace.finish == "length" else "give it whole, with its thinking"
+        why = {
+            "length": "it was cut off; sample it with a larger max_tokens",
+            "stop": "the model ended it so; another seed= samples another",
+        }.get(trace.finish or "", "give it whole, with its thinking")
         raise ValueError(
             f"the response has no {THINK_END}, so its thinking and its answer cannot be told apart: {why}. {end}"
         )

@@ -90,6 +90,7 @@ def test_a_response_without_its_parts_is_refused(tmp_path, capsys, response, sen
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (["max_tokens=3"], "it was cut off"),
         (["response=r.txt"], "problem must be given"),
         (["model_path=elsewhere"], "problem must be given"),
         (["traces=t.jsonl", "answer=2"], "leave out answer"),
@@ -109,3 +110,4 @@ TYPED = ["b = a-4; {c}, (d): e", "it's $\\frac{1}{2}$ of ${n}", "\\${n} \\", "01
 @pytest.mark.parametrize("text", TYPED)
 def test_a_text_is_taken_as_it_is_typed(text):
     assert compose("explain", [f"problem={text}"]).problem == text
+    assert compose("show", [f"id={text}"]).id == text
