@@ -130,8 +130,8 @@ def _check_response(trace: TokenisedTrace) -> None:
     if THINK_END not in trace.response:
         why = {
             "length": "it was cut off; sample it with a larger max_tokens",
-            "stop": "the model ended it so; another seed= samples another",
-        }.get(trace.finish or "", "give it whole, with its thinking")
+            "stop": "the model ended it so; sample another with seed=, or take a model that thinks before it answers",
+        }.get(trace.finish or "", f"put {THINK_END} before the part that states the answer")
         raise ValueError(
             f"the response has no {THINK_END}, so its thinking and its answer cannot be told apart: {why}. {end}"
         )
