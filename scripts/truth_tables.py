@@ -58,6 +58,7 @@ DEAR = (
     *("permuted", "ig, response", "ig, hidden answer", "embeddings, signed, 32 log-odds", "values, 32", "perplexity"),
     *("captum, 50", "captum, 50, signed", "shapley, 64 forwards"),
 )
+MARKING = ("contrast, three readings", "contrast, three readings, dealt")
 DEAR_ON_MISTAKES = (
     *("ig", "contrast, embeddings, 12"),
     *("the paper's loop, 50, its own answer", "the paper's loop, 50, signed, its own answer"),
@@ -90,6 +91,9 @@ TABLES = {
     "toy_last": Table("toy", 100, {"ask": "last", "most": 10}, without=DEAR),
     "toy_mistakes": Table("toy", 60, {"ask": "all", "wrong": True}),
     "toy_last_mistakes": Table("toy", 60, {"ask": "last", "wrong": True}),
+    "toy_marked": Table("toy", 200, {"ask": "all", "wrong": True}, arms=MARKING),
+    "toy_last_marked": Table("toy", 200, {"ask": "last", "wrong": True}, arms=MARKING),
+    "worded_marked": Table("worded", 40, {"wrong": True}, pretrained=True, arms=MARKING),
     "lines": Table("lines", 60, pretrained=True, arms=SHORT),
     "lines_hidden": Table("lines", 60, pretrained=True, arms=ATTRIBUTIONS, attribution={"hide_answer": True}),
     "lines_256": Table("lines", 12, pretrained=True, arms=(*HUNDREDS, "pmi")),

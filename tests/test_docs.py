@@ -69,6 +69,14 @@ RUN = (
     "truth out=runs/truth measures=[ig,random,my_measures:surprise]",
 )
 ELSEWHERE = {
+    **{
+        f"explain {keys}": "tests/commands/test_explaining.py"
+        for keys in (
+            "problem=What is 3 + 4 * 2? answer=11 model_path=...",
+            "problem=What is 3 + 4 * 2? answer=11 model_path=... response=out.txt page=out.html",
+            "traces=runs/traces id=toy-900000-0#0",
+        )
+    },
     "cost model_path=... length=... rollouts=... gpus=...": "tests/cost/test_hours.py",
     "report rollouts=x out=rollouts.html": "tests/report/test_rollouts.py",
     "calibrate attribution=paper": "tests/commands/test_commands.py",

@@ -17,22 +17,26 @@ import torch
 from segrl import attribution
 from segrl.analysis.gathering import thought_texts
 from segrl.attribution.target import own_answer
-from segrl.importance import MEASURES, measure_of, score
+from segrl.importance import MEASURES, measure_of, misleading, score
+from segrl.importance.concluding import concluding
 from segrl.importance.gathering import gather
+from segrl.importance.reading import seed_of
 from segrl.resolving import near
 from segrl.selection import select
-from segrl.types import Attribution, Evidence, Segments, SegmentScores, TokenisedTrace
+from segrl.types import Attribution, Evidence, Segments, SegmentScores, TokenisedTrace, given
 
 TOP_TOKENS = 0.45  # the share of tokens that a measure of tokens keeps, as in the paper ([IG] section 4.3)
 
 
 class Scored(NamedTuple):
-    """A number for each thought, what these numbers took, and the gap of the attribution that they were read from."""
+    """A number for each thought, what these numbers took, the gap of the attribution that they were read from, and,
+    where an arm tests its best thought against chance, the thoughts that it marks."""
 
     values: list[float]
     evaluations: float = 0.0
     seconds: float = 0.0
     gap: float | None = None
+    marked: list[int] | None = None
 
 
 class Arm(Protocol):
@@ -116,6 +120,26 @@ class Selected:
             return keep_S[bench.segments.thought_S].double().tolist()
 
         return self.measured.scored(bench, kept)
+
+
+@dataclass(frozen=True)
+class Marking:
+    """What the readings of a contrast have in common, and the thought that is marked; ``dealt``: of readings whose
+    scores were dealt out to the thoughts at random, of which few may be marked."""
+
+    dealt: bool = False
+
+    def run(self, bench: Bench) -> Scored:
+        evidence, seconds = bench.evidence(misleading.NEEDS, {**GATES, "nodes": 1, "target": "contrast"})
+        readings_RS = misleading.readings(evidence, bench.segments)
+        if self.dealt:
+            generator = torch.Generator().manual_seed(seed_of(0, bench.trace.id))
+            readings_RS = misleading.dealt(readings_RS, generator)
+        answer = given(own_answer(bench.trace))
+        suspect = misleading.suspect(readings_RS, list(concluding(bench.trace, bench.segments, answer)))
+        evaluations = sum(evidence.cost[need] for need in misleading.NEEDS)
+        marked = [suspect.thought] if suspect.marked else []
+        return Scored(misleading.mean_share(readings_RS).tolist(), evaluations, seconds, None, marked)
 
 
 @dataclass(frozen=True)
@@ -241,6 +265,8 @@ MISLED: dict[str, Arm] = {
     "contrast, leaving out": Measured("leave_one_out", gathered={"target": "contrast"}),
     "contrast, first and last": Measured("first_and_last", gathered={"target": "contrast"}),
     "contrast, shapley, 32 forwards": Sampled(32, {"target": "contrast"}),
+    "contrast, three readings": Marking(),
+    "contrast, three readings, dealt": Marking(dealt=True),
     "continuations": Measured("continuation_gain", factor=-1.0),
     "ig": Measured("ig", gathered=PAPER),
     "grail": Measured("grail"),

@@ -14,6 +14,7 @@ from segrl.analysis.gathering import kinds_of
 from segrl.analysis.shapley import MOST, dependence
 from segrl.attribution.target import answer_suffix, own_answer
 from segrl.importance.gathering import gather
+from segrl.importance.measures import MISTAKES
 from segrl.importance.reading import Reading
 from segrl.types import Segments, TokenisedTrace, given
 
@@ -24,7 +25,8 @@ WRONG = "wrong"  # the kind of the first wrong step
 def judged(
     model, tokenizer, trace: TokenisedTrace, segments: Segments, arms: Mapping[str, Arm], options: Mapping[str, Any]
 ) -> Row:
-    """The scores of each arm for each thought, what they took, and the gap of the attribution that they were read from.
+    """The scores of each arm for each thought, what they took, the gap of the attribution that they were read from, and
+    the thoughts that it marks.
 
     ``options`` are those of what is gathered.
     """
@@ -38,6 +40,7 @@ def judged(
         "evaluations": {name: arm.evaluations for name, arm in scored.items()},
         "seconds": {name: arm.seconds for name, arm in scored.items()},
         "gaps": {name: arm.gap for name, arm in scored.items() if arm.gap is not None},
+        "marked": {name: arm.marked for name, arm in scored.items() if arm.marked is not None},
     }
 
 
@@ -64,6 +67,7 @@ def truth_of(
     if "mistake" in truths:
         assert kinds is not None
         truth["mistake"] = kinds.index(WRONG)
+        truth["misled"] = [s for s, kind in enumerate(kinds) if kind in MISTAKES]
     if "shapley" in truths:
         truth |= _dependence(model, tokenizer, trace, segments, options)
     return truth

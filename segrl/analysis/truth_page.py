@@ -25,8 +25,8 @@ CHANCE = {
 
 
 def truth_page(world: str, table: Mapping[str, Row], traces: int, reference: str) -> str:
-    """The agreement and cost of each arm, the gaps of attributions, and the agreement by the answer's length and by
-    kind, as markdown."""
+    """The agreement and cost of each arm, the gaps of attributions, what is marked, and the agreement by the answer's
+    length and by kind, as markdown."""
     known = known_of(table)
     parts = [
         f"## {world}",
@@ -36,6 +36,7 @@ def truth_page(world: str, table: Mapping[str, Row], traces: int, reference: str
         markdown("arm", _columns(known), _lines(table, known)),
         _not_counted(table, known, traces),
         _gaps(table),
+        _marked(table),
         _by_length(table, known),
         _by_kind(table),
     ]
@@ -89,6 +90,18 @@ def _gaps(table: Mapping[str, Row]) -> str:
         return ""
     title = "### Completeness gap: how far the sum of an attribution misses the change along its path, as a share"
     return f"{title}\n\n{markdown('arm', ['median', 'p90', 'traces'], rows)}"
+
+
+def _marked(table: Mapping[str, Row]) -> str:
+    rows = {
+        name: {column: _interval(estimate) for column, estimate in line["marked"].items()}
+        for name, line in table.items()
+        if line["marked"]
+    }
+    if not rows:
+        return ""
+    title = "### The share of responses in which a thought is marked as the one that misled, and what the marked are"
+    return f"{title}\n\n{markdown('arm', list(next(iter(rows.values()))), rows)}"
 
 
 def _by_length(table: Mapping[str, Row], known: Sequence[str]) -> str:

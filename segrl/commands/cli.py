@@ -34,6 +34,7 @@ COMMANDS = {
     "truth": ("segrl.commands.analysing:truth", "every measure against planted kinds and exact Shapley values"),
     "cost": ("segrl.commands.costing:cost", "what a command takes in memory, disk and hours, from config.json alone"),
     "report": ("segrl.commands.looking:report", "traces, scores and selections as one offline page to look at"),
+    "explain": ("segrl.commands.explaining:explain", "which thoughts carried one response's answer, or misled it"),
     "show": ("segrl.commands.looking:show", "a trace in the terminal, coloured by importance"),
 }
 PLANNED = ("sft", "grpo", "attribute", "select", "evaluate")  # behind `segrl cost`

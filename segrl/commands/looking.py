@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from segrl.commands.common import plain, say, tokenised, verdicts
+from segrl.commands.common import plain, say, tokenised, trace_of, verdicts
 from segrl.commands.config import ConfigError, needed
 from segrl.data import records
 from segrl.data.files import Row
@@ -26,12 +26,8 @@ def show(config: DictConfig) -> None:
     """Print one trace, with its selection and its attribution where given."""
     from segrl.report import draw, terminal
 
-    traces = tokenised(config)
-    trace = next((candidate for candidate in traces if config.id in (None, candidate.id)), None)
-    if trace is None:
-        raise ConfigError(f"no trace is called {config.id!r}; the first of {len(traces)} is {traces[0].id!r}")
     selections = [config.selections] if config.selections else []
-    [entry] = _entries([trace], selections, config.attributions)
+    [entry] = _entries([trace_of(config)], selections, config.attributions)
     draw(terminal(entry))
 
 

@@ -12,16 +12,26 @@ from rich.text import Text
 from segrl.report.entries import Entry, View, ranks_of
 
 BAR = 8
+MISLED = "bold red"
+EXPLAINED = {
+    "gold": "the gold answer",
+    "own": "the response's own answer",
+    "contrast": "the response's own answer against the gold one",
+}
 TINTED = 0.25  # of the trace's largest token score; weaker ones are left as they are
 
 
-def terminal(entry: Entry) -> RenderableType:
-    """A panel: the head, then each segment with its bar, rank, share, consistency and reason, dropped ones dimmed."""
+def terminal(entry: Entry, misled: int | None = None) -> RenderableType:
+    """A panel: the head, then each segment with its number, bar, rank, share, consistency and reason.
+
+    Dropped segments are dimmed; the segment ``misled`` is red, and called so.
+    """
     trace, segments = entry.trace, entry.segments
     measure, view = next(iter(entry.views.items()), (None, None))
-    lines = Table.grid(Column(no_wrap=True), Column(), padding=(0, 1))
-    for s in range(len(segments)):
-        lines.add_row(*_segment(entry, view, s))
+    lines = Table.grid(Column(justify="right"), Column(no_wrap=True), Column(), padding=(0, 1))
+    for s, kind in enumerate(segments.kinds_S):
+        number = "" if kind == "answer" else str(s + 1)
+        lines.add_row(Text(number, "dim"), *_segment(entry, view, s, misled == s))
     title = f"{trace.id}   {segments.tokens} tokens, {len(segments)} segments"
     return Panel(Group(_head(entry, measure), Text(""), lines), title=Text(title), title_align="left")
 
@@ -37,15 +47,18 @@ def _head(entry: Entry, measure: str | None) -> Text:
     if verdict is not None:
         facts["verdict"] = f"{'right' if verdict.correct else 'wrong'} ({verdict.status}), answered {verdict.pred}"
     if attribution is not None:
-        flags = f", flagged {', '.join(attribution.flags)}" if attribution.flags else ""
-        facts["gap"] = f"{attribution.gap:.3g}{flags}"
+        facts["explained"] = EXPLAINED[attribution.target]
+        if attribution.gap is not None:
+            facts["gap"] = f"{attribution.gap:.3g}"
+        if attribution.flags:
+            facts["flags"] = ", ".join(attribution.flags)
     if measure is not None:
         facts["measure"] = measure
-    lines = [Text.assemble((f"{name:<9}", "bold"), value) for name, value in facts.items()]
+    lines = [Text.assemble((f"{name:<10}", "bold"), value) for name, value in facts.items()]
     return Text("\n").join(lines)
 
 
-def _segment(entry: Entry, view: View | None, s: int) -> tuple[Text, Text]:
+def _segment(entry: Entry, view: View | None, s: int, misled: bool) -> tuple[Text, Text]:
     """The numbers and the text of a segment, as Text and not markup: a "[bold]" in a trace is text."""
     start, end = entry.segments.boundaries[s], entry.segments.boundaries[s + 1]
     if view is None:
@@ -56,7 +69,10 @@ def _segment(entry: Entry, view: View | None, s: int) -> tuple[Text, Text]:
     kept, consistency = bool(view.selection.keep_S[s]), float(view.scores.consistency_S[s])
     rank = ranks_of(view.scores)[s]
     numbers = f"#{rank:<3} {100 * share:3.0f}% c {consistency:.2f}" if rank else f"{'answer':<16}"
-    gutter = f"{'█' * round(BAR * share / strongest):>{BAR}} {numbers} {view.selection.reason_S[s]:<12}"
+    reason = "misled" if misled else view.selection.reason_S[s]
+    gutter = f"{'█' * round(BAR * share / strongest):>{BAR}} {numbers} {reason:<12}"
+    if misled:
+        return Text(gutter, MISLED), _text(entry, start, end, MISLED)
     style = _colour(share / strongest) if kept else "dim"
     return Text(gutter, "cyan" if kept else "dim"), _text(entry, start, end, style)
 
