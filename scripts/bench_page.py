@@ -34,7 +34,7 @@ tau.value = arguments[0]; tau.dispatchEvent(new Event('input', {bubbles: true}))
 requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() - began)));
 """
 SCROLL = """
-const done = arguments[arguments.length - 1], times = [], main = document.getElementById('main');
+const done = arguments[arguments.length - 1], times = [], main = document.querySelector('.pane');
 const box = main.scrollHeight > main.clientHeight ? main : document.scrollingElement;
 let place = 0;
 function frame(now) {

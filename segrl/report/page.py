@@ -48,7 +48,7 @@ def page(
     index = {
         "title": title,
         "measures": measures,
-        "words": [_words(name, entries) for name in measures],
+        "words": _words(measures, entries),
         "tints": list(dict.fromkeys(name for body in bodies for name in body["tints"])),
         "problems": _problems(entries),
         "curves": [curve._asdict() | {"lines": _lines(curve)} for curve in curves],
@@ -84,10 +84,11 @@ def _problems(entries: Sequence[Entry]) -> list[str]:
     return [text.strip()[:PROBLEM] for text in texts.values()]
 
 
-def _words(name: str, entries: Sequence[Entry]) -> str:
-    """What the scores of a view are called on the page."""
-    view = next(entry.views[name] for entry in entries if name in entry.views)
-    return WORDS.get(view.measure or name, name.replace("_", " "))
+def _words(names: Sequence[str], entries: Sequence[Entry]) -> list[str]:
+    """What the scores of each view are called on the page, no two alike."""
+    views = [next(entry.views[name] for entry in entries if name in entry.views) for name in names]
+    words = [WORDS.get(view.measure or name, name) for name, view in zip(names, views, strict=True)]
+    return [name if words.count(word) > 1 else word for name, word in zip(names, words, strict=True)]
 
 
 def _lines(curve: Curve) -> dict[str, list[tuple[int, float | None]]]:

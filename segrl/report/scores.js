@@ -14,7 +14,7 @@ function drawOthers(pane) {
   const beside = others.slice(0, CELLS), names = beside.map(({ words }) => words);
   pane.element.style.setProperty("--others", beside.length);
   if (names.length) names.push(index.words[trace.views.indexOf(shown)]);
-  pane.names.replaceChildren(...names.map((name) => element("span", "", name)));
+  pane.names.replaceChildren(...names.map((name) => element("span", "", name.replaceAll("_", " "))));
   for (const { view } of beside) drawCells(pane, view);
 }
 
@@ -103,8 +103,10 @@ function drawNumbers(row, s, shown, relative, trace) {
 }
 
 function fillNote(row, extra = {}) {
-  const list = element("dl");
-  for (const [name, value] of Object.entries({ ...row.facts, ...extra }))
+  const facts = { ...row.facts, ...extra }, said = JSON.stringify(facts), list = element("dl");
+  if (row.said === said) return; // a slider changes few notes
+  row.said = said;
+  for (const [name, value] of Object.entries(facts))
     list.append(element("dt", "", name), element("dd", "", String(value)));
   row.note.replaceChildren(list);
 }

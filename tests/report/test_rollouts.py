@@ -105,7 +105,10 @@ def test_the_command_writes_rollouts_alone_or_beside_traces(tmp_path, capsys):
 
     save_traces(toy.sample_traces(1, seed=1), tmp_path / "t.jsonl")
     given = [f"rollouts={dumped(tmp_path / 'dump')}", f"out={tmp_path / 'r.html'}"]
-    assert main(["report", *given]) == 0
+    (tmp_path / "log").write_text('{"step": 2, "data": {"actor/entropy": 0.5}}\n')
+    assert main(["report", *given, f"metrics={tmp_path / 'log'}"]) == 0
+    curves = read((tmp_path / "r.html").read_text(encoding="utf-8"))[1]["index"]["curves"]
+    assert [curve["lines"] for curve in curves] == [{"reward": [[1, 1 / 3], [2, 1.0]]}, {"entropy": [[2, 0.5]]}]
     assert main(["report", *given, f"traces={tmp_path / 't.jsonl'}"]) == 0
     alone, both = capsys.readouterr().out.splitlines()
     assert alone.startswith("0 traces, 0 right, 4 rollouts, measures: grpo")
