@@ -12,7 +12,7 @@ let pointed = steps.length - 1; // the place of the step that is read
 function drawRun() {
   byId("run").hidden = !charts.length;
   if (!charts.length) return;
-  byId("run-steps").textContent = `steps ${steps[0]} to ${steps.at(-1)}`;
+  byId("run-steps").textContent = steps.length > 1 ? `steps ${steps[0]} to ${steps.at(-1)}` : `step ${steps[0]}`;
   byId("charts").replaceChildren(...charts.map(drawChart), runTable());
   pointTo(pointed);
 }
