@@ -79,6 +79,7 @@ ELSEWHERE = {
     },
     "cost model_path=... length=... rollouts=... gpus=...": "tests/cost/test_hours.py",
     "report rollouts=x out=rollouts.html": "tests/report/test_rollouts.py",
+    "report rollouts=x metrics=x out=rollouts.html": "tests/report/test_rollouts.py",
     "calibrate attribution=paper": "tests/commands/test_commands.py",
     "truth world=toy half=dev": "tests/scripts/test_truth_tables.py",
     "grpo preset=toy_cpu": "tests/verl/test_end_to_end.py",

@@ -158,7 +158,7 @@ def _misled(response: Response, config: DictConfig) -> tuple[Entry, Suspect]:
     trace, segments, verdict, *_ = response
     evidence = _evidence(response, misleading.NEEDS, "contrast", config)
     views = {
-        "contrast": _view(segments, misleading.in_common(evidence, segments), config),
+        "contrast": _view(segments, misleading.in_common(evidence, segments), "contrast", config),
         config.measure: _of_own(response, config),
     }
     assert isinstance(evidence.contrast, Attribution)
@@ -169,7 +169,7 @@ def _of_own(response: Response, config: DictConfig) -> View:
     """The thoughts by what they did for the response's own answer."""
     evidence = _evidence(response, measure_of(config.measure).needs, "own", config)
     scores = score(evidence, response.segments, config.measure, **plain(config.measure_options))
-    return _view(response.segments, scores, config)
+    return _view(response.segments, scores, "own", config)
 
 
 def _evidence(response: Response, needs: Sequence[str], target: str, config: DictConfig) -> Evidence:
@@ -179,9 +179,8 @@ def _evidence(response: Response, needs: Sequence[str], target: str, config: Dic
     return evidence
 
 
-def _view(segments: Segments, scores: SegmentScores, config: DictConfig) -> View:
-
-    return View(segments, scores, select(scores, **plain(config.selection)))
+def _view(segments: Segments, scores: SegmentScores, target: str, config: DictConfig) -> View:
+    return View(segments, scores, select(scores, **plain(config.selection)), target=target)
 
 
 # --- in words --------------------------------------------------------------------------------------------------------
@@ -227,7 +226,6 @@ def _named(thoughts: list[int]) -> str:
 
 
 def _write_page(entry: Entry, title: str, config: DictConfig) -> None:
-
     selection: dict[str, Any] = plain(config.selection)
     write_text(config.page, page([entry], {name: selection[name] for name in SETTINGS}, title))
     print(f"-> {config.page}")

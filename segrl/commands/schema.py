@@ -157,6 +157,7 @@ class Report(ReadTraces):
     selections: Any = None  # a path or a list of paths
     attributions: str | None = None
     rollouts: str | None = None
+    metrics: str | None = None
     title: str | None = None
     tau: float = MISSING
     beta: float = MISSING

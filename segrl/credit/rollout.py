@@ -80,6 +80,7 @@ class Weighed:
     weights_T: Tensor
     stream: Stream | None = None
     confidence: float | None = None  # the answer's probability after the whole thinking, where that was read
+    target: str | None = None  # the answer that the scores explain
 
     @property
     def uniform(self) -> bool:
@@ -189,6 +190,7 @@ def weigh_rollouts(
             weights[key],
             read[key].ig or read[key].contrast,
             _confidence(read[key]),
+            _target(rollout, settings),
         )
         for key, rollout in zip(keys, rollouts, strict=True)
     ]
@@ -205,6 +207,11 @@ def _confidence(evidence: Evidence) -> float | None:
         return None
     value = evidence.prefix_logp_S[-1]
     return float(value.exp() if evidence.output == "logp" else value.sigmoid())
+
+
+def _target(rollout: Rollout, settings: CreditSettings) -> str | None:
+    side = settings.side(rollout.advantage)
+    return side.explains if side.need else None
 
 
 def _pools(rollouts: Sequence[Rollout], settings: CreditSettings) -> list[list[Rollout]]:
@@ -240,6 +247,7 @@ def record(rollout: Rollout, why: str | None, weighed: Weighed | None, advantage
         "consistency": scores.consistency_S.tolist() if scores else [],
         "keep": weighed.selection.keep_S.tolist() if weighed else [],
         "reason": list(weighed.selection.reason_S) if weighed else [],
+        "target": weighed.target if weighed else None,
         "gap": _number(stream.gap) if stream else None,
         "copy_share": _number(stream.copy_share) if stream else None,
         "advantage": rollout.advantage,
