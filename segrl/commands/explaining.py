@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
+from rich.console import Group
 from rich.text import Text
 
 from segrl import toy
@@ -24,7 +25,7 @@ from segrl.importance import measure_of, misleading, score
 from segrl.importance.gathering import gather
 from segrl.importance.misleading import Suspect
 from segrl.loading import load_model
-from segrl.report import Entry, View, draw, page, terminal
+from segrl.report import Entry, View, draw, page, picture, terminal
 from segrl.report.page import SETTINGS
 from segrl.selection import select
 from segrl.text.prompting import THINK_END
@@ -32,6 +33,7 @@ from segrl.tokenization import tokenize
 from segrl.types import Attribution, Evidence, Segments, SegmentScores, TokenisedTrace, Trace
 
 DECIDED = ("exact", "numeric", "symbolic")  # a verdict of another status does not say that a response is wrong
+PAGES = (".html", ".svg")
 LEGEND = (
     "Bar and percentage: the thought's share. Dimmed: dropped. Blue tokens speak for {}, underlined ones against it."
 )
@@ -48,7 +50,7 @@ class Response(NamedTuple):
 
 
 def explain(config: DictConfig) -> None:
-    """Print one response, its thoughts coloured by what they did for its answer; write ``page`` too, where given."""
+    """Print one response, its thoughts coloured by what they did for its answer; also write ``page``, where given."""
     _check(config)
     response = _response(config)
     trace, verdict = response.trace, response.verdict
@@ -58,11 +60,14 @@ def explain(config: DictConfig) -> None:
     else:
         entry, marked = _carried(response, config), None
         sentence = _about_carried(trace, entry.views[config.measure], config.measure)
-    draw(terminal(entry, marked))
-    draw(Text(sentence, "default" if marked is None else "bold red"))
-    draw(Text(LEGEND.format(own_answer(trace)), "dim"))
+    words = Text(sentence, "default" if marked is None else "bold red"), Text(LEGEND.format(own_answer(trace)), "dim")
+    shown = Group(terminal(entry, marked), *words)
+    draw(shown)
     if config.page:
-        _write_page(entry, f"segrl explain: {trace.id}. {sentence}", config)
+        title = f"segrl explain: {trace.id}"
+        svg = Path(config.page).suffix == ".svg"
+        write_text(config.page, picture(shown, title) if svg else _page(entry, f"{title}. {sentence}", config))
+        print(f"-> {config.page}")
 
 
 # --- the response ----------------------------------------------------------------------------------------------------
@@ -77,8 +82,8 @@ def _check(config: DictConfig) -> None:
         needed(config, "problem")
     if config.id and not config.traces:
         raise ConfigError(f"id={config.id} is of a file of traces; give traces=...")
-    if config.page and Path(config.page).suffix not in (".html", ".htm"):
-        raise ConfigError(f"page={config.page}, expected a file that ends in .html")
+    if config.page and Path(config.page).suffix not in PAGES:
+        raise ConfigError(f"page={config.page}, expected a file that ends in {' or '.join(PAGES)}")
     if measure_of(config.measure).level == "token":
         raise ConfigError(f"measure={config.measure} scores tokens; this compares thoughts, so give one of thoughts")
     check_measure(config.measure, config.attribution.path)
@@ -225,7 +230,6 @@ def _named(thoughts: list[int]) -> str:
     return f"Thought {numbers[0]}" if len(numbers) == 1 else f"Thoughts {', '.join(numbers[:-1])} and {numbers[-1]}"
 
 
-def _write_page(entry: Entry, title: str, config: DictConfig) -> None:
+def _page(entry: Entry, title: str, config: DictConfig) -> str:
     selection: dict[str, Any] = plain(config.selection)
-    write_text(config.page, page([entry], {name: selection[name] for name in SETTINGS}, title))
-    print(f"-> {config.page}")
+    return page([entry], {name: selection[name] for name in SETTINGS}, title)

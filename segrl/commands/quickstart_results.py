@@ -16,7 +16,7 @@ REWARD = "critic/score/mean"
 BENCHMARK = "problems"  # what `segrl evaluate` calls the rows of a file
 NAMES = {"base": "as it is", "sft": "after SFT", "grpo": "after GRPO"}
 GO_ON = """With a model and problems of your own:
-  segrl quickstart model_path=MODEL data_path=PROBLEMS.jsonl out=runs/mine
+  segrl explain model_path=MODEL problem="..." answer=...
   segrl sft model_path=MODEL traces=TRACES.jsonl out=runs/sft
   segrl grpo model_path=runs/sft/model data_path=PROBLEMS.jsonl out=runs/grpo"""
 
@@ -28,8 +28,9 @@ def conclude(out: Path, rewards: Sequence[float]) -> str:
     right = {name: shares(out / "scores" / name) for name in SCORES if (out / "scores" / name).is_dir()}
     parts = [table(right), *mistakes(out / "mistakes" / "truth.json")]
     write_text(out / "results.md", "\n\n".join(parts) + "\n")
-    pictures = draw(right, rewards, out / "learning")
-    return "\n\n".join([*parts, f"Pictures: {', '.join(map(str, pictures))}. Open {out / 'report.html'}.", GO_ON])
+    draw(right, rewards, out / "learning")
+    look = f"Pictures: {out / 'learning.png'}, {out / 'trace.svg'}. The page to open: {out / 'report.html'}."
+    return "\n\n".join([*parts, look, GO_ON])
 
 
 def shares(folder: Path) -> list[float]:
@@ -75,13 +76,12 @@ def mistakes(file: Path) -> list[str]:
 # --- the learning curve ----------------------------------------------------------------------------------------------
 
 
-def draw(right: Mapping[str, Sequence[float]], rewards: Sequence[float], path: Path) -> list[Path]:
-    """The picture's file: pass@1 on the test problems with intervals, and the mean reward of each step between."""
+def draw(right: Mapping[str, Sequence[float]], rewards: Sequence[float], path: Path) -> None:
+    """Write the picture: pass@1 on the test problems with intervals, and the mean reward of each step between."""
     from segrl.analysis.figures import save
     from segrl.evaluation.statistics import bootstrap
 
     save(learning_curve, path, (5.6, 3.2), {name: bootstrap(values) for name, values in right.items()}, rewards)
-    return [path.with_suffix(".png")]
 
 
 def learning_curve(figure, accuracies: Mapping[str, Estimate], rewards: Sequence[float]) -> None:

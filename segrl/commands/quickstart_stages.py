@@ -82,17 +82,24 @@ def training(config: DictConfig, backend: str) -> list[Stage]:
 
 
 def looking(config: DictConfig, trained: bool) -> list[Stage]:
-    """What can be said of attribution where the truth is known, and the page."""
+    """What attribution finds where the truth is known, one response explained, and the page."""
     out, model = Path(config.out), model_of(config)
-    stages = []
-    if not config.model_path:
-        finding = ["world=toy", "world_options={wrong: true}", f'measures=["{FINDS}",random]', f"limit={MISTAKES}"]
-        purpose = f"Look for {MISTAKES} planted mistakes: does attribution find them?"
-        stages.append(Stage("mistakes", "truth", [*finding, f"out={out / 'mistakes'}"], purpose, 15))
-    look = [*model, f"traces={harvested(out)}", f"selections={out / 'selections.parquet'}"]
-    look += [f"attributions={out / 'attributions'}", *([f"rollouts={out / 'grpo' / 'rollouts'}"] if trained else [])]
-    purpose = "Write all of it as a page."
-    return [*stages, Stage("report", "report", [*look, f"out={out / 'report.html'}"], purpose, 7)]
+    traces = f"traces={harvested(out)}"
+    look = [*model, traces, f"selections={out / 'selections.parquet'}", f"attributions={out / 'attributions'}"]
+    if trained:
+        look += [f"rollouts={out / 'grpo' / 'rollouts'}", f"metrics={out / 'logs' / 'grpo.jsonl'}"]
+    page = Stage("report", "report", [*look, f"out={out / 'report.html'}"], "Write all of it as a page.", 7)
+    picture = f"page={out / 'trace.svg'}"
+    if config.model_path:
+        purpose = "Draw one solution, and the thoughts that carried its answer."
+        return [Stage("explain", "explain", [*model, traces, picture], purpose, 7), page]
+    finding = ["world=toy", "world_options={wrong: true}", f'measures=["{FINDS}",random]', f"limit={MISTAKES}"]
+    purpose = f"Look for {MISTAKES} planted mistakes: does attribution find them?"
+    return [
+        Stage("mistakes", "truth", [*finding, f"out={out / 'mistakes'}"], purpose, 15),
+        Stage("explain", "explain", [picture], "Draw a wrong response, and the thought that misled it.", 7),
+        page,
+    ]
 
 
 # --- arguments -------------------------------------------------------------------------------------------------------

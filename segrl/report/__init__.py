@@ -4,7 +4,7 @@ from segrl.report.curves import Curve, curves_of, load_metrics
 from segrl.report.entries import Entry, RolloutView, View, measures_of, ranks_of
 from segrl.report.page import page
 from segrl.report.rollouts import load_rollouts
-from segrl.report.terminal import draw, terminal
+from segrl.report.terminal import draw, picture, terminal
 
 __all__ = [
     "Curve",
@@ -17,6 +17,7 @@ __all__ = [
     "load_rollouts",
     "measures_of",
     "page",
+    "picture",
     "ranks_of",
     "terminal",
 ]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from io import StringIO
 from itertools import groupby
 
+from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.table import Column, Table
@@ -18,6 +21,8 @@ EXPLAINED = {
     "own": "the response's own answer",
     "contrast": "the response's own answer against the gold one",
 }
+WIDTH = 120  # of a picture, in letters
+WEB_FONT = re.compile(r"@font-face \{\{.*?\}\}", re.DOTALL)  # in rich's SVG: a font that is fetched from the network
 TINTED = 0.25  # of the trace's largest token score; weaker ones are left as they are
 
 
@@ -39,6 +44,13 @@ def terminal(entry: Entry, misled: int | None = None) -> RenderableType:
 def draw(renderable: RenderableType, console: Console | None = None) -> None:
     """Print ``renderable``, in colour unless the output is piped."""
     (console or Console()).print(renderable)
+
+
+def picture(renderable: RenderableType, title: str) -> str:
+    """What a terminal shows, as SVG without anything from the network."""
+    console = Console(record=True, width=WIDTH, file=StringIO(), force_terminal=True, color_system="truecolor")
+    console.print(renderable)
+    return console.export_svg(title=title, code_format=WEB_FONT.sub("", CONSOLE_SVG_FORMAT))
 
 
 def _head(entry: Entry, measure: str | None) -> Text:

@@ -48,8 +48,11 @@ def test_of_a_wrong_response_the_first_wrong_step(explained, tmp_path):
     wrong = toy.sample_mistakes(2, seed=0, ask="all")[1]
     (tmp_path / "response.txt").write_text(wrong.response)
     given = [f"problem={wrong.problem}", f"answer={wrong.answer}"]
-    text = explained(*given, f"response={tmp_path / 'response.txt'}")
+    text = explained(*given, f"response={tmp_path / 'response.txt'}", f"page={tmp_path / 'out.svg'}")
     first = wrong.kinds.index("wrong") + 1
+    picture = (tmp_path / "out.svg").read_text()
+    assert f"Thought&#160;{first}&#160;misled" in picture
+    assert not re.search(r"(?:href|src)=|url\(\W?http", picture)  # nothing from the network
     assert f"Thought {first} misled" in text
     assert [number for number in range(1, len(wrong.kinds)) if " misled " in line_of(text, number)] == [first]
 
@@ -95,7 +98,7 @@ def test_a_response_without_its_parts_is_refused(tmp_path, capsys, response, sen
         (["model_path=elsewhere"], "problem must be given"),
         (["traces=t.jsonl", "answer=2"], "leave out answer"),
         (["id=a"], "give traces=..."),
-        (["page=out.txt"], "ends in .html"),
+        (["page=out.txt"], "ends in .html or .svg"),
         (["measure=ig_tokens"], "measure=ig_tokens scores tokens"),
     ],
 )

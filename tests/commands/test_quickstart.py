@@ -20,7 +20,7 @@ from segrl.types import Trace
 
 PREPARED = ["base-scores", "generate", "harvest", "attribute", "select"]
 TRAINED = ["sft", "sft-scores", "grpo", "grpo-scores"]
-WHOLE = [*PREPARED, *TRAINED, "mistakes", "report"]
+WHOLE = [*PREPARED, *TRAINED, "mistakes", "explain", "report"]
 
 
 def stages(*overrides, backend="vllm", trained=True):
@@ -43,7 +43,7 @@ def test_every_stage_is_a_command_that_composes(given, on_cpu, monkeypatch):
 
 def test_without_verl_nothing_is_trained_and_the_page_has_no_rollouts():
     planned = stages(trained=False, backend="transformers")
-    assert [stage.name for stage in planned] == [*PREPARED, "mistakes", "report"]
+    assert [stage.name for stage in planned] == [*PREPARED, "mistakes", "explain", "report"]
     assert not any("rollouts" in argument for argument in planned[-1].arguments)
     assert "backend=transformers" in planned[0].arguments
 
