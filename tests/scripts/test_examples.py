@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from testkit.real import smollm2_folder
 from testkit.runs import bounded
 from transformers import AutoModelForCausalLM
 
@@ -74,3 +75,19 @@ def test_grpo_then_a_score(tmp_path, environment, ray_dir):
     assert list((tmp_path / "grpo" / "tensorboard").glob("events.*"))
     assert moved(tmp_path / "grpo" / "model")
     graded(tmp_path / "scores")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_a_pretrained_model_from_end_to_end(tmp_path, environment):
+    """A few problems and steps of everything; a second start does nothing again."""
+    pytest.importorskip("verl")
+    short = {"SIZE": "short", "MODEL": smollm2_folder(), "SEEDS": "0", "ARMS": "full selective", "METHODS": "grail"}
+    log = run("smollm2.sh", environment | short, tmp_path, tmp_path, seconds=2900)
+    assert log.count("a - b = ") == 3  # two arms of SFT, one method of GRPO
+    problems = {name: {row["problem"] for row in read_rows(tmp_path / f"{name}.jsonl")} for name in ("train-0", "test")}
+    assert not problems["train-0"] & problems["test"]
+    assert (tmp_path / "report.html").exists()
+    again = run("smollm2.sh", environment | short, tmp_path, tmp_path)
+    assert "==" not in again
+    assert again.count("a - b = ") == 3

@@ -1,0 +1,143 @@
+#!/usr/bin/env bash
+# A pretrained model from end to end, without a GPU: SmolLM2-135M-Instruct learns short word problems from solutions that
+# say more than they need. Selective SFT by first_and_last, full SFT, SFT on random thoughts of the same size; then GRPO on
+# verl, Ray and vLLM from the selective model; all on the same 200 problems, OUT/results.md. The same command goes on where
+# it stopped.
+#
+#   examples/smollm2.sh OUT                everything; docs/benchmarks.md has the minutes of each stage
+#   STAGES="sft" examples/smollm2.sh OUT   some of these: problems base sft grpo page
+#   SIZE=short examples/smollm2.sh OUT     a few problems and steps, to see that all of it runs
+#   MODEL=folder METHODS="grail uniform" SEEDS="0 1" ARMS="full selective random" examples/smollm2.sh OUT
+set -euo pipefail
+out=${1:?usage: $0 OUT}
+here=$(cd "$(dirname "$0")/.." && pwd)
+python=${PYTHON:-$here/.venv/bin/python}
+arms=${ARMS:-full selective random} seeds=${SEEDS:-0 1} methods=${METHODS:-grail uniform}
+traces=512 problems=200 samples=4 epochs=2 steps=60
+if [ "${SIZE:-}" = short ]; then traces=16 problems=8 samples=2 epochs=1 steps=2; fi
+cores=$(nproc)
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cores} VLLM_CPU_OMP_THREADS_BIND=nobind
+mkdir -p "$out/stages"
+
+segrl() { "$python" -m segrl "$@"; }
+
+free() { awk '/^MemAvailable/ {print $2}' /proc/meminfo; }
+
+# stage NAME COMMAND...: run it unless it has ended well before; note its minutes and the memory that it took
+stage() {
+  local name=$1 began=$SECONDS before least now
+  shift
+  if [ -e "$out/stages/$name" ]; then return; fi
+  echo "== $name"
+  before=$(free)
+  "$@" &
+  local process=$!
+  trap 'kill $process 2>/dev/null' EXIT
+  least=$before
+  while kill -0 $process 2>/dev/null; do
+    now=$(free)
+    if ((now < least)); then least=$now; fi
+    sleep 1
+  done
+  wait $process
+  trap - EXIT
+  echo "| $name | $(((SECONDS - began + 30) / 60)) | $(((before - least) / 1048576)) |" >"$out/stages/$name"
+}
+
+model=${MODEL:-$out/smollm2}
+
+problems() {
+  if [ ! -e "$model/config.json" ]; then "$python" "$here/scripts/fetch_smollm2.py" "$model"; fi
+  "$python" - "$out" "$traces" "$problems" $seeds <<'PYTHON'
+import sys
+
+from segrl.data import save_traces
+from segrl.worlds import world_traces
+
+out, traces, problems, seeds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
+
+
+def short(half, n, seed):
+    """n traces of three steps; a problem of one half is never drawn for the other."""
+    drawn = world_traces("worded", half, 8 * n, seed)
+    return [trace for trace in drawn if trace.meta["n_steps"] == 3][:n]
+
+
+save_traces(short("test", problems, 0), f"{out}/test.jsonl")
+for seed in seeds:
+    save_traces(short("dev", traces, int(seed)), f"{out}/train-{seed}.jsonl")
+PYTHON
+}
+
+evaluate() {  # MODEL NAME
+  segrl evaluate "model_path=$1" "data_path=$out/test.jsonl" "out=$out/scores/$2" backend=vllm dtype=float32 \
+    generation.n=$samples generation.max_tokens=224 generation.vllm.engine.max_model_len=448
+}
+
+choose() {  # ARM SEED: half of the thinking's tokens, by what the arm goes by
+  local measure=first_and_last
+  if [ "$1" = random ]; then measure=random; fi
+  segrl select "model_path=$model" "traces=$out/train-$2.jsonl" "out=$out/selections/$1-$2.parquet" "measure=$measure" \
+    segmenter=paragraphs selection.match_tokens=0.5 selection.beta=1
+}
+
+sft() {  # ARM SEED
+  local given=(mode=full)
+  if [ "$1" != full ]; then given=("selections=$out/selections/$1-$2.parquet"); fi
+  segrl sft preset=toy_cpu "model_path=$model" "traces=$out/train-$2.jsonl" "out=$out/sft/$1-$2" "${given[@]}" \
+    "trainer.total_epochs=$epochs" data.train_batch_size=16 data.max_length=448 data.max_token_len_per_gpu=2048 \
+    optim.lr=2e-4
+}
+
+grpo() {  # METHOD
+  segrl grpo preset=toy_cpu "method=$1" "model_path=$out/sft/selective-0/model" "data_path=$out/train-0.jsonl" \
+    "out=$out/grpo/$1" segrl.segmenter=paragraphs "trainer.total_training_steps=$steps" trainer.save_freq=5 \
+    data.train_batch_size=8 data.max_response_length=192 actor_rollout_ref.rollout.n=8 \
+    actor_rollout_ref.rollout.max_model_len=448 actor_rollout_ref.actor.optim.lr=1e-5
+}
+
+page() {
+  segrl select "model_path=$model" "traces=$out/scores/selective-0/responses/problems" "out=$out/why.parquet" limit=64
+  segrl report "traces=$out/scores/selective-0/responses/problems" limit=64 "selections=$out/why.parquet" \
+    "model_path=$model" "out=$out/report.html"
+}
+
+# The differences that the stages so far give, each paired by problem.
+table() {
+  local arm seed method
+  for arm in $arms; do
+    for seed in $seeds; do
+      echo "SFT $arm, seed $seed, minus base"
+      segrl compare "a=$out/scores/$arm-$seed" "b=$out/scores/base"
+    done
+  done
+  for method in $methods; do
+    echo "GRPO $method minus SFT selective"
+    segrl compare "a=$out/scores/grpo-$method" "b=$out/scores/selective-0"
+  done
+}
+
+for part in ${STAGES:-problems base sft grpo page}; do
+  case $part in
+    problems) stage problems problems ;;
+    base) stage "evaluate base" evaluate "$model" base ;;
+    sft)
+      for seed in $seeds; do
+        for arm in $arms; do
+          if [ "$arm" != full ]; then stage "select $arm-$seed" choose "$arm" "$seed"; fi
+          stage "sft $arm-$seed" sft "$arm" "$seed"
+          stage "evaluate $arm-$seed" evaluate "$out/sft/$arm-$seed/model" "$arm-$seed"
+        done
+      done
+      ;;
+    grpo)
+      for method in $methods; do
+        stage "grpo $method" grpo "$method"
+        stage "evaluate grpo-$method" evaluate "$out/grpo/$method/model" "grpo-$method"
+      done
+      ;;
+    page) stage page page ;;
+    *) echo "there is no stage $part: problems, base, sft, grpo, page" >&2 && exit 2 ;;
+  esac
+done
+table
