@@ -79,7 +79,7 @@ class CurriculumSettings:
     # the reward from which a rollout has passed; where the reward function gives an `acc` too, that is asked
     passed_from: float = 0.5
     convergence: str | None = None  # the order of a second phase; null: there is one phase
-    convergence_options: dict[str, Any] = field(default_factory=dict)
+    convergence_options: dict[str, Any] = field(default_factory=dict)  # of that order
     convergence_step: int | None = None  # the step with which the second phase begins
     # or it begins after the first step whose policy had less entropy, by verl's actor/entropy; of both what comes first
     convergence_entropy: float | None = None
