@@ -51,7 +51,7 @@ COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.it
 PLANNED = ("sft", "grpo", "attribute", "select", "evaluate")  # behind `segrl cost`
 INPUTS = ("traces", "data_path", "val_path", "selections", "attributions", "a", "b")
 OUTPUTS = ("out", "pruned")
-USAGE = "usage: segrl <command> [key=value ...]   [--help [section or key] | --cfg job]"
+USAGE = "usage: segrl <command> [key=value ...]   [--help [section or key] | --cfg job | --version]"
 FLAGS = ("--help", "--cfg")
 
 
@@ -78,7 +78,7 @@ def _run(command: str, arguments: list[str], planner: str = "") -> int:
     """Run the command, or the function that prints its plan; the exit code."""
     where, what = COMMANDS[command]
     try:
-        overrides, flag, topic = _sorted(command, arguments)
+        overrides, flag, topic = _parsed(command, arguments)
         from segrl.commands.config import compose
 
         config = compose(command, overrides)
@@ -97,7 +97,7 @@ def _run(command: str, arguments: list[str], planner: str = "") -> int:
         return 130
 
 
-def _sorted(command: str, arguments: list[str]) -> tuple[list[str], str, str]:
+def _parsed(command: str, arguments: list[str]) -> tuple[list[str], str, str]:
     """What was typed as overrides, ``--help`` or ``--cfg`` if one of them was, and the word that stands beside it."""
     flags = [{"-h": "--help", "-c": "--cfg"}.get(word, word) for word in arguments if word.startswith("-")]
     words = [word for word in arguments if not word.startswith(("-", "~")) and "=" not in word]
