@@ -75,7 +75,7 @@ def bench_toy(arguments) -> dict:
     return rows
 
 
-class TheirAttribution:
+class PeerAttribution:
     """What a method of the field gives: scores over the response and no certificate."""
 
     gap = unevenness = float("nan")
@@ -88,34 +88,34 @@ class TheirAttribution:
 
 
 def toy_methods(model, tokenizer, calibrations: dict[str, str]) -> dict[str, Callable]:
-    def ours(**options):
+    def by_segrl(**options):
         return lambda traces: segrl.attribute(model, traces, tokenizer, **{**PAPER, **options})
 
-    def theirs(method, nodes=50):
+    def by_peer(method, nodes=50):
         def run(traces):
-            return [TheirAttribution(t, method(explain(t, tokenizer)), nodes) for t in traces]
+            return [PeerAttribution(t, method(explain(t, tokenizer)), nodes) for t in traces]
 
         return run
 
     methods = {
-        "the paper's loop, 50": theirs(lambda sequence: authors_loop(model, sequence, PAD)),
-        "the paper's loop, 50 in batches of 10": theirs(lambda sequence: authors_loop(model, sequence, PAD, batch=10)),
-        "the paper's loop, 200": theirs(lambda sequence: authors_loop(model, sequence, PAD, nodes=200), nodes=200),
-        "captum, 50 Gauss-Legendre": theirs(lambda sequence: captum_call(model, sequence, PAD, "gausslegendre")),
-        CAPTUM: theirs(lambda sequence: captum_call(model, sequence, PAD, "riemann_right")),
-        "12 even": ours(tolerance=None),
-        "108 even": ours(nodes=108, tolerance=None),
+        "the paper's loop, 50": by_peer(lambda sequence: authors_loop(model, sequence, PAD)),
+        "the paper's loop, 50 in batches of 10": by_peer(lambda sequence: authors_loop(model, sequence, PAD, batch=10)),
+        "the paper's loop, 200": by_peer(lambda sequence: authors_loop(model, sequence, PAD, nodes=200), nodes=200),
+        "captum, 50 Gauss-Legendre": by_peer(lambda sequence: captum_call(model, sequence, PAD, "gausslegendre")),
+        CAPTUM: by_peer(lambda sequence: captum_call(model, sequence, PAD, "riemann_right")),
+        "12 even": by_segrl(tolerance=None),
+        "108 even": by_segrl(nodes=108, tolerance=None),
     }
     for moves, file in calibrations.items():
         few = {"interpolate": moves, "tolerance": None, "certificate": False}
         methods |= {
-            f"refined, {moves}": ours(interpolate=moves),
-            f"refined at tolerance 0.3, {moves}": ours(interpolate=moves, tolerance=0.3),
-            f"calibrated 6, {moves}": ours(interpolate=moves, quadrature=file, nodes=6),
-            f"online: midpoint 1, {moves}": ours(nodes=1, **few),
-            f"online: midpoint 4, {moves}": ours(nodes=4, **few),
-            f"online: calibrated 4, {moves}": ours(quadrature=file, nodes=4, **few),
-            f"online: calibrated 1, {moves}": ours(quadrature=file, nodes=1, **few),
+            f"refined, {moves}": by_segrl(interpolate=moves),
+            f"refined at tolerance 0.3, {moves}": by_segrl(interpolate=moves, tolerance=0.3),
+            f"calibrated 6, {moves}": by_segrl(interpolate=moves, quadrature=file, nodes=6),
+            f"online: midpoint 1, {moves}": by_segrl(nodes=1, **few),
+            f"online: midpoint 4, {moves}": by_segrl(nodes=4, **few),
+            f"online: calibrated 4, {moves}": by_segrl(quadrature=file, nodes=4, **few),
+            f"online: calibrated 1, {moves}": by_segrl(quadrature=file, nodes=1, **few),
         }
     return methods
 
@@ -138,7 +138,7 @@ def ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> float:
 
 
 def certificate(attributions: list) -> dict:
-    """What a method says of its own error, and for how many traces it spent more than it began with."""
+    """A method's own estimates of its error, and the share of traces that it refined."""
     gaps = [float("nan") if a.gap is None else a.gap for a in attributions]  # None without a certificate
     return {
         "gap": statistics.median(gaps),
@@ -174,7 +174,7 @@ def agreement(traces: list[Trace], attributions: list, reference: list) -> dict:
 
 
 def borderline(scores) -> bool:
-    """Whether a hair's breadth decides the set: a cumulative share within 1e-3 of tau."""
+    """Whether a small error decides the set: a cumulative share lies within 1e-3 of tau."""
     shares = scores.share_S.sort(descending=True).values.cumsum(0)
     return bool(((shares - TAU).abs() < 1e-3).any())
 
@@ -235,8 +235,8 @@ def random_explained(tokens: int) -> Explained:
 
 
 def flops(model, tokens: int) -> float:
-    """What one gradient must compute: forward (2) and back to the input (2) through every weight but the head's and the
-    last feed-forward's, which a few rows need; causal attention forward (2 products) and back (5)."""
+    """The flops of one gradient: forward (2) and back to the input (2) through every weight but the head's and the last
+    feed-forward's, which only a few rows need; causal attention forward (2 products) and back (5)."""
     config = model.config
     few_rows = ("embed", "lm_head", f"layers.{config.num_hidden_layers - 1}.mlp")
     weights = sum(p.numel() for name, p in model.named_parameters() if not any(part in name for part in few_rows))
@@ -286,7 +286,7 @@ def peak(arguments) -> dict:
 
 
 def bench_workers(arguments) -> dict:
-    """`segrl attribute` as a whole, its start included."""
+    """The seconds of `segrl attribute` as a whole, its start included."""
     with tempfile.TemporaryDirectory() as folder:
         file = f"{folder}/traces.parquet"
         segrl.save_traces(toy.sample_traces(arguments.traces, seed=HELD_OUT), file)

@@ -38,7 +38,7 @@ BENCHMARKS = ("aime24", "aime25", "amc23", "math500", "minerva", "olympiadbench"
 # --- the field --------------------------------------------------------------------------------------------------------
 
 
-def ours(case: Case) -> bool:
+def by_segrl(case: Case) -> bool:
     return (segrl.grade if case.whole else segrl.grade_answer)(case.gold, case.pred).correct
 
 
@@ -63,8 +63,8 @@ def of_verl(name: str) -> Callable[[Case], bool]:
 
 
 def graders() -> dict[str, Callable[[Case], bool]]:
-    theirs = {f"verl {name}": of_verl(name) for name in ("math_verify", "math_dapo", "math_reward", "prime_math")}
-    return {"segrl": ours, "math-verify": math_verify, **theirs}
+    scorers = {f"verl {name}": of_verl(name) for name in ("math_verify", "math_dapo", "math_reward", "prime_math")}
+    return {"segrl": by_segrl, "math-verify": math_verify, **scorers}
 
 
 # --- accuracy ---------------------------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ def bench_accuracy(arguments) -> dict[str, dict]:
                 began = time.perf_counter()
                 verdicts = [attempt(judge, case) for case in cases]
                 table[suite][name] = summary(cases, verdicts)
-                if judge is ours:
+                if judge is by_segrl:
                     misses = [case for case, is_equal in zip(cases, verdicts, strict=True) if is_equal != case.equal]
                     wrong.writelines(json.dumps({"suite": suite, **vars(case)}) + "\n" for case in misses)
                 progress(f"{suite}: {name} {table[suite][name]}, {time.perf_counter() - began:.0f} s")
@@ -88,7 +88,7 @@ def bench_accuracy(arguments) -> dict[str, dict]:
 
 
 def attempt(judge: Callable[[Case], bool], case: Case) -> bool:
-    """A grader that raises has not accepted."""
+    """The grader's verdict; False where it raises."""
     try:
         return judge(case)
     except Exception as error:
@@ -200,17 +200,17 @@ def bench_speed(arguments) -> dict[str, dict]:
     cases = [Case(row["answer"], row["response"], row["correct"], whole=True) for row in traces]
     methods = {
         "math-verify, full text": math_verify,
-        "segrl": ours,
+        "segrl": by_segrl,
         "segrl, an event loop": on_a_loop_of_its_own(),
         "segrl, each compared by math-verify in the pool": in_the_pool,
     }
     table = {f"40 responses: {name}": row for name, row in take_turns(methods, cases, len(cases), 5).items()}
-    theirs = {"math-verify, warm, without its timeouts": partial(math_verify, seconds=None)}
+    warm = {"math-verify, warm, without its timeouts": partial(math_verify, seconds=None)}
     pairs = undecided(Path(arguments.data), 500)
-    methods = {**theirs, "segrl": ours}
+    methods = {**warm, "segrl": by_segrl}
     table |= {f"{len(pairs)} pairs: {name}": row for name, row in take_turns(methods, pairs, 25, 1).items()}
     pairs = candidates(Path(arguments.data))[:500]
-    methods = {**theirs, "the pool": lambda case: shared().call(case.gold, case.pred)[0], "segrl": ours}
+    methods = {**warm, "the pool": lambda case: shared().call(case.gold, case.pred)[0], "segrl": by_segrl}
     table |= {f"{len(pairs)} others: {name}": row for name, row in take_turns(methods, pairs, 25, 1).items()}
     return table
 
@@ -225,7 +225,7 @@ def in_the_pool(case: Case) -> bool:
 
 
 def take_turns(methods: dict[str, Callable], cases: list[Case], turn: int, repeats: int) -> dict[str, dict]:
-    """The first method is the one that the others are measured by; each sees ten cases beforehand."""
+    """The times of each method, beside those of the first. Every method sees ten cases beforehand."""
     times: dict[str, list[float]] = {name: [] for name in methods}
     right = dict.fromkeys(methods, 0)
     for method in methods.values():
@@ -261,7 +261,7 @@ def undecided(data: Path, wanted: int) -> list[Case]:
 
 
 def candidates(data: Path) -> list[Case]:
-    """Expressions rewritten, and against their neighbours, in an order of chance."""
+    """Expressions against themselves rewritten, and against their neighbours, in random order."""
     names = ("math500", "olympiadbench", "minerva")
     golds = [row["answer"] for name in names for row in rows(data / "benchmarks" / f"{name}.jsonl")]
     rich = [gold for gold in dict.fromkeys(golds) if re.search(r"[a-z]|\\(sqrt|pi|frac)", gold) and len(gold) < 80]

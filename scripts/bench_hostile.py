@@ -134,7 +134,7 @@ def grading_processes(mark: str) -> list[int]:
 
 
 def hostile_setting(arguments) -> None:
-    """Says the figures, then that four items are stuck, then waits to be killed."""
+    """Print the figures, print that four items are stuck, and wait to be killed."""
     run = in_ray if arguments.setting == "Ray actor" else partial(run_setting, arguments.setting)
     run(arguments)
     time.sleep(600)
@@ -164,7 +164,7 @@ def run_setting(setting: str, arguments) -> None:
 
 
 def stick() -> dict:
-    """Four workers on what never ends."""
+    """Keep four workers busy with comparisons that never end; returns the id of this process."""
     pool = Pool(timeout_s=600)
     pool.call("1", "2")
     for _ in range(4):
@@ -183,25 +183,26 @@ def setting_figures(setting: str, arguments) -> dict:
     began = time.perf_counter()
     lateness = [0.0]
     if setting == "asyncio":
-        found, lateness = asyncio.run(on_a_loop(items, pool if arguments.bare else None))
+        verdicts, lateness = asyncio.run(on_a_loop(items, pool if arguments.bare else None))
     elif setting == "threads":
         with ThreadPoolExecutor(pool.workers) as threads:
-            found = list(threads.map(judge, items))
+            verdicts = list(threads.map(judge, items))
     else:
-        found = [judge(item) for item in items]
-    pairs = [(item, equal) for item, (equal, *_) in zip(items, found, strict=True)]
+        verdicts = [judge(item) for item in items]
+    pairs = [(item, equal) for item, (equal, *_) in zip(items, verdicts, strict=True)]
+    statuses = [status for _, status, _ in verdicts]
     wrong = [item for item, equal in pairs if item in GOOD and equal != item.equal]
     accepted = [item for item, equal in pairs if equal and not item.equal]
     for item in {*wrong, *accepted}:
         progress(f"wrong: {item.gold[:50]!r} {item.pred[:50]!r}")
-    slowest = max(range(len(items)), key=lambda i: found[i][2])
-    progress(f"slowest: {found[slowest]} {items[slowest].pred[:50]!r}")
+    slowest = max(range(len(items)), key=lambda i: verdicts[i][2])
+    progress(f"slowest: {verdicts[slowest]} {items[slowest].pred[:50]!r}")
     return {
         "items": len(items),
         "good items wrong": f"{len(wrong)} of {len(items) // 2}",
         "accepted falsely": len(accepted),
-        "timeout, refused": f"{sum(s == 'timeout' for _, s, _ in found)}, {sum(s == 'refused' for _, s, _ in found)}",
-        "longest s, over its timeout": f"{max(seconds for *_, seconds in found) - pool.timeout_s:+.2f}",
+        "timeout, refused": f"{statuses.count('timeout')}, {statuses.count('refused')}",
+        "longest s, over its timeout": f"{max(seconds for *_, seconds in verdicts) - pool.timeout_s:+.2f}",
         "start of the pool s": f"{start:.2f}",
         "loop late ms": f"{1e3 * max(lateness):.0f}" if setting == "asyncio" else "",
         "seconds": f"{time.perf_counter() - began:.0f}",
@@ -233,7 +234,8 @@ def judged(pool: Pool, case: Case) -> tuple[bool, str, float]:
 
 
 async def on_a_loop(items: list[Case], pool: Pool | None) -> tuple[list, list[float]]:
-    """Four at once, as many as the pool has workers: no time is spent in its queue."""
+    """The verdict and seconds of each item, and how late the loop was. Four items run at once, as many as the pool has
+    workers: no time is spent in its queue."""
     late: list[float] = []
     waiting = iter(enumerate(items))
     results: dict[int, tuple[bool, str, float]] = {}

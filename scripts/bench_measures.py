@@ -3,10 +3,11 @@
     python scripts/bench_measures.py                          16k tokens, 128 segments, vocabulary 4k
     python scripts/bench_measures.py --vocabulary 151936 --only entropy grad_input attention
 
-A random Qwen2 of 2 layers, width 64, which knows no end: an answer that it is to draw has all its 32 tokens, and hardly
-two begin alike. Measures that read the same evidence have one row, and a process of their own. `gradients` counts the
-tokens that the model read, in forwards and backwards over the whole trace; a forward alone is half of one. `--every 4`
-cuts the trace four times as coarsely for what goes segment by segment, and multiplies what it took by four.
+The model is a random Qwen2 of 2 layers and width 64. It never ends an answer: each answer that it draws has
+all its 32 tokens, and hardly two begin alike. Measures that read the same evidence share a row, which has a process of
+its own. `gradients` counts the tokens that the model read, in forwards and backwards over the whole trace; a forward
+alone is half of one. `--every 4` cuts the trace four times as coarsely for measures that go segment by segment, and
+multiplies their cost by four.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ FLAGS = ("tokens", "segments", "vocabulary", "every", "threads")
 
 
 def rows() -> dict[str, dict]:
-    """What stands in a row: its measures and options; those whose evidence one gatherer makes stand together."""
+    """By name of the row, its measures and options. Measures whose evidence one gatherer makes share a row."""
     together = defaultdict(list)
     for name, measure in MEASURES.items():
         if measure.offline:
@@ -48,7 +49,7 @@ def rows() -> dict[str, dict]:
 
 
 def measured(row: dict, arguments) -> dict[str, float]:
-    """Of one row, in this process."""
+    """The numbers of one row, measured in this process."""
     tokenizer = AutoTokenizer.from_pretrained(toy.MODEL_PATH)
     model = random_model(arguments.vocabulary)
     needs = tuple(dict.fromkeys(need for name in row["measures"] for need in MEASURES[name].needs))
@@ -84,7 +85,7 @@ def random_model(vocabulary: int):
 
 
 def long_trace(tokenizer, tokens: int, each: int) -> tuple[Trace, Segments]:
-    """Toy responses one after another, cut every so many tokens; half of the segments pass for needed."""
+    """Toy responses one after another, cut every ``each`` tokens; half of the segments are called needed."""
     thoughts = [sample.response.partition("\n</think>")[0] for sample in toy.sample_traces(tokens // 60, seed=0)]
     ids = tokenizer("\n\n".join(thoughts), add_special_tokens=False)["input_ids"][:tokens]
     text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
@@ -95,7 +96,7 @@ def long_trace(tokenizer, tokens: int, each: int) -> tuple[Trace, Segments]:
 
 
 def counting(model) -> list[float]:
-    """Filled as the model reads: the tokens of each forward, half where no backward follows."""
+    """A list to which each forward adds its number of tokens, halved where no backward follows."""
     read: list[float] = []
 
     def count(module, args) -> None:

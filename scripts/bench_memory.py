@@ -1,11 +1,11 @@
-"""Planned against measured peak memory of two SFT steps and one GRPO step, on a CPU, of a random model.
+"""Planned against measured peak memory of two SFT steps and one GRPO step, on a CPU, with a random model.
 
     python scripts/bench_memory.py                  both, of 100 million parameters; 10 minutes on two cores
     python scripts/bench_memory.py sft --layers 4   one of them, smaller
 
-The commands are `segrl sft` and `segrl grpo` with preset=toy_cpu. Measured is the sum of the resident memory (RSS) of
-all their processes, each page counted in every process that maps it, every quarter of a second. What is measured is
-written to `--out` and is not measured again.
+The commands are `segrl sft` and `segrl grpo` with preset=toy_cpu. Every quarter of a second the resident memory (RSS)
+of all their processes is added up; a page counts in every process that maps it. What is measured is written to `--out`
+and is not measured again.
 """
 
 from __future__ import annotations
@@ -133,16 +133,14 @@ def kind(command: str) -> str:
     )
 
 
-def said(step: str, found: dict, command: list[str]) -> str:
+def said(step: str, peak: dict, command: list[str]) -> str:
     config: DictConfig = editable(compose(step, command[1:]))
     details = read_config(config.model_path)
     plan = PLANS[step](config, shape_of(details), hardware_of(config), details)
     planned = max(phase.total for phase in plan.phases)
-    ratio = planned / found["total"]
-    head = f"{step}: planned {planned / GIB:.2f} GiB, measured {found['total'] / GIB:.2f}, ratio {ratio:.2f}"
-    return "\n".join(
-        [plan.lines(), head, *(f"  {size / GIB:5.2f} {name}" for name, size in found["processes"].items())]
-    )
+    ratio = planned / peak["total"]
+    head = f"{step}: planned {planned / GIB:.2f} GiB, measured {peak['total'] / GIB:.2f}, ratio {ratio:.2f}"
+    return "\n".join([plan.lines(), head, *(f"  {size / GIB:5.2f} {name}" for name, size in peak["processes"].items())])
 
 
 if __name__ == "__main__":

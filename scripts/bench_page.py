@@ -1,9 +1,9 @@
-"""How the trace page bears many long traces, in headless Chromium (needs selenium, chromium and chromedriver).
+"""How fast the trace page is with many long traces, in headless Chromium (needs selenium, chromium and chromedriver).
 
     python scripts/bench_page.py                     200 traces of about 8,000 tokens
 
 Printed: seconds to write the page and its size; milliseconds until it can be used, to open another trace, to move a
-slider, and the longest frame while a whole trace is scrolled through.
+slider, and a frame while a whole trace is scrolled through, by itself and with another beside it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ from segrl import toy
 from segrl.report import Entry, View, page
 from segrl.types import Attribution
 
-READY = "return performance.getEntriesByType('navigation')[0].domComplete"
+READY = """
+const done = arguments[arguments.length - 1];
+(function look() {
+  const at = performance.getEntriesByType('navigation')[0].domComplete;
+  if (at) done(at); else setTimeout(look, 20);
+})();
+"""
+BESIDE = "state.beside = true; open(0, 1)"
 NEXT = """
 const done = arguments[arguments.length - 1], began = performance.now();
 document.querySelectorAll('#list button, #list a')[arguments[0]].click();
@@ -34,9 +41,10 @@ tau.value = arguments[0]; tau.dispatchEvent(new Event('input', {bubbles: true}))
 requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() - began)));
 """
 SCROLL = """
-const done = arguments[arguments.length - 1], times = [], main = document.getElementById('main');
+const done = arguments[arguments.length - 1], times = [], main = document.querySelector('.pane');
 const box = main.scrollHeight > main.clientHeight ? main : document.scrollingElement;
 let place = 0;
+box.scrollTo(0, 0);
 function frame(now) {
   times.push(now);
   place += 600;
@@ -87,12 +95,19 @@ def browser():
     return webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
 
 
+def scroll(driver, what: str) -> None:
+    """Print the milliseconds of a frame while the first column is scrolled through."""
+    frames = sorted(driver.execute_async_script(SCROLL))
+    at = {"median": frames[len(frames) // 2], "95%": frames[int(0.95 * len(frames))], "longest": frames[-1]}
+    print(f"scrolling {what}, {len(frames)} frames:", ", ".join(f"{name} {ms:.0f} ms" for name, ms in at.items()))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--traces", type=int, default=200)
     parser.add_argument("--tokens", type=int, default=8000)
-    asked = parser.parse_args()
-    shown = entries(asked.traces, asked.tokens)
+    arguments = parser.parse_args()
+    shown = entries(arguments.traces, arguments.tokens)
     total = sum(entry.trace.tokens for entry in shown)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "report.html"
@@ -104,13 +119,13 @@ def main() -> None:
         driver.set_script_timeout(120)
         try:
             driver.get(file.as_uri())
-            print(f"usable after {driver.execute_script(READY):.0f} ms")
+            print(f"usable after {driver.execute_async_script(READY):.0f} ms")
             opened = [driver.execute_async_script(NEXT, i) for i in range(1, min(11, len(shown)))]
             slid = [driver.execute_async_script(SLIDE, tau) for tau in (0.5, 0.6, 0.8, 0.9)]
-            frames = sorted(driver.execute_async_script(SCROLL))
             print(f"another trace in {max(opened):.0f} ms at most, a slider in {max(slid):.0f} ms at most")
-            at = {"median": frames[len(frames) // 2], "95%": frames[int(0.95 * len(frames))], "longest": frames[-1]}
-            print(f"scrolling, {len(frames)} frames:", ", ".join(f"{name} {ms:.0f} ms" for name, ms in at.items()))
+            scroll(driver, "one column")
+            driver.execute_script(BESIDE)
+            scroll(driver, "two columns")
         finally:
             driver.quit()
 

@@ -5,8 +5,8 @@
 
 start-up   reading traces and selections, tokenising, masking: what `segrl sft` does before its first row where
            selections are given; then the same where these were made on another tokenizer's tokens
-rows/s     rows read once, both datasets taking turns: verl tokenises each row when it is read, we did at the start; so
-           ours is given twice, without and with the start-up shared out over the rows of one epoch
+rows/s     rows read once, both datasets taking turns: verl tokenises each row when it is read, segrl at the start; so
+           segrl's is given twice, without and with the start-up shared out over the rows of one epoch
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from segrl.types import Trace
 
 
 def long_traces(count: int, tokens: int) -> list[Trace]:
-    """Toy responses one after another, until each has about so many tokens."""
+    """Traces of toy responses one after another, each of about ``tokens`` tokens."""
     short = toy.sample_traces(64, seed=0)
     thoughts = [trace.response.partition("\n</think>")[0] for trace in short]
     pieces = max(1, round(tokens / 135))  # of the toy's tokens
@@ -45,7 +45,7 @@ def long_traces(count: int, tokens: int) -> list[Trace]:
 
 
 def write(folder: Path, traces: list[Trace], tokenizer) -> None:
-    """The same texts for both: traces with selections, and messages."""
+    """Write the same texts for both datasets: traces with selections, and messages."""
     rows = []
     for trace in traces:
         tokenised = segrl.tokenize(trace, tokenizer)
@@ -54,18 +54,18 @@ def write(folder: Path, traces: list[Trace], tokenizer) -> None:
         rows.append(selection_row(tokenised, segments, scores, segrl.select(scores)))
     save_traces(traces, folder / "traces.jsonl")
     write_rows(folder / "selections.parquet", rows)
-    messages = [[user_message(one.problem), {"role": "assistant", "content": one.response}] for one in traces]
+    messages = [[user_message(trace.problem), {"role": "assistant", "content": trace.response}] for trace in traces]
     pd.DataFrame({"messages": messages}).to_parquet(folder / "messages.parquet")
 
 
-def ours(folder: Path, tokenizer, max_length: int, maker: str | None = None) -> SelectiveDataset:
+def segrl_dataset(folder: Path, tokenizer, max_length: int, maker: str | None = None) -> SelectiveDataset:
     settings = {"mode": "selective", "selections": str(folder / "selections.parquet"), "template": "chat"}
     settings |= {"attributor_path": maker}
     config = OmegaConf.create({"max_length": max_length, "segrl": settings})
     return SelectiveDataset(str(folder / "traces.jsonl"), tokenizer, config)
 
 
-def verls(folder: Path, tokenizer, max_length: int):
+def verl_dataset(folder: Path, tokenizer, max_length: int):
     from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset  # noqa: TID251
 
     config = OmegaConf.create(
@@ -75,17 +75,17 @@ def verls(folder: Path, tokenizer, max_length: int):
 
 
 def other_tokenizer(tokenizer, folder: Path) -> str:
-    """The same words, and one more that no text holds: enough for a tokenizer that is another."""
+    """The folder of another tokenizer: it has the same words, and one more that no text holds."""
     tokenizer.add_tokens(["<never>"])
     tokenizer.save_pretrained(folder)
     return str(folder)
 
 
 def started(folder: Path, tokenizer, max_length: int, maker: str | None = None) -> SelectiveDataset:
-    """The dataset, and how long it took on all cores and in processor time."""
+    """The dataset; prints how long it took on all cores and in processor time."""
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     wall, processor = time.perf_counter(), time.process_time()
-    dataset = ours(folder, tokenizer, max_length, maker)
+    dataset = segrl_dataset(folder, tokenizer, max_length, maker)
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     what = "start-up, selections of another tokenizer" if maker else "start-up"
@@ -94,7 +94,7 @@ def started(folder: Path, tokenizer, max_length: int, maker: str | None = None) 
 
 
 def seconds(action) -> float:
-    """Of this process's own time, which other work on the machine does not lengthen; tokenizers run on one thread."""
+    """Seconds of processor time, which other work on the machine does not lengthen; tokenizers run on one thread."""
     began = time.process_time()
     action()
     return time.process_time() - began
@@ -107,25 +107,25 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8000)
     parser.add_argument("--rows", type=int, default=40, help="rows read in each of the paired runs")
     parser.add_argument("--pairs", type=int, default=3)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     tokenizer = toy.load_model()[1]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write(folder, long_traces(asked.traces, asked.tokens), tokenizer)
-        longest = 4 * asked.tokens
-        dataset, theirs = started(folder, tokenizer, longest), verls(folder, tokenizer, longest)
+        write(folder, long_traces(arguments.traces, arguments.tokens), tokenizer)
+        longest = 4 * arguments.tokens
+        dataset, verl_rows = started(folder, tokenizer, longest), verl_dataset(folder, tokenizer, longest)
         started(folder, tokenizer, longest, other_tokenizer(toy.load_model()[1], folder / "maker"))
         print(f"{len(dataset)} traces, {dataset.tokens} response tokens")
-        start = seconds(lambda: ours(folder, tokenizer, longest))
-        rows = range(min(asked.rows, len(dataset)))
+        start = seconds(lambda: segrl_dataset(folder, tokenizer, longest))
+        rows = range(min(arguments.rows, len(dataset)))
         read = [
-            (seconds(lambda: [dataset[i] for i in rows]), seconds(lambda: [theirs[i] for i in rows]))
-            for _ in range(asked.pairs)
+            (seconds(lambda: [dataset[i] for i in rows]), seconds(lambda: [verl_rows[i] for i in rows]))
+            for _ in range(arguments.pairs)
         ]
         shared = start / len(dataset) * len(rows)
         for what, extra in (("without the start-up", 0.0), ("with the start-up over one epoch", shared)):
-            ratio = statistics.median(verl_s / (ours_s + extra) for ours_s, verl_s in read)
-            rate = len(rows) / statistics.median(ours_s + extra for ours_s, _ in read)
+            ratio = statistics.median(verl_s / (segrl_s + extra) for segrl_s, verl_s in read)
+            rate = len(rows) / statistics.median(segrl_s + extra for segrl_s, _ in read)
             print(f"rows/s {what}: {rate:,.0f}, {ratio:.2f} times verl's")
 
 

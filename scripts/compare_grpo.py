@@ -1,17 +1,17 @@
 """Run the arms of a comparison of GRPO runs, and say how they differ.
 
     python scripts/compare_grpo.py run OUT SPEC --size pilot    the cells of a size that are missing
-    python scripts/compare_grpo.py power OUT SPEC               OUT/power.md: what all seeds can show, by the pilot's
+    python scripts/compare_grpo.py power OUT SPEC               OUT/power.md, from the pilot: what all seeds can show
     python scripts/compare_grpo.py compare OUT SPEC             OUT/comparison.md, differences.png, curves.png
 
-A cell is one arm with one seed, in ``OUT/<arm>/seed-<seed>``. A cell that has ended well is not run again, one that was
-interrupted is begun anew. The same command may run several times at once, on a core each. Beside the cells lie
-``OUT/problems``, the same rows for all, and ``OUT/base``, the validation of the model that all begin with. How
-cells are run is in grpo_cells.py.
+A cell is one arm with one seed, in ``OUT/<arm>/seed-<seed>``. A cell that has ended well is not run again; one that was
+interrupted begins again. The same command may run several times at once, on a core each. Beside the cells lie
+``OUT/problems``, the same rows for all, and ``OUT/base``, the validation of the model that all begin with. How cells
+are run is in grpo_cells.py.
 
-The endpoint is taken at equal rollout tokens: of a cell it is known at no tokens (the base), at the validations of its
-run, and in between by a line for each problem; two cells of a seed are compared where the shorter one ended. Left out:
-any tuning of an arm, and any look at another endpoint.
+The endpoint is compared at equal rollout tokens. For a cell it is known at zero tokens (the base) and at the
+validations of its run; in between it is interpolated, a line for each problem. Two cells of a seed are compared where
+the shorter one ended. Left out: any tuning of an arm, and any look at another endpoint.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ Student's t over seeds and problems, before Holm's correction."""
 
 
 class Course(NamedTuple):
-    """The share of a problem's samples that are right, after so many rollout tokens."""
+    """The share of each problem's samples that are right, by the rollout tokens spent."""
 
     tokens: Sequence[float]  # rising from 0, the base's
-    right: Mapping[str, Sequence[float]]  # problem -> at each of them
+    right: Mapping[str, Sequence[float]]  # problem -> its share at each of ``tokens``
 
     def at(self, tokens: float) -> dict[str, float]:
-        """Each problem's share, on the line between the two validations around."""
+        """Each problem's share at ``tokens``, on the line between the two validations around."""
         return {problem: float(np.interp(tokens, self.tokens, shares)) for problem, shares in self.right.items()}
 
     @property
@@ -75,9 +75,10 @@ def courses(out: Path, cells: Mapping[str, Mapping[int, Path]]) -> dict[str, dic
 def course(folder: Path, base: Mapping[str, float]) -> Course:
     tokens, known = rollout_tokens(metrics(folder)), validations(folder)
     shares = [base, *(right for _, right in known)]
-    if any(one.keys() != base.keys() for one in shares):
+    if any(by_problem.keys() != base.keys() for by_problem in shares):
         raise SystemExit(f"{folder} was validated on other problems than the base")
-    return Course([0.0, *(tokens[step] for step, _ in known)], {name: [one[name] for one in shares] for name in base})
+    right = {problem: [by_problem[problem] for by_problem in shares] for problem in base}
+    return Course([0.0, *(tokens[step] for step, _ in known)], right)
 
 
 def validations(folder: Path) -> list[tuple[int, dict[str, float]]]:
@@ -93,7 +94,7 @@ def validations(folder: Path) -> list[tuple[int, dict[str, float]]]:
 
 
 def rollout_tokens(logs: Mapping[int, Mapping[str, float]]) -> dict[int, float]:
-    """Step -> all tokens sampled until then; verl logs those of prompt and response together, and both mean lengths."""
+    """Step -> all tokens sampled until then. verl logs prompt and response tokens together, and both mean lengths."""
     total, until = 0.0, {}
     for step, log in sorted(logs.items()):
         response, prompt = log["response_length/mean"], log["prompt_length/mean"]
@@ -111,19 +112,19 @@ def metrics(folder: Path) -> dict[int, dict[str, float]]:
 # --- comparing -------------------------------------------------------------------------------------------------------
 
 
-def difference(ours: Mapping[int, Course], theirs: Mapping[int, Course]) -> np.ndarray | None:
-    """Ours less theirs at equal tokens, a row for each seed that both have, a column for each problem."""
+def difference(first: Mapping[int, Course], second: Mapping[int, Course]) -> np.ndarray | None:
+    """The first arm less the second at equal tokens, a row for each seed that both have, a column for each problem."""
     rows = []
-    for seed in sorted(ours.keys() & theirs.keys()):
-        tokens = min(ours[seed].tokens[-1], theirs[seed].tokens[-1])
-        mine, other = ours[seed].at(tokens), theirs[seed].at(tokens)
-        rows.append([mine[name] - other[name] for name in sorted(mine)])
+    for seed in sorted(first.keys() & second.keys()):
+        tokens = min(first[seed].tokens[-1], second[seed].tokens[-1])
+        shares, others = first[seed].at(tokens), second[seed].at(tokens)
+        rows.append([shares[problem] - others[problem] for problem in sorted(shares)])
     return np.array(rows) if rows else None
 
 
 def tables(by_arm: Mapping[str, Mapping[int, Course]], pairs: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
-    """The differences of those pairs of arms that share a seed, under the name ``one - other``."""
-    named = {f"{one} - {other}": difference(by_arm.get(one, {}), by_arm.get(other, {})) for one, other in pairs}
+    """The differences of those pairs of arms that share a seed, under the name ``first - second``."""
+    named = {" - ".join(pair): difference(*(by_arm.get(arm, {}) for arm in pair)) for pair in pairs}
     return {name: table for name, table in named.items() if table is not None}
 
 
@@ -132,11 +133,11 @@ def differences(by_arm: Mapping[str, Mapping[int, Course]], pairs: Sequence[Sequ
 
 
 def beyond_validations(by_arm: Mapping[str, Mapping[int, Course]], pairs: Sequence[Sequence[str]]) -> list[str]:
-    """A sentence for each two cells of which one ended before the other was first validated."""
+    """A sentence for each pair of cells of which one ended before the other was first validated."""
     said = []
     for pair in pairs:
-        ours, theirs = (by_arm.get(arm, {}) for arm in pair)
-        for seed in sorted(ours.keys() & theirs.keys()):
+        first, second = (by_arm.get(arm, {}) for arm in pair)
+        for seed in sorted(first.keys() & second.keys()):
             short, long = sorted(pair, key=lambda arm: by_arm[arm][seed].tokens[-1])
             if by_arm[long][seed].tokens[1] > by_arm[short][seed].tokens[-1]:
                 said.append(
@@ -148,7 +149,7 @@ def beyond_validations(by_arm: Mapping[str, Mapping[int, Course]], pairs: Sequen
 
 
 def holm(ps: Sequence[float], family: int) -> list[float]:
-    """Adjusted p-values, in the order given, of a family of so many; those that are not there count as 1."""
+    """Holm's adjusted p-values, in the order given, for a family of ``family`` tests; tests without a p count as 1."""
     order = sorted(range(len(ps)), key=lambda i: ps[i])
     adjusted, running = [0.0] * len(ps), 0.0
     for place, i in enumerate(order):
@@ -158,7 +159,7 @@ def holm(ps: Sequence[float], family: int) -> list[float]:
 
 
 def compare(out: Path, spec: Mapping[str, Any]) -> None:
-    """``comparison.md``, ``differences.png`` and ``curves.png`` from whatever cells are done."""
+    """Write ``comparison.md``, ``differences.png`` and ``curves.png`` from the cells that are done."""
     cells = finished(out, spec)
     by_arm = courses(out, cells)
     if spec["reference"] not in by_arm:
@@ -197,26 +198,26 @@ def report(
     if explored:
         parts += [
             "Exploratory. Of one seed the interval is over problems alone: another seed may turn the order round.",
-            markdown("arms", ["seeds", "difference"], {name: short(one) for name, one in explored.items()}),
+            markdown("arms", ["seeds", "difference"], {name: short(compared) for name, compared in explored.items()}),
         ]
     return "\n\n".join([*parts, of_arms]) + "\n"
 
 
 def main_table(main: Mapping[str, Crossed], family: int) -> str:
-    several = {name: one for name, one in main.items() if one.seeds > 1}
-    adjusted = dict(zip(several, holm([one.p for one in several.values()], family), strict=True))
+    several = {name: compared for name, compared in main.items() if compared.seeds > 1}
+    adjusted = dict(zip(several, holm([compared.p for compared in several.values()], family), strict=True))
     lines = {}
-    for name, one in main.items():
+    for name, compared in main.items():
         more = {"p": "", "p, Holm": "", "found": ""}
         if name in several:
-            more = {"p": f"{one.p:.3f}", "p, Holm": f"{adjusted[name]:.3f}", "found": points(one.detectable)}
-        lines[name] = short(one) | more
+            more = {"p": f"{compared.p:.3f}", "p, Holm": f"{adjusted[name]:.3f}", "found": points(compared.detectable)}
+        lines[name] = short(compared) | more
     return markdown("arms", ["seeds", "difference", "p", "p, Holm", "found"], lines)
 
 
-def short(one: Crossed) -> dict[str, str]:
-    low, high = one.interval
-    return {"seeds": str(one.seeds), "difference": f"{100 * one.mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"}
+def short(compared: Crossed) -> dict[str, str]:
+    mean, low, high = (f"{100 * share:+.1f}" for share in (compared.mean, *compared.interval))
+    return {"seeds": str(compared.seeds), "difference": f"{mean} [{low}, {high}]"}
 
 
 def points(share: float) -> str:
@@ -224,12 +225,12 @@ def points(share: float) -> str:
 
 
 def seen(by_pair: Mapping[str, Crossed], control: str, reference: str) -> str:
-    """Whether the grid tells a control from the reference."""
-    one = by_pair.get(f"{control} - {reference}")
-    if one is None:
+    """A sentence on whether the grid tells a control from the reference."""
+    compared = by_pair.get(f"{control} - {reference}")
+    if compared is None:
         return f"- **{control} has not run**, which could show that this grid sees a difference."
-    said, (low, high) = f"{control} - {reference}: {short(one)['difference']}", one.interval
-    if one.seeds == 1:
+    said, (low, high) = f"{control} - {reference}: {short(compared)['difference']}", compared.interval
+    if compared.seeds == 1:
         return f"- {said}. **One seed: another may turn it round.**"
     if low > 0 or high < 0:
         return f"- {said}. This grid sees a difference of that size."
@@ -239,12 +240,13 @@ def seen(by_pair: Mapping[str, Crossed], control: str, reference: str) -> str:
 def arms_table(by_arm: Mapping[str, Mapping[int, Course]], logs: Mapping[str, Sequence]) -> str:
     columns = ["seeds", "rollout tokens, millions", "pass@1 at the end", "minus base", "gradient norm"]
     lines = {}
-    for arm, one in by_arm.items():
-        gained = crossed(np.array([[shares[-1] - shares[0] for shares in c.right.values()] for c in one.values()]))
+    for arm, seeds in by_arm.items():
+        cells = list(seeds.values())
+        gained = crossed(np.array([[shares[-1] - shares[0] for shares in cell.right.values()] for cell in cells]))
         lines[arm] = {
-            "seeds": str(len(one)),
-            "rollout tokens, millions": f"{fmean(c.tokens[-1] for c in one.values()) / 1e6:.3f}",
-            "pass@1 at the end": f"{100 * fmean(fmean(c.end.values()) for c in one.values()):.1f}%",
+            "seeds": str(len(cells)),
+            "rollout tokens, millions": f"{fmean(cell.tokens[-1] for cell in cells) / 1e6:.3f}",
+            "pass@1 at the end": f"{100 * fmean(fmean(cell.end.values()) for cell in cells):.1f}%",
             "minus base": short(gained)["difference"],
             "gradient norm": f"{average(logs[arm], 'actor/grad_norm'):.2g}",
         }
@@ -257,12 +259,9 @@ def average(logs: Sequence[Mapping[int, Mapping[str, float]]], name: str) -> flo
 
 
 def draw_differences(main: Mapping[str, Crossed], explored: Mapping[str, Crossed], path: Path) -> None:
-    """Each difference in points with its interval, those that are explored in grey; hollow where it is of one seed."""
-    from matplotlib.figure import Figure
-
+    """Draw each difference in points with its interval: explored ones in grey, those of one seed hollow."""
     all_of_them = {**main, **explored}
-    figure = Figure(figsize=(7, 0.8 + 0.3 * len(all_of_them)), layout="constrained")
-    axes = figure.subplots()
+    figure, [axes] = new_figure(7, 0.8 + 0.3 * len(all_of_them))
     for row, (name, compared) in enumerate(all_of_them.items()):
         (low, high), several, colour = compared.interval, compared.seeds > 1, "C0" if name in main else "grey"
         axes.plot([100 * low, 100 * high], [row, row], color=colour, linewidth=2 if several else 1)
@@ -272,31 +271,38 @@ def draw_differences(main: Mapping[str, Crossed], explored: Mapping[str, Crossed
     axes.invert_yaxis()
     axes.axvline(0, color="grey", linewidth=0.8)
     axes.set_xlabel("difference in points; intervals of 95%, each by itself")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path)
 
 
 def draw(logs: Mapping[str, Sequence[Mapping[int, Mapping[str, float]]]], path: Path) -> None:
-    """What verl logs of each step, mean over seeds."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(LOGGED)), LOGGED, strict=True):
+    """Draw what verl logs of each step, as the mean over seeds."""
+    figure, panels = new_figure(9, 3, len(LOGGED))
+    for axes, name in zip(panels, LOGGED, strict=True):
         for arm, cells in logs.items():
             steps = sorted(set.intersection(*(set(cell) for cell in cells)))
             curve = [np.mean([cell[step].get(name, np.nan) for cell in cells]) for step in steps]
             axes.plot(steps, curve, label=arm, linewidth=1)
         axes.set(title=name, xlabel="step")
-        axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=7)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path)
+
+
+def new_figure(width: float, height: float, panels: int = 1) -> tuple[Any, Sequence[Any]]:
+    """A figure and its panels, side by side, each without lines at the top and on the right."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    for panel in axes:
+        panel.spines[["top", "right"]].set_visible(False)
+    return figure, axes
 
 
 # --- what the pilot lets the rest show -------------------------------------------------------------------------------
 
 
 def power(out: Path, spec: Mapping[str, Any]) -> None:
-    """``power.md``, from the pilot's cells; what has been said before the rest ran is not said anew."""
+    """Write ``power.md`` from the pilot's cells, once: a page from before the rest ran is not written again."""
     page = out / "power.md"
     if not page.exists():
         pilot = cells_of(out, spec, "pilot")
@@ -313,14 +319,14 @@ def power(out: Path, spec: Mapping[str, Any]) -> None:
 
 
 def power_page(differences: Mapping[str, np.ndarray], planned: int, arms: int) -> str:
-    """What ``planned`` seeds can show, from the spread of the differences between all of so many arms; their means are
-    kept back, so that nobody chooses by them.
+    """The page on what ``planned`` seeds can show, from the spread of the differences between ``arms`` arms. The means
+    are left out, so that nobody chooses by them.
     """
     if least := [name for name, table in differences.items() if len(table) < 2]:
         raise SystemExit(f"the pilot has one seed of {least[0]}; two or more say how seeds vary: add to its seeds")
     differing = {name: crossed(table) for name, table in differences.items()}
     together = pooled(list(differing.values()))
-    freedom = (together.seeds - 1) * (arms - 1)  # of all pairs, those with one arm are free
+    freedom = (together.seeds - 1) * (arms - 1)  # only the pairs with one given arm are independent
     sd, chance = together.of_seeds**0.5, (together.interaction / together.problems) ** 0.5
     low, high = sd_range(sd, freedom)
 
@@ -328,14 +334,14 @@ def power_page(differences: Mapping[str, np.ndarray], planned: int, arms: int) -
         return f"{points(replace(together, of_seeds=sd**2).with_seeds(planned).detectable)} points"
 
     lines = {}
-    for name, one in (*differing.items(), ("together", together)):
+    for name, compared in (*differing.items(), ("together", together)):
         within = [differences[name]] if name in differences else list(differences.values())
         lines[name] = {
-            "seeds": str(one.seeds),
-            "between seeds": points(one.of_seeds**0.5),
-            "of that, by chance": points((one.interaction / one.problems) ** 0.5),
+            "seeds": str(compared.seeds),
+            "between seeds": points(compared.of_seeds**0.5),
+            "of that, by chance": points((compared.interaction / compared.problems) ** 0.5),
             "over problems, within a seed": points(fmean(table.var(1, ddof=1).mean() for table in within) ** 0.5),
-            "found": points(one.with_seeds(planned).detectable),
+            "found": points(compared.with_seeds(planned).detectable),
         }
     return "\n\n".join(
         [
@@ -359,7 +365,7 @@ def main() -> None:
     parser.add_argument("--size", default="full")
     parser.add_argument("--seeds", help="some of the size's seeds, as 0,2,4")
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends this ends the running cell too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a SIGTERM ends the running cell too
     spec = OmegaConf.to_container(OmegaConf.load(given.spec), resolve=True)
     if given.action == "run":
         run(given.out, spec, given.size, [int(seed) for seed in given.seeds.split(",")] if given.seeds else None)

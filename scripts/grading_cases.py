@@ -1,4 +1,4 @@
-"""What the grading benchmarks share: a case, and how figures are said."""
+"""What the grading benchmarks share: a case, and how tables are printed."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Cell:
 
     @property
     def done(self) -> bool:
-        """Whether a cell has ended well in the folder; ``refuse_others`` sees to it that it was this one."""
+        """Whether a cell has ended well in the folder; ``refuse_others`` checks that it was this one."""
         return (self.folder / "done").exists()
 
 
@@ -68,7 +68,7 @@ def flat(section: Mapping[str, Any], above: str = "") -> Iterator[str]:
 
 
 def refuse_others(cells: Iterable[Cell]) -> None:
-    """End the program where another cell has ended in the folder of one; of several with one folder, one may have."""
+    """End the program where a cell's folder holds an ended cell that is none of ``cells``; these may share a folder."""
     composed_once, planned = cache(composed), defaultdict(list)
     for cell in dict.fromkeys(cells):
         if cell.done:
@@ -83,8 +83,8 @@ def refuse_others(cells: Iterable[Cell]) -> None:
 def changed(was: str, now: str) -> str:
     """The lines that only one of two configs has."""
     old, new = was.splitlines(), now.splitlines()
-    gone, added = (shown([line for line in one if line not in {*other}]) for one, other in ((old, new), (new, old)))
-    return f"it has {gone}, this one {added}"
+    gone, added = [line for line in old if line not in {*new}], [line for line in new if line not in {*old}]
+    return f"it has {shown(gone)}, this one {shown(added)}"
 
 
 def shown(lines: Sequence[str], most: int = 6) -> str:
@@ -121,14 +121,14 @@ def base_of(out: Path, spec: Mapping[str, Any], grid: Mapping[str, Any]) -> Cell
 
 
 def finished(out: Path, spec: Mapping[str, Any]) -> dict[str, dict[int, Path]]:
-    """Arm -> seed -> folder of the cells of every size that have ended well; ends the program where one is another."""
+    """Arm -> seed -> folder of the cells of every size that have ended well; refuses folders of other cells."""
     cells = [cell for size in spec["sizes"] for cell in cells_of(out, spec, size)]
     refuse_others([*(base_of(out, spec, grid) for grid in spec["sizes"].values()), *cells])
-    found: dict[str, dict[int, Path]] = {arm: {} for arm in spec["arms"]}
+    ended: dict[str, dict[int, Path]] = {arm: {} for arm in spec["arms"]}
     for cell in sorted(cells, key=lambda cell: cell.seed):
         if cell.done:
-            found[cell.folder.parent.name][cell.seed] = cell.folder
-    return {arm: seeds for arm, seeds in found.items() if seeds}
+            ended[cell.folder.parent.name][cell.seed] = cell.folder
+    return {arm: seeds for arm, seeds in ended.items() if seeds}
 
 
 def seeded(seed: int) -> list[str]:
@@ -137,7 +137,7 @@ def seeded(seed: int) -> list[str]:
 
 
 def write_problems(out: Path, wanted: Mapping[str, Any]) -> None:
-    """Problems to learn from, and others of the same lengths to be evaluated on; the same for every cell."""
+    """Write problems to learn from, and others of the same lengths to be evaluated on; all cells share them."""
     for name, (was, now) in shards.claim(out / "problems" / "settings.json", wanted).items():
         raise SystemExit(f"{out} has problems of another kind: {name} was {was!r}, now {now!r}; choose another OUT")
     held_out = sampled(wanted["held_out"], HELD_OUT, wanted)
@@ -148,7 +148,7 @@ def write_problems(out: Path, wanted: Mapping[str, Any]) -> None:
 
 
 def sampled(count: int, seed: int, wanted: Mapping[str, Any], without: Collection[str] = ()) -> list[Trace]:
-    """The first toy problems of the seed that ask what is wanted, in as many steps, and are not among ``without``."""
+    """The first toy problems of the seed with the ``wanted`` question and steps that are not among ``without``."""
     least, most = wanted["steps"]
 
     def fits(problem: Trace) -> bool:
@@ -166,8 +166,8 @@ def rows_of(out: Path, split: str) -> Path:
 
 
 def run(out: Path, spec: Mapping[str, Any], size: str, seeds: Sequence[int] | None = None) -> None:
-    """Every cell that is missing, seed by seed, so that an interrupted grid is balanced. One that fails is left for the
-    next call."""
+    """Run every cell that is missing, seed by seed, so that an interrupted grid is balanced. A cell that fails is left
+    for the next call."""
     grid = size_of(spec, size)
     if (needed := grid.get("after")) and not (out / needed).exists():
         raise SystemExit(f"the size {size} runs once {out / needed} is written: compare_grpo.py power OUT SPEC")
@@ -195,7 +195,7 @@ def run(out: Path, spec: Mapping[str, Any], size: str, seeds: Sequence[int] | No
 
 @contextmanager
 def held(cell: Cell) -> Iterator[IO | None]:
-    """The cell's lock, or None where another process has it. It is also the run's, which may outlive this process."""
+    """The cell's lock, or None where another process has it. The run holds it too, as it may outlive this process."""
     cell.folder.parent.mkdir(parents=True, exist_ok=True)
     with cell.folder.with_suffix(".lock").open("a") as lock:
         try:
@@ -207,12 +207,12 @@ def held(cell: Cell) -> Iterator[IO | None]:
 
 
 def run_cell(cell: Cell, out: Path, lock: IO) -> int:
-    """Run the cell from its beginning; its exit code."""
+    """Run the cell from its beginning; returns its exit code."""
     note = composed(cell.overrides)  # as it begins: a yaml may change while it runs
     shutil.rmtree(cell.folder, ignore_errors=True)
     cell.folder.mkdir(parents=True)
     print(f"{time.strftime('%H:%M')} {cell.folder}", flush=True)
-    # A Ray of its own; its sockets lie here, and their paths may have 107 characters.
+    # Each cell has a Ray of its own. Its sockets lie in this folder, and their paths may have at most 107 characters.
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as ray:
         code = logged([*command(out, cell), f"+ray_kwargs.ray_init._temp_dir={ray}"], cell.folder, lock)
     if code:
@@ -238,7 +238,7 @@ def command(out: Path, cell: Cell) -> list[str]:
 
 
 def logged(command: Sequence[str], folder: Path, lock: IO) -> int:
-    """Run the command with its output in the folder's log; its exit code."""
+    """Run the command with its output in the folder's log; returns its exit code."""
     env = os.environ | {"VERL_FILE_LOGGER_PATH": str((folder / "metrics.jsonl").absolute())}
     with (
         (folder / "log").open("w") as log,

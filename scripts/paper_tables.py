@@ -22,7 +22,7 @@ from segrl.evaluation.statistics import GREEDY
 
 ATTRIBUTOR = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"
 JUDGE = "Qwen/Qwen3-8B"
-# Preset of `segrl sft`, the model, and hours on one GPU of full SFT: the paper's 8 of its 7B, by size.
+# Preset of `segrl sft`, the model, and the hours of full SFT on one GPU: the paper's 8 for its 7B model, by size.
 MODELS = {
     "1.5b": ("r1_distill_qwen_1.5b", "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", 8 * 1.5 / 7),
     "7b": ("r1_distill_qwen_7b", ATTRIBUTOR, 8.0),
@@ -137,7 +137,7 @@ def harvesting(out: Path, traces: str, toy: bool) -> list[Step]:
 
 
 def analysis(out: Path, toy: bool) -> Step:
-    """Figures 2, 3 and 4 are of one analysis."""
+    """The analysis that figures 2, 3 and 4 share."""
     options = () if toy else ("preset=paper", "limit=null", f"attributor_path={ATTRIBUTOR}", f"judge_path={JUDGE}")
     place = out / "analysis"
     arguments = ("analyze", *options, f"traces={out / 'harvest' / 'traces.parquet'}", f"out={place}")
@@ -189,7 +189,7 @@ def place_of(cell: Cell, out: Path) -> Path:
 
 
 def plan(names: list[str], steps: list[Step], toy: bool = False) -> str:
-    """Cells by table, and what is not done yet; its cost on the paper's GPUs, but not of the toy model."""
+    """The cells of each table, the commands that are not done, and, unless ``toy``, their cost on the paper's GPUs."""
     cells = {name: ", ".join(map(str, TABLES[name])) or "one analysis of harvested traces" for name in names}
     ahead = [step for step in steps if not step.done.exists()]
     counts = {command: sum(step.arguments[0] == command for step in ahead) for command in ("sft", "attribute")}
@@ -226,7 +226,7 @@ def scores_of(folder: Path, suffix: str) -> tuple[str, str]:
 
 
 def run(step: Step) -> None:
-    """Run the command unless it is done; an end that is not well ends the script."""
+    """Run the command unless it is done; a failure ends the script."""
     if step.done.exists():
         return
     print(f"segrl {shlex.join(step.arguments)}", flush=True)

@@ -67,9 +67,9 @@ def captum_call(model, explained: Explained, pad: int, method: str, nodes: int =
 def flashtrace(bench: Bench, explained: Explained, whole: bool = False) -> Tensor:
     """FlashTrace's scores of the thinking for the answer, one hop.
 
-    Prompt and thinking are its prompt, what the template appends is its target. With an output span alone the package
-    looks back from the whole target (``whole``), the template's words too; with the answer as its reasoning span as
-    well it looks back from the answer.
+    Prompt and thinking are its prompt, and what the template appends is its target. With an output span alone the
+    package looks back from the whole target, the template's words included (``whole``). With the answer as its
+    reasoning span too, it looks back from the answer.
     """
     stop, (first, last) = explained.thinking.stop, explained.answer_span
     answer = first - stop, last - 1 - stop
@@ -78,23 +78,23 @@ def flashtrace(bench: Bench, explained: Explained, whole: bool = False) -> Tenso
 
 
 def flashtrace_through(bench: Bench, explained: Explained) -> Tensor:
-    """FlashTrace as it is meant for reasoning: from answer and thinking, which are its target, back in one hop."""
+    """FlashTrace's scores as it is meant for reasoning: back in one hop from thinking and answer, its target."""
     start, stop, (first, last) = explained.thinking.start, explained.thinking.stop, explained.answer_span
     spans = {"output_span": (first - start, last - 1 - start), "reasoning_span": (0, stop - start - 1)}
     return over_hops(_traced(bench, explained, start, **spans))[explained.thinking]
 
 
 def over_hops(result) -> Tensor:
-    """A number for each token of FlashTrace's prompt and target, summed over hops as it sums those of the prompt.
+    """A number for each token of FlashTrace's prompt and target, summed over hops as FlashTrace sums the prompt's.
 
-    Its own scores are of the prompt alone. A hop counts by the share that the hop before it left in the target.
+    FlashTrace's own scores cover the prompt alone. A hop counts by the share that the hop before it left in the target.
     """
     hops = torch.tensor([hop.tolist() for hop in result.metadata["ifr"]["per_hop_projected"]])
     return torch.tensor([1.0, *result.thinking_ratios[: len(hops) - 1]]) @ hops
 
 
 def _traced(bench: Bench, explained: Explained, at: int, **spans):
-    """What FlashTrace says of the text behind a position as its target, the text before it being its prompt."""
+    """FlashTrace's result, with the text up to position ``at`` as its prompt and the text after it as its target."""
     from flashtrace import FlashTrace
 
     parts = explained.input_ids[:at].tolist(), explained.input_ids[at:].tolist()
@@ -104,7 +104,7 @@ def _traced(bench: Bench, explained: Explained, at: int, **spans):
 
 
 def _spelt(tokenizer, ids: list[int]) -> str:
-    """The text of ids, for a package that tokenises by itself; refused where it would get other ids."""
+    """The text of ``ids``, for a package that tokenises text itself; raises where it would get other ids."""
     text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
     again = tokenizer(text, add_special_tokens=False)["input_ids"]
     if again != ids:
@@ -134,7 +134,7 @@ class Peer:
         return Scored(values_S[segments.thought_S].tolist(), self.evaluations, seconds)
 
 
-@lru_cache(maxsize=8)  # of one trace: arms that share a call pay for it once, and are charged for it each
+@lru_cache(maxsize=8)  # of one trace: arms that share a call make it once, and its cost counts for each
 def _tokens(bench: Bench, call: Callable[[Bench, Explained], Tensor], target: str) -> tuple[Tensor, float]:
     """A number for each token of the response, zero behind the thinking, and the seconds that the call took."""
     explained = explain(bench.trace, bench.tokenizer, target)
@@ -167,7 +167,7 @@ FLASHTRACE: dict[str, Arm] = {
     "FlashTrace, whole target": Peer(partial(flashtrace, whole=True), 1),
     "FlashTrace, through the thinking": Peer(flashtrace_through, 1),
 }
-# None of them contrasts two answers: of a wrong response they explain the answer that it gives.
+# None of them contrasts two answers: for a wrong response they explain the answer that it gives.
 OF_ITS_OWN: dict[str, Arm] = {
     "the paper's loop, 50, its own answer": Peer(_loop, NODES, "own", strength=True),
     "the paper's loop, 50, signed, its own answer": Peer(_loop, NODES, "own"),
@@ -180,6 +180,6 @@ def peers() -> tuple[dict[str, Arm], dict[str, Arm]]:
     if find_spec("flashtrace") is None:
         print("FlashTrace is not installed, so its arms are left out: pip install 'segrl[bench]'", flush=True)
         return OF_THE_ANSWER, OF_ITS_OWN
-    import flashtrace  # noqa: F401  # it loads spacy, which is none of its arms' time
+    import flashtrace  # noqa: F401  # it loads spacy, which is no part of its arms' time
 
     return {**OF_THE_ANSWER, **FLASHTRACE}, {**OF_ITS_OWN, **FLASHTRACE_OF_ITS_OWN}

@@ -1,5 +1,5 @@
-"""Gradients of a batch of rollouts, each as one vector, the step of a fixed KL along one of them, and what the products
-of steps and gradients say, with its error.
+"""Gradients of a batch of rollouts, each as one vector; the step of a fixed KL along such a gradient; and statistics of
+the products of steps and gradients, with their errors.
 
 scripts/gradient_quality.py compares them. Left out: the optimiser, clipping, and models whose logits do not fit.
 """
@@ -20,13 +20,13 @@ from segrl.credit.rollout import Rollout
 from segrl.evaluation.results import markdown
 
 KL = 1e-3  # nat a token, of the step whose reward is measured
-KL_ROLLOUTS = 64  # on which it is measured
+KL_ROLLOUTS = 64  # rollouts on which the KL is measured
 TOGETHER = 16  # rollouts in a forward
 SKETCH = 16_384  # numbers that stand for a gradient where arms' variances are taken
 
 
 def policy_gradient(model, rollouts: Sequence[Rollout], weights: Mapping[str, Tensor]) -> Tensor:
-    """The gradient of GRPO's loss without its clipping, upwards: a mean over all tokens of the batch."""
+    """The direction of ascent of GRPO's objective without its clipping: a mean over all tokens of the batch."""
     tokens = sum(rollout.trace.tokens for rollout in rollouts)
     coefficients = {
         rollout.key: rollout.advantages_T * weights.get(rollout.key, 1.0) for rollout in rollouts if rollout.advantage
@@ -35,7 +35,7 @@ def policy_gradient(model, rollouts: Sequence[Rollout], weights: Mapping[str, Te
 
 
 def reward_gradient(model, rollouts: Sequence[Rollout]) -> Tensor:
-    """An estimate without bias of the expected reward's gradient: each reward less the mean of the group's others."""
+    """An unbiased estimate of the expected reward's gradient, from each reward less the mean of the group's others."""
     coefficients = {
         rollout.key: above.expand(rollout.trace.tokens)
         for rollout, above in zip(rollouts, above_the_others(rollouts), strict=True)
@@ -45,7 +45,7 @@ def reward_gradient(model, rollouts: Sequence[Rollout]) -> Tensor:
 
 
 def _gradient(model, rollouts: Sequence[Rollout], coefficients: Mapping[str, Tensor]) -> Tensor:
-    """Of the sum of coefficient x log-probability over the tokens of those that have coefficients, as one vector."""
+    """The gradient, as one vector, of coefficient x log-probability, summed over the tokens of ``coefficients``."""
     model.zero_grad()
     for part in batches([rollout for rollout in rollouts if rollout.key in coefficients], TOGETHER):
         pairs = zip(part, _logp(model, part), strict=True)
@@ -60,7 +60,7 @@ def all_logp(model, rollouts: Sequence[Rollout]) -> list[Tensor]:
 
 
 def _logp(model, rollouts: Sequence[Rollout]) -> list[Tensor]:
-    """The same, in one forward. Rows are padded on the right, where a causal model never looks."""
+    """What ``all_logp`` returns, in one forward. Rows are padded on the right, where a causal model never looks."""
     rows = [torch.cat([rollout.trace.prompt_ids, rollout.trace.response_ids]) for rollout in rollouts]
     ids_BL = pad_sequence(rows, batch_first=True)
     logp_BLV = torch.log_softmax(model(input_ids=ids_BL, use_cache=False).logits[:, :-1].float(), -1)
@@ -73,8 +73,8 @@ def _logp(model, rollouts: Sequence[Rollout]) -> list[Tensor]:
 def step_of_equal_kl(
     model, direction: Tensor, held: Sequence[Rollout], before: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """The step along ``direction`` whose KL a token is ``KL`` on the first of the held rollouts, and the ratio by which
-    it changes the probability of each of them."""
+    """The step along ``direction`` whose KL a token is ``KL`` on the first held rollouts, and the ratio by which it
+    changes the probability of each held rollout."""
     start = parameters_to_vector(model.parameters())
     unit, length, few = direction / direction.norm(), 0.05, held[:KL_ROLLOUTS]
     for _ in range(8):
@@ -82,7 +82,7 @@ def step_of_equal_kl(
         kl, _ = divergence(model, few, before[:KL_ROLLOUTS])
         if abs(kl / KL - 1) < 0.05:
             break
-        length *= min(4.0, max(0.25, (KL / max(kl, 1e-12)) ** 0.5))  # it grows with the square of a small step
+        length *= min(4.0, max(0.25, (KL / max(kl, 1e-12)) ** 0.5))  # the KL grows with the square of a small step
     vector_to_parameters(start + length * unit, model.parameters())
     _, ratios_B = divergence(model, held, before)
     vector_to_parameters(start, model.parameters())
@@ -98,8 +98,9 @@ def divergence(model, held: Sequence[Rollout], before: Sequence[Tensor]) -> tupl
 
 
 def above_the_others(rollouts: Sequence[Rollout]) -> Tensor:
-    """Each reward less the mean of the group's others: less noise, the same expectation of what is weighed with it. A
-    mean that held the reward itself would shrink that by one part in the group's size."""
+    """Each reward less the mean of the group's others. As weights of a gradient these have less noise than the rewards
+    and the same expectation; a mean that held the reward itself would shrink the expectation by one part in the group's
+    size."""
     rewards = defaultdict(list)
     for rollout in rollouts:
         rewards[rollout.group].append(rollout.reward)
@@ -113,7 +114,7 @@ def above_the_others(rollouts: Sequence[Rollout]) -> Tensor:
 
 
 def sketch(vector: Tensor) -> Tensor:
-    """``SKETCH`` numbers with, in expectation, the vector's inner products: signed sums of its entries at random."""
+    """``SKETCH`` numbers that keep the vector's inner products in expectation: random signed sums of its entries."""
     drawn = torch.Generator().manual_seed(0)
     places = torch.randint(SKETCH, vector.shape, generator=drawn)
     signs = torch.randint(2, vector.shape, generator=drawn) * 2.0 - 1
@@ -134,8 +135,8 @@ class Measured:
 
     products_BC: Tensor  # of the step and the batch's gradient of the reward
     lengths_B: Tensor  # of the steps
-    gains_BC: Tensor  # of the batch's rollouts, the sum of (ratio x reward above the others'); zero where not held
-    ratios_BC: Tensor  # and the sum of the ratios
+    gains_BC: Tensor  # sums of ratio x reward above the others', over the batch's rollouts; zero where not held
+    ratios_BC: Tensor  # sums of the ratios, likewise
     rewards_CC: Tensor  # products of the gradients of the reward with each other, the same for all arms
     sketches_BK: Tensor
 
@@ -150,7 +151,7 @@ def gain(measured: Measured, kept: list[int]) -> float:
 
 
 def sampled_gain(measured: Measured, kept: list[int]) -> float:
-    """The same by importance sampling, over the steps with held rollouts among what is kept."""
+    """The gain by importance sampling, over the steps with held rollouts among the kept batches."""
     gains_B, ratios_B = (among(sums_BC, kept).sum(1) for sums_BC in (measured.gains_BC, measured.ratios_BC))
     return float((gains_B / ratios_B)[ratios_B > 0].mean())
 
@@ -169,7 +170,7 @@ def among(numbers_BC: Tensor, kept: list[int]) -> Tensor:
 
 
 def others(kept: list[int]) -> Tensor:
-    """The matrix that takes, for each, the mean of the others."""
+    """The matrix that averages, for each batch, over the other batches."""
     return (1 - torch.eye(len(kept), dtype=torch.float64)) / (len(kept) - 1)
 
 
@@ -187,8 +188,8 @@ def value_and_error(
 
 
 def variance(all_BK: Tensor) -> float | None:
-    """Between batches, as a share of the mean's squared norm, whose own noise is taken out; None where that leaves no
-    mean."""
+    """The variance between batches, as a share of the mean's squared norm without the mean's own noise; None where no
+    mean is left."""
     mean_K = all_BK.mean(0)
     spread = (all_BK - mean_K).square().sum(1).sum() / (len(all_BK) - 1)
     mean = mean_K.square().sum() - spread / len(all_BK)

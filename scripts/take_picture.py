@@ -1,4 +1,4 @@
-"""docs/trace.png: the trace page of one toy trace, photographed in headless Chromium.
+"""docs/trace.png: the trace page of a right and a wrong toy solution, photographed in headless Chromium.
 
 python scripts/take_picture.py
 """
@@ -9,16 +9,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import segrl
 from segrl import toy
-from segrl.attribution import PAPER
 from segrl.report import Entry, View, page
+from segrl.types import TokenisedTrace
 
 OUT = Path(__file__).parent.parent / "docs" / "trace.png"
-SEED = 23  # nine thoughts: needed ones, repeats, truncated and superficial ones
-SIZE = "1180,690"
+SEED = 9
+SIZE = "1320,725"
 
 
 def main() -> int:
@@ -27,24 +28,34 @@ def main() -> int:
         sys.exit("no Chromium here: apt-get install chromium")
     with tempfile.TemporaryDirectory() as folder:
         html = Path(folder) / "report.html"
-        html.write_text(page([entry()], title="segrl report: one toy trace"), encoding="utf-8")
+        html.write_text(page(entries(), title="segrl report: one toy problem"), encoding="utf-8")
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size={SIZE}"]
+        both = f"{html.as_uri()}#right&wrong"
         subprocess.run(
-            [chromium, *flags, f"--screenshot={OUT}", html.as_uri()], check=True, timeout=120, stderr=subprocess.DEVNULL
+            [chromium, *flags, f"--screenshot={OUT}", both], check=True, timeout=120, stderr=subprocess.DEVNULL
         )
     print(f"{OUT.stat().st_size / 1000:.0f} kB -> {OUT}")
     return 0
 
 
-def entry() -> Entry:
+def entries() -> list[Entry]:
+    """A right and a wrong solution of one problem, by the contrast; one step of the wrong solution is planted wrong."""
     model, tokenizer = toy.load_model()
-    [trace] = toy.sample_traces(1, seed=SEED)
-    trace = segrl.tokenize(trace, tokenizer)
+    solutions = {"right": toy.sample_traces(1, SEED), "wrong": toy.sample_mistakes(1, SEED, ask="all")}
+    made = []
+    for name, [trace] in solutions.items():
+        trace = replace(trace, id=name, meta={**trace.meta, "problem_id": trace.id})
+        made.append(entry(model, tokenizer, segrl.tokenize(trace, tokenizer)))
+    return made
+
+
+def entry(model, tokenizer, trace: TokenisedTrace) -> Entry:
     segments = segrl.segment(trace)
-    [attribution] = segrl.attribute(model, [trace], tokenizer, **PAPER)
-    scores = segrl.score(attribution, segments, "ig")
-    view = View(segments, scores, segrl.select(scores, tau=0.7, beta=1.0))
-    return Entry(trace, segments, segrl.grade(trace.answer, trace.response), attribution, {"ig": view})
+    [evidence] = segrl.gather(model, [trace], tokenizer, ("contrast",), segments=[segments])
+    scores = segrl.score(evidence, segments, "mistake")
+    view = View(segments, scores, segrl.select(scores), target="contrast")
+    [attribution] = segrl.attribute(model, [trace], tokenizer)
+    return Entry(trace, segments, segrl.grade(trace.answer, trace.response), attribution, {"mistake": view})
 
 
 if __name__ == "__main__":

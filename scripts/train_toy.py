@@ -3,9 +3,9 @@
 Writes the model, its tokenizer and a card to OUT, and what each stage ends with to OUT/stages: run the same command
 again after a kill, and it goes on from the last whole stage. Two things make it learn in minutes where plain training
 from random weights stays near chance: heads that look back and heads that match are written into the initial weights,
-and short chains come first. The first two stages ask for all values alone: only then does it learn to read the first of
-them off, when the box also holds other answers. In the third half of the lessons ask for the last value, and it ends
-once both answers are read off.
+and short chains come first. The first two stages ask for all values alone: otherwise the model does not learn to read
+the first value off a trace. In the third stage half of the lessons ask for the last value, and the stage ends once both
+answers are read off.
 
 It is a *base*, so it must leave room to learn: it is taught, most of the time, by a solver who takes products by seven
 for products by three.
@@ -61,7 +61,7 @@ class Stage:
     short: float = 0.0  # share of the steps with short chains
     mistaught: float = 0.75  # share of the traces by the mistaken solver
     last: float = 0.0  # share of the traces that ask for the last value
-    target: float | None = None  # stop once answers are read and so many of all values are right, decoding greedily
+    target: float | None = None  # stop once answers are read off and this share of all values is right, greedily
     check: int = 50  # steps between looks at the accuracy
 
 
@@ -70,7 +70,7 @@ STAGES = (
     Stage(steps=500, until=500, lr=1.5e-3),
     Stage(steps=1000, until=900, lr=2.5e-3, short=0.15, last=0.5, target=0.0, check=50),
 )
-LEARNT = 2  # stages that a model has behind it which is given with --init
+LEARNT = 2  # stages that a model given with --init has behind it
 
 
 def main() -> None:
@@ -89,7 +89,7 @@ def main() -> None:
         taken.append(progress)
     model.save_pretrained(args.out)
     write_card(args, taken, model.eval(), tokenizer)
-    # A tokenizer's file tells how it padded last, so it is told here, and the file is the same whatever came before.
+    # A tokenizer's file holds how it padded last: set here, the file is the same whatever came before.
     tokenizer.backend_tokenizer.enable_padding(direction="left", pad_id=tokenizer.pad_token_id, pad_token=PAD)
     tokenizer.save_pretrained(args.out)
 
@@ -144,7 +144,7 @@ def fresh_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
 @torch.no_grad()
 def write_induction(model: Qwen2ForCausalLM, fast: int = 4) -> None:
     """Head h of layer 0 copies the token ``LOOK_BACK[h]`` places back into a subspace of its own. The first two heads
-    of layer 1 look for the current token in the first two subspaces and copy the token that they find it with.
+    of layer 1 look for the current token in the first two subspaces and copy the token at the place where they find it.
 
     Looking back is done by the ``fast`` rotary pairs and the biases, matching by the slow pairs.
     """
@@ -157,7 +157,7 @@ def write_induction(model: Qwen2ForCausalLM, fast: int = 4) -> None:
         basis = torch.linalg.qr(torch.randn(hidden, hidden))[0]
         read, write = basis[:HEAD_DIM], basis[HEAD_DIM : 2 * HEAD_DIM]
         # Rotary embedding turns pair i by position * frequency[i]; a query turned back by the offset points at the key
-        # that stands so far behind it.
+        # that stands ``offset`` places behind it.
         query, key = torch.zeros(HEAD_DIM), torch.zeros(HEAD_DIM)
         query[:fast], query[half : half + fast] = (-offset * frequency).cos(), (-offset * frequency).sin()
         key[:fast] = 1
@@ -173,7 +173,7 @@ def write_induction(model: Qwen2ForCausalLM, fast: int = 4) -> None:
 
 
 def train(model: Qwen2ForCausalLM, tokenizer, stage: Stage, batch: int, seed: int, start: float) -> int:
-    """Trains in place; the number of steps taken."""
+    """Train in place; returns the number of steps taken."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=stage.lr, betas=(0.9, 0.98), weight_decay=0.01)
     short, full = (batches(tokenizer, batch, seed, stage, longest) for longest in (SHORT, 9))
@@ -208,7 +208,7 @@ def weights(labels: Tensor, tokenizer) -> Tensor:
 
 
 def good_enough(model, tokenizer, target: float | None) -> bool:
-    """Whether validation answers are read and as many right as ``target`` says; None is never enough."""
+    """Whether validation answers are read off and the share of right ones reaches ``target``; None is never reached."""
     read = {ask: read_accuracy(model, tokenizer, sample_traces(CHECK_PROBLEMS, VALID_SEED, ask=ask)) for ask in ASKS}
     right = 0.0
     if min(read.values()) >= READ and target:

@@ -38,7 +38,7 @@ from segrl.worlds import world_named, world_traces
 from segrl.worlds.halves import world_file
 from segrl.worlds.real import PATH
 
-# What a pretrained model is asked: a fixed number of nodes, so that a row says what it costs.
+# Arms for a pretrained model: with a fixed number of nodes, so that a row says what it costs.
 FIXED: dict[str, Arm] = {
     f"{name}, {nodes} nodes": Measured(measure, gathered={**PAPER, "nodes": nodes, "tolerance": None})
     for nodes in (12, 256)
@@ -58,12 +58,13 @@ DEAR = (
     *("permuted", "ig, response", "ig, hidden answer", "embeddings, signed, 32 log-odds", "values, 32", "perplexity"),
     *("captum, 50", "captum, 50, signed", "shapley, 64 forwards"),
 )
+MARKING = ("contrast, three readings", "contrast, three readings, dealt")
 DEAR_ON_MISTAKES = (
     *("ig", "contrast, embeddings, 12"),
     *("the paper's loop, 50, its own answer", "the paper's loop, 50, signed, its own answer"),
 )
 
-# A model that is not trained on the world's problems ends right from no prefix, after minutes of sampling.
+# A model that is not trained on the world's problems reaches a right answer from no prefix, after minutes of sampling.
 ON_TEXT = (*DEAR_ON_MISTAKES, "continuations")
 
 
@@ -77,7 +78,7 @@ class Table:
     pretrained: bool = False  # on --model, not on the bundled one
     arms: Sequence[str] | None = None  # None: every one
     without: Sequence[str] = ()  # of all arms, these are left out
-    attribution: Mapping[str, Any] = field(default_factory=dict)  # where an arm does not say it by itself
+    attribution: Mapping[str, Any] = field(default_factory=dict)  # for arms that do not set it themselves
 
     def names(self) -> list[str]:
         """The arms that there are, FlashTrace's where it is installed."""
@@ -90,6 +91,9 @@ TABLES = {
     "toy_last": Table("toy", 100, {"ask": "last", "most": 10}, without=DEAR),
     "toy_mistakes": Table("toy", 60, {"ask": "all", "wrong": True}),
     "toy_last_mistakes": Table("toy", 60, {"ask": "last", "wrong": True}),
+    "toy_marked": Table("toy", 200, {"ask": "all", "wrong": True}, arms=MARKING),
+    "toy_last_marked": Table("toy", 200, {"ask": "last", "wrong": True}, arms=MARKING),
+    "worded_marked": Table("worded", 40, {"wrong": True}, pretrained=True, arms=MARKING),
     "lines": Table("lines", 60, pretrained=True, arms=SHORT),
     "lines_hidden": Table("lines", 60, pretrained=True, arms=ATTRIBUTIONS, attribution={"hide_answer": True}),
     "lines_256": Table("lines", 12, pretrained=True, arms=(*HUNDREDS, "pmi")),
@@ -106,7 +110,7 @@ ROLLOUTS = {
 PROBLEMS, PROBLEM_SEEDS = 400, {"dev": 300_000, "test": 300_001}
 DRAWN = {"n": 8, "temperature": 1.0, "top_p": 1.0, "max_tokens": 256}
 # The real traces have no table of their own: the chosen measure scores those that fit the model, and a few of them are
-# held against sampled Shapley values.
+# compared with sampled Shapley values.
 REAL = "real"
 CHOSEN = ("contribution", {**GATES, "nodes": 1})
 HELD = Table("real", 3, pretrained=True, arms=SHORT)
@@ -130,7 +134,7 @@ NAMES = (*TABLES, *ROLLOUTS, GAPS, REAL)
 
 
 def truth(name: str, table: Table, out: Path, model: str | None, **keys: Any) -> Step:
-    """`segrl analyze truth` for a table; ``keys`` go before the table's."""
+    """`segrl analyze truth` for a table; ``keys`` replace the table's."""
     keys = {
         "world": table.world,
         "world_options": table.options,
@@ -145,7 +149,7 @@ def truth(name: str, table: Table, out: Path, model: str | None, **keys: Any) ->
 
 
 def rollouts(name: str, out: Path, half: str, limit: int | None) -> Iterator[Step]:
-    """Problems, responses to them, and the table of those that are wrong and say where."""
+    """The steps that sample responses to problems, and the table of the wrong ones whose wrong step is seen."""
     options, table = ROLLOUTS[name]
     folder, wanted = out / f"{name}-{half}", limit or table.limit
     problems, sampled = folder / "problems.jsonl", folder / "sampled"
@@ -195,7 +199,7 @@ def gaps(out: Path, half: str, limit: int | None) -> None:
 
 
 def real(out: Path, model: str, limit: int | None) -> Iterator[Step]:
-    """The real traces that fit the model: the chosen measure on all of them, and the shortest on the table."""
+    """The steps for the real traces that fit the model: the chosen measure on all, the table on the shortest."""
     folder = out / REAL
     fitting = _fitting(model)[:limit]
     given, shortest = str(folder / "fitting.jsonl"), str(folder / "shortest.jsonl")
@@ -241,7 +245,7 @@ def _typed(value: Any) -> str:
 
 
 def steps(names: Sequence[str], out: Path, model: str | None, half: str, limit: int | None) -> Iterator[Step]:
-    """The commands of the tables, in their order; those of a model that is not there are left out, which is said."""
+    """The commands of the tables, in their order; tables of a model that is not there are left out with a note."""
     for name in names:
         pretrained = name == REAL or (name in TABLES and TABLES[name].pretrained)
         if pretrained and not (model and (Path(model) / "config.json").is_file()):

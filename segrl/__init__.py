@@ -6,7 +6,7 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-# Public name -> where it lives. Loaded on first use, so that `import segrl` and the command line stay fast.
+# Public name -> its module, which is loaded on first use, so that `import segrl` and the command line stay fast.
 _PUBLIC = {
     "Trace": "segrl.types",
     "TokenisedTrace": "segrl.types",

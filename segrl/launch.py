@@ -27,7 +27,7 @@ CPU_ENVIRONMENT = {
     "VERL_PLATFORM": "cpu",
     "VERL_ENGINE_DEVICE": "cuda",  # verl registers its FSDP engines for cuda and npu; they run on the CPU as they are
     "OMP_NUM_THREADS": "1",  # trainer, rollout server and reward share the cores
-    # glibc gives tensors of 4 MiB and more back when they are freed; else a step of verl keeps twice what it holds
+    # so that glibc gives freed tensors of 4 MiB and more back; without it a step of verl keeps twice the memory it uses
     "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),
     "TOKENIZERS_PARALLELISM": "false",
     "GLOO_SOCKET_IFNAME": "lo",
@@ -46,7 +46,7 @@ ERROR = re.compile(
 
 
 def run_verl(entry_point: Sequence[str], config: DictConfig, name: str) -> int:
-    """Run ``python -m <entry_point>`` on ``config``, saved as ``<out>/<name>.yaml``; its exit code."""
+    """Run ``python -m <entry_point>`` on ``config``, saved as ``<out>/<name>.yaml``; returns its exit code."""
     out = Path(config.out).absolute()
     out.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, out / f"{name}.yaml")
@@ -103,15 +103,15 @@ class Causes:
 
 
 def _end_with_parent() -> None:
-    """Ask the kernel for a SIGTERM once this process's parent is gone: a command that is killed leaves no training
-    behind, into whose folder its next start would write too.
+    """Ask the kernel for a SIGTERM once this process's parent is gone. A command that is killed then leaves no training
+    behind that writes into the same folder as the command's next start.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def loggers(names: str | Sequence[str]) -> list[str]:
-    """verl's loggers without tensorboard where it is not installed: it is a default, and verl would end there."""
+    """verl's loggers, without tensorboard where it is not installed: it is a default, and verl would fail on it."""
     wanted = [names] if isinstance(names, str) else list(names)
     if "tensorboard" not in wanted or find_spec("tensorboard"):
         return wanted
@@ -140,7 +140,7 @@ def environment() -> dict[str, str]:
 
 
 def on_cpu() -> bool:
-    """Whether verl is to run without an accelerator: by ``VERL_PLATFORM``, or where unset because there is none."""
+    """Whether verl is to run without an accelerator: as ``VERL_PLATFORM`` says; if it is unset, where there is none."""
     platform = os.environ.get("VERL_PLATFORM")
     return platform == "cpu" if platform else not torch.accelerator.is_available()
 
@@ -154,8 +154,8 @@ def check_device(config: DictConfig) -> None:
 
 
 def fit_attention(model: DictConfig, sequence_parallel: int) -> str:
-    """What is to be said of attention: "" where verl can have what it asks for, flash attention; else ``model`` is set
-    to PyTorch's own, SDPA, on padded rows, since packing needs the kernel.
+    """A note on attention, or "" where ``model`` stays as it is. verl asks for flash attention; where that is missing,
+    ``model`` is set to PyTorch's SDPA on padded rows, since packed rows need flash attention.
     """
     if "attn_implementation" in model.override_config or flash_attention():
         return ""

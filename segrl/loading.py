@@ -10,7 +10,7 @@ import torch
 
 DTYPES = ("float32", "bfloat16", "float16")
 WEIGHTS = ("*.safetensors", "*.bin")
-BLOCKS, BLOCK = 64, 2**16  # of a file of weights that are hashed, and their bytes
+BLOCKS, BLOCK = 64, 2**16  # the blocks of a file of weights that are hashed, and the bytes of each
 
 
 def load_model(path: str, dtype: str = "float32", device: str = "auto") -> tuple[Any, Any]:
@@ -91,7 +91,7 @@ def tokenizer_of(model):
 
 
 def weights_hash(path: str) -> str | None:
-    """A hash of blocks of the weights in the folder ``path``, another once they are trained on; None for a hub id."""
+    """A hash of blocks of the weights in the folder ``path``, which changes with training; None for a hub id."""
     folder = local_folder(path)
     if folder is None:
         return None

@@ -62,7 +62,7 @@ def segment(
     evidence: Evidence | None = None,
     *,
     min_tokens: int = 1,  # a shorter segment joins the one before it
-    max_segments: int | None = None,  # join the shortest neighbours until at most so many are left
+    max_segments: int | None = None,  # join the shortest neighbours until there are at most this many
     **options,
 ) -> Segments:
     """The segments of a response. What follows the first ``</think>`` is a single last segment of kind ``answer``.

@@ -23,15 +23,16 @@ def select(
     match_segments: float | None = None,  # in place of tau: the share of thoughts to keep, short or long
     consistency: str = "plain",  # plain, or excess: what lies above that of random signs
 ) -> Selection:
-    """Keep the fewest strongest segments whose shares reach ``tau``, of those the ones with consistency <= ``beta``.
+    """Keep the fewest strongest segments whose shares reach ``tau``, except those with a consistency above ``beta``.
 
     ``force`` names thoughts to keep whatever their scores, first and last like the paper; the ``answer`` segment is
     always kept. Segments under ``beta_min_tokens`` tokens are not judged by consistency, which is high by chance in
     short ones; ``consistency="excess"`` judges all by how far they lie above chance. Ties go to the earlier segment.
 
-    ``match_tokens`` takes the place of ``tau``: so many of the strongest that the share of thinking tokens kept, forced
-    ones included, comes as near to it as it can, whatever the measure. Segments above ``beta`` come last, and count
-    only where the others do not suffice. ``match_segments`` does so with the share of thoughts.
+    ``match_tokens`` takes the place of ``tau``: it keeps as many of the strongest segments as bring the share of kept
+    thinking tokens, forced ones included, nearest to it. Measures can then be compared at equal shares. Segments above
+    ``beta`` come last, and are kept only where the others do not suffice. ``match_segments`` does the same with the
+    share of thoughts.
     """
     shares = {"match_tokens": match_tokens, "match_segments": match_segments}
     for name, value in {"tau": tau, "beta": beta, **shares}.items():
@@ -58,7 +59,7 @@ def select(
 
 
 def kept_tokens(selection: Selection, segments: Segments) -> Tensor:
-    """The mask of Eq. 9: True for each token that is kept, by its segment or by itself."""
+    """The mask of Eq. 9: True for each token that is kept, with its segment or alone."""
     if len(selection) == len(segments):
         return selection.keep_S[segments.index_T]
     if len(selection) == segments.tokens:

@@ -20,7 +20,7 @@ def tokenize(trace: Trace, tokenizer, template: str = "chat") -> TokenisedTrace:
 
 
 def tokenize_all(traces: Sequence[Trace], tokenizer, template: str = "chat") -> list[TokenisedTrace]:
-    """The same of many, on all cores."""
+    """What :func:`tokenize` returns, for each of many traces, on all cores."""
     if not traces:
         return []
     prompts = [render(trace.problem, tokenizer, template) for trace in traces]
@@ -49,7 +49,7 @@ def tokenize_all(traces: Sequence[Trace], tokenizer, template: str = "chat") -> 
 def thinking_tokens(trace: TokenisedTrace) -> int:
     """How many response tokens come before the first ``</think>``; all of them where there is none.
 
-    Where the tag is no token of its own, one like `` </`` may reach into it: such a token belongs to the answer.
+    Where the tag is not one token, a token like `` </`` may reach into it: such a token belongs to the answer.
     """
     end = trace.response.find(THINK_END)
     if end < 0:
@@ -65,7 +65,7 @@ def encode(text: str, tokenizer, name: str = "text") -> tuple[Tensor, Tensor]:
 
 
 def encode_all(texts: Sequence[str], tokenizer, names: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
-    """The same of many."""
+    """What :func:`encode` returns, for each of many texts."""
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
             f"{type(tokenizer).__name__} gives no character offsets; load a fast tokenizer (use_fast=True)"
@@ -84,7 +84,8 @@ def encode_all(texts: Sequence[str], tokenizer, names: Sequence[str]) -> list[tu
 
 
 def _without_gaps(offsets: list[tuple[int, int]], length: int) -> Tensor:
-    """Some tokenizers leave spaces out of their offsets: a token also covers the gap before it, the last the end."""
+    """The offsets without gaps: some tokenizers leave spaces out. A token also covers the gap before it, the last token
+    the end of the text."""
     covered = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
     ends = np.maximum.accumulate(covered[:, 1])
     starts = np.minimum(covered[:, 0], np.concatenate([[0], ends[:-1]]))

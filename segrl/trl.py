@@ -27,9 +27,9 @@ def accuracy_reward(
 ) -> list[float | None]:
     """1.0 for a right answer, else 0.0; None, which TRL leaves out, where the gold answer cannot be read.
 
-    A ``solution`` may be a worked solution that boxes the answer. TRL does not say how a completion ended: with
-    ``ends``, the tokens that end one (``[tokenizer.eos_token_id]``), its ids do. The end of a plain-text prompt tells
-    whether it opened the thought; where a chat template opens it, pass ``opened=True``.
+    A ``solution`` may be a worked solution that boxes the answer. TRL does not say how a completion ended; give
+    ``ends``, the tokens that end one (``[tokenizer.eos_token_id]``), and its ids tell. The end of a plain-text prompt
+    tells whether it opened the thought; where a chat template opens it, pass ``opened=True``.
     """
     golds = answer if answer is not None else solution
     if golds is None or len(golds) != len(completions):

@@ -59,7 +59,7 @@ class Trace:
 
     @property
     def own_answer(self) -> str | None:
-        """The answer that the response gives, where somebody has read it."""
+        """The answer that the response gives, where it has been read out of the response."""
         return self.meta.get("own_answer")
 
     @property
@@ -192,11 +192,11 @@ class Segments:
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """One number for each response token, where they come from, and how far to trust them."""
+    """One number for each response token, and how far these numbers are to be trusted."""
 
     scores_T: Tensor
-    gap: float | None = None  # the completeness gap, where the scores are held against it
-    copy_share: float | None = None  # of all mass, the part on tokens that restate the answer
+    gap: float | None = None  # the completeness gap, where it was computed
+    copy_share: float | None = None  # the share of all mass that lies on tokens that restate the answer
     path: str = "embeddings"  # or values, of an attribution
 
 
@@ -244,12 +244,12 @@ class Evidence:
 
     trace: TokenisedTrace
     ig: Stream | None = None  # an Attribution where `segrl.attribute` made it
-    contrast: Stream | None = None  # the same of target=contrast: for the response's own answer, against the gold one
+    contrast: Stream | None = None  # the same with target=contrast: the response's own answer against the gold one
     logp_T: Tensor | None = None
     entropy_T: Tensor | None = None
     gradient_T: Tensor | None = None  # gradient of the answer's log-probability . the input's embedding
     gradnorm_T: Tensor | None = None  # the norm of their elementwise product
-    coefficient_T: Tensor | None = None  # DelTA's, from 0 to 1: how surely the token is of its response's side
+    coefficient_T: Tensor | None = None  # DelTA's, from 0 to 1: how clearly the token belongs to its response's side
     attention_T: Tensor | None = None  # the answer's to each token, mean over layers and heads
     segments: Segments | None = None
     prefix_logp_S: Tensor | None = None  # log p(answer | the thinking up to the end of segment s)

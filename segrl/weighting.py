@@ -1,9 +1,9 @@
 """Selection and scores -> token weights, with mean 1 over the tokens that are weighed.
 
 A rule is a pure function ``(scores, selection, thought_S, **options) -> weights_S`` of the segments of one response, or
-of a pool of them. A token gets the weight of its segment; with the scores of a token measure, each token has its
-weight. The controls (random, permuted, length,
-position, oracle, inverted oracle) are measures, which any rule turns into weights.
+of a pool of responses. A token gets the weight of its segment; with the scores of a token measure, each token has a
+weight of its own. The controls (random, permuted, length, position, oracle, inverted oracle) are measures, which any
+rule turns into weights.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ SIGNS = ("positive", "both", "negative", "inverted", "signed")
 
 @dataclass(frozen=True, eq=False)
 class Weighable:
-    """A response to weigh: its scores, and the tokens whose weights the rule says.
+    """A response to weigh: its scores and segments, and the tokens that are trained.
 
-    ``advantage`` and ``signed_T`` (IG of the answer that the response gives) are read by the ``sign`` of the weighing.
+    The ``sign`` of the weighing reads ``advantage`` and ``signed_T``, the IG of the answer that the response gives.
     """
 
     scores: SegmentScores
@@ -82,7 +82,8 @@ def weigh_together(
     if sign not in SIGNS:
         raise ValueError(f"sign={sign!r}{near(sign, SIGNS)}")
     weights = [torch.ones(response.segments.tokens) for response in pool]
-    chosen = [i for i, one in enumerate(pool) if _weighs(sign, one.advantage) and bool(one.weighted_T.any())]
+    weighs = [_weighs(sign, response.advantage) and bool(response.weighted_T.any()) for response in pool]
+    chosen = [i for i, is_weighed in enumerate(weighs) if is_weighed]
     if not chosen:
         return weights
     inside = [pool[i].weighted_T for i in chosen]
@@ -113,10 +114,11 @@ def _ruled(pool: Sequence[Weighable], rule: str | Callable, sign: str, options: 
     if float(weights_S.min()) < 0:
         raise ValueError(f"the weighting rule {rule!r} gave {float(weights_S.min()):g}; weights must be zero or more")
     ruled = []
-    for one, own_S in zip(pool, weights_S.split([len(one.scores) for one in pool]), strict=True):
-        own_T = own_S if one.scores.segment_T is not None else own_S[one.segments.index_T]
-        negative = one.advantage is not None and one.advantage < 0
-        ruled.append(_for_negative(own_T, one.weighted_T, sign, one.signed_T) if negative else own_T)
+    for response, response_S in zip(pool, weights_S.split([len(response.scores) for response in pool]), strict=True):
+        weights_T = response_S if response.scores.segment_T is not None else response_S[response.segments.index_T]
+        if response.advantage is not None and response.advantage < 0:
+            weights_T = _for_negative(weights_T, response.weighted_T, sign, response.signed_T)
+        ruled.append(weights_T)
     return ruled
 
 
@@ -125,12 +127,12 @@ def _pooled(pool: Sequence[Weighable]) -> tuple[SegmentScores, Selection | None]
     if len(pool) == 1:
         return pool[0].scores, pool[0].selection
     names = ("strength_S", "consistency_S", "tokens_S", "thought_S", "excess_S")
-    joined = {name: torch.cat([getattr(one.scores, name) for one in pool]) for name in names}
+    joined = {name: torch.cat([getattr(response.scores, name) for response in pool]) for name in names}
     positive_S = joined["strength_S"].clamp_min(0)
     scores = SegmentScores(share_S=positive_S / positive_S.sum().clamp_min(1e-300), **joined)
-    if any(one.selection is None for one in pool):
+    if any(response.selection is None for response in pool):
         return scores, None
-    selections = [given(one.selection) for one in pool]
+    selections = [given(response.selection) for response in pool]
     reasons = tuple(reason for selection in selections for reason in selection.reason_S)
     return scores, Selection(torch.cat([selection.keep_S for selection in selections]), reasons)
 
@@ -266,8 +268,8 @@ def bent(
     beta: float = 2.0,
     least: float = 0.1,
 ) -> Tensor:
-    """OAR's rule, for strengths x brought to 0 to 1 and their ``q`` quantile t: x / t below it, but ``least`` at least,
-    and from it on 1 + ``beta`` (x - t) / (1 - t)."""
+    """OAR's rule, for strengths x scaled to 0 to 1 and their ``q`` quantile t: below t, x / t, but at least ``least``;
+    from t on, 1 + ``beta`` (x - t) / (1 - t)."""
     weights_S = torch.ones(len(scores), dtype=torch.float64)
     strength_S = scores.strength_S[thought_S]
     if not len(strength_S) or float(strength_S.max()) == float(strength_S.min()):
@@ -281,8 +283,8 @@ def bent(
 
 
 def onward(scores: SegmentScores, selection: Selection | None, thought_S: Tensor, raised: bool = False) -> Tensor:
-    """Cliff's rule: 0 before the strongest thought, and 1 from it on. ``raised``: both more by the share of the
-    thinking that lies before it, so that their mean is one and they still differ by one."""
+    """Cliff's rule: 0 before the strongest thought, and 1 from it on. ``raised`` adds to both the share of the thinking
+    that lies before it: their mean is then one, and they still differ by one."""
     strongest = torch.where(thought_S, scores.strength_S, float("-inf")).argmax() if bool(thought_S.any()) else 0
     weights_S = (torch.arange(len(scores)) >= strongest).double()
     tokens_S = scores.tokens_S * thought_S

@@ -81,8 +81,18 @@ RUN = (
 )
 FEWER = {"evaluate": "limit=2", "truth": "limit=2"}
 ELSEWHERE = {
+    **{
+        f"explain {keys}": "tests/commands/test_explaining.py"
+        for keys in (
+            "problem=What is 3 + 4 * 2? answer=11 model_path=...",
+            "problem=What is 3 + 4 * 2? answer=11 model_path=... response=out.txt page=out.html",
+            "traces=runs/traces id=toy-900000-0#0",
+            "traces=runs/traces id=toy-900000-0#0 page=explained.html",
+        )
+    },
     "cost model_path=... length=... rollouts=... gpus=...": "tests/cost/test_hours.py",
     "report rollouts=x out=rollouts.html": "tests/report/test_rollouts.py",
+    "report rollouts=x metrics=x out=rollouts.html": "tests/report/test_rollouts.py",
     "calibrate attribution=paper": "tests/commands/test_commands.py",
     "calibrate traces=runs/traces attribution=paper out=runs/nodes.json": "tests/commands/test_commands.py",
     "analyze limit=4 out=runs/analysis": "tests/commands/test_analysing.py",

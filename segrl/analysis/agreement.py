@@ -19,9 +19,9 @@ from segrl.toy import CLASSES
 
 Row = dict[str, Any]
 Agreement = dict[str, float | None]
-LEFT_OUT = ("restated",)  # copies of the answer: against Shapley values they are counted by kind alone
+LEFT_OUT = ("restated",)  # copies of the answer: the agreement with Shapley values leaves them out
 REFERENCE = "ig"
-# Answers of so many tokens share a row of the table by length.
+# The columns of the table by length; each says whether an answer with that number of tokens belongs to it.
 LENGTHS: Mapping[str, Callable[[int], bool]] = {
     "1 token": lambda tokens: tokens == 1,
     "2 to 4": lambda tokens: 2 <= tokens <= 4,
@@ -31,7 +31,7 @@ LENGTHS: Mapping[str, Callable[[int], bool]] = {
 
 def table(rows: Sequence[Row], reference: str = REFERENCE) -> dict[str, Row]:
     """For each arm: its agreement with each truth, how far it stands above the reference on the same traces, its cost,
-    the gap of its attributions, and its agreement by the length of the answer."""
+    the gap of its attributions, what it marks, and its agreement by the length of the answer."""
     names = list(dict.fromkeys(name for row in rows for name in row["scores"]))
     agreements = {name: [agreement(row, row["scores"][name]) for row in rows] for name in names}
     known = [what for what in WHAT if any(line[what] is not None for lines in agreements.values() for line in lines)]
@@ -53,6 +53,7 @@ def _line(
         "evaluations": float(np.mean([row["evaluations"][name] for row in rows])),
         "seconds": float(np.mean([row["seconds"][name] for row in rows])),
         "gap": _gap(rows, name),
+        "marked": _marked(rows, name),
         "by_length": _by_length(rows, results, known),
         "by_kind": _by_kind(rows, name),
     }
@@ -66,7 +67,7 @@ def difference(results: Sequence[Agreement], others: Sequence[Agreement], what: 
 
 
 def agreement(row: Row, thoughts: Sequence[float]) -> Agreement:
-    """What is known of one trace against the scores of its thoughts; None where it says nothing."""
+    """How well the scores of one trace's thoughts agree with each truth; None where the truth is not known."""
     scores, truth = np.asarray(thoughts, dtype=float), row["truth"]
     return {
         **dict.fromkeys(WHAT),
@@ -112,11 +113,26 @@ WHAT = {
 
 
 def _gap(rows: Sequence[Row], name: str) -> dict[str, float] | None:
-    """The median and the 90th percentile of the completeness gap, over the traces of which the arm has one."""
+    """The median and the 90th percentile of the completeness gap, over the traces for which the arm has one."""
     gaps = [gap for row in rows if (gap := row.get("gaps", {}).get(name)) is not None]  # not in rows of earlier runs
     if not gaps:
         return None
     return {"median": float(np.median(gaps)), "p90": float(np.quantile(gaps, 0.9)), "traces": len(gaps)}
+
+
+def _marked(rows: Sequence[Row], name: str) -> dict[str, Estimate | None] | None:
+    """The share of traces in which the arm marks a thought, and what the marked thoughts are; None where it cannot."""
+    tested = [row for row in rows if name in row.get("marked", {}) and "misled" in row["truth"]]  # not in earlier runs
+    marks = [(row["marked"][name], row["truth"]) for row in tested]
+    if not marks:
+        return None
+    first = [float(truth["mistake"] == thought) for marked, truth in marks for thought in marked]
+    either = [float(thought in truth["misled"]) for marked, truth in marks for thought in marked]
+    return {
+        "marked": bootstrap([float(bool(marked)) for marked, _ in marks]),
+        "first wrong step": bootstrap(first) if first else None,
+        "wrong or carried": bootstrap(either) if either else None,
+    }
 
 
 def _by_length(rows: Sequence[Row], results: Sequence[Agreement], known: Sequence[str]) -> dict[str, Any]:

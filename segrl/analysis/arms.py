@@ -1,6 +1,6 @@
 """What a table of truth compares: ways to score the thoughts of a trace, each with its cost.
 
-An arm is anything with ``run(bench)``. Arms that read the same evidence share it, and each is charged all that it took.
+An arm is anything with ``run(bench)``. Arms that read the same evidence share it; its whole cost counts for each.
 """
 
 from __future__ import annotations
@@ -17,22 +17,26 @@ import torch
 from segrl import attribution
 from segrl.analysis.gathering import thought_texts
 from segrl.attribution.target import own_answer
-from segrl.importance import MEASURES, measure_of, score
+from segrl.importance import MEASURES, measure_of, misleading, score
+from segrl.importance.concluding import concluding
 from segrl.importance.gathering import gather
+from segrl.importance.reading import seed_of
 from segrl.resolving import near
 from segrl.selection import select
-from segrl.types import Attribution, Evidence, Segments, SegmentScores, TokenisedTrace
+from segrl.types import Attribution, Evidence, Segments, SegmentScores, TokenisedTrace, given
 
-TOP_TOKENS = 0.45  # what a measure of tokens keeps, as the paper lets it ([IG] section 4.3)
+TOP_TOKENS = 0.45  # the share of tokens that a measure of tokens keeps, as in the paper ([IG] section 4.3)
 
 
 class Scored(NamedTuple):
-    """A number for each thought, what these numbers took, and the gap of the attribution that they were read from."""
+    """A number for each thought, what these numbers took, the gap of the attribution that they were read from, and,
+    where an arm tests its best thought against chance, the thoughts that it marks."""
 
     values: list[float]
     evaluations: float = 0.0
     seconds: float = 0.0
     gap: float | None = None
+    marked: list[int] | None = None
 
 
 class Arm(Protocol):
@@ -74,7 +78,7 @@ class Measured:
     measure: str | Callable[..., SegmentScores]
     options: Mapping[str, Any] = field(default_factory=dict)
     gathered: Mapping[str, Any] = field(default_factory=dict)
-    factor: float = 1.0  # of the scores; -1 turns their order round
+    factor: float = 1.0  # of the scores; -1 reverses their order
 
     def run(self, bench: Bench) -> Scored:
         return self.scored(bench, lambda scores: [self.factor * value for value in bench.by_thought(scores)])
@@ -91,7 +95,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Sampled:
-    """Shapley values from ``forwards`` forwards, or from as many as a trace's thoughts take at the least."""
+    """Shapley values from ``forwards`` forwards, or from the fewest that a trace's thoughts need, if these are more."""
 
     forwards: int
     gathered: Mapping[str, Any] = field(default_factory=dict)
@@ -119,6 +123,26 @@ class Selected:
 
 
 @dataclass(frozen=True)
+class Marking:
+    """What the readings of a contrast have in common, and the thought that is marked; ``dealt``: of readings whose
+    scores were dealt out to the thoughts at random, of which few may be marked."""
+
+    dealt: bool = False
+
+    def run(self, bench: Bench) -> Scored:
+        evidence, seconds = bench.evidence(misleading.NEEDS, {**GATES, "nodes": 1, "target": "contrast"})
+        readings_RS = misleading.readings(evidence, bench.segments)
+        if self.dealt:
+            generator = torch.Generator().manual_seed(seed_of(0, bench.trace.id))
+            readings_RS = misleading.dealt(readings_RS, generator)
+        answer = given(own_answer(bench.trace))
+        suspect = misleading.suspect(readings_RS, list(concluding(bench.trace, bench.segments, answer)))
+        evaluations = sum(evidence.cost[need] for need in misleading.NEEDS)
+        marked = [suspect.thought] if suspect.marked else []
+        return Scored(misleading.mean_share(readings_RS).tolist(), evaluations, seconds, None, marked)
+
+
+@dataclass(frozen=True)
 class FromText:
     """A control that reads the texts of the thoughts and the answers alone."""
 
@@ -143,7 +167,7 @@ def by_thought(scores: SegmentScores, segments: Segments) -> list[float]:
 def gap_of(evidence: Evidence, needs: Sequence[str]) -> float | None:
     """The completeness gap of the attribution among ``needs``; None without one or without its certificate.
 
-    A flat path has none either: there a gap is a share of next to nothing.
+    A flat path has none either: its gap would be a share of almost nothing.
     """
     attributions = [field for need in needs if isinstance(field := getattr(evidence, need), Attribution)]
     return next((attribution.gap for attribution in attributions if "flat" not in attribution.flags), None)
@@ -158,7 +182,9 @@ def digits(texts: list[str], bench: Bench) -> list[float]:
 
 
 def lookup(texts: list[str], bench: Bench) -> list[float]:
-    """Above zero for thoughts that state what the response's own answer has and gold has not; the first is highest."""
+    """Above zero for thoughts that state the response's own answer, or a character in which it differs from gold. The
+    first such thought has the highest score.
+    """
     answer, gold = own_answer(bench.trace) or "", bench.trace.answer or ""
     parted = {new for new, old in zip(answer, gold, strict=False) if new != old} if len(answer) == len(gold) else set()
     sought = {answer} | parted
@@ -170,7 +196,7 @@ def lookup(texts: list[str], bench: Bench) -> list[float]:
 
 
 def attributed(measure: str = "contribution", /, nodes: int = 1, **gathered: Any) -> Measured:
-    """The arm of an attribution with so many nodes: log-odds on the value path, unless ``gathered`` says otherwise."""
+    """The arm of an attribution with ``nodes`` nodes: log-odds on the value path, or what ``gathered`` sets."""
     return Measured(measure, gathered={**GATES, "nodes": nodes, **gathered})
 
 
@@ -239,6 +265,8 @@ MISLED: dict[str, Arm] = {
     "contrast, leaving out": Measured("leave_one_out", gathered={"target": "contrast"}),
     "contrast, first and last": Measured("first_and_last", gathered={"target": "contrast"}),
     "contrast, shapley, 32 forwards": Sampled(32, {"target": "contrast"}),
+    "contrast, three readings": Marking(),
+    "contrast, three readings, dealt": Marking(dealt=True),
     "continuations": Measured("continuation_gain", factor=-1.0),
     "ig": Measured("ig", gathered=PAPER),
     "grail": Measured("grail"),

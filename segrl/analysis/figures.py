@@ -42,7 +42,7 @@ def save(draw: Callable[..., None], path: Path, size: tuple[float, float], *give
         figure.savefig(path.with_suffix(".png"), dpi=160)
         svg = StringIO()
         figure.savefig(svg, format="svg", metadata={"Date": None})
-    text = svg.getvalue()  # its clip paths' ids hash their corners, whose last digits differ from time to time
+    text = svg.getvalue()  # the ids of its clip paths hash their corners, whose last digits vary
     for k, name in enumerate(re.findall(r'<clipPath id="(\w+)"', text)):
         text = text.replace(name, f"clip{k}")
     path.with_suffix(".svg").write_text(text)

@@ -41,7 +41,7 @@ def gathered(
     try:
         [evidence] = gather(model, [trace], tokenizer, measure_of(measure).needs, segments=cut, **options)
         scores = score(evidence, segments, measure, **measure_options or {})
-        options["output"] = "logp"  # what follows reads probabilities, whatever the measure read
+        options["output"] = "logp"  # the confidences are probabilities, whatever the measure read
         [about] = gather(
             model, [trace], tokenizer, (*NEEDS, *(["confidence_S"] if sampled else [])), segments=cut, **options
         )

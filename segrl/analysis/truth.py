@@ -14,6 +14,7 @@ from segrl.analysis.gathering import kinds_of
 from segrl.analysis.shapley import MOST, dependence
 from segrl.attribution.target import answer_suffix, own_answer
 from segrl.importance.gathering import gather
+from segrl.importance.measures import MISTAKES
 from segrl.importance.reading import Reading
 from segrl.types import Segments, TokenisedTrace, given
 
@@ -24,7 +25,8 @@ WRONG = "wrong"  # the kind of the first wrong step
 def judged(
     model, tokenizer, trace: TokenisedTrace, segments: Segments, arms: Mapping[str, Arm], options: Mapping[str, Any]
 ) -> Row:
-    """The scores of each arm for each thought, what they took, and the gap of the attribution that they were read from.
+    """The scores of each arm for each thought, what they took, the gap of the attribution that they were read from, and
+    the thoughts that it marks.
 
     ``options`` are those of what is gathered.
     """
@@ -38,6 +40,7 @@ def judged(
         "evaluations": {name: arm.evaluations for name, arm in scored.items()},
         "seconds": {name: arm.seconds for name, arm in scored.items()},
         "gaps": {name: arm.gap for name, arm in scored.items() if arm.gap is not None},
+        "marked": {name: arm.marked for name, arm in scored.items() if arm.marked is not None},
     }
 
 
@@ -55,7 +58,7 @@ def truth_of(
     truths: Sequence[str],
     options: Mapping[str, Any],
 ) -> Row:
-    """What is known of a trace: each of ``truths``. A trace of which one is not known is refused."""
+    """What is known of a trace: each of ``truths``. Raises where one of them is not known."""
     check_known(trace, segments, truths)
     truth: Row = {"id": trace.id}
     kinds = kinds_of(trace, segments)
@@ -64,6 +67,7 @@ def truth_of(
     if "mistake" in truths:
         assert kinds is not None
         truth["mistake"] = kinds.index(WRONG)
+        truth["misled"] = [s for s, kind in enumerate(kinds) if kind in MISTAKES]
     if "shapley" in truths:
         truth |= _dependence(model, tokenizer, trace, segments, options)
     return truth
@@ -74,7 +78,7 @@ def _dependence(model, tokenizer, trace: TokenisedTrace, segments: Segments, opt
     thoughts, reading = int(segments.thought_S.sum()), Reading(**options)
     if thoughts <= MOST:
         return dependence(model, tokenizer, trace, segments, reading)
-    options = {**options, "subset_output": reading.output}  # the same v as the exact ones have
+    options = {**options, "subset_output": reading.output}  # the same v as for exact Shapley values
     [evidence] = gather(model, [trace], tokenizer, ("shapley_S",), segments=[segments], **options)
     return {
         "shapley": given(evidence.shapley_S)[segments.thought_S].tolist(),
@@ -97,4 +101,4 @@ def check_known(trace: TokenisedTrace, segments: Segments, truths: Sequence[str]
     if "mistake" in truths and WRONG not in (planted or ()):
         raise ValueError(f"trace {trace.id!r} has no step of kind {WRONG!r}: there is no mistake to find")
     if "mistake" in truths and own_answer(trace) is None:
-        raise ValueError(f"trace {trace.id!r} boxes no answer of its own: nobody was misled to one")
+        raise ValueError(f"trace {trace.id!r} boxes no answer of its own: there is none that a thought misled to")

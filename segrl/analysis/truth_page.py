@@ -25,8 +25,8 @@ CHANCE = {
 
 
 def truth_page(world: str, table: Mapping[str, Row], traces: int, reference: str) -> str:
-    """The agreement and cost of each arm, the gaps of attributions, and the agreement by the answer's length and by
-    kind, as markdown."""
+    """The agreement and cost of each arm, the gaps of attributions, what is marked, and the agreement by the answer's
+    length and by kind, as markdown."""
     known = known_of(table)
     parts = [
         f"## {world}",
@@ -36,6 +36,7 @@ def truth_page(world: str, table: Mapping[str, Row], traces: int, reference: str
         markdown("arm", _columns(known), _lines(table, known)),
         _not_counted(table, known, traces),
         _gaps(table),
+        _marked(table),
         _by_length(table, known),
         _by_kind(table),
     ]
@@ -91,6 +92,18 @@ def _gaps(table: Mapping[str, Row]) -> str:
     return f"{title}\n\n{markdown('arm', ['median', 'p90', 'traces'], rows)}"
 
 
+def _marked(table: Mapping[str, Row]) -> str:
+    rows = {
+        name: {column: _interval(estimate) for column, estimate in line["marked"].items()}
+        for name, line in table.items()
+        if line["marked"]
+    }
+    if not rows:
+        return ""
+    title = "### The share of responses in which a thought is marked as the one that misled, and what the marked are"
+    return f"{title}\n\n{markdown('arm', list(next(iter(rows.values()))), rows)}"
+
+
 def _by_length(table: Mapping[str, Row], known: Sequence[str]) -> str:
     labels = list(dict.fromkeys(label for line in table.values() for label in line["by_length"]))
     if len(labels) < 2:
@@ -122,7 +135,7 @@ def _interval(estimate: Estimate | None) -> str | None:
 
 
 def draw_table(figure, table: Mapping[str, Row], reference: str) -> None:
-    """Draw agreement over evaluations; arms that no cheaper one reaches have names, as has the reference."""
+    """Draw agreement over evaluations. The reference has a label, and so has each arm that no cheaper arm reaches."""
     known = known_of(table)
     drawn = drawn_of(known)
     for axes, what in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
@@ -131,7 +144,7 @@ def draw_table(figure, table: Mapping[str, Row], reference: str) -> None:
         points = {name: (costs[name], value.mean) for name, value in values.items() if name != ORACLE}
         named = {*frontier(points), reference}
         places = side_by_side(costs)
-        lower = sorted(named & {*places}, key=lambda name: places[name])[1::2]  # so that names do not meet
+        lower = sorted(named & {*places}, key=lambda name: places[name])[1::2]  # so that names do not overlap
         for name, x in places.items():
             colour = ORANGE if name == reference else BLUE if name in named else GREY
             axes.plot([x, x], [values[name].low, values[name].high], color=colour, linewidth=1.2)
@@ -148,7 +161,7 @@ def draw_table(figure, table: Mapping[str, Row], reference: str) -> None:
 
 
 def side_by_side(costs: Mapping[str, float]) -> dict[str, float]:
-    """Where each arm is drawn: at its cost, those of about the same cost beside each other."""
+    """The place of each arm on the axis: its cost, with arms of about the same cost beside each other."""
     places: dict[float, list[str]] = {}
     for name, cost in costs.items():
         places.setdefault(float(f"{max(cost, FREE):.1g}"), []).append(name)

@@ -1,8 +1,9 @@
-"""A few nodes fitted to a model, placed where its answers change along the path, that do what many even nodes do.
+"""Calibration: a few nodes, fitted to a model, that stand in for many evenly spaced nodes.
 
 On a handful of traces the masses of every token are computed at each node of a fine midpoint grid; their mean is the
-reference. Of these nodes a few are chosen, with weights, so that the weighted masses come closest to the reference. A
-single node is read for its ranks, so it is chosen by the direction of its masses and not by their size.
+reference. A few of these nodes are chosen, with weights, so that their weighted masses come closest to the reference:
+nodes where the answer's value changes along the path. A single node is read for its ranks, so it is chosen by the
+direction of its masses and not by their size.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from segrl.attribution.quadrature import midpoint
 from segrl.types import TokenisedTrace
 
 COUNTS = (1, 2, 3, 4, 6, 8, 12)
-EXCHANGES = 10  # rounds; it settles after two or three
-RIDGE = 1e-9  # of the mean square mass: neighbouring nodes can be all but equal
+EXCHANGES = 10  # rounds at most; two or three mostly suffice
+RIDGE = 1e-9  # of the mean square mass: neighbouring nodes can be nearly equal
 
 
 def calibrate(
@@ -31,7 +32,7 @@ def calibrate(
 
 
 def calibration_of(masses: Sequence[Tensor], counts=COUNTS) -> dict[str, Any]:
-    """The same from masses on a midpoint grid, ``(nodes, tokens)`` a trace."""
+    """What :func:`calibrate` returns, from masses on a midpoint grid, ``(nodes, tokens)`` a trace."""
     grid = len(masses[0])
     normal = [masses_JL / masses_JL.mean(0).abs().sum().clamp_min(1e-12) for masses_JL in masses]
     masses_JX = torch.cat(normal, dim=1)  # X: every token of every trace, each trace of total mass one
@@ -56,9 +57,9 @@ def masses_on_grid(
 ) -> list[Tensor]:
     """The masses of every token at every node, ``(nodes, tokens)`` a trace: what a quadrature rule would sum.
 
-    ``parts`` are the indices of traces that share a forward, one for each node, as a process group needs it; without
-    parts a forward holds ``batch_tokens``. ``about`` says what is explained, as :func:`attribute` takes it: target,
-    template, context, interpolate, ...
+    ``parts``: indices of the traces that share each forward; a part takes one forward a node, a number that a process
+    group knows beforehand. Without parts a forward holds ``batch_tokens``. ``about`` says what is explained, as
+    :func:`attribute` takes it: target, template, context, interpolate, ...
     """
     masses = [torch.zeros(0)] * len(traces)
     for part in [range(len(traces))] if parts is None else parts:
@@ -86,11 +87,11 @@ def nearest_node(masses: Sequence[Tensor]) -> tuple[list[int], Tensor]:
 
 
 def fit_nodes(masses_JX: Tensor, count: int) -> tuple[list[int], Tensor]:
-    """``count`` rows and weights whose sum is closest to the mean of all rows, by squares. The weights need not sum to
-    one: between steep nodes the path is flat, and what is evaluated there says nothing.
+    """``count`` rows, and the weights with which their sum is closest to the mean of all rows, by least squares. The
+    weights need not sum to one: between steep nodes the path is flat, and nodes there add nothing.
 
-    From each first row in turn: rows enter one by one, each the one that helps most; then each is exchanged while
-    another serves better.
+    The search starts from each row in turn. It adds the row that improves the fit most until there are ``count``, then
+    exchanges each row for a better one while there is one.
     """
     gram = masses_JX @ masses_JX.T
     fits = [_from_start(gram, start, count) for start in range(len(gram))]
@@ -112,7 +113,7 @@ def _from_start(gram: Tensor, start: int, count: int) -> list[int]:
 
 
 def _with_best(gram: Tensor, chosen: list[int]) -> list[int]:
-    """``chosen`` and the one row that serves best beside them."""
+    """``chosen``, and the row that improves the fit most."""
     candidates = torch.tensor([[*chosen, j] for j in range(len(gram)) if j not in chosen])
     return candidates[int(_solve(gram, candidates)[1].argmin())].tolist()
 

@@ -1,4 +1,4 @@
-"""captum behind the same call: slower, independent, and the oracle of the tests."""
+"""Integrated gradients by captum, behind the same call: slower, independent, and the oracle of the tests."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A pool of Ray actors that each hold a model, and what it takes to run one on a whole cluster. Only the driver writes
-files."""
+"""A pool of Ray actors that each hold a model, and a function that runs a pool on a whole cluster. Only the driver
+writes files."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class ModelActor:
 
 
 class ModelPool:
-    """``workers`` actors with a model each, which is what :func:`load_model` takes; ``options`` are Ray's, of every
-    actor."""
+    """``workers`` Ray actors with a model each. ``model``: the arguments of :func:`load_model`; ``options``: Ray's, of
+    every actor."""
 
     def __init__(self, model: Mapping[str, Any], workers: int, **options) -> None:
         actor_class = ray.remote(**options)(ModelActor)
         self.actors = [actor_class.remote(model) for _ in range(workers)]
 
     def run(self, function: Callable, calls: Mapping[int, Sequence]) -> Iterator[tuple[int, Any]]:
-        """The key of each call and ``function(model, tokenizer, *arguments)`` for it, as they come, in any order. Every
-        actor holds one call; the actor that has finished gets the next."""
+        """The key and the result of each call ``function(model, tokenizer, *arguments)``, in the order in which the
+        calls finish. An actor holds one call at a time; the actor that has finished gets the next."""
         waiting = iter(calls.items())
         pending = {}
         for actor, (key, arguments) in zip(self.actors, waiting, strict=False):
@@ -52,8 +52,8 @@ def run_on_ray(
     options: Mapping[str, Any],
     workers: int,
 ) -> Iterator[tuple[int, Any]]:
-    """``function(model, tokenizer, group, options)`` for each numbered group, as the results come, in any order. An
-    actor that dies is started again and its group given again."""
+    """The number of each group and ``function(model, tokenizer, group, options)``, in the order in which the calls
+    finish. An actor that dies is started again and gets its group again."""
     calls = {i: (group, options) for i, group in groups}
     if not calls:
         return
@@ -63,8 +63,8 @@ def run_on_ray(
 
 @contextmanager
 def cluster() -> Iterator[None]:
-    """The Ray cluster that this process is connected to, else the one that RAY_ADDRESS names, else one on this machine,
-    bound to loopback. It is left as it was found."""
+    """A context connected to a Ray cluster: this process's own, else the one that RAY_ADDRESS names, else a new cluster
+    on this machine, bound to loopback. A connection that the context made is closed at its end."""
     started = not ray.is_initialized()
     if started:
         ray.init(log_to_driver=False, include_dashboard=False, **_address())

@@ -124,7 +124,7 @@ class _PathSums:
     def finer(self, uneven_J: Tensor, nodes: int, max_nodes: int) -> dict[float, float]:
         """The weight of each new node, by its alpha.
 
-        A midpoint grid gets its worst cells cut in three; nodes of another quadrature give way to a midpoint grid.
+        The worst cells of a midpoint grid are cut in three. A midpoint grid replaces the nodes of another quadrature.
         """
         if not self.midpoints and 3 * nodes <= max_nodes:
             self.nodes, self.midpoints = {}, True
@@ -157,9 +157,10 @@ def attribute(
     paper's path, refined until it is complete.
 
     ``quadrature`` is a name of ``RULES``, the path of a calibration, or ``(alphas, weights)``. With a ``tolerance`` a
-    trace is refined where its masses miss ``F(input) - F(baseline)`` by more than that, or its midpoint grid is more
-    uneven: the cells at fault are cut in three, up to ``max_nodes`` nodes. A trace that still misses gets the flag
-    ``coarse``. Without one the number of evaluations is fixed beforehand, as a process group needs it.
+    trace is refined while its gap (the share of ``F(input) - F(baseline)`` that its masses miss) or the unevenness of
+    its midpoint grid is larger: the worst cells are cut in three, up to ``max_nodes`` nodes. A trace that still misses
+    the tolerance gets the flag ``coarse``. Without a tolerance the number of evaluations is fixed beforehand, as a
+    process group needs it.
 
     ``batch_tokens`` is the number of tokens in one forward (default 8,192; 2,048 on a CPU, whose cache holds no more).
     ``batch_rows`` is the number of rows in one forward, whatever their lengths. Traces longer than ``batch_tokens``
@@ -171,7 +172,7 @@ def attribute(
     the other traces keep their scores.
     """
     if "rule" in options:
-        raise TypeError("attribute() has no option rule: how nodes are chosen is quadrature= now")
+        raise TypeError("attribute() has no option rule; quadrature= says how nodes are chosen")
     settings = AttributionSettings(**options)
     if settings.engine not in ENGINES:
         raise ValueError(f"engine={settings.engine!r}, expected one of {ENGINES}")
@@ -183,7 +184,7 @@ def attribute(
     if certificate is None:
         certificate = len(alphas_J) > 1 or tolerance is not None
     if tolerance is not None and not certificate:
-        raise ValueError(f"tolerance={tolerance} is held against the certificate; give tolerance=None without one")
+        raise ValueError(f"tolerance={tolerance} needs a certificate; give tolerance=None with certificate=False")
     sums = [_PathSums(len(sequence), midpoints=quadrature == "midpoint") for sequence in evaluate.explained]
     rows = [row for index in range(len(sums)) for row in _first_rows(index, alphas_J, weights_J, certificate)]
     if settings.engine == "captum":
@@ -238,7 +239,7 @@ def _first_rows(index: int, alphas_J: Tensor, weights_J: Tensor, certificate: bo
 
 
 def _refinement(index: int, path_sums: _PathSums, nodes: int, tolerance: float | None, max_nodes: int) -> list[Row]:
-    """New rows for a trace that misses the tolerance, where on the path its grid is uneven."""
+    """Rows for a trace that misses the tolerance, at new nodes where its grid is uneven."""
     uneven_J = path_sums.integrate()
     weights = path_sums.finer(uneven_J, nodes, max_nodes) if path_sums.misses(tolerance) else {}
     return [Row(index, alpha, weight) for alpha, weight in weights.items()]

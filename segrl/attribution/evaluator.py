@@ -27,13 +27,13 @@ from segrl.types import TokenisedTrace
 PATHS = ("embeddings", "values")
 OUTPUTS = ("logp", "log_odds")
 INTERPOLATE = ("all", "response")
-# In one forward, by default. Of 8,192 tokens a 7B model keeps 45 GiB for the backward, if they are not checkpointed.
+# Tokens of one forward, by default. For 8,192 tokens a 7B model keeps 45 GiB for the backward without checkpointing.
 TOKENS, CPU_TOKENS = 8_192, 2_048
 
 
 @dataclass(frozen=True)
 class Row:
-    """One evaluation: a trace at one point of its path. With ``weight`` None it gets its value, and no gradient."""
+    """One evaluation: a trace at one point of its path. With ``weight`` None it gets a value and no gradient."""
 
     index: int
     alpha: float  # from the path's beginning at 0 to the input at 1
@@ -121,7 +121,7 @@ class Evaluator:
 
 
 def padded_inputs(model, ids_BL: Tensor, attended_BL: Tensor, keep: int) -> dict[str, Any]:
-    """The model's inputs for rows that are padded on the left; a model that can makes only the last ``keep`` logits."""
+    """The model's inputs for rows padded on the left. A model that can makes the last ``keep`` logits only."""
     inputs: dict[str, Any] = {"input_ids": ids_BL, "use_cache": False}
     if not bool(attended_BL.all()):  # without padding there is no mask, and attention takes its fast causal path
         inputs["attention_mask"] = attended_BL.long()
@@ -180,7 +180,7 @@ def evaluator(
                 f"trace {sequence.trace.id!r} has {len(sequence)} tokens with prompt and answer, the model takes "
                 f"{limit}; leave it out or cut it at a segment boundary"
             )
-    # Values have no baseline.
+    # The value path has no baseline.
     start = "zero" if path.get("path") == "values" else resolve_baseline(baseline, tokenizer)
     return Evaluator(model, explained, start, **path)
 
@@ -199,11 +199,11 @@ class Batching:
     checkpointing: bool | None = None
 
     def held(self, device: torch.device) -> int:
-        """The number of tokens in one forward: as asked for, else what suits the device."""
+        """The number of tokens in one forward: ``tokens`` if set, else the device's default."""
         return self.tokens or (CPU_TOKENS if device.type == "cpu" else TOKENS)
 
     def checkpoints(self, longest: int) -> bool:
-        """Whether a batch is checkpointed, by its longest row where nothing is asked."""
+        """Whether a batch is checkpointed: as set, else where its longest row exceeds the tokens of one forward."""
         return longest > (self.tokens or TOKENS) if self.checkpointing is None else self.checkpointing
 
     def run(self, evaluate: Evaluator, rows: Sequence[Row]) -> Iterator[tuple[Row, float, Tensor]]:
@@ -227,7 +227,7 @@ class Batching:
 
 
 def _smaller(rows: int, tokens: int, fixed: bool) -> int:
-    """Half the rows of a batch that did not fit. In a process group the number of forwards is fixed: no retry there."""
+    """Half the rows of a batch that did not fit. Raises for one row, and in a process group: its forwards are fixed."""
     group = torch.distributed.is_available() and torch.distributed.is_initialized()
     if rows == 1 or fixed or (group and torch.distributed.get_world_size() > 1):
         raise ValueError(

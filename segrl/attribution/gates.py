@@ -1,8 +1,9 @@
 """The value path: every layer's value vectors at the positions that move are scaled by a gate from zero to one.
 
 At gates of one the model is unchanged; at gates of zero no position reads the values of those that move, though their
-keys still take attention. A position's mass is the gradient to its gate, and its integral the Aumann-Shapley value of
-that gate: integrated gradients over gates, complete like those over embeddings, but not Eq. 1 of the paper.
+keys still take attention. A position's mass is the gradient to its gate; integrated over the path it is the
+Aumann-Shapley value of the gate. These are integrated gradients over gates: complete, like those over embeddings, but
+not Eq. 1 of the paper.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def _last_part(attention) -> Gating | None:
 def _last_of_each_head(attention) -> Gating | None:
     """GPT-NeoX: query, key and value of a head, then those of the next."""
     if "GPTNeoX" not in type(attention).__name__:
-        return None  # Falcon and Bloom call theirs by the same name and lay them out in other ways
+        return None  # Falcon and Bloom use the same name for other layouts
 
     def gated(output: Tensor, gate_BL: Tensor) -> Tensor:
         heads = output.view(*output.shape[:-1], -1, 3, attention.head_size)

@@ -178,7 +178,7 @@ def _looks_untrained(norms_V: Tensor, id: int) -> bool:
 
 
 class Baseline:
-    """The baseline as one position of the embedding's output, made inside the forward, where the weights are whole."""
+    """The baseline as one position of the embedding's output, made in the forward, where FSDP gathers the weights."""
 
     def __init__(self, baseline: str | int) -> None:
         self.token = baseline

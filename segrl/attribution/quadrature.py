@@ -59,10 +59,10 @@ RULES: dict[str, Callable[[int], Nodes]] = {
 
 
 def nodes_of(quadrature: str | Nodes, nodes: int, calibration: Mapping[str, Any] | None = None) -> Nodes:
-    """The alphas and weights that ``quadrature`` names, or is.
+    """The alphas and weights that ``quadrature`` names; a pair of alphas and weights is returned as it is.
 
     A name is one of ``RULES``, a ``package.module:function``, the path of a calibration (.json), or ``calibrated``
-    where a run keeps a ``calibration``; as long as that has no rule of so many nodes, midpoint nodes serve.
+    where a run keeps a ``calibration``. Until that has a rule of ``nodes`` nodes, midpoint nodes serve.
     """
     if not isinstance(quadrature, str):
         return quadrature

@@ -1,7 +1,7 @@
 r"""What is explained: the answer in ``</think> So, the final answer is \boxed{...}``, appended to the thinking.
 
-Of one answer all tokens are explained. A contrast explains one token: the first at which the response's own answer and
-the gold one part. Up to it both sequences are equal, so one row says why the model prefers one token to the other.
+All tokens of an answer are explained. A contrast explains one token: the first at which the response's own answer and
+the gold answer part. Both sequences are equal up to it, so one row says why the model prefers one token to the other.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Explained:
     thinking: slice
     answer_span: tuple[int, int]
     restates: Tensor  # per input position: does this token of the thinking restate the answer?
-    rival: int | None = None  # of a contrast: the gold answer's token; the span holds the response's own
+    rival: int | None = None  # in a contrast, the gold answer's token; the span holds the response's own
 
     def __len__(self) -> int:
         return len(self.input_ids)

@@ -34,6 +34,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "compare": ("segrl.commands.evaluating:compare", "two evaluations: how far apart, and by chance?"),
     },
     "Looking": {
+        "explain": (
+            "segrl.commands.explaining:explain",
+            "which thoughts carried one response's answer, or misled it",
+        ),
         "report": ("segrl.commands.looking:report", "traces, scores and selections as one offline page"),
         "show": ("segrl.commands.looking:show", "a trace in the terminal, coloured by importance"),
         "analyze": ("segrl.commands.analysing:analyze", "the paper's analysis of a set of traces: numbers and figures"),

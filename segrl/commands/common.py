@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from segrl.commands.config import needed
+from segrl.commands.config import ConfigError, needed
 from segrl.types import Segments, TokenisedTrace, Trace, given
 
 if TYPE_CHECKING:
@@ -95,6 +95,15 @@ def tokenised(config: DictConfig) -> list[TokenisedTrace]:
     texts = [trace for trace in traces if not isinstance(trace, TokenisedTrace)]
     tokenised_texts = iter(tokenize_all(texts, tokenizer, config.template))
     return [trace if isinstance(trace, TokenisedTrace) else next(tokenised_texts) for trace in traces]
+
+
+def trace_of(config: DictConfig) -> TokenisedTrace:
+    """The trace of ``traces`` that ``id`` names; without an id the first."""
+    traces = tokenised(config)
+    trace = next((candidate for candidate in traces if config.id in (None, candidate.id)), None)
+    if trace is None:
+        raise ConfigError(f"no trace is called {config.id!r}; the first of {len(traces)} is {traces[0].id!r}")
+    return trace
 
 
 def segments_of(trace: TokenisedTrace, config: DictConfig) -> Segments:

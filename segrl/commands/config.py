@@ -36,6 +36,8 @@ MANY = 12  # keys that an error sentence does not list
 OWN_GROUPS = ("preset", "method")  # folders in a command's own folder
 # What `preset` was called in each command.
 PRESET_BEFORE = {"sft": "sft_preset", "grpo": "grpo_preset", "evaluate": "evaluation", "quickstart": "size"}
+# Keys whose values are taken as they are typed: ids of samples hold a #, which Hydra does not read.
+TEXTS = {"explain": ("problem", "answer", "response", "id"), "show": ("id",)}
 
 
 class ConfigError(ValueError):
@@ -55,7 +57,8 @@ def compose(command: str, overrides: list[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         try:
-            config = hydra_compose(command, overrides=[_search_path(command), *_opened(command, overrides)])
+            typed = _opened(command, _quoted(command, overrides))
+            config = hydra_compose(command, overrides=[_search_path(command), *typed])
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(_sentence(command, error)) from error
     OmegaConf.set_readonly(config, True)
@@ -130,6 +133,21 @@ def _check_groups(command: str, overrides: list[str]) -> None:
         known = {file.stem for file in (CONFIG_DIR / command / key).glob("*.yaml")} if key in OWN_GROUPS else set()
         if known and name not in known | {"null"}:
             raise ConfigError(f"there is no {key}={name}{near(name, known)}")
+
+
+def _quoted(command: str, overrides: list[str]) -> list[str]:
+    """The overrides with their texts in quotes, where neither Hydra nor OmegaConf reads anything into them."""
+    texts = TEXTS.get(command, ())
+    return [_in_quotes(one) if one.partition("=")[0] in texts else one for one in overrides]
+
+
+def _in_quotes(override: str) -> str:
+    key, equals, value = override.partition("=")
+    if value in ("", "null"):
+        return override
+    value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # no interpolation; backslashes before it count double
+    value = re.sub(r"(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
+    return f"{key}{equals}'{value}'"
 
 
 def needed(config: DictConfig, *keys: str) -> list[Any]:

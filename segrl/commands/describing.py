@@ -25,7 +25,22 @@ MORE = re.compile(r"^ {8,}# ?(?P<comment>.*)$")
 PACKAGE = "# @package "
 # What a user gives or changes first; the other keys follow in the order of their schema.
 FIRST = (
-    *("model_path", "traces", "data_path", "val_path", "benchmark", "a", "b", "selections", "rollouts", "out"),
+    *(
+        "model_path",
+        "problem",
+        "response",
+        "answer",
+        "page",
+        "traces",
+        "data_path",
+        "val_path",
+        "benchmark",
+        "a",
+        "b",
+        "selections",
+        "rollouts",
+        "out",
+    ),
     *("attributions", "attributor_path", "limit", "world", "half", "measures", "measure", "measure_options", "tau"),
     *("beta", "mode", "stages", "segmenter", "problems", "test_problems", "samples", "test_samples", "greedy", "k"),
     *("thinking", "keep", "backend", "server", "gpu", "segrl.rule", "segrl.rule_options", "segrl.measure"),

@@ -38,6 +38,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "grade": ("segrl grade traces=runs/traces out=runs/graded",),
     "compare": ("segrl compare a=runs/scores b=runs/graded",),
+    "explain": (
+        "segrl explain",
+        'segrl explain problem="What is 3 + 4 * 2?" answer=11 model_path=Qwen/Qwen2.5-0.5B-Instruct',
+        "segrl explain traces=runs/traces id='toy-900000-0#0' page=explained.html",
+    ),
     "report": ("segrl report traces=runs/traces selections=runs/selections.parquet out=report.html",),
     "show": ("segrl show traces=runs/traces selections=runs/selections.parquet",),
     "analyze": ("segrl analyze limit=4 out=runs/analysis",),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from segrl.commands.common import plain, say, tokenised, verdicts
+from segrl.commands.common import plain, say, tokenised, trace_of, verdicts
 from segrl.commands.config import ConfigError, needed
 from segrl.data import records
 from segrl.data.files import Row
@@ -26,18 +26,14 @@ def show(config: DictConfig) -> None:
     """Print one trace, with its selection and its attribution where given."""
     from segrl.report import draw, terminal
 
-    traces = tokenised(config)
-    trace = next((candidate for candidate in traces if config.id in (None, candidate.id)), None)
-    if trace is None:
-        raise ConfigError(f"no trace is called {config.id!r}; the first of {len(traces)} is {traces[0].id!r}")
     selections = [config.selections] if config.selections else []
-    [entry] = _entries([trace], selections, config.attributions)
+    [entry] = _entries([trace_of(config)], selections, config.attributions)
     draw(terminal(entry))
 
 
 def report(config: DictConfig) -> None:
     """Write all traces and rollouts, their scores and selections as one HTML file that opens anywhere."""
-    from segrl.report import load_rollouts, measures_of, page
+    from segrl.report import curves_of, load_metrics, load_rollouts, measures_of, page
     from segrl.selection import check_unit
 
     (out,) = needed(config, "out")
@@ -53,7 +49,8 @@ def report(config: DictConfig) -> None:
     if not entries and not rollouts:
         raise ValueError(f"{path} holds no trace to look at")
     settings = {name: plain(config)[name] for name in SLIDERS}
-    html = page([*entries, *rollouts], settings, config.title or f"segrl report: {Path(path).name}")
+    curves = curves_of(rollouts, load_metrics(config.metrics) if config.metrics else None)
+    html = page([*entries, *rollouts], settings, config.title or f"segrl report: {Path(path).name}", curves)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     Path(out).write_text(html, encoding="utf-8")
     right = sum(entry.verdict is not None and entry.verdict.correct for entry in entries)
@@ -69,13 +66,15 @@ def _entries(traces: Sequence[TokenisedTrace], selections: Sequence[str], attrib
 
     names = _names(selections)
     rows = {name: by_id(path, records.SELECTIONS) for name, path in zip(names, selections, strict=True)}
+    made = {name: records.how_made(path) for name, path in zip(names, selections, strict=True)}
     for name, selected in rows.items():
         if not any(trace.id in selected for trace in traces):
             raise ValueError(f"{name} has no selection of any of these {len(traces)} traces; select from these traces")
     scored = by_id(attributions, records.ATTRIBUTIONS) if attributions else {}
     entries = []
     for trace, verdict in zip(traces, _verdicts(traces), strict=True):
-        views = {name: _view(trace, rows[name][trace.id]) for name in names if trace.id in rows[name]}
+        mine = {name: rows[name][trace.id] for name in names if trace.id in rows[name]}
+        views = {name: _view(trace, row, made[name]) for name, row in mine.items() if not row["error"]}
         attribution = _attribution(trace, scored)
         segments = next((view.segments for view in views.values() if len(view.segments) < trace.tokens), None)
         segments = segments or segment(trace)
@@ -91,11 +90,13 @@ def _names(paths: Sequence[str]) -> list[str]:
     return [path if stems.count(stem) > 1 else stem for path, stem in zip(paths, stems, strict=True)]
 
 
-def _view(trace: TokenisedTrace, row: Row) -> View:
+def _view(trace: TokenisedTrace, row: Row, made: Row) -> View:
+    """The view of a selection; ``made`` is the note beside the file, of which a measure and a target are told."""
     from segrl.report import View
 
     records.check_identity(trace, row, "selection")
-    return View(records.segments_of(row), records.scores_of(row), records.selection_of(row))
+    columns = records.segments_of(row), records.scores_of(row), records.selection_of(row)
+    return View(*columns, made.get("measure"), made.get("target"))
 
 
 def _attribution(trace: TokenisedTrace, rows: Mapping[str, Row]) -> Attribution | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -18,29 +17,19 @@ import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
 from omegaconf import DictConfig
 
 from segrl.commands import doctor
 from segrl.commands.common import SUMMARY
+from segrl.commands.quickstart_results import REWARD, conclude
+from segrl.commands.quickstart_stages import Stage, stages_of
 
 ON_VERL, NUMA = ("verl", "ray", "vllm"), "libnuma.so.1"
 # The bundled model is so small that threads only get in each other's way. A value that is already set stays.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-USERS_PROMPT = 512  # tokens, where the problems are not the toy world's
 METRICS = "VERL_FILE_LOGGER_PATH"  # verl's variable: where its logger ``file`` writes
-REWARD = "critic/score/mean"
 PAUSE = 0.2  # seconds between two looks at what a stage has said
-
-
-class Stage(NamedTuple):
-    name: str
-    command: str
-    arguments: Sequence[str]
-
-    def __str__(self) -> str:
-        return shlex.join(["segrl", self.command, *self.arguments])
 
 
 def quickstart(config: DictConfig) -> int:
@@ -54,14 +43,26 @@ def quickstart(config: DictConfig) -> int:
     stages = stages_of(config, sampler(config, without), trains(without))
     print(f"{len(stages)} stages; what each of them prints lies in {out / 'logs'}")
     for number, stage in enumerate(stages, 1):
-        print(f"\n[{time.perf_counter() - began:4.0f} s] {number} of {len(stages)}: {stage}", flush=True)
+        seconds = time.perf_counter() - began
+        left = time_left(config, stages, number, seconds)
+        print(f"\n[{seconds:.0f} s{left}] {number} of {len(stages)}: {stage.purpose}\n    {stage}", flush=True)
         again = again and ended_well(stage, out / "logs")  # what follows a stage that is run is run too
         if again:
             print("    done already:", *said(stage, out / "logs"), sep="\n    ")
         elif code := run(stage, out / "logs"):
             return code
-    print(f"\n[{time.perf_counter() - began:4.0f} s] open {out / 'report.html'} in a browser")
+    print(f"\n[{time.perf_counter() - began:.0f} s]", conclude(out, rewards_of(stages, out / "logs")), sep="\n\n")
     return 0
+
+
+def time_left(config: DictConfig, stages: Sequence[Stage], number: int, seconds: float) -> str:
+    """About how long the stages from ``number`` on take, on this machine as it was so far; nothing of a model of one's
+    own, of which nothing is known."""
+    if config.model_path:
+        return ""
+    planned, left = (sum(stage.seconds for stage in part) for part in (stages[: number - 1], stages[number - 1 :]))
+    slower = max(seconds / planned, 1) if planned else 1
+    return f", about {max(round(slower * left / 60), 1)} min left"
 
 
 # --- preparation -----------------------------------------------------------------------------------------------------
@@ -106,72 +107,6 @@ def trains(without: Sequence[str]) -> bool:
     if without:
         print(f"SFT and GRPO are left out: they need {', '.join(without)}, which `segrl doctor` says how to install")
     return not without
-
-
-# --- the stages ------------------------------------------------------------------------------------------------------
-
-
-def stages_of(config: DictConfig, backend: str, trained: bool) -> list[Stage]:
-    out = Path(config.out)
-    model = [f"model_path={config.model_path}"] if config.model_path else []
-    sampling = [f"backend={backend}", f"generation.max_tokens={config.max_tokens}", *eagerly(config, backend)]
-    learning = [f"data_path={out / 'problems.jsonl'}", *sampling, f"generation.n={config.samples}"]
-    testing = [f"data_path={out / 'test.jsonl'}", *sampling, f"generation.n={config.test_samples}"]
-    samples, traces = f"traces={out / 'samples'}", f"traces={out / 'harvest' / 'traces.parquet'}"
-    scored, selected = f"attributions={out / 'attributions'}", f"selections={out / 'selections.parquet'}"
-    look = [*model, traces, selected, scored, f"out={out / 'report.html'}"]
-    stages = [
-        Stage("before", "evaluate", [*model, *testing, f"out={out / 'before'}"]),
-        Stage("generate", "generate", [*model, *learning, f"out={out / 'samples'}"]),
-        Stage("harvest", "harvest", [samples, "keep=correct", f"out={out / 'harvest'}"]),
-        Stage("attribute", "attribute", [*model, traces, f"out={out / 'attributions'}"]),
-        Stage("select", "select", [*model, traces, f"out={out / 'selections.parquet'}"]),
-    ]
-    if trained:
-        reached = f"model_path={out / 'grpo' / 'model'}"
-        stages += [
-            Stage("sft", "sft", [*model, traces, selected, *sft(config)]),
-            Stage("grpo", "grpo", grpo(config)),
-            Stage("after", "evaluate", [reached, *testing, f"out={out / 'after'}"]),
-            Stage("compare", "compare", [f"a={out / 'after'}", f"b={out / 'before'}"]),
-        ]
-        look.append(f"rollouts={out / 'grpo' / 'rollouts'}")
-    return [*stages, Stage("report", "report", look)]
-
-
-def eagerly(config: DictConfig, backend: str) -> list[str]:
-    """Compiling takes longer than the bundled model takes to answer."""
-    return ["generation.vllm.engine.enforce_eager=true"] if backend == "vllm" and not config.model_path else []
-
-
-def sft(config: DictConfig) -> list[str]:
-    arguments = [f"out={Path(config.out) / 'sft'}", f"data.train_batch_size={config.batch}"]
-    if config.model_path:
-        arguments += ["optim.lr=1e-5", f"data.max_length={USERS_PROMPT + config.max_tokens}"]
-    return [*(["preset=toy_cpu"] if on_cpu() else ["trainer.logger=[console]"]), *arguments, *config.sft]
-
-
-def grpo(config: DictConfig) -> list[str]:
-    out = Path(config.out)
-    arguments = [f"model_path={out / 'sft' / 'model'}", f"data_path={out / 'problems.jsonl'}", f"out={out / 'grpo'}"]
-    arguments += [f"data.train_batch_size={config.batch}", f"segrl.dump_dir={out / 'grpo' / 'rollouts'}"]
-    arguments += [f"trainer.total_training_steps={config.steps}", f"trainer.save_freq={config.steps}"]
-    arguments += ["trainer.logger=[console,file]"]
-    if config.model_path or config.data_path:
-        arguments += [f"data.max_prompt_length={USERS_PROMPT}", f"data.max_response_length={config.max_tokens}"]
-        arguments += [f"actor_rollout_ref.rollout.max_model_len={USERS_PROMPT + config.max_tokens}"]
-        arguments += ["data.filter_overlong_prompts=true"]
-    if config.model_path:
-        arguments += ["actor_rollout_ref.actor.optim.lr=1e-6"]
-    # As in SFT before, all weights are trained, not adapters.
-    gpu = ["preset=one_gpu", "actor_rollout_ref.model.lora_rank=0"]
-    return [*(["preset=toy_cpu"] if on_cpu() else gpu), *arguments, *config.grpo]
-
-
-def on_cpu() -> bool:
-    import torch
-
-    return not torch.accelerator.is_available()
 
 
 # --- running a stage -------------------------------------------------------------------------------------------------
@@ -231,9 +166,14 @@ def ended_well(stage: Stage, logs: Path) -> bool:
 
 def said(stage: Stage, logs: Path) -> list[str]:
     """The lines of the stage's summary, then the mean reward of each step that verl has logged."""
-    steps = [json.loads(line) for line in whole_lines(metrics_of(stage, logs))]
-    rewards = [f"step:{step['step']} {REWARD}:{step['data'][REWARD]}" for step in steps if REWARD in step["data"]]
+    rewards = [f"step {step}, mean reward {reward:.3f}" for step, reward in enumerate(rewards_of([stage], logs), 1)]
     return whole_lines(summary_of(stage, logs)) + rewards
+
+
+def rewards_of(stages: Sequence[Stage], logs: Path) -> list[float]:
+    """The mean reward of each step that verl has logged."""
+    steps = [json.loads(line)["data"] for stage in stages for line in whole_lines(metrics_of(stage, logs))]
+    return [step[REWARD] for step in steps if REWARD in step]
 
 
 def whole_lines(file: Path) -> list[str]:

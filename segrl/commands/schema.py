@@ -174,6 +174,7 @@ class Report(ReadTraces):
     selections: Any = None
     attributions: str | None = None
     rollouts: str | None = None
+    metrics: str | None = None
     title: str | None = None
     tau: float = MISSING
     beta: float = MISSING

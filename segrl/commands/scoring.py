@@ -127,12 +127,17 @@ def _source_hash(function: str) -> str:
         return file_hash(inspect.getfile(type(resolved)))
 
 
+def gather_options(config: DictConfig, needs: Sequence[str]) -> dict[str, Any]:
+    """The options of ``gather`` in the sections attribution and evidence; the output is that of what is needed."""
+    on_path = any(NEEDS[need] in ON_PATHS for need in needs)
+    output = (config.attribution if on_path else config.evidence).output
+    return {**plain(config.attribution), **plain(config.evidence), "output": output}
+
+
 def scored_rows(model, tokenizer, group: Sequence[TokenisedTrace], config: DictConfig) -> list[Row]:
     """One row a trace, each read by itself; a trace that cannot be scored gives its reason."""
     needs = measure_of(config.measure).needs
-    on_path = any(NEEDS[need] in ON_PATHS for need in needs)
-    output = (config.attribution if on_path else config.evidence).output
-    options = {**plain(config.attribution), **plain(config.evidence), "output": output}
+    options = gather_options(config, needs)
     rows = []
     for trace in group:
         segments = segments_of(trace, config)

@@ -164,6 +164,23 @@ class Select(Measured, ReadTraces):
 
 
 @dataclass
+class Explain(Cut, LoadedModel, ReadTraces):
+    problem: str | None = None
+    response: str | None = None
+    answer: str | None = None
+    id: str | None = None
+    page: str | None = None
+    measure: str = "first_and_last"
+    measure_options: dict[str, Any] = field(default_factory=dict)
+    temperature: float = MISSING
+    max_tokens: int = MISSING
+    seed: int = MISSING
+    attribution: AttributionSettings = field(default_factory=AttributionSettings)
+    evidence: EvidenceSettings = field(default_factory=EvidenceSettings)
+    selection: SelectionSettings = field(default_factory=SelectionSettings)
+
+
+@dataclass
 class Export(ReadTraces):
     out: str | None = None  # a folder
     selections: str | None = None
@@ -206,6 +223,7 @@ TRACE_SCHEMAS: dict[str, type] = {
     "attribute": Attribute,
     "calibrate": Calibrate,
     "select": Select,
+    "explain": Explain,
     "export": Export,
     "analyze": Analyze,
     "truth": Truth,

@@ -13,7 +13,8 @@ from segrl.commands.common import attributor, counted, made_from, plain, say, se
 from segrl.commands.config import needed
 from segrl.commands.planning import announce
 from segrl.data import records
-from segrl.data.shards import Shards
+from segrl.data.shards import Shards, by_id
+from segrl.importance import measure_of
 from segrl.types import Segments, SegmentScores, Selection, TokenisedTrace
 
 
@@ -121,8 +122,8 @@ def _summary(selected: Sequence[Selected], failed: int) -> str:
 
 
 def how_selected(config: DictConfig) -> str:
-    """The note beside the selections, as JSON: the measure, the thresholds, the segmenter, the attributor and a hash of
-    the traces.
+    """The note beside the selections, as JSON: the measure, the thresholds, the segmenter, the attributor, the answer
+    that is explained where that is not the gold one, and a hash of the traces.
     """
     from segrl.data import load_traces
 
@@ -131,4 +132,15 @@ def how_selected(config: DictConfig) -> str:
     traces = load_traces(config.traces, limit=config.limit, require_response=True)
     model, digest = attributor(config)["path"], records.traces_hash(traces)
     source = {"attributor": model, "template": config.template, "traces": digest}
+    target = _target(config)
+    source |= {} if target == "gold" else {"target": target}
     return json.dumps({**how, **source}, indent=1) + "\n"
+
+
+def _target(config: DictConfig) -> str:
+    """The answer that the scores explain."""
+    needs = measure_of(config.measure).needs
+    if needs and config.attributions:
+        rows = by_id(config.attributions, records.ATTRIBUTIONS).values()
+        return next((row["target"] for row in rows if row["target"]), "gold")
+    return "contrast" if needs == ("contrast",) else config.attribution.target if needs else "gold"

@@ -1,7 +1,8 @@
 """Seconds and hours, by flops over a peak, and what attribution adds to a training step.
 
-The unit is ``update_actor``, the policy's update on the same rollouts: an evaluation, a forward and a backward to
-the input embeddings alone, is about half of its part of it, or three quarters where activations are checkpointed.
+The unit is ``update_actor``, the policy's update on the same rollouts. An evaluation is a forward, and a backward to
+the input embeddings alone. It costs about half of the update on its tokens, or three quarters where activations are
+checkpointed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Cost:
 
 
 def units(nodes: int, share: float, checkpointing: bool, certificate_every: int = 0) -> float:
-    """What attribution costs, in units of update_actor. The certificate is two forwards on every so-many-th step."""
+    """What attribution costs, in units of update_actor. A certificate takes two forwards at every n-th step."""
     certificate = 2 / FORWARDS_OF_UPDATE[checkpointing] / certificate_every if certificate_every else 0.0
     return share * (nodes * EVALUATION[checkpointing] + certificate)
 
@@ -64,15 +65,15 @@ def estimate(
 
 
 def hours(flops: float, gpus: int, tflops: float, utilisation: float = UTILISATION) -> float:
-    """Hours that so many flops take on these GPUs."""
+    """Hours that the flops take on these GPUs."""
     return flops / (gpus * tflops * 1e12 * utilisation) / 3600
 
 
 def training_flops(shape: Shape, tokens: int, length: int, checkpointing: bool) -> float:
-    """Flops of the forwards and backwards of so many tokens, in sequences of ``length``."""
+    """Flops of the forwards and backwards of ``tokens`` tokens, in sequences of ``length``."""
     return tokens * shape.forward_flops(length) * FORWARDS_OF_UPDATE[checkpointing]
 
 
 def attribution_flops(shape: Shape, tokens: int, length: int, evaluations: int, checkpointing: bool) -> float:
-    """Flops of so many evaluations of each of these tokens."""
+    """Flops of ``evaluations`` evaluations of each of ``tokens`` tokens."""
     return training_flops(shape, tokens, length, checkpointing) * evaluations * EVALUATION[checkpointing]

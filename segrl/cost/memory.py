@@ -55,7 +55,7 @@ def update(shape: Shape, training: Training) -> Phase:
     """The peak of a forward and backward, whose logits are the largest tensor where the vocabulary is large."""
     logits = training.tokens * shape.vocabulary * training.precision * _copies_of_logits(training)
     layer = training.tokens * shape.layer_activations() * training.precision
-    if training.checkpointing:  # a layer is recomputed in the room that the logits have left by then
+    if training.checkpointing:  # a layer is recomputed after the logits are freed, in their room
         kept = training.tokens * shape.layers * shape.hidden * training.precision
         activations = kept + max(0, layer - logits)
     else:
@@ -96,7 +96,7 @@ def held(shape: Shape, training: Training) -> dict[str, float]:
 
 
 def passing(shape: Shape, training: Training) -> dict[str, float]:
-    """What a rank holds during a step besides: gradients, and weights gathered from all ranks."""
+    """What a rank holds in addition during a step: gradients, and weights gathered from all ranks."""
     gradients = training.stored * trained(shape, training) / training.ranks
     if not training.lora_rank:  # the output layer's stays whole until the backward has ended
         gradients += training.precision * shape.embedding
@@ -120,9 +120,9 @@ def _all(shape: Shape, training: Training) -> int:
 def _copies_of_logits(training: Training) -> int:
     """How often the logits are held at the peak of verl's loss.
 
-    flash-attn's cross entropy writes the gradient over them. Without it verl's ``logprobs_from_logits_v2`` works row by
-    row on rows that are copied out of their padding; its backward holds each row's gradient and all rows' as one
-    tensor, in float32 beside the logits and the gradient of those that the labels pick.
+    flash-attn's cross entropy writes the gradient over them. Without it verl's ``logprobs_from_logits_v2`` copies the
+    rows out of their padding and works row by row. Its backward holds the gradient of each row, and that of all rows as
+    one tensor. In float32 it also holds the logits, and the gradient of those that the labels pick.
     """
     if training.packed:
         return 1 + training.scaled
@@ -133,10 +133,10 @@ def _copies_of_logits(training: Training) -> int:
 
 
 def attribution(shape: Shape, tokens: int, checkpointing: bool, precision: int = 2, path: str = "embeddings") -> float:
-    """Bytes of activations of one forward and backward of ``tokens``, beyond the weights, which are there anyway.
+    """Bytes of the activations of one forward and backward of ``tokens`` tokens; the weights are not counted.
 
-    Either path adds its input and the gradient; that over embeddings its reach (float32), that over values each layer's
-    value vectors before their gates. Logits are of the answer's tokens alone.
+    Either path adds its input and the gradient. The path over embeddings adds its reach (float32), the path over values
+    each layer's value vectors before their gates. Only the answer's tokens have logits.
     """
     reach, gated = (0, shape.kv_heads * shape.head_dim) if path == "values" else (4 * shape.hidden, 0)
     layer = shape.layer_activations() + gated
@@ -155,7 +155,7 @@ class Serving:
 
 
 def generation(shape: Shape, serving: Serving, memory: int) -> Phase:
-    """What vLLM takes of a GPU with so many bytes: all of its share, which the cache fills."""
+    """What vLLM takes of a GPU with ``memory`` bytes: all of its share, which the cache fills."""
     weights = serving.precision * shape.parameters / serving.gpus
     room = serving.share * memory - weights - VLLM_WORK
     return Phase("generation", {"vLLM's weights": weights, "vLLM's work": VLLM_WORK, "KV cache": max(room, 0.0)})
@@ -168,7 +168,7 @@ def least_cache(shape: Shape, serving: Serving) -> float:
 
 
 def check_cache(shape: Shape, serving: Serving, served: Phase, key: str) -> None:
-    """Refuse a share of the GPU in which not one sequence of full length finds room."""
+    """Refuse a share of the GPU whose cache cannot hold one sequence of full length."""
     needs, has = least_cache(shape, serving), served.parts["KV cache"]
     if has < needs:
         raise ValueError(

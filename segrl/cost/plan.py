@@ -14,7 +14,7 @@ from segrl.cost.shape import Shape
 class Plan:
     shape: Shape
     hardware: Hardware
-    gpus: int  # or 1, of a machine without
+    gpus: int  # 1 for a machine without any
     phases: tuple[Phase, ...]
     remedies: Mapping[str, str] = field(default_factory=dict)  # part of a phase -> the key that makes it smaller
     checkpoint: int = 0  # bytes
@@ -56,7 +56,7 @@ def _phase(phase: Phase) -> str:
 
 
 def hours_said(hours: float) -> str:
-    """The time in the unit in which it is a number to remember."""
+    """The time in hours; in minutes where it is less than an hour, in seconds where it is less than a minute."""
     for name, unit in (("hours", 1), ("minutes", 60)):
         if hours * unit >= 1:
             return f"{hours * unit:,.3g} {name}" if hours * unit < 1000 else f"{hours * unit:,.0f} {name}"

@@ -1,4 +1,4 @@
-"""What GRPO with segment weights cannot follow, found in the config alone; each refusal is a sentence with the way out.
+"""Checks of the config: what GRPO with segment weights does not support. Each error says what to change.
 
 Nothing here knows of verl, Ray or a model.
 """
@@ -17,13 +17,13 @@ from segrl.credit.settings import FROM_A_MODEL, OF_THE_ANSWER, CreditSettings, S
 from segrl.importance.lockstep import AFTER_PREFIXES, AT_THE_INPUT
 from segrl.types import Stream, TokenisedTrace
 
-# Losses that pick tokens by their advantage: there, weighting the advantage is not weighting the loss.
+# Losses that pick tokens by their advantage: a weight on the advantage changes the picks too.
 PICK_BY_ADVANTAGE = ("clip_cov", "kl_cov")
 MEAN_ADVANTAGE = ("geo_mean",)
 
 
 def check_supported(config: DictConfig) -> CreditSettings:
-    """The settings of ``segrl``, if this trainer can follow them. Called under verl's own main too."""
+    """The settings of ``segrl``; raises where this trainer does not support them. Runs under verl's own main too."""
     settings = credit_from(config)
     actor = config.actor_rollout_ref.actor
     reasons = []
@@ -53,13 +53,14 @@ def check_supported(config: DictConfig) -> CreditSettings:
 
 
 def warn_of_cut_sampling(rollout: DictConfig) -> None:
-    """The loss takes a rollout's log-probability from the whole distribution, at the rollout's temperature."""
+    """Warn where sampling is cut by ``top_p`` or ``top_k``: the loss takes log-probabilities from the whole
+    distribution, at the rollout's temperature."""
     cut = [f"rollout.{name}={rollout[name]}" for name in ("top_p", "top_k") if cuts(name, rollout.get(name))]
     if cut:
         warnings.warn(
-            f"{' and '.join(cut)}: rollouts come from a part of the distribution, but the loss reckons with the whole "
-            "of it and so pushes where nothing was sampled; train with rollout.top_p=1.0 and rollout.top_k=-1 "
-            "(val_kwargs may differ)",
+            f"{' and '.join(cut)}: rollouts come from a part of the distribution, but the loss is computed on the "
+            "whole of it and so trains probabilities that sampling never uses; train with rollout.top_p=1.0 and "
+            "rollout.top_k=-1 (val_kwargs may differ)",
             stacklevel=3,
         )
 
@@ -75,7 +76,7 @@ def runs_live(config: DictConfig, settings: CreditSettings) -> bool:
 
 
 def compares_within_groups(config: DictConfig) -> bool:
-    """Whether advantages come from the rewards of a group alone: a KL penalty, too, tells its rollouts apart."""
+    """Whether advantages come from the rewards of a group alone; a KL penalty in the reward differs by rollout."""
     return config.algorithm.adv_estimator in WITHIN_GROUPS and not config.algorithm.use_kl_in_reward
 
 
@@ -157,15 +158,15 @@ def _reasons_of_curriculum(config: DictConfig, settings: CreditSettings) -> list
     reasons = []
     if settings.curriculum.order and (config.algorithm.get("filter_groups") or {}).get("enable"):
         reasons.append(
-            f"segrl.curriculum.order={settings.curriculum.order} is told how often a problem is solved, but "
-            "algorithm.filter_groups.enable=true takes the groups that are always or never right out before; leave one "
+            f"segrl.curriculum.order={settings.curriculum.order} reads how often a problem is solved, but "
+            "algorithm.filter_groups.enable=true removes the groups that are always or never right first; leave one "
             "of them out"
         )
     return reasons
 
 
 def _reasons_of_bypass(config: DictConfig, settings: CreditSettings) -> list[str]:
-    """What is read of the forward for the old log-probs, where verl runs none."""
+    """Settings that need verl's forward for the old log-probs, where verl runs none."""
     if not bypasses(config):
         return []
     measured = [side for side in settings.sides if side.need == "entropy_T" or side.compares_responses]
@@ -184,7 +185,7 @@ def _reasons_of_bypass(config: DictConfig, settings: CreditSettings) -> list[str
 
 
 def _reasons_of_comparison(config: DictConfig, settings: CreditSettings, side: Side) -> list[str]:
-    """Why responses cannot be compared by a measure of their advantages."""
+    """Why a measure that compares responses cannot run here."""
     reasons, named = [], f"{side.key}={side.measure}"
     if settings.sign not in ("both", "inverted") or len(settings.sides) > 1:
         other = f"segrl.negative_measure={settings.negative_measure}" if settings.negative_measure else "one side alone"
@@ -211,7 +212,7 @@ def times_attributed(config: DictConfig, settings: CreditSettings) -> int:
 
 
 def has_reference(config: DictConfig) -> bool:
-    """Whether the actor's workers hold a reference: a LoRA actor is its own with the adapter off."""
+    """Whether the actor's workers hold a reference; a LoRA actor with its adapter off is one."""
     model = config.actor_rollout_ref.model
     lora = (model.get("lora") or {}).get("rank", 0) or model.get("lora_rank", 0) or model.get("lora_adapter_path")
     hybrid = config.actor_rollout_ref.get("hybrid_engine", True)  # else the reference has workers of its own
@@ -249,7 +250,7 @@ def position_limit(model_config) -> int | None:
 
 
 def check_reads_text(model_config, settings: CreditSettings) -> None:
-    """Images are not handed on to attribution: scores would be those of another prompt."""
+    """Raise where the model reads images: attribution is not given them, so its scores would be of another prompt."""
     if settings.attributes and getattr(model_config, "vision_config", None) is not None:
         raise ValueError(
             f"the model is a {type(model_config).__name__} with a vision_config, but attribution feeds token ids "
@@ -258,7 +259,7 @@ def check_reads_text(model_config, settings: CreditSettings) -> None:
 
 
 def check_vocabulary(policy, attributor, path: str) -> None:
-    """Rollout ids are not tokenised again, so both models must read them alike."""
+    """Raise where the two vocabularies differ: rollout ids are not tokenised again, so both models read the same."""
     policy_ids: Mapping[str, int] = policy.get_vocab()
     attributor_ids: Mapping[str, int] = attributor.get_vocab()
     if policy_ids == attributor_ids:

@@ -9,18 +9,18 @@ from collections.abc import Mapping, Sequence
 from segrl.credit.rollout import Rollout
 from segrl.credit.settings import OF_THE_ANSWER, CreditSettings
 
-LONGEST_ANSWER = 256  # characters; what stands in a longer box is not an answer, and would have to be attributed whole
-# verl's estimators that compare the rollouts of a prompt alone: equal rewards are then advantages of zero. Others mix
-# in the whole batch, or take no baseline.
+LONGEST_ANSWER = 256  # characters; a longer box holds no answer, and attribution would have to read all of it
+# verl's estimators that compare the rollouts of a prompt with each other alone: there equal rewards give advantages of
+# zero. The others read the whole batch too, or take no baseline.
 WITHIN_GROUPS = ("grpo", "grpo_vectorized", "rloo", "rloo_vectorized", "opo", "gpg")
 # Why every weight of a response is one, in the order of the checks.
 REASONS = (
     "off_step",  # segrl.every leaves this step out
-    "equal_rewards",  # the advantage is zero, or would be but for rounding: nothing is learnt from it
+    "equal_rewards",  # the advantage is zero, or off zero by rounding alone: nothing is learnt from it
     "other_sign",  # segrl.sign weighs the other responses
-    "no_answer",  # to explain, or to hold against the other in a contrast
-    "one_thought",  # nothing to tell apart; a measure of tokens can
-    "too_long",  # with the appended answer, for the model
+    "no_answer",  # there is no answer to explain; in a contrast, one of the two is missing
+    "one_thought",  # there is nothing to compare it with; a measure of tokens needs no second thought
+    "too_long",  # for the model, with the appended answer
     "not_sampled",  # segrl.share left it out
     "not_finite",  # attributed, but the scores hold NaN or infinity
     "no_scores",  # attributed, but the scores tell no token from another
@@ -34,8 +34,8 @@ def reasons(
     too_long: Mapping[str, bool] | None = None,
     within_groups: bool = True,
 ) -> dict[str, str | None]:
-    """By key: the first reason against attributing the rollout, or None. ``within_groups`` says that advantages come
-    from comparing the rewards of a group alone."""
+    """By key: the first reason against attributing the rollout, or None. ``within_groups``: whether advantages come
+    from the rewards of a group alone."""
     if off_step(settings, step):
         return {rollout.key: "off_step" for rollout in rollouts}
     equal = equal_groups(rollouts) if within_groups else set()
@@ -66,7 +66,8 @@ def _reason(rollout: Rollout, settings: CreditSettings, equal: set[str], too_lon
 
 
 def answers(rollout: Rollout, settings: CreditSettings) -> list[str | None]:
-    """The answers to explain, None where there is none: two in a contrast, none by a measure that runs no model."""
+    """The answers to explain: two in a contrast, an empty list where the measure explains none. None stands for an
+    answer that is missing."""
     side = settings.side(rollout.advantage)
     if side.need not in OF_THE_ANSWER:
         return []
@@ -75,8 +76,8 @@ def answers(rollout: Rollout, settings: CreditSettings) -> list[str | None]:
 
 
 def equal_groups(rollouts: Sequence[Rollout]) -> set[str]:
-    """The groups whose rewards are all the same; their advantages may still be off zero by rounding. One session, of
-    however many turns, has nothing to be compared with: verl takes its reward as it is."""
+    """The groups whose rewards are all the same; their advantages may still be off zero by rounding. A group of one
+    session is left out: there is no reward to compare its own with, and verl takes it as the advantage."""
     rewards, sessions = defaultdict(set), defaultdict(set)
     for rollout in rollouts:
         rewards[rollout.group].add(rollout.reward)
@@ -85,8 +86,8 @@ def equal_groups(rollouts: Sequence[Rollout]) -> set[str]:
 
 
 def sample(worth: Sequence[Rollout], tokens: float, step: int) -> set[str]:
-    """Keys of rollouts drawn at random until the next would exceed ``tokens``, one at least; the same in whatever order
-    they come. A run that is started again draws others: verl's keys are new each time."""
+    """Keys of rollouts drawn at random until the next would exceed ``tokens``; one at least. The order of ``worth``
+    does not matter. A run that is started again draws others: verl's keys are new each time."""
     order = sorted(worth, key=lambda rollout: rollout.key)
     random.Random(f"segrl share {step}").shuffle(order)
     keys: set[str] = set()

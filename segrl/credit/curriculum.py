@@ -1,4 +1,4 @@
-"""Which problems of the training set come next: by how often they are solved, in one phase or two.
+"""Which problems of the training set come next, by their pass rates, in one phase or two.
 
 A problem is a row of the training set. Nothing here knows of verl, Ray or a model.
 """
@@ -38,8 +38,8 @@ def gaussian(rates_Q: Tensor, count: int, generator: Generator, centre: float = 
     return systematic(shares_Q, count, generator)
 
 
-# Each takes the problems' pass rates, how many problems a step takes, and a generator, and returns positions in the
-# rates: a pass over all, or one step's. What else it takes are options.
+# Each takes the problems' pass rates, the number of problems in a step, a generator, and its options. It returns
+# positions in the rates: of all problems for a whole pass, or of one step's problems.
 ORDERS: dict[str, Callable[..., list[int]]] = {
     "shuffled": shuffled,
     "easy_to_hard": easy_to_hard,
@@ -48,10 +48,11 @@ ORDERS: dict[str, Callable[..., list[int]]] = {
 
 
 def systematic(shares_Q: Tensor, count: int, generator: Generator) -> list[int]:
-    """``count`` positions in a random order; each is drawn ``count`` times its share often, rounded down or up.
+    """``count`` positions in a random order. Each occurs ``count`` times its share, rounded down or up.
 
-    Lengths of ``count`` times the shares are laid end to end, and a comb of teeth one apart falls on them at random.
-    Drawn one by one, a problem would come twice into one step and not into the next.
+    This is systematic sampling: intervals as long as ``count`` times the shares are laid end to end, and points one
+    apart, with a random start, fall on them. Independent draws would put a problem twice into one step and leave it out
+    of the next.
     """
     mixed = torch.randperm(len(shares_Q), generator=generator)
     ends_Q = (shares_Q[mixed] * count).cumsum(0)
@@ -68,20 +69,20 @@ class CurriculumSettings:
     """Which problems come next: the section ``segrl.curriculum`` of `segrl grpo`."""
 
     # shuffled, easy_to_hard, gaussian (those solved half of the time come most often), or package.module:function;
-    # null: verl's own order, and nothing else of this section counts
+    # null: verl's own order, and the rest of this section has no effect
     order: str | None = None
     options: dict[str, Any] = field(default_factory=dict)  # of that function: {centre: 0.5, width: 0.25} for gaussian
     # the average pass rate from which a problem counts as solved and comes no more, like 0.95; null: none is dropped
     drop_solved: float | None = None
-    drop_visits: int = 2  # so many steps must have had a problem before it counts as solved
-    decay: float = 0.5  # what is left of a problem's average at its next visit; 0: its last pass rate alone counts
+    drop_visits: int = 2  # the steps that must have had a problem before it counts as solved
+    decay: float = 0.5  # the weight of a problem's average at its next visit; 0: its last pass rate alone counts
     unseen: float = 0.5  # the pass rate that a problem has before its first visit
-    # the reward from which a rollout has passed; where the reward function gives an `acc` too, that is asked
+    # the reward from which a rollout has passed; where the reward function gives an `acc`, it is compared instead
     passed_from: float = 0.5
     convergence: str | None = None  # the order of a second phase; null: there is one phase
     convergence_options: dict[str, Any] = field(default_factory=dict)  # of that order
     convergence_step: int | None = None  # the step with which the second phase begins
-    # or it begins after the first step whose policy had less entropy, by verl's actor/entropy; of both what comes first
+    # or it begins after the first step with less entropy than this, by verl's actor/entropy; the earlier of both counts
     convergence_entropy: float | None = None
 
     def __post_init__(self) -> None:
@@ -104,13 +105,13 @@ class CurriculumSettings:
             )
         if self.convergence and not self.order:
             raise ValueError(
-                f"segrl.curriculum.convergence={self.convergence} without segrl.curriculum.order, which is that of the "
+                f"segrl.curriculum.convergence={self.convergence} without segrl.curriculum.order, the order of the "
                 "first phase; give one, like shuffled"
             )
 
 
 def _check_order(key: str, name: str | None, options: Mapping[str, Any]) -> None:
-    """Refuse an order that is not there or cannot be drawn with these options."""
+    """Raise where the order does not exist or does not take these options."""
     if name is not None:
         order = resolve(name, ORDERS, "order of problems")
         made_up = (torch.tensor([0.2, 0.8], dtype=torch.float64), 1, Generator())
@@ -145,7 +146,7 @@ class Difficulty:
         return self.rates.get(problem, self.unseen)
 
     def solved(self, problem: int, threshold: float, visits: int) -> bool:
-        """Whether the average of so many visits has come to the threshold."""
+        """Whether the problem has had ``visits`` visits and its average has reached ``threshold``."""
         return self.visits.get(problem, 0) >= visits and self.rates[problem] >= threshold
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -162,14 +163,14 @@ class Difficulty:
 
 
 class Phases:
-    """Exploration, then convergence: from a step on, or after a step of less entropy. There is no way back."""
+    """Exploration, then convergence. Convergence begins at a step or after a step of less entropy, and never ends."""
 
     def __init__(self, step: int | None = None, entropy: float | None = None) -> None:
         self.step, self.entropy = step, entropy
         self.converging = step is not None and step <= 1
 
     def after(self, step: int, entropy: float | None) -> None:
-        """What follows from a step that is over, and from its policy's entropy where that is known."""
+        """Update the phase after a step, with its policy's entropy where that is known."""
         due = self.step is not None and step + 1 >= self.step
         low = self.entropy is not None and entropy is not None and entropy < self.entropy
         self.converging = self.converging or due or low
@@ -182,10 +183,10 @@ class Phases:
 
 
 class Curriculum:
-    """A sampler: the rows of the training set, without end, in an order that follows what ``observe`` is told.
+    """A sampler without end over the rows of the training set, in an order that follows the pass rates it observes.
 
-    The next rows follow from its state and from what it is told afterwards, from nothing else. An order that makes a
-    pass over all problems is asked again when the pass is over, one that draws a step's problems at every step.
+    The next rows depend on its state and on later calls of ``observe`` alone. An order over all problems is called
+    again after each pass; an order that draws one step's problems is called at every step.
     """
 
     def __init__(self, settings: CurriculumSettings, rows: int, batch: int, seed: int = 0) -> None:
@@ -193,7 +194,7 @@ class Curriculum:
         self.difficulty = Difficulty(settings.decay, settings.unseen)
         self.phases = Phases(settings.convergence_step, settings.convergence_entropy)
         self.generator = Generator().manual_seed(seed)
-        self.waiting: deque[int] = deque()  # rows that are drawn and have not come yet
+        self.waiting: deque[int] = deque()  # rows that are drawn and not yet yielded
 
     def __len__(self) -> int:
         return self.rows

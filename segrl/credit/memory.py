@@ -1,4 +1,4 @@
-"""What a run remembers beside its checkpoints."""
+"""The calibration and the weights of entropy of a run, kept beside its checkpoints."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ MEMORY = "segrl.json"
 
 
 class Memory:
-    """A json file beside the checkpoints. It holds the calibration, which is made once and found again on resuming with
-    the settings that it follows from."""
+    """A json file beside the checkpoints, read again when the run is resumed. Each value in it is kept with the
+    settings that it follows from."""
 
     def __init__(self, folder: str | Path, model_path: str) -> None:
         self.path = Path(folder) / MEMORY
@@ -27,7 +27,7 @@ class Memory:
                 self.contents = kept
 
     def get(self, name: str, settings: Mapping[str, Any]) -> Any:
-        """What was kept under these settings, or None."""
+        """The value that was kept under these settings, or None."""
         kept = self.contents.get(name, {})
         return kept["found"] if kept.get("settings") == settings else None
 
@@ -37,7 +37,7 @@ class Memory:
 
 
 def calibration_settings(settings: CreditSettings) -> dict[str, Any]:
-    """What a calibration follows from, besides the model."""
+    """The settings that a calibration follows from."""
     names = ("path", "output", "begin", "interpolate", "attributor", "calibration_rollouts", "calibration_nodes")
     basis = {name: getattr(settings, name) for name in names}
     return basis | {"target": settings.sides[0].explains, "counts": sorted({*COUNTS, settings.nodes})}

@@ -1,6 +1,6 @@
-"""What verl logs of a step; docs/metrics.md explains each. Nothing here knows of verl, Ray or a model.
+"""The metrics that segrl adds to a step; docs/metrics.md explains each. Nothing here knows of verl, Ray or a model.
 
-verl combines the values of several updates by name: one that holds "min", "max", "sum" or "total" is not averaged.
+verl averages a metric over several updates, unless its name holds "min", "max", "sum" or "total".
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _KEYWORD = re.compile("|".join(rf"\b{re.escape(word)}\b" for word in sorted(KEYW
 def credit_metrics(
     rollouts: Sequence[Rollout], why: Mapping[str, str | None], weighed: Sequence[Weighed]
 ) -> dict[str, float]:
-    """``why`` says of each rollout's key why it was not attributed, or None."""
+    """The metrics of a step. ``why`` holds by key the reason why a rollout was not attributed, or None."""
     counts = Counter(why.values()) + Counter(no_scores=sum(response.uniform for response in weighed))
     tokens = sum(rollout.trace.tokens for rollout in rollouts)
     thoughts = sum(rollout.thoughts for rollout in rollouts)
@@ -54,7 +54,7 @@ def credit_metrics(
 
 
 def agreement(weighed: Sequence[Weighed], others: Sequence[Evidence | None], settings: CreditSettings) -> float | None:
-    """Spearman's correlation of the thoughts' strengths with those that other evidence gives, mean over rollouts."""
+    """Spearman's correlation of the thoughts' strengths with those by other evidence, as a mean over rollouts."""
     correlations = []
     for response, evidence in zip(weighed, others, strict=True):
         if evidence is not None:
@@ -66,7 +66,7 @@ def agreement(weighed: Sequence[Weighed], others: Sequence[Evidence | None], set
 
 
 def time_metrics(timing: Mapping[str, float]) -> dict[str, float]:
-    """What attribution took of the step, and in units of ``update_actor``."""
+    """Attribution's seconds, their share of the step, and their ratio to the seconds of ``update_actor``."""
     seconds = timing.get("attribution", 0.0)
     metrics = {"segrl/seconds": seconds}
     if timing.get("step"):
@@ -77,7 +77,7 @@ def time_metrics(timing: Mapping[str, float]) -> dict[str, float]:
 
 
 def check_finite(metrics: Mapping[str, float], step: int) -> None:
-    """verl skips an update whose gradient is not finite and goes on; from a loss that is not, nothing recovers."""
+    """Raise where a loss is not finite: verl would skip the update and go on, but the run would not recover."""
     for name in LOSSES:
         if not isfinite(metrics.get(name, 0.0)):
             raise FloatingPointError(
@@ -87,7 +87,7 @@ def check_finite(metrics: Mapping[str, float], step: int) -> None:
 
 
 def keywords(text: str) -> int:
-    """How often a transition keyword stands in the text, wherever: a policy can learn to say "Wait"."""
+    """How many transition keywords the text has, at any place: a policy can learn to say "Wait"."""
     return sum(1 for _ in _KEYWORD.finditer(text))
 
 

@@ -2,7 +2,7 @@
 
 The gradient of a token's entropy is the expectation of the log-probability's gradient times (-log p - entropy), so a
 bonus of entropy is one more advantage of the token that was sampled, and the loss stays verl's own. docs/acpo.md says
-what of this is public and what is ours. Nothing here knows of verl, Ray or a model.
+which parts are published and which are segrl's. Nothing here knows of verl, Ray or a model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from segrl.types import Segments, SegmentScores
 from segrl.weighting import standardised
 
-RANGE = 100.0  # the steered weight stays within so many times of where it began
+RANGE = 100.0  # the steered weight stays within this factor of its start
 
 
 @dataclass
@@ -28,7 +28,7 @@ class RegulationSettings:
     """
 
     entropy_weight: float = 0.0  # advantage a nat of entropy, for a thought of average score; 0: none
-    # nats a token that the weight is steered to hold while exploring; null: the weight stays
+    # nats a token; while exploring, the weight is steered to hold this entropy; null: the weight stays
     entropy_target: float | None = None
     entropy_gain: float = 0.5  # how far a miss, in parts of the target, moves the weight's logarithm in one step
     # while converging: advantage lost a nat by which a token is likelier than under the reference
@@ -77,7 +77,7 @@ class Regulation:
         return torch.where(trained_T, added_T, 0.0).float()
 
     def times(self, advantage: float, confidence: float | None) -> float:
-        """What a rollout's advantage is multiplied by."""
+        """The factor of a rollout's advantage."""
         weighs = self.settings.confidence and self.converging and advantage > 0
         return confidence if weighs and confidence is not None else 1.0
 
@@ -85,11 +85,11 @@ class Regulation:
 def entropy_bonus(
     scores: SegmentScores, segments: Segments, likelihoods: Likelihoods, converging: bool, trained_T: Tensor
 ) -> Tensor:
-    """For each trained token of the thinking, its segment's direction times (-log p - entropy), less the mean of that
-    over the others; 0 elsewhere.
+    """For each trained token of the thinking: its segment's direction times (-log p - entropy), less the mean of this
+    product over the other such tokens. Elsewhere 0.
 
-    So the bonus sums to zero in each response, and no text wins by it. What the other tokens get is a baseline: in
-    expectation the gradient is the same without it, for a given length and given directions.
+    The bonus sums to zero in each response, so it favours no response over another. The mean over the other tokens is a
+    baseline: for a given length and given directions it does not change the expected gradient.
     """
     directions_S = directions(scores, converging)
     directions_T = directions_S if scores.segment_T is not None else directions_S[segments.index_T]
@@ -102,8 +102,8 @@ def entropy_bonus(
 
 
 def directions(scores: SegmentScores, converging: bool) -> Tensor:
-    """How much entropy each segment is to win: exploring, up to 2 for what contributed least; converging, down to -2
-    for what contributed most; 1 or -1 for the average."""
+    """How much entropy each segment is to gain. While exploring it is up to 2 for what contributed least, and 1 for the
+    average; while converging down to -2 for what contributed most, and -1 for the average."""
     z_S = standardised(scores.strength_S[scores.thought_S])
     directions_S = torch.zeros(len(scores), dtype=torch.float64)
     directions_S[scores.thought_S] = -2 * z_S.sigmoid() if converging else 2 * (-z_S).sigmoid()

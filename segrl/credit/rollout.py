@@ -42,12 +42,12 @@ class Rollout:
 
     @property
     def tokens(self) -> int:
-        """Of prompt and response."""
+        """The number of tokens of prompt and response."""
         return len(self.trace.prompt_ids) + self.trace.tokens
 
     @property
     def group(self) -> str:
-        """The rollouts of one prompt: verl's keys are ``{prompt}_{session}_{turn}``."""
+        """The part of the key that the rollouts of one prompt share: keys are ``{prompt}_{session}_{turn}``."""
         return self.key.rsplit("_", 2)[0]
 
     @property
@@ -56,7 +56,7 @@ class Rollout:
 
     @property
     def advantage(self) -> float:
-        """The mean over the tokens that are trained; GRPO gives them all the same."""
+        """The mean advantage of the trained tokens; GRPO gives all of them the same."""
         trained = self.trace.trainable_T
         return float(self.advantages_T[trained].mean()) if bool(trained.any()) else 0.0
 
@@ -72,7 +72,7 @@ class Rollout:
 
 @dataclass(frozen=True, eq=False)
 class Weighed:
-    """A rollout with what was read of it and what follows from that."""
+    """A rollout with its scores, its selection and the weights of its tokens."""
 
     rollout: Rollout
     scores: SegmentScores
@@ -80,10 +80,11 @@ class Weighed:
     weights_T: Tensor
     stream: Stream | None = None
     confidence: float | None = None  # the answer's probability after the whole thinking, where that was read
+    target: str | None = None  # the answer that the scores explain
 
     @property
     def uniform(self) -> bool:
-        """Whether the scores told no token from another."""
+        """Whether all weights of the thinking are equal."""
         inside = self.weights_T[self.rollout.weighted_T]
         return not len(inside) or bool((inside == inside[0]).all())
 
@@ -91,7 +92,7 @@ class Weighed:
 def rollout_trace(
     key: str, prompt_ids: Tensor, response_ids: Tensor, trainable_T: Tensor, tokenizer, ends: Collection[int]
 ) -> TokenisedTrace:
-    """The trace of a rollout, whose answer is the one that the response gives; None where it gives none. ``ends``: the
+    """The trace of a rollout. Its answer is the response's own, or None where the response gives none. ``ends``: the
     tokens that end a response."""
     finish = finish_of(response_ids.tolist(), ends)
     trace = Trace.from_ids(
@@ -117,8 +118,8 @@ def make_rollout(
     gold: str | None = None,
     cutting_T: Tensor | None = None,
 ) -> Rollout:
-    """The rollout with its segments, and the kinds of its thoughts where the measure reads them. ``cutting_T`` is what
-    the segmenter reads of each token, if anything."""
+    """The rollout with its segments, and the kinds of its thoughts where the measure reads them. ``cutting_T`` is the
+    number of each token that the segmenter reads, if it reads one."""
     options = dict(settings.segmentation)
     read: dict[str, Any] = {settings.cuts_by: cutting_T} if settings.cuts_by else {}
     evidence = Evidence(trace, **read) if read else None
@@ -129,7 +130,7 @@ def make_rollout(
 
 
 def evidence_of(rollout: Rollout, stream: Stream | None, settings: CreditSettings) -> Evidence:
-    """What the measure of the rollout's side reads, made from its number for each token."""
+    """The evidence for the measure of the rollout's side, made from the stream that was read for it."""
     need = settings.side(rollout.advantage).need
     if need is None:
         return Evidence(rollout.trace)
@@ -156,14 +157,15 @@ def scores_of(rollout: Rollout, evidence: Evidence, settings: CreditSettings) ->
 
 
 def weigh_rollout(rollout: Rollout, evidence: Evidence, settings: CreditSettings, step: int) -> Weighed:
-    """A rollout by itself, with its weights."""
+    """One rollout with its weights."""
     return weigh_rollouts([rollout], [evidence], settings, step)[0]
 
 
 def weigh_rollouts(
     rollouts: Sequence[Rollout], evidence: Sequence[Evidence], settings: CreditSettings, step: int
 ) -> list[Weighed]:
-    """The rollouts with their weights: one rule over each by itself, or over all those that are measured alike."""
+    """The rollouts with their weights. By ``scope`` the rule compares the segments of one rollout, or those of all
+    rollouts on one side."""
     keys = [rollout.key for rollout in rollouts]
     read = dict(zip(keys, evidence, strict=True))
     scores = {rollout.key: scores_of(rollout, read[rollout.key], settings) for rollout in rollouts}
@@ -188,6 +190,7 @@ def weigh_rollouts(
             weights[key],
             read[key].ig or read[key].contrast,
             _confidence(read[key]),
+            _target(rollout, settings),
         )
         for key, rollout in zip(keys, rollouts, strict=True)
     ]
@@ -206,8 +209,13 @@ def _confidence(evidence: Evidence) -> float | None:
     return float(value.exp() if evidence.output == "logp" else value.sigmoid())
 
 
+def _target(rollout: Rollout, settings: CreditSettings) -> str | None:
+    side = settings.side(rollout.advantage)
+    return side.explains if side.need else None
+
+
 def _pools(rollouts: Sequence[Rollout], settings: CreditSettings) -> list[list[Rollout]]:
-    """The rollouts whose segments the rule compares."""
+    """The rollouts in pools; the rule compares the segments of one pool."""
     if settings.scope == "response":
         return [[rollout] for rollout in rollouts]
     pools = [[rollout for rollout in rollouts if settings.side(rollout.advantage) == side] for side in settings.sides]
@@ -217,7 +225,7 @@ def _pools(rollouts: Sequence[Rollout], settings: CreditSettings) -> list[list[R
 def record(rollout: Rollout, why: str | None, weighed: Weighed | None, advantages_T: Tensor) -> dict[str, Any]:
     """One line of the rollout dump. ``advantages_T`` is what the TransferQueue holds after the weights were applied.
 
-    ``uniform`` says why every weight is one, or is null; without scores the fields that hold them are empty.
+    ``uniform`` is the reason why every weight is one, or null. Without scores, the fields for scores are empty.
     """
     segments, scores = rollout.segments, weighed.scores if weighed else None
     stream = weighed.stream if weighed else None
@@ -239,6 +247,7 @@ def record(rollout: Rollout, why: str | None, weighed: Weighed | None, advantage
         "consistency": scores.consistency_S.tolist() if scores else [],
         "keep": weighed.selection.keep_S.tolist() if weighed else [],
         "reason": list(weighed.selection.reason_S) if weighed else [],
+        "target": weighed.target if weighed else None,
         "gap": _number(stream.gap) if stream else None,
         "copy_share": _number(stream.copy_share) if stream else None,
         "advantage": rollout.advantage,
@@ -249,5 +258,5 @@ def record(rollout: Rollout, why: str | None, weighed: Weighed | None, advantage
 
 
 def _number(value: float | None) -> float | None:
-    """JSON knows neither NaN nor infinity."""
+    """The value, or None for NaN and infinity, which JSON cannot write."""
     return value if value is not None and isfinite(value) else None

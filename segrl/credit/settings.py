@@ -24,13 +24,13 @@ from segrl.weighting import SIGNS, WEIGHTINGS
 ATTRIBUTORS = ("live", "frozen", "ref")
 SCOPES = ("response", "batch")
 FORMS = ("times", "plus")
-QUADRATURES = RULES | {CALIBRATED: midpoint}  # which serves until there is a calibration
-# What a measure may read inside GRPO: what the attributor says of an answer, what the actor says of responses together
-# (ACROSS_RESPONSES), and what verl has computed anyway.
+QUADRATURES = RULES | {CALIBRATED: midpoint}  # midpoint serves until there is a calibration
+# What a measure may read inside GRPO: OF_THE_ANSWER from the attributor, ACROSS_RESPONSES from the actor, and what verl
+# has computed anyway, FROM_VERL.
 OF_THE_ANSWER = ("ig", "contrast", "gradient_T", "gradnorm_T", "prefix_logp_S")
 ALONG_A_PATH = ("ig", "contrast")
 FROM_VERL = ("entropy_T", "logp_T")
-CUTTING = {"entropy": "entropy_T", "probability": "logp_T"}  # segmenters that read such numbers
+CUTTING = {"entropy": "entropy_T", "probability": "logp_T"}  # by segmenter, the number of each token that it reads
 FROM_A_MODEL = (*OF_THE_ANSWER, *ACROSS_RESPONSES)
 AT_LEAST_ONE = (
     "nodes",
@@ -55,7 +55,7 @@ class Side:
     measure: str
     options: dict[str, Any]
     target: str  # of attribution, as segrl.target says
-    key: str = field(default="segrl.measure", compare=False)  # which names the measure
+    key: str = field(default="segrl.measure", compare=False)  # the setting that names the measure
 
     @property
     def need(self) -> str | None:
@@ -70,12 +70,12 @@ class Side:
 
     @property
     def compares_responses(self) -> bool:
-        """Whether the measure reads what tells the responses of one sign of the advantage from those of the other."""
+        """Whether the measure compares the responses of one sign of the advantage with those of the other."""
         return self.need in ACROSS_RESPONSES
 
     @property
     def least_thoughts(self) -> int:
-        """How many thoughts a response must have for something to be told apart in it."""
+        """The fewest thoughts of a response to whose tokens the measure can give different scores."""
         return 1 if measure_of(self.measure).level == "token" else 2
 
     @property
@@ -100,20 +100,20 @@ class CreditSettings:
     scope: str = "response"  # what the rule compares: the segments of a response, or those of the whole batch
     mean_one: bool = True  # the weights of a scope have mean one; false: they are as the rule says
     form: str = "times"  # advantage times weight; or plus: advantage + weight - 1
-    # the advantages of a group's tokens have mean zero, as in Cliff, whose rule `onward` takes blame from some of them;
-    # a longer wrong response is then blamed less
+    # shift the advantages of a group's tokens to mean zero, as Cliff does: its rule `onward` takes blame from some
+    # tokens; a longer wrong response is then blamed less
     centred: bool = False
     regulation: RegulationSettings = field(default_factory=RegulationSettings)
-    permuted: bool = False  # a control: the thoughts' scores are dealt out to them at random
+    permuted: bool = False  # a control: the scores of a response's thoughts are permuted at random
     sign: str = "positive"  # the advantages whose tokens are weighted: positive, negative, both, inverted, signed
-    warmup_steps: int = 0  # weights grow from one over so many steps
+    warmup_steps: int = 0  # steps over which the weights grow from one to the rule's
     segmenter: str = "auto"  # keywords, and paragraphs inside pieces over 512 tokens
     segmentation: dict[str, Any] = field(default_factory=dict)  # min_tokens, max_segments, options of the segmenter
     tau: float = 0.7  # Eq. 6, for the rules hard and bilevel and for the selected ratio
     beta: float = 1.0  # Eq. 7; 1.0 drops nothing
-    every: int = 1  # weigh on the first step and on every so-many-th after it
+    every: int = 1  # weigh on the first step and on every n-th after it
     share: float = 1.0  # attribute at most this part of a step's tokens, in rollouts drawn at random
-    # what is explained: the rollout's own answer, the gold one, or contrast: its own against gold, where the two part
+    # the answer to explain: own (the rollout's), gold, or contrast (own against gold, at the token where they part)
     target: str = "own"
     # gates on the value vectors of every layer; or embeddings, the paper's, which measure=ig reads
     path: str = "values"
@@ -128,8 +128,8 @@ class CreditSettings:
     calibration_nodes: int = 48  # of quadrature=calibrated: the nodes to choose from
     # response or all: the positions that move; null: all with path=embeddings, as in the paper, else the response
     interpolate: str | None = "response"
-    certificate_every: int = 10  # weighed steps on which completeness is certified, at two forwards more; 0: never
-    # weighed steps on which a few rollouts are attributed with many nodes too, and compared; 0: never
+    certificate_every: int = 10  # every n-th weighed step certifies completeness, at two forwards more; 0: never
+    # every n-th weighed step compares the scores of a few rollouts with those at many nodes; 0: never
     fidelity_every: int = 50
     fidelity_rollouts: int = 8  # of fidelity_every: the rollouts that are compared
     fidelity_nodes: int = 48  # of fidelity_every: the many nodes
@@ -140,12 +140,12 @@ class CreditSettings:
     attributor_path: str | None = None  # of the frozen one; it must share the policy's vocabulary
     attributor_dtype: str = "bfloat16"  # of the frozen one's weights: float32, bfloat16 or float16
     attributor_workers: int = 1  # Ray actors, each with a copy
-    attributor_gpus: float = 1.0  # of each; leave them free of trainer.n_gpus_per_node
+    attributor_gpus: float = 1.0  # of each; trainer.n_gpus_per_node must leave them free
     poll_seconds: float = 2.0  # how often verl looks for finished rollouts; shorter where a whole step takes less
-    # seconds after which a start or a step is taken to hang and the job ends; or null. A validation that samples more
-    # than a step gets as many times more
+    # seconds after which a start or a step is taken to hang and the job ends; null: never. A validation of twice a
+    # step's rollouts gets twice as long
     step_timeout: float | None = 7200
-    dump_dir: str | None = None  # one jsonl a step: segments, scores, weights and advantages of every response
+    dump_dir: str | None = None  # folder of one jsonl a step: segments, scores, weights, advantages of every response
     curriculum: CurriculumSettings = field(default_factory=CurriculumSettings)
 
     def __post_init__(self) -> None:
@@ -155,8 +155,8 @@ class CreditSettings:
             _check_measure(side)
         if self.negative_measure and self.sign not in ("both", "negative"):
             raise ValueError(
-                f"segrl.negative_measure={self.negative_measure} is of responses with negative advantage, which "
-                f"segrl.sign={self.sign} does not weigh by a measure of their own; take segrl.sign=both or negative"
+                f"segrl.negative_measure={self.negative_measure} measures responses with negative advantage, but "
+                f"segrl.sign={self.sign} gives them no measure of their own; take segrl.sign=both or negative"
             )
         choices = (
             ("sign", SIGNS),
@@ -213,7 +213,7 @@ class CreditSettings:
 
     @property
     def cuts_by(self) -> str | None:
-        """What of verl's numbers for each token the segmenter reads, or None."""
+        """Which of verl's numbers for each token the segmenter reads, or None."""
         return CUTTING.get(self.segmenter)
 
     @property
@@ -255,5 +255,5 @@ def _check_measure(side: Side) -> None:
     if unread or len(measure.needs) > 1:
         raise ValueError(
             f"{side.key}={side.measure} reads {', '.join(measure.needs)}, which is not gathered while training; "
-            "online are those that read one of " + ", ".join((*FROM_A_MODEL, *FROM_VERL)) + ", or nothing"
+            "take a measure that reads one of " + ", ".join((*FROM_A_MODEL, *FROM_VERL)) + ", or nothing"
         )

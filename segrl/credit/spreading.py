@@ -19,7 +19,7 @@ def spread(
     settings: CreditSettings,
     regulation: Regulation | None = None,
 ) -> dict[str, Tensor]:
-    """By key, the advantages of each rollout that has others than verl gave it."""
+    """By key, the new advantages of each rollout whose advantages change."""
     advantages = {
         response.rollout.key: _weighed_advantages(response, settings.form, regulation) for response in weighed
     }

@@ -46,8 +46,8 @@ def load_benchmark(
 def gpqa_row(row: Row, where: str, seed: int) -> Row:
     """A GPQA row with its four choices written into the problem in a shuffled order, and the letter of the right one.
 
-    The order depends on the seed and the question alone, so it is the same whatever rows stand around it. Copies with
-    choices already lettered are refused: their order is fixed, and in some the right one is always A.
+    The order depends on the seed and the question alone, not on the other rows. Copies whose choices already have
+    letters are refused: their order is fixed, and in some the right one is always A.
     """
     if missing := [name for name in ("Question", *GPQA_CHOICES) if not isinstance(row.get(name), str)]:
         raise ValueError(

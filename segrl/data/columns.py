@@ -26,7 +26,7 @@ DOLLARS = re.compile(r"\$+((?:[^$\\]|\\.)*)\$*|((?:[^$\\]|\\.)*?)\$+", re.DOTALL
 
 
 def trace_from_row(row: Row, where: str, fallback_id: str, with_response: bool = True) -> Trace:
-    """The trace a row describes, whichever of the known columns it uses; ``where`` names the row in messages."""
+    """The trace that a row describes in any of the known columns; ``where`` names the row in messages."""
     if is_saved(row):
         return trace_from_saved(row, where)
     rest = _flattened(row, where)

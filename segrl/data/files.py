@@ -93,8 +93,8 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 @contextmanager
 def replacing_folder(path: str | os.PathLike, mark: str) -> Iterator[Path]:
-    """An empty folder that takes the place of ``path`` once it is whole; until then ``path`` is untouched. What stands
-    there must be of the same kind, which the file ``mark`` tells.
+    """An empty folder that takes the place of ``path`` once it is whole; until then ``path`` is untouched. A folder at
+    ``path`` must be empty or hold the file ``mark``.
     """
     target = Path(path)
     if target.exists() and not (target / mark).exists() and any(target.iterdir()):
@@ -126,7 +126,7 @@ def ending(path: str | os.PathLike) -> str:
     suffix = Path(path).suffix.lower()
     if suffix not in ENDINGS:
         raise ValueError(
-            f"{path} ends in {suffix or 'nothing'}; give a file that is, and is called, "
+            f"{path} ends in {suffix or 'nothing'}; give a file whose name ends in "
             ".jsonl (one JSON object a line) or .parquet"
         )
     return suffix

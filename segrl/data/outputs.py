@@ -1,4 +1,4 @@
-"""What evaluation tools and trainers save, as traces: one a response, the format told by the columns.
+"""What evaluation tools and trainers save, as traces, one a response. The columns tell the format.
 
 Every trace's ``meta`` has ``problem_id`` and ``sample``, and ``tokens``, ``finish``, ``level`` and ``prompt`` where the
 file has them. Verdicts in such files are not read.
@@ -103,7 +103,7 @@ def _qwen(row: Row) -> list[Row]:
 
 
 def _with_lengths(question: Row, texts: list[str], tokens: list[Any] | None) -> list[Row]:
-    """A row for each text; how long it is only where there are token ids for each."""
+    """A row for each text, with its number of tokens where there are token ids for each text."""
     nested = [part for part in tokens or () if isinstance(part, list)]
     ids = [sequence for part in nested for sequence in (part if part and isinstance(part[0], list) else [part])]
     lengths = [len(sequence) for sequence in ids] if len(ids) == len(texts) else [None] * len(texts)
@@ -111,7 +111,7 @@ def _with_lengths(question: Row, texts: list[str], tokens: list[Any] | None) -> 
 
 
 def _rendered(prompt: Any) -> str | None:
-    """The prompt where it is rendered text, whose end may open the thought; None of a chat."""
+    """The prompt where it is rendered text, whose end may open the thought; None for a chat."""
     return prompt if isinstance(prompt, str) else None
 
 

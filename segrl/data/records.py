@@ -1,4 +1,4 @@
-"""How segments, attributions and selections lie in parquet: one row a trace, bound to it by two hashes."""
+"""Segments, attributions and selections as rows of parquet: one row a trace, bound to it by two hashes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NUMBERS = (
     "copy_share",
     "evaluations",
 )
-# What is read of them.
+# The columns of the segments that are read.
 SEGMENTS = ("id", "prompt_hash", "response_hash", "boundaries", "kinds")
 _SCORES = ("strength", "share", "consistency", "excess")
 
@@ -72,7 +72,7 @@ def attribution_row(trace: TokenisedTrace, attribution: Attribution) -> Row:
 
 
 def failed_attribution_row(trace: TokenisedTrace, error: str) -> Row:
-    """A row with the columns of ``attribution_row``, empty but for the reason."""
+    """A row with the columns of ``attribution_row``, empty except for the reason."""
     columns: Row = {"scores": [], "target": None, "path": None, "input_ids": [], "answer_span": [], "flags": []}
     return {**identity(trace), **dict.fromkeys(_NUMBERS), **columns, "error": error}
 

@@ -1,4 +1,4 @@
-"""A trace at rest: one row with the columns of ``SCHEMA``, and back."""
+"""A trace as one row with the columns of ``SCHEMA``, and back."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TOKEN_COLUMNS = ("prompt_ids", "response_ids", "starts", "ends", "trainable", "p
 
 
 def is_saved(row: Row) -> bool:
-    """Whether ``saved_row`` made it; if so its texts are taken as they stand, whatever they look like."""
+    """Whether ``saved_row`` made the row; if so its texts are taken as they stand."""
     return row.keys() >= set(SCHEMA.names)
 
 

@@ -1,8 +1,8 @@
 """A folder of parquet shards that a long job fills, so that the same command goes on where it stopped.
 
-The job's items are cut into groups beforehand; group i becomes shard i, written whole or not at all. So whatever is
-interrupted, in whatever order groups finish, the folder ends up the same, row for row. ``settings.json`` says what the
-job is; another job may not go on in its folder.
+The job's items are cut into groups beforehand; group i becomes shard i, written whole or not at all. Interruptions and
+the order in which groups finish therefore do not change the finished folder. ``settings.json`` says what the job is;
+another job may not go on in its folder.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def claim(file: Path, settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]
     try:
         saved = json.loads(file.read_text())
     except ValueError as error:
-        raise ValueError(f"{file} is no JSON ({error}); it says what the job is: remove the folder") from error
+        raise ValueError(f"{file} is not JSON ({error}), so nothing says what the job is; remove the folder") from error
     pairs = {name: (saved.get(name), settings.get(name)) for name in {*saved, *settings}}
     return {name: (old, new) for name, (old, new) in pairs.items() if old != new}
 

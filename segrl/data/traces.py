@@ -82,7 +82,7 @@ def verl_rows(traces: Iterable[Trace], data_source: str, split: str) -> list[Row
 def write_verl_parquet(traces: Iterable[Trace], path: str | os.PathLike, data_source: str, split: str) -> None:
     """Write ``verl_rows`` as parquet, whole or not at all."""
     if ending(path) != ".parquet":
-        raise ValueError(f"{path} does not end in .parquet, and verl tells its files by that ending")
+        raise ValueError(f"{path} does not end in .parquet, by which verl recognises its files")
     write_rows(path, verl_rows(traces, data_source, split))
 
 

@@ -1,1 +1,1 @@
-"""Verdicts -> accuracies with intervals (statistics), and the files and tables that say them (results)."""
+"""Verdicts -> accuracies with intervals (statistics), and the files and tables that show them (results)."""

@@ -1,9 +1,9 @@
-"""A table of differences, seeds by problems: the interval of its mean, and what more seeds could show.
+"""The mean of a table of differences, seeds by problems: its interval, and what more seeds could show.
 
-Every seed answers the same problems, and both are drawn: another seed trains otherwise, another problem favours another
-arm. So the variance of the mean has a part of either, and one of their interaction, which the noise of sampling belongs
-to; the interval is Student's t with Satterthwaite's degrees of freedom, which few seeds keep low. A bootstrap over six
-seeds would be narrower by three tenths.
+Every seed answers the same problems, and both vary: another seed trains otherwise, another problem favours another arm.
+So the variance of the mean has a part for seeds, a part for problems, and a part for their interaction, which holds the
+noise of sampling too. The interval is Student's t with Satterthwaite's degrees of freedom, which are few where there
+are few seeds. A bootstrap over six seeds would be narrower by three tenths.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ class Crossed:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Of 95%."""
+        """The 95% interval of the mean."""
         half = self.error * critical(self.freedom) if self.error else 0.0
         return self.mean - half, self.mean + half
 
     @property
     def p(self) -> float:
-        """How often a mean as far from zero comes by chance, were there no difference."""
+        """The chance of a mean this far from zero, or farther, if there were no difference."""
         if not self.error:
             return float(self.mean == 0)
         return beyond(abs(self.mean) / self.error, self.freedom)
@@ -70,12 +70,12 @@ class Crossed:
         return self.error * rising(lambda shift: beyond(limit, self.freedom, shift), POWER)
 
     def with_seeds(self, seeds: int) -> Crossed:
-        """What so many seeds of the same kind would give."""
+        """The same table with another number of seeds of the same kind."""
         return replace(self, seeds=seeds)
 
 
 def crossed(table: np.ndarray) -> Crossed:
-    """Of a table whose rows are seeds and whose columns are problems. One row says nothing about other seeds."""
+    """The mean of a table with a row a seed and a column a problem. A single row says nothing about other seeds."""
     seeds, problems = table.shape
     if problems < 2:
         raise ValueError(f"a table of {problems} problems has no spread over problems; give two or more")
@@ -90,13 +90,13 @@ def crossed(table: np.ndarray) -> Crossed:
 
 
 def pooled(parts: Sequence[Crossed]) -> Crossed:
-    """Tables of as many seeds and problems as one of mean zero: each part of its variance is the mean of theirs."""
+    """One table for several of the same shape: its mean is zero, each part of its variance the mean of their parts."""
     return replace(
         parts[0],
         mean=0.0,
-        of_seeds=fmean(one.of_seeds for one in parts),
-        of_problems=fmean(one.of_problems for one in parts),
-        interaction=fmean(one.interaction for one in parts),
+        of_seeds=fmean(part.of_seeds for part in parts),
+        of_problems=fmean(part.of_problems for part in parts),
+        interaction=fmean(part.interaction for part in parts),
     )
 
 
@@ -116,8 +116,8 @@ def critical(freedom: float) -> float:
 
 
 def beyond(t: float, freedom: float, shift: float = 0.0) -> float:
-    """The chance of a |T| above t, T being Student's t, or with a shift the noncentral one: summed over the standard
-    error's own distribution, chi.
+    """The chance that |T| exceeds ``t``, for Student's T, or with a ``shift`` the noncentral T. It is summed over the
+    distribution of the standard error, chi.
     """
     if freedom == inf:
         scale, mass = torch.ones(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
@@ -130,7 +130,7 @@ def beyond(t: float, freedom: float, shift: float = 0.0) -> float:
 
 
 def rising(function: Callable[[float], float], wanted: float) -> float:
-    """Where a function that rises from zero on takes the value, by halving."""
+    """The argument above zero at which a rising function takes the value ``wanted``, by bisection."""
     low, high = 0.0, 1.0
     while function(high) < wanted:
         low, high = high, 2 * high

@@ -50,7 +50,7 @@ class Difference:
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
-    """The chance that one of ``k`` samples is right, unbiased from ``samples`` of which ``right`` are."""
+    """The chance that one of ``k`` samples is right, without bias from ``samples``, of which ``right`` are right."""
     if not 1 <= k <= samples:
         raise ValueError(
             f"pass@{k} cannot be had from {samples} samples a problem; give k from 1 to {samples}, or sample more"
@@ -61,8 +61,8 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 def maj_at_k(answers: Sequence[Hashable | None], correct: Sequence[bool], k: int) -> float:
     """The chance that the most frequent answer among ``k`` of the samples is right: exact, over all draws of k.
 
-    ``answers`` holds each sample's canonical answer; right ones all equal the gold and are one group, whatever they
-    look like. None does not vote, and where none votes the vote is wrong. Of t answers in a tie each wins 1/t.
+    ``answers`` holds each sample's canonical answer. Right answers are one group, since all equal the gold. A None does
+    not vote, and a draw without votes is wrong. In a tie of t answers each wins with chance 1/t.
     """
     samples = len(answers)
     if not 1 <= k <= samples:
@@ -74,7 +74,7 @@ def maj_at_k(answers: Sequence[Hashable | None], correct: Sequence[bool], k: int
     right = sum(correct)
     won = Fraction(0)
     for votes in range(1, min(right, k) + 1):
-        # ways[ties]: the draws of the other k - votes in which no wrong answer has more votes and ``ties`` as many.
+        # ways[ties]: the draws of the other k - votes samples in which ``ties`` wrong answers tie and none wins.
         ways = _rivals(list(wrong.values()), silent, votes, k - votes)
         won += comb(right, votes) * sum(Fraction(count, 1 + ties) for ties, count in enumerate(ways))
     return float(won / comb(samples, k))
@@ -103,7 +103,7 @@ def accuracy(correct: Mapping[str, Sequence[bool]], k: int = 1) -> Estimate:
 
 
 def bootstrap(values: Sequence[float], draws: int = 2000, seed: int = 0) -> Estimate:
-    """The mean of values of problems; problems are drawn again, as samples of one problem are not independent.
+    """The mean over problems, with an interval. Problems are resampled: samples of one problem are not independent.
 
     With 30 problems the interval holds the truth in 93% of cases, with hundreds in 95%; where all problems came out
     the same it has no width, and says nothing.
@@ -123,8 +123,8 @@ def macro(benchmarks: Sequence[Sequence[float]], draws: int = 2000, seed: int = 
 def paired(benchmarks: Sequence[Sequence[float]], draws: int = 10_000, seed: int = 0) -> Difference:
     """The mean of the differences a - b on the same problems, its interval, and a two-sided sign-flip p.
 
-    If the runs were equally good, each difference could as well have had the other sign. Benchmarks weigh the same, as
-    in ``macro``.
+    If the runs were equally good, each difference could as well have had the other sign. Benchmarks have equal weights,
+    as in ``macro``.
     """
     weighted = [np.asarray(values, dtype=float) / (len(values) * len(benchmarks)) for values in benchmarks]
     differences = np.concatenate(weighted)
@@ -133,7 +133,7 @@ def paired(benchmarks: Sequence[Sequence[float]], draws: int = 10_000, seed: int
 
 
 def _sign_flip(differences: np.ndarray, draws: int, generator: np.random.Generator) -> float:
-    """Exact where all signs are fewer than ``draws``; else over random ones, the observed signs included."""
+    """The p over all patterns of signs if there are at most ``draws``; else over random ones and the observed one."""
     least = abs(differences.sum()) - 1e-12
     if 2 ** len(differences) <= draws:
         every = product((-1.0, 1.0), repeat=len(differences))
@@ -181,7 +181,7 @@ def summary(samples: Sequence[Sample], values: Values) -> dict[str, Any]:
 
 
 def average(summaries: Sequence[Mapping[str, Any]], values: Sequence[Values]) -> dict[str, Any]:
-    """The macro average: benchmarks weigh the same, however many problems they have."""
+    """The macro average: benchmarks have equal weights, however many problems they have."""
     shared = [name for name in values[0] if all(name in metrics for metrics in values)]
     return {
         "problems": sum(summary["problems"] for summary in summaries),

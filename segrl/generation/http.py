@@ -1,4 +1,4 @@
-"""A client for a server that speaks OpenAI's protocol, with retries and an end to every request."""
+"""A client for a server that speaks OpenAI's protocol, with retries and a time limit for every request."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Server:
         )
 
     def check(self, model: str) -> None:
-        """Raises, before the work begins, if the server does not answer or does not serve this model."""
+        """Raise, before the work begins, if the server does not answer or does not serve this model."""
         try:
             status, _, body = self._request("GET", "models", min(self.timeout, LONGEST_WAIT))
         except (TimeoutError, httpx.HTTPError) as error:
@@ -64,7 +64,7 @@ class Server:
             except (httpx.HTTPError, ValueError) as error:
                 failure = f"{type(error).__name__}: {error}"
             if attempt < self.retries:
-                time.sleep(wait * random.uniform(0.5, 1))  # so that requests that failed together return apart
+                time.sleep(wait * random.uniform(0.5, 1))  # spreads the retries of requests that failed together
         raise ServerError(
             f"{self.url} gave no answer in {attempt + 1} of {self.retries + 1} attempts, at last {failure}. "
             "What is written stays; the same command goes on from there"

@@ -125,7 +125,7 @@ def _answer(server: Server, fields: Mapping[str, Any], request: Request) -> Trac
         text = _whole_response(choice["message"], finish) if "messages" in content else choice["text"]
     except (KeyError, TypeError, ValueError) as error:
         raise ServerError(
-            f"{server.url} answered with something else than one choice with its text, its finish_reason "
+            f"{server.url} gave a reply that is not one choice with its text, its finish_reason "
             f"({', '.join(FINISHES)}) and usage.completion_tokens ({error!r}): {reply!r:.300}"
         ) from error
     return answered(sample, text, finish, tokens, prompt)

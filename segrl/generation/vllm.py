@@ -16,7 +16,7 @@ from segrl.types import Trace, given
 
 # A value that is already set stays.
 ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: the schedule repeats, and a kill leaves no engine behind
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process: its schedule repeats, and a kill leaves no engine behind
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB; without it vLLM's CPU build takes, and clears, half of the memory
 }
@@ -40,7 +40,7 @@ def generate(
                 sample, prompt = samples[output.request_id], prompts[output.request_id]
                 tokens = len(completion.token_ids)
                 yield answered(sample, completion.text, completion.finish_reason, tokens, prompt)
-    except BaseException:  # unfinished requests are still in its queue
+    except BaseException:  # unfinished requests are still in the engine's queue
         _kept.clear()
         raise
 
@@ -73,7 +73,7 @@ def _started(model_path: str | None, dtype: str, options: Mapping[str, Any]):
     for name in options:
         if name not in known:
             raise ValueError(f"vLLM's engine takes no {name!r}{near(name, known)}")
-    # vLLM rewinds a seeded request's generator after each chunk of its prompt, and torch's CPU generator cannot be.
+    # vLLM rewinds a seeded request's generator after each chunk of its prompt; torch's CPU generator does not allow it.
     whole_prompts = {"enable_chunked_prefill": False} if current_platform.is_cpu() else {}
     return LLMEngine.from_engine_args(
         EngineArgs(**{"model": model_path, "dtype": dtype, "disable_log_stats": True, **whole_prompts, **options})

@@ -1,6 +1,7 @@
-r"""The text of an answer: taken from a response, too long or too costly for computer algebra, and the choice it names.
+r"""The text of an answer: how it is taken from a response, whether computer algebra may read it, which choice it names.
 
-The answer of a response is its last balanced box after its last ``</think>``, or, where it ended without one, its last.
+The answer of a response is its last balanced box after its last ``</think>``; where it ended without ``</think>``, its
+last balanced box.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ def extract(response: str, thinking: str = "auto", prompt: str = "", finish: str
     """The final answer, or None: a box before ``</think>`` is a draft. The table of cases is in docs/concepts.md.
 
     ``auto`` takes what follows the last ``</think>``. Where nothing follows, as in models trained on traces with the
-    tag after the whole solution, or there is no tag, a response that ended by itself (``finish="stop"``) answers with
-    its last box, as does one that never opened a thought; one still in its thought has no answer. ``required`` takes
-    nothing without the tag. ``none`` takes any box, unless the response was cut off (``finish="length"``) inside a
-    thought that its prompt opened.
+    tag after the whole solution, a response that ended by itself (``finish="stop"``) answers with its last box. Without
+    the tag, a response answers with its last box if it ended by itself or never opened a thought; one that is still in
+    its thought has no answer. ``required`` takes nothing without the tag. ``none`` takes any box, unless the response
+    was cut off (``finish="length"``) inside a thought that its prompt opened.
     """
     if thinking not in THINKING:
         raise ValueError(f"thinking={thinking!r}, expected one of {THINKING}")
@@ -62,7 +63,7 @@ def extract(response: str, thinking: str = "auto", prompt: str = "", finish: str
 
 
 def last_answer(text: str, adjacent: bool = False) -> str | None:
-    r"""What the last box holds; of boxes that commas, ``and`` or ``or`` join, all: ``\boxed{2} \text{ or } \boxed{1}``.
+    r"""The content of the last box, or of all last boxes that commas, ``and`` or ``or`` join: ``\boxed{2}, \boxed{1}``.
 
     With ``adjacent``, boxes beside each other count as joined too.
     """
@@ -80,7 +81,7 @@ def last_answer(text: str, adjacent: bool = False) -> str | None:
 
 
 def too_long(text: str) -> bool:
-    """Whether a text is compared as it stands, and never read."""
+    """Whether a text is too long to be read; it is then compared as it stands."""
     return len(text) > LONGEST
 
 

@@ -1,6 +1,6 @@
 """Whether two trees are the same answer. ``quantities.py`` compares values, ``regions.py`` sets of reals, and
-``equations.py`` equations. Here stands what holds them: tuples in order, lists and sets in any order, matrices by
-place, definitions by name.
+``equations.py`` equations. This module compares what holds them: tuples in order, lists and sets in any order, matrices
+by place, definitions by name.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def _in_any_order(gold: Sequence[Node], pred: Sequence[Node]) -> bool | None:
     if len(gold) != len(pred):
         return False
     unmatched, unsure = list(pred), False
-    for item in sorted(gold, key=lambda item: item not in pred):  # what is written alike first: it costs nothing
+    for item in sorted(gold, key=lambda item: item not in pred):  # members written alike first, which costs nothing
         if item in unmatched:
             unmatched.remove(item)
             continue

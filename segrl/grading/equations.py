@@ -10,7 +10,7 @@ from segrl.grading.values import close, samples, value
 
 
 def proportional(left: Node, right: Node, positive: bool) -> bool:
-    """Whether one expression is the other times a constant, a positive one where that matters."""
+    """Whether one expression is the other times a constant; with ``positive``, times a positive constant."""
     quotients = []
     for at in samples(variables(left) | variables(right)):
         try:

@@ -247,7 +247,7 @@ class Expressions(Tokens):
         return ("const", name) if name in ("e", "i") else ("var", name)
 
     def subscript(self) -> str:
-        """What is written below a letter, as text."""
+        """The subscript of a letter, as text."""
         if self.peek() != "{":
             return self.take()
         start, depth = self.at, 0

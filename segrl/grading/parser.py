@@ -1,5 +1,5 @@
-"""The tree of a tidied answer, by recursive descent. Here stand lists, relations and units; ``expressions.py`` has the
-values in them. What is not in the grammar, or nested too deep, is ``Unreadable``: math-verify is asked instead.
+"""The tree of a tidied answer, by recursive descent. This module reads lists, relations and units; ``expressions.py``
+reads the values in them. What is not in the grammar, or nested too deep, is ``Unreadable``, and math-verify is asked.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Parser(Expressions):
         return node
 
     def lead(self) -> str:
-        """Words that may stand before a value: ``the answer is``. A currency is returned."""
+        """The currency before a value, or an empty text. Other words before it, ``the answer is``, are skipped."""
         start = self.at
         while self.word():
             if self.word() in MONEY:

@@ -4,9 +4,9 @@
        │                             ▲ fork
        └── fork one, kill 1234 ──▶ template    has math-verify imported, so that a new worker costs milliseconds
 
-The template is a fresh interpreter: it never imports the caller's ``__main__``, and its threads, locks and CUDA
-contexts stay behind. However a caller dies, the kernel closes its end of the template's socket; the template then kills
-the workers and ends. Should the template die, its workers die with it (``PR_SET_PDEATHSIG``).
+The template is a fresh interpreter: it never imports the caller's ``__main__``, and inherits none of the caller's
+threads, locks and CUDA contexts. However a caller dies, the kernel closes its end of the template's socket. The
+template then kills the workers and ends. If the template dies, its workers die with it (``PR_SET_PDEATHSIG``).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from segrl.grading.worker import FORK, read, receive, send
 
 EQUAL = "segrl.grading.worker:equal"
 LIFE = 500  # items: a worker's caches grow with what it has seen, and a fresh one is cheap
-START_S = 60  # for the template's imports, on a cold and busy disk
+START_S = 60  # seconds for the template's imports, on a cold and busy disk
 
 
 class Pool:
@@ -70,7 +70,7 @@ class Pool:
                     self._kill(worker)
                     if worker.items == 1:
                         return False, "refused"
-                    # Earlier items may have killed it: a fresh worker tries, and its start costs no time of the item.
+                    # Earlier items may have killed the worker: a new one tries, and its start is not the item's time.
                     start = time.monotonic()
                     worker = self._take()
                     deadline += time.monotonic() - start
@@ -82,7 +82,7 @@ class Pool:
                     return answer
 
     async def call_async(self, gold: str, pred: str) -> tuple[bool, str]:
-        """The same while the event loop runs on: a thread waits for the worker."""
+        """``call`` without blocking the event loop: a thread waits for the worker."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self.call, gold, pred)
 
     def close(self) -> None:
@@ -104,7 +104,7 @@ class Pool:
 
     def _take(self) -> _Worker:
         try:
-            return self._idle.pop()  # the last used: as few live as there are calls at once
+            return self._idle.pop()  # the last used, so that no more workers live than there are calls at once
         except IndexError:
             return self._fork()
 
@@ -202,7 +202,7 @@ class _Worker:
         self.items += 1
         self.socket.settimeout(max(0.0, deadline - time.monotonic()))
         send(self.socket, [gold, pred])
-        # At zero this only looks: an answer that came while this thread was kept waiting still counts.
+        # With zero seconds left, an answer that has come in the meantime still counts.
         self.socket.settimeout(max(0.0, deadline - time.monotonic()))
         correct, status = receive(self.socket)
         return correct, status

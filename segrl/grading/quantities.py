@@ -142,7 +142,7 @@ def _significant(node: Node) -> int:
 
 
 def _within(decimal: Node, exact_value: Node, units: Fraction | int) -> bool:
-    """Whether the exact value lies within so many units of the decimal's last digit."""
+    """Whether the exact value lies within ``units`` units of the decimal's last digit."""
     places = (decimal[1] if decimal[0] == "neg" else decimal)[2]
     if abs(places) > 60:
         return False

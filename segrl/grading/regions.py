@@ -18,7 +18,7 @@ MOST_PAIRS = 40
 
 
 class Interval(NamedTuple):
-    """From ``low`` to ``high``, each with whether it belongs; a point is closed at both."""
+    """From ``low`` to ``high``, each with whether it belongs to the interval; a point is closed at both ends."""
 
     low: Node
     low_in: bool
@@ -141,7 +141,7 @@ def compare(a: Node, b: Node) -> int:
 
 def _meet(left: Region, right: Region) -> Region:
     if len(left) * len(right) > MOST_PAIRS:
-        raise NoRegion("more intervals than anyone answers with")
+        raise NoRegion("too many intervals")
     common = []
     for a in left:
         for b in right:

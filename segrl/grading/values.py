@@ -21,7 +21,7 @@ from segrl.grading.vocabulary import KNOWN_CALLS, PARAMETERS
 DIGITS = 40
 MOST_LOG = 5000.0  # of the natural logarithm of a value
 
-# mpmath's precision is state, so each thread has its own; its caches are shared and not made for threads.
+# mpmath's precision is state, so each thread has a context of its own. Its caches are shared and not thread-safe.
 _contexts = threading.local()
 _turn = threading.Lock()
 os.register_at_fork(after_in_child=lambda: globals().update(_turn=threading.Lock()))
@@ -169,13 +169,13 @@ def _has_integer_exponent(node: Node) -> bool:
 
 
 def close(a: Any, b: Any) -> bool:
-    """Whether two numbers are equal but for what a computation with 40 digits loses."""
+    """Whether two numbers are equal up to the rounding of a computation with 40 digits."""
     scale = max(abs(a), abs(b))
     return abs(a - b) <= scale * context().mpf(10) ** (8 - DIGITS)
 
 
 def same(a: Node, b: Node) -> bool | None:
-    """Whether two values are equal; None where no point tells."""
+    """Whether two values are equal; None where the points do not decide it."""
     if a == b:
         return True
     if not (names := variables(a) | variables(b)):
@@ -205,7 +205,7 @@ def _same_number(a: Node, b: Node) -> bool | None:
 
 
 def _both_vanish(a: Node, b: Node, left: Any, right: Any) -> bool:
-    """Whether both are zero but for rounding: with twice the digits only a rounding error shrinks."""
+    """Whether both are zero up to rounding: with twice the digits a rounding error shrinks, and nothing else does."""
     mp = context()
     if max(abs(left), abs(right)) > mp.mpf(10) ** (8 - DIGITS):
         return False
@@ -244,5 +244,5 @@ def _holds_i(a: Node, b: Node) -> bool:
 
 
 def _same_size(left: Any, right: Any) -> bool | None:
-    """None for complex values of one size, which may lie on different branches; False for other sizes."""
+    """None for complex values of equal size, which may lie on different branches; False for other values."""
     return None if close(abs(left), abs(right)) else False

@@ -27,8 +27,8 @@ STATUSES = ("exact", "numeric", "symbolic", "no_answer", "gold_unparsable", "tim
 class Verdict:
     """Whether ``pred`` is ``gold``, and which stage said so.
 
-    ``exact``: by the text. ``numeric``: as numbers. ``symbolic``: as expressions, sets or relations. Not reached, and
-    so not correct: ``no_answer``, ``gold_unparsable``, ``timeout``, ``refused``.
+    ``exact``: by the text. ``numeric``: as numbers. ``symbolic``: as expressions, sets or relations. Where no verdict
+    was reached, the answer is not correct: ``no_answer``, ``gold_unparsable``, ``timeout``, ``refused``.
     """
 
     correct: bool
@@ -75,7 +75,9 @@ async def grade_answer_async(gold: str, pred: str | None) -> Verdict:
 
 
 async def _aside(text: str | None, function: Callable[..., Any], *given: Any) -> Any:
-    """What is long is read in a thread: four hostile texts of a million characters hold a loop up for 0.1 s."""
+    """What the function returns; long texts are read in a thread. Four hostile texts of a million characters would hold
+    an event loop up for 0.1 s.
+    """
     return await asyncio.to_thread(function, *given) if len(text or "") > LONG else function(*given)
 
 
@@ -146,7 +148,7 @@ def _readings(tidied: str) -> list[str]:
 
 
 def _outside(text: str, at: int) -> bool:
-    """Whether no bracket stands open there."""
+    """Whether no bracket is open at ``at``."""
     opened, closed = (
         sum(text.count(mark, 0, at) for mark in marks) for marks in (("(", "[", "\\{"), (")", "]", "\\}"))
     )

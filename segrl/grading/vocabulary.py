@@ -15,7 +15,7 @@ UNREADABLE = names(
     "Gamma sum prod int iint oint lim ldots cdots dots vdots begin end choose bmod cases substack underbrace sup inf"
 )
 ACCENTS = names("vec overline bar hat dot ddot tilde widehat widetilde overrightarrow mathring")
-PARAMETERS = names("k n m l N K M t z s")  # what families of solutions are counted with
+PARAMETERS = names("k n m l N K M t z s")  # the letters that count the solutions of a family
 
 CONNECTORS = names("and or")
 CLAUSES = names("where for with when if given such")

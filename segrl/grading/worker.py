@@ -16,7 +16,8 @@ from collections.abc import Callable
 
 from segrl.resolving import resolve
 
-# Fills the tables of the parser and of sympy before the first fork: the first of a kind takes up to 0.2 s, then 0.01 s.
+# Fills the tables of the parser and of sympy before the first fork: the first comparison of a kind takes up to 0.2 s,
+# the later ones 0.01 s.
 WARM_UP = (
     ("x^2-1", "(x-1)(x+1)"),
     ("\\frac{\\sqrt{3}}{3}", "\\frac{1}{\\sqrt{3}}"),
@@ -28,13 +29,13 @@ WARM_UP = (
     ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix}1\\\\3\\end{pmatrix}"),
     ("\\int_0^1 x dx", "2^{n}\\text{ units}"),
 )
-PARENT_S = 0.5  # how often the template looks for its parent: a fork of the parent may hold the socket open
-FORK = 0  # an order to the template: this, or the pid of a worker to kill
+PARENT_S = 0.5  # how often the template looks for its parent, since a fork of the parent may hold the socket open
+FORK = 0  # an order to the template; the other order is the pid of a worker to kill
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 def template(descriptor: int, parent: int, name: str, memory_mb: int) -> None:
-    """Fork a worker, kill a worker, until the parent is gone."""
+    """Fork and kill workers as ordered, until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     control = socket.socket(fileno=descriptor)
@@ -90,11 +91,11 @@ def _limit(memory_mb: int, parent: int) -> None:
     limit = memory_mb << 20
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # gmp says so there before it aborts
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # gmp writes to standard error before it aborts
 
 
 def _work(connection: socket.socket, compare: Callable) -> None:
-    """Answer, until the caller hangs up, or memory runs out: the caller takes the end of a worker for ``refused``."""
+    """Answer until the caller hangs up, or memory runs out: the caller then takes the worker's end for ``refused``."""
     while True:
         try:
             gold, pred = receive(connection)
@@ -104,13 +105,13 @@ def _work(connection: socket.socket, compare: Callable) -> None:
             correct, status = compare(gold, pred)
         except MemoryError:
             return
-        except Exception:  # what sympy raises has no bounds either
+        except Exception:  # sympy may raise any exception
             correct, status = False, "refused"
         send(connection, [bool(correct), status])
 
 
 def equal(gold: str, pred: str) -> tuple[bool, str]:
-    """Whether math-verify takes the prediction for the gold, and ``symbolic`` or ``gold_unparsable``.
+    """Whether math-verify finds the prediction equal to the gold, and ``symbolic`` or ``gold_unparsable``.
 
     Its time and memory are bounded by the process alone.
     """
@@ -119,7 +120,7 @@ def equal(gold: str, pred: str) -> tuple[bool, str]:
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns of each call without a time limit of its own
 
     expected = [form for form in parse(f"\\boxed{{{gold}}}", parsing_timeout=None) if not isinstance(form, str)]
-    if not expected:  # or no more than its text, which is not the prediction's
+    if not expected:  # or only its text, which differs from the prediction's
         return False, "gold_unparsable"
     given = parse(f"\\boxed{{{pred}}}", parsing_timeout=None)
     return bool(verify(expected, given, timeout_seconds=None)), "symbolic"

@@ -30,8 +30,8 @@ __all__ = [
 
 
 class Measure(NamedTuple):
-    """A measure's function and what it reads: ``needs`` are fields of the evidence, ``reads_kinds`` the trace's planted
-    kinds. Of ``level`` token it scores tokens, not segments.
+    """A measure's function and what it reads. ``needs`` are fields of the evidence; with ``reads_kinds`` it reads the
+    trace's planted kinds. With ``level`` token it scores tokens, not segments.
     """
 
     score: Callable[..., SegmentScores]
@@ -82,8 +82,8 @@ def score(
 ) -> SegmentScores:
     """The score of each segment; by a token measure, of each token.
 
-    The ``answer`` segment gets zero: the others are scored for what they contribute to it. An attribution by itself is
-    evidence enough for a measure that reads nothing else.
+    The ``answer`` segment gets zero: the others are scored for what they contribute to it. An attribution may stand in
+    for the evidence where the measure reads nothing else.
     """
     if isinstance(evidence, Attribution):
         evidence = Evidence(_trace_of(evidence), ig=evidence)
@@ -102,8 +102,8 @@ def score(
         gathered = given(evidence.segments)
         if gathered.boundaries != segments.boundaries:
             raise ValueError(
-                f"trace {evidence.trace.id!r}: the evidence is of {len(gathered)} segments, cut otherwise than "
-                f"the {len(segments)} to score; gather it with these"
+                f"trace {evidence.trace.id!r}: the evidence was gathered for {len(gathered)} segments, cut "
+                f"otherwise than the {len(segments)} to score; gather it again for these"
             )
     check_options(f"measure={measure!r}", entry.score, [evidence, segments], options)
     try:
@@ -113,7 +113,7 @@ def score(
 
 
 def _trace_of(attribution: Attribution) -> TokenisedTrace:
-    """As much of an attribution's trace as it knows: its id, and its number of tokens."""
+    """A trace that holds nothing but the attribution's id and number of tokens."""
     tokens = len(attribution.scores_T)
     return TokenisedTrace(
         id=attribution.trace_id,

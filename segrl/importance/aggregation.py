@@ -18,7 +18,7 @@ def segment_scores(scores_T: Tensor, segments: Segments, aggregate: str = "sqrt"
     """The scores of Eq. 3 and 4: ``strength = sum|IG| / sqrt(N)``, ``consistency = |sum IG| / sum|IG|`` (0/0 is 0).
 
     Other ``aggregate``: ``sum`` and ``mean`` of \\|IG\\|; ``top20``: the mean of the largest fifth, at least one token;
-    ``token``: each token by itself. Strengths by ``sqrt`` depend on how finely a response is cut: where a segment is
+    ``token``: each token alone. Strengths by ``sqrt`` depend on how finely a response is cut: where a segment is
     cut in two, each part is divided by a smaller root, so their sum rises. That of ``sum`` stays.
     """
     if aggregate == "token":
@@ -88,7 +88,7 @@ def from_strength(
 
 
 def permuted(scores: SegmentScores, segments: Segments, generator: torch.Generator) -> SegmentScores:
-    """Control: the thoughts' scores, dealt out to them at random; those of a token measure, to their tokens."""
+    """Control: the scores, permuted at random among the thoughts; those of a token measure, among their tokens."""
     order = torch.arange(len(scores))
     thoughts = order[scores.thought_S]
     order[thoughts] = thoughts[torch.randperm(len(thoughts), generator=generator)]

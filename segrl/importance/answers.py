@@ -78,7 +78,7 @@ def prefix_answer_logprob(
 ) -> list[Tensor]:
     """The answer's log-probability after no segment, after the first, the first two, ...: S + 1 values a trace.
 
-    Every prefix is a row by itself; prefixes of all traces share forwards of ``batch_tokens`` tokens. With
+    Every prefix is a row of its own; prefixes of all traces share forwards of ``batch_tokens`` tokens. With
     ``shared_prefixes`` each trace is read once. ``options`` are those of :class:`segrl.importance.reading.Reading`.
     """
     fields = prefixes(model, traces, tokenizer, segments, Reading(**options))

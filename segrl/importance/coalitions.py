@@ -89,7 +89,7 @@ def _spread(values_K: Tensor, segments: Segments) -> Tensor:
 
 
 class Coalitions(NamedTuple):
-    """Masks of the coalitions to read, and for each pair of them its weight and the chance that it had to be drawn.
+    """Masks of the coalitions to read, and for each pair of them its weight and the chance that it is drawn.
 
     The first two masks are no thought and all thoughts; then come pairs, a coalition and its complement.
     """
@@ -100,11 +100,11 @@ class Coalitions(NamedTuple):
 
 
 def coalitions(thoughts: int, forwards: int, generator: torch.Generator) -> Coalitions:
-    """The coalitions that ``forwards`` forwards read: all where they suffice, else pairs drawn until they are used up.
+    """The coalitions to read in ``forwards`` forwards: all where they suffice, else as many pairs as they allow.
 
-    A size k is drawn by Shapley's kernel, 1 / (k (S - k)) (Lundberg and Lee 2017), the coalition at random, and its
-    complement with it (Covert and Lee 2021). A pair weighs its kernel over its chance to be among those drawn, so sums
-    over pairs are right on average, and all is exact where all pairs are there.
+    A size k is drawn by Shapley's kernel, 1 / (k (S - k)) (Lundberg and Lee 2017), then a coalition of this size at
+    random, and its complement with it (Covert and Lee 2021). The weight of a pair is its kernel over the chance that it
+    is drawn, so sums over pairs are right on average. With all pairs they are exact.
     """
     if 2**thoughts <= forwards:
         pairs, draws = list(_all_pairs(thoughts)), inf
@@ -129,17 +129,17 @@ def kernel_shapley(game: Coalitions, values_K: Tensor) -> tuple[Tensor, Tensor]:
     """The Shapley value of each thought and its standard error, from the values of coalitions.
 
     Shapley values are the additive game that is closest to v by the kernel, among those with the sum v(all) - v(none).
-    Of a pair only (v(K) - v(complement)) / 2 says something of them. Errors are those of the jackknife over pairs, each
-    as far as its pair was left to chance: none where all pairs are there.
+    They depend on a pair through (v(K) - v(complement)) / 2 alone. The error is the jackknife's over pairs, in which a
+    pair counts by the chance that it was not drawn: with all pairs it is zero.
     """
     values_K = values_K.double()
     empty, whole, (values_P, others_P) = values_K[0], values_K[1], values_K[2:].reshape(-1, 2).T
     side_PS = game.kept_KS[2::2].double() - 0.5
-    equal = (whole - empty) / side_PS.shape[1]  # of each thought, if all did the same
+    equal = (whole - empty) / side_PS.shape[1]  # of each thought, if all added the same
     rest_P = (values_P - others_P) / 2 - side_PS.sum(1) * equal
-    centred_PS = side_PS - side_PS.mean(1, keepdim=True)  # what is added to equal shares sums to zero
+    centred_PS = side_PS - side_PS.mean(1, keepdim=True)  # the deviations from equal shares sum to zero
     square_SS = centred_PS.T @ (game.weight_P[:, None] * centred_PS)
-    inverse_SS = torch.linalg.pinv(square_SS, rtol=1e-9, hermitian=True)  # rounding alone lies along equal shares
+    inverse_SS = torch.linalg.pinv(square_SS, rtol=1e-9, hermitian=True)  # along equal shares there is only rounding
     slopes_SP = inverse_SS @ centred_PS.T * game.weight_P
     added_S = slopes_SP @ rest_P
     leverage_P = (centred_PS.T * slopes_SP).sum(0)
@@ -158,7 +158,7 @@ def _all_pairs(thoughts: int) -> Iterator[Pair]:
 
 
 def _drawn_pairs(thoughts: int, count: int, generator: torch.Generator) -> tuple[list[Pair], int]:
-    """``count`` different pairs, and in how many draws they came."""
+    """``count`` different pairs, and the number of draws that it took."""
     kernel_K, drawn, draws = _kernel(thoughts), dict[Pair, None](), 0
     while len(drawn) < count:
         size = 1 + int(torch.multinomial(kernel_K, 1, generator=generator))

@@ -7,6 +7,7 @@ A thought reaches the answer where it concludes it, not where the number merely 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from segrl.grading.verdict import cheap
 from segrl.text.boxed import boxed_spans
@@ -25,15 +26,19 @@ def first_concluding(trace: TokenisedTrace, segments: Segments) -> int:
     """The first segment that concludes the answer; the last one where none does."""
     if not trace.answer:
         raise ValueError(f"trace {trace.id!r} has no answer, so no segment can conclude it first")
-    for s, piece in enumerate(segments.slices):
+    concluded = enumerate(concluding(trace, segments, trace.answer.strip()))
+    return next((s for s, concludes_it in concluded if concludes_it), len(segments) - 1)
+
+
+def concluding(trace: TokenisedTrace, segments: Segments, answer: str) -> Iterator[bool]:
+    """Whether each segment comes to ``answer``."""
+    for piece in segments.slices:
         start, end = int(trace.offsets_T[piece.start, 0]), int(trace.offsets_T[piece.stop - 1, 1])
-        if concludes(trace.response[start:end], trace.answer.strip()):
-            return s
-    return len(segments) - 1
+        yield concludes(trace.response[start:end], answer)
 
 
 def concludes(text: str, answer: str) -> bool:
-    """Whether a thought comes to ``answer``, as the text or as the value that it is."""
+    """Whether a thought concludes ``answer``: the same text or the same value."""
     if any(_same(text[slice(*span)], answer) for span in boxed_spans(text)):
         return True
     sentences = [sentence for sentence in _SENTENCE.split(text) if sentence and sentence.strip()]

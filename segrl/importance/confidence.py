@@ -1,4 +1,4 @@
-"""Confidence: the answer forced after each prefix of the thinking and sampled, the share that is right ([IG] 3.1)."""
+"""Confidence: the share of right answers among those sampled after each prefix of the thinking ([IG] 3.1)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from segrl.text.ending import end_tokens
 from segrl.tokenization import encode
 from segrl.types import Segments, TokenisedTrace
 
-SAMPLED = 16  # times the tokens of a forward: a step of sampling reads a single token a row and caches the others
-Draw = tuple[list[int], int]  # the tokens of an answer so far, and how many of the samples begin so
+SAMPLED = 16  # a step of sampling takes 16 forwards of tokens: it reads one token a row and caches the others
+Draw = tuple[list[int], int]  # the tokens of an answer so far, and how many samples begin with them
 
 
 def confidences(

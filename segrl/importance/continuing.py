@@ -1,7 +1,7 @@
 """Continuations: the response sampled on from each prefix of its thinking, and the share that ends right.
 
-Where every step states its value, the model needs only the last one, so the finished text does not show which step was
-the first wrong one. The answers that the model reaches from before and from after a step do.
+Where every step states its value, the model needs only the last step, so scores on the finished text do not show the
+first wrong step. The answers that the model reaches from before and from after a step show it.
 """
 
 from __future__ import annotations

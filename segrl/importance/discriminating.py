@@ -1,7 +1,7 @@
 """DelTA (arXiv 2605.21467): which tokens tell responses of positive advantage from those of negative advantage.
 
-A token's vector is (1 - p) h, where p is its probability and h what the output layer reads at the position before it:
-the gradient of its log-probability in its own row of that layer.
+A token's vector is (1 - p) h, where p is its probability and h what the output layer reads at the position before it.
+It is the gradient of the token's log-probability to the token's own row of that layer.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ def coefficients(
     advantages: Sequence[Tensor],
     summed: Callable[[Tensor], Tensor] = lambda values: values,
 ) -> list[Tensor]:
-    """For each response, a coefficient from 0 to 1 for each token: how surely its vector is of the token's own side.
+    """For each response, a coefficient from 0 to 1 a token: how clearly its vector belongs to the token's own side.
 
-    The centroid mu of a side, the tokens of positive or of negative advantage A, is the mean of its vectors v, weighted
-    by \\|A\\|. A token's margin is m = \\|\\|v - mu_other\\|\\|^2 - \\|\\|v - mu_own\\|\\|^2, gamma the standard
-    deviation of the margins of a side, and q = sigmoid(m / gamma). Weighted by q \\|A\\| instead, the centroids are
-    refined once; the coefficient is sigmoid(m / gamma) of the margins to these, gamma being as it was.
+    A side is all tokens of positive, or of negative, advantage A. Its centroid mu is the mean of their vectors v with
+    weights \\|A\\|. A token's margin is m = \\|\\|v - mu_other\\|\\|^2 - \\|\\|v - mu_own\\|\\|^2, gamma the standard
+    deviation of a side's margins, and q = sigmoid(m / gamma). The centroids are then refined once, with the weights
+    q \\|A\\|. The coefficient is sigmoid(m / gamma), by the margins to the refined centroids and the first gamma.
 
-    ``vectors`` are (T, D), ``advantages`` (T,); a token of advantage zero is of no side and gets a half. So do all
-    where one side is empty. ``summed`` adds a tensor over the processes that hold the batch together.
+    ``vectors`` are (T, D), ``advantages`` (T,). A token of advantage zero has no side and gets 0.5; so do all tokens
+    where one side is empty. ``summed`` adds a tensor over the processes that share the batch.
     """
     advantages = [advantages_T.double() for advantages_T in advantages]
     count_2 = summed(_sides(torch.cat(advantages)).sum(-1))
@@ -55,7 +55,7 @@ def _sides(advantages_N: Tensor) -> Tensor:
 
 
 def _centroids(vectors: Sequence[Tensor], weights: Sequence[Tensor], summed: Callable[[Tensor], Tensor]) -> Tensor:
-    """The mean of the vectors of positive and of negative weight, by its size: (2, D)."""
+    """The mean of the vectors of positive and of negative weight, weighted by its size: (2, D)."""
     total_2D, weight_2 = torch.zeros(2, vectors[0].shape[1], dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
     for vectors_TD, weights_T in zip(vectors, weights, strict=True):
         weights_2T = torch.stack([weights_T, -weights_T]).clamp_min(0)
@@ -65,7 +65,7 @@ def _centroids(vectors: Sequence[Tensor], weights: Sequence[Tensor], summed: Cal
 
 
 def _margins(vectors: Sequence[Tensor], advantages: Sequence[Tensor], centroids_2D: Tensor) -> list[Tensor]:
-    """By how much each token's squared distance to the other side's centroid exceeds that to its own; 0 of no side."""
+    """Each token's squared distance to the other side's centroid, less that to its own; 0 for a token of no side."""
     apart_D, middle_D = centroids_2D[0] - centroids_2D[1], centroids_2D.mean(0)
     return [
         advantages_T.sign() * 2 * (vectors_TD.double() @ apart_D - middle_D @ apart_D)
@@ -96,7 +96,7 @@ def _assigned(margins: Sequence[Tensor], advantages: Sequence[Tensor], spread_2:
 
 @torch.no_grad()
 def vectors_of(model, traces: Sequence[TokenisedTrace], logps: Sequence[Tensor]) -> list[Tensor]:
-    """The vectors of each response's tokens (T, D), from one forward: on the CPU, in the dtype that the model computes.
+    """The vectors of each response's tokens (T, D), from one forward: on the CPU, in the model's dtype.
 
     ``logps`` hold the log-probability of each token. The last position alone goes on to the output layer.
     """

@@ -41,12 +41,12 @@ def contrasts(model, traces: Sequence[TokenisedTrace], tokenizer, segments, opti
 
 ONLY_WHILE_TRAINING = (
     "measure=delta compares the responses of a batch by their advantages, so it exists only while training: segrl grpo "
-    "segrl.measure=delta segrl.sign=both; of finished traces take a measure of one trace, like contribution"
+    "segrl.measure=delta segrl.sign=both; for finished traces take a measure of one trace, like contribution"
 )
 
 
 def comparisons(model, traces: Sequence[TokenisedTrace], tokenizer, segments, reading: Reading) -> list[Fields]:
-    """Nothing: it raises, as no advantages are known here."""
+    """Raise: the advantages of a batch are not known here."""
     raise ValueError(ONLY_WHILE_TRAINING)
 
 
@@ -96,7 +96,7 @@ def gather(
     needs = [_field(need) for need in needs]
     for name in options:
         if name == "rule":
-            raise ValueError("gather has no option 'rule': how nodes are chosen is quadrature= now")
+            raise ValueError("gather has no option 'rule'; quadrature= says how nodes are chosen")
         if name not in OPTIONS:
             raise ValueError(f"gather has no option {name!r}{near(name, OPTIONS)}")
     if segments is None and any(need.endswith("_S") for need in needs):

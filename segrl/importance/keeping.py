@@ -1,4 +1,4 @@
-"""The value of the answer with only parts of the thinking kept: many short forwards, which share what they can."""
+"""The value of the answer with only parts of the thinking kept. Sequences that begin alike share forwards."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from segrl.importance.tree import Tree, beginning, trees
 from segrl.types import Segments
 
 NODES, CPU_NODES = 2_048, 512  # tokens in a tree: attention looks at all pairs of them
-PIECE = 256  # tokens of a long row that are read at once at least
+PIECE = 256  # the fewest tokens of a long row that are read at once
 ATTENTIONS = {"full_attention", "sliding_attention", "chunked_attention"}
-Values = tuple[Tensor, float]  # of K masks, and what they cost
+Values = tuple[Tensor, float]  # a value for each of K masks, and their cost in forwards over the whole trace
 
 
 def kept_answer_value(
@@ -34,7 +34,7 @@ def kept_answer_value(
     """The answer's value under each mask of ``kept``, and the cost in forwards over the whole trace.
 
     ``kept`` holds for each trace K masks of its thinking's tokens: (K, thinking tokens). The tokens that a mask leaves
-    out are removed from the sequence. What the sequences begin with alike is read once, by trees (tree.py).
+    out are removed from the sequence. A beginning that sequences share is read once (tree.py).
     """
     return [
         _kept_answer_value(model, sequence, kept_KT, batching, output)
@@ -51,8 +51,8 @@ def _kept_answer_value(model, sequence: Explained, kept_KT: Tensor, batching: Ba
 
 
 def _sees_all(model, tokens: int) -> bool:
-    """Whether every layer attends to all of so many tokens. The mask of a tree knows no window, and no state that runs
-    on, which no cache can be cut back to."""
+    """Whether every layer attends to all tokens of a sequence of ``tokens`` tokens. The mask of a tree supports no
+    window, and a recurrent state cannot be cut back as a cache can."""
     config = unwrapped(model).config.get_text_config()
     windows = [getattr(config, name, None) or tokens for name in ("sliding_window", "attention_chunk_size")]
     return tokens <= min(windows) and set(getattr(config, "layer_types", None) or ()) <= ATTENTIONS
@@ -69,7 +69,8 @@ def _row_by_row(model, sequences: list[Explained], batching: Batching, output: s
 
 @torch.no_grad()
 def _as_trees(model, sequences: list[Explained], batching: Batching, output: str) -> tuple[Tensor, int]:
-    """The same of sequences that differ only in their thinking, read as trees up to the answer's last token."""
+    """What ``_row_by_row`` returns, for sequences that differ only in their thinking: they are read as trees, up to the
+    answer's last token."""
     reader, inner, start = Reader(model, sequences, output), unwrapped(model), sequences[0].thinking.start
     shared = max(start - 1, 0)  # the prompt's last token may predict the answer
     rows = [sequence.input_ids[shared : sequence.answer_span[1] - 1].tolist() for sequence in sequences]
@@ -91,8 +92,11 @@ def _as_trees(model, sequences: list[Explained], batching: Batching, output: str
 
 
 class _Behind:
-    """The keys and values of the prompt and of a row that has a tree to itself, as long rows have: each is read from
-    where it leaves the one before, ``most`` tokens at once, whose mask over all before them is small."""
+    """The cache of the prompt and of one row after it, for long rows, which each have a tree of their own.
+
+    A row is read from the token at which it leaves the row before, in pieces of ``most`` tokens, which keep the
+    attention mask small.
+    """
 
     def __init__(self, inner, cache, shared: int, most: int) -> None:
         self.inner, self.cache, self.shared, self.most = inner, copy.deepcopy(cache), shared, most
@@ -105,7 +109,7 @@ class _Behind:
         return self.shared + len(self.row) - len(self.rest)
 
     def read(self, row: Sequence[int], answer: int) -> int:
-        """Read the row but for its ``rest``; how many tokens of it are new."""
+        """Read the row up to its ``rest``; returns how many of its tokens the row before does not share."""
         same = min(beginning(self.row, row), len(row) - answer)
         self.cache.crop(self.shared + same)
         last = max(same, len(row) - answer - self.most)
@@ -118,13 +122,13 @@ class _Behind:
 
 @torch.no_grad()
 def in_one_forward(model, sequences: list[Explained], output: str = "logp") -> Tensor:
-    """The answer's value of each sequence, all of one trace: of longer and longer prefixes of its thinking."""
+    """The answer's value of each sequence. The sequences hold longer and longer prefixes of one trace's thinking."""
     inner = unwrapped(model)
     if not _sees_all(model, len(sequences[-1])):
         raise ValueError(
             f"a layer of the model does not attend to all {len(sequences[-1])} tokens of the trace "
-            f"{sequences[-1].trace.id!r}, but through a window or a state that runs on; prefixes are read in one "
-            "forward, whose mask knows neither; take a measure that follows a path"
+            f"{sequences[-1].trace.id!r}, but reads through a window or a recurrent state; prefixes are read in one "
+            "forward, whose mask supports neither; take a measure that follows a path"
         )
     rows = [sequence.input_ids[: sequence.answer_span[1] - 1].tolist() for sequence in sequences]
     [tree] = trees(rows, sum(map(len, rows)))
@@ -144,13 +148,13 @@ def _of_tree(reader: Reader, tree: Tree, cache, shared: int) -> Tensor:
     predicting_KA = torch.tensor([path[-len(answer_A) :] for path in tree.paths])
     nodes, place_KA = predicting_KA.unique(return_inverse=True)
     inputs = {"input_ids": torch.tensor([tree.ids]).to(device), "position_ids": (shared + tree.depths)[None].to(device)}
-    if len(tree.paths) > 1:  # a single row sees all before it, as causal attention does by itself
+    if len(tree.paths) > 1:  # a single row needs no mask: causal attention sees all tokens before it
         sees_NL = torch.cat([torch.ones(len(tree), shared, dtype=torch.bool), tree.sees], 1)
         hidden = torch.zeros(sees_NL.shape, dtype=inner.dtype).masked_fill_(~sees_NL, torch.finfo(inner.dtype).min)
         inputs["attention_mask"] = hidden[None, None].to(device)
     if reader.keeps_logits:
         inputs["logits_to_keep"] = nodes.to(device)
-    # The model itself, not what it wraps: FSDP2 gathers the weights of whatever is called first.
+    # The model, not the module that it wraps: FSDP2 gathers the weights of the module that is called.
     logits_NV = reader.model(**inputs, past_key_values=cache, use_cache=True).logits[0]
     logits_KAV = (logits_NV if reader.keeps_logits else logits_NV[nodes.to(device)])[place_KA.to(device)].float()
     answers_KA = answer_A.expand(len(logits_KAV), -1).to(device)
@@ -160,10 +164,10 @@ def _of_tree(reader: Reader, tree: Tree, cache, shared: int) -> Tensor:
 
 @torch.no_grad()
 def in_one_pass(model, sequence: Explained, segments: Segments, output: str = "logp") -> Values:
-    """The answer's value after each prefix, and the cost in forwards, the trace being read once.
+    """The answer's value after each prefix, and the cost in forwards. The trace is read once.
 
-    After each prefix the template is read on a copy of the prefix's keys and values. This is for long traces, whose
-    prefixes together are many times as long.
+    After each prefix the template is read on a copy of the prefix's keys and values. This serves long traces, whose
+    prefixes together are many times as long as the trace.
     """
     inner, start, stop = unwrapped(model), sequence.thinking.start, sequence.thinking.stop
     first, last = sequence.answer_span

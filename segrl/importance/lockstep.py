@@ -1,7 +1,7 @@
-"""What measures read of many rollouts, on one model, in a number of forwards that is known beforehand.
+"""The streams that measures read of many rollouts, on one model, in a number of forwards that is known beforehand.
 
-Every rank of a process group must run the same number of forwards, or FSDP's collectives wait for each other for ever:
-so there is no refinement and no second try, and ranks agree on the number of parts before the first forward.
+Every rank of a process group must run the same number of forwards, or FSDP's collectives wait for each other for ever.
+So there is no refinement and no retry, and ranks agree on the number of parts before the first forward.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from segrl.types import Stream, TokenisedTrace, given
 AT_THE_INPUT = ("gradient_T", "gradnorm_T")  # what the Reader gives, in its order
 AFTER_PREFIXES = "prefix_logp_S"
 UNKNOWN = float("nan")
-FILLER_ANSWER = "0"  # explained in rows that only fill up the ranks; nobody reads their scores
+FILLER_ANSWER = "0"  # explained in rows that only fill up the ranks, whose scores are not read
 
 
 @dataclass(frozen=True)
 class Request:
     """What the driver asks of every rank."""
 
-    # or contrast, which says its target; gradient_T and gradnorm_T, of gradient x embedding at the input itself;
+    # or contrast, with target=contrast; gradient_T and gradnorm_T, of gradient x embedding at the input itself;
     # prefix_logp_S, the answer's value after each prefix; or coefficient_T, which compares responses
     need: str = "ig"
     model: str = "live"  # or ref
@@ -42,15 +42,15 @@ class Request:
     output: str = "logp"
     begin: float = 0.0
     interpolate: str | None = "response"
-    tokens: int = 16_384  # held by one forward
+    tokens: int = 16_384  # of one forward
     checkpointing: bool = False
     certificate: bool = False
-    agree: bool = True  # with the other ranks, on the number of parts
+    agree: bool = True  # whether the ranks agree on the number of parts
 
     @property
     def about(self) -> dict[str, Any]:
         """What of an :func:`explained` trace is attributed, and along which path: options of ``attribute``."""
-        target = "contrast" if self.target == "contrast" else "gold"  # whichever answer stands in the trace
+        target = "contrast" if self.target == "contrast" else "gold"  # gold: the answer that stands in the trace
         path = {name: getattr(self, name) for name in ("path", "output", "begin", "interpolate")}
         return {"target": target, **path}
 
@@ -66,11 +66,11 @@ def explained(traces: Sequence[TokenisedTrace], target: str, golds: Sequence[str
 
 
 def _contrasted(trace: TokenisedTrace, gold: str, tokenizer) -> TokenisedTrace:
-    """The trace with both answers. Where no token parts them the gold one is explained, as of a right response."""
-    own = trace.answer or FILLER_ANSWER
-    ids = [answer_suffix(answer, tokenizer)[0].tolist() for answer in (own, gold)]
+    """The trace with both answers. Where they part at no token, the gold one is explained, as for a right response."""
+    own_answer = trace.answer or FILLER_ANSWER
+    ids = [answer_suffix(answer, tokenizer)[0].tolist() for answer in (own_answer, gold)]
     parted = any(id != gold_id for id, gold_id in zip(*ids, strict=False))
-    return replace(trace, answer=gold, meta={**trace.meta, "own_answer": own if parted else gold})
+    return replace(trace, answer=gold, meta={**trace.meta, "own_answer": own_answer if parted else gold})
 
 
 def attribute_in_lockstep(
@@ -80,8 +80,8 @@ def attribute_in_lockstep(
     request: Request,
     boundaries: Sequence[Sequence[int]] | None = None,
 ) -> list[Stream]:
-    """One stream a trace; NaN scores where those of the model were not finite. ``boundaries`` of segments are for the
-    needs of segments."""
+    """One stream a trace; its scores are NaN where the model's were not finite. ``boundaries``: those of each trace's
+    segments, for a need of segments."""
     if request.need == AFTER_PREFIXES:
         return _after_prefixes(model, traces, tokenizer, request, given(boundaries))
     streams: list[Any] = [None] * len(traces)
@@ -103,7 +103,7 @@ def _along_the_path(model, traces: list[TokenisedTrace], tokenizer, request: Req
         tolerance=None,
         batch_rows=len(traces),
         checkpointing=request.checkpointing,
-        finite=False,  # one overflow must not end the run, nor cost the other rollouts their scores
+        finite=False,  # an overflow in one trace must neither end the run nor cost the others their scores
         **request.about,
     )
     return [
@@ -131,7 +131,7 @@ def _after_prefixes(
         sequence = explain(trace, tokenizer, target=request.about["target"])
         thinking = sequence.thinking_tokens
         inside = [min(int(end), thinking) for end in ends]
-        distinct = sorted({*inside, thinking})  # the whole thinking is read even of a row that only fills up
+        distinct = sorted({*inside, thinking})  # the whole thinking is read, in rows that only fill up the ranks too
         kept = [keeping(sequence, torch.arange(thinking) < end) for end in distinct]
         values = dict(zip(distinct, in_one_forward(model, kept, request.output).tolist(), strict=True))
         streams.append(Stream(torch.tensor([values[end] for end in inside])))
@@ -145,10 +145,10 @@ def compare_in_lockstep(
     advantages: Sequence[float],
     request: Request,
 ) -> list[Stream]:
-    """One stream of DelTA's coefficients a trace, of all traces that the ranks hold together.
+    """One stream of DelTA's coefficients a trace, computed over the traces of all ranks.
 
-    ``logps`` are those of each response's tokens. Tokens that are not trained take no part, nor does a trace whose
-    vectors are not finite: its scores are NaN.
+    ``logps``: the log-probabilities of each response's tokens. Tokens that are not trained take no part, nor does a
+    trace whose vectors are not finite: its scores are NaN.
     """
     vectors: list[Any] = [None] * len(traces)
     for part in parts(traces, request.tokens, request.agree):
@@ -167,14 +167,14 @@ def compare_in_lockstep(
 
 
 def parts(traces: Sequence[TokenisedTrace], tokens: int, agree: bool) -> list[list[int]]:
-    """Indices of rollouts that share a forward; as many parts on every rank."""
+    """Indices of the rollouts that share each forward. With ``agree`` every rank has the same number of parts."""
     lengths = [len(trace.prompt_ids) + trace.tokens for trace in traces]
     groups = together(lengths, tokens)
     return split_until(groups, _most_on_any_rank(len(groups)) if agree else len(groups))
 
 
 def together(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Indices, longest first, cut so that a part padded to its longest holds at most ``tokens``, or is one rollout."""
+    """Indices in parts, longest first. A part padded to its longest holds at most ``tokens``, or is one rollout."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     groups: list[list[int]] = []
     while order:
@@ -185,7 +185,7 @@ def together(lengths: Sequence[int], tokens: int) -> list[list[int]]:
 
 
 def split_until(groups: list[list[int]], count: int) -> list[list[int]]:
-    """The groups with the largest halved, again and again, until there are ``count``."""
+    """The groups, with the largest halved repeatedly until there are ``count``."""
     groups = list(groups)
     while len(groups) < count:
         largest = max(range(len(groups)), key=lambda g: len(groups[g]))

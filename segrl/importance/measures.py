@@ -29,7 +29,7 @@ MISTAKES = ("wrong", "carried")  # kinds of thoughts: a false step, and what fol
 
 
 def ig(evidence: Evidence, segments: Segments, aggregate: str = "sqrt") -> SegmentScores:
-    """The scores of [IG] Eq. 3 and 4; on the value path of Eq. 3 alone, without consistency, so beta drops nothing."""
+    """The scores of [IG] Eq. 3 and 4. On the value path, those of Eq. 3: without consistency, beta drops nothing."""
     stream = given(evidence.ig)
     if stream.path == "values":
         return stream_scores(stream.scores_T.abs(), segments, aggregate)
@@ -66,7 +66,7 @@ def ig_tokens(evidence: Evidence, segments: Segments) -> SegmentScores:
 
 
 def permuted_ig(evidence: Evidence, segments: Segments, aggregate: str = "sqrt", seed: int = 0) -> SegmentScores:
-    """Control: the thoughts' scores, dealt out to them at random."""
+    """Control: the scores of ``ig``, permuted at random among the thoughts."""
     return permuted(ig(evidence, segments, aggregate), segments, _generator(evidence, seed))
 
 
@@ -84,7 +84,7 @@ def position(evidence: Evidence, segments: Segments) -> SegmentScores:
 
 
 def random(evidence: Evidence, segments: Segments, seed: int = 0) -> SegmentScores:
-    """Control: random scores, the same in every call for the same trace id. verl's ids are new in each run."""
+    """Control: random scores, which depend on the trace id and the seed alone. verl's ids are new in each run."""
     return from_strength(torch.rand(len(segments), generator=_generator(evidence, seed)), segments)
 
 
@@ -152,12 +152,12 @@ def _gains(after_S: Tensor, empty: float) -> Tensor:
 
 
 def alone(evidence: Evidence, segments: Segments) -> SegmentScores:
-    """What the segment does by itself: v(the segment) - v(nothing)."""
+    """What the segment adds alone: v(the segment) - v(nothing)."""
     return from_strength(_first(evidence), segments)
 
 
 def first_and_last(evidence: Evidence, segments: Segments) -> SegmentScores:
-    """The mean of what the segment adds to nothing and of what is missing when it is taken from all the others."""
+    """The mean of what the segment adds alone and of what is missing when it alone is taken out."""
     last_S = given(evidence.whole_value) - given(evidence.without_value_S).double()
     return from_strength((_first(evidence) + last_S) / 2, segments)
 
@@ -210,9 +210,9 @@ def _range(values_T: Tensor) -> tuple[float, float]:
 
 
 def delta(evidence: Evidence, segments: Segments, low: float = 0.8, high: float = 1.2) -> SegmentScores:
-    """DelTA's coefficient of each token, from ``low`` to ``high``: how surely it is of its response's side.
+    """DelTA's coefficient of each token, from ``low`` to ``high``: how clearly it belongs to its response's side.
 
-    With ``rule=linear sign=both`` it is the token's weight, brought to mean one.
+    With ``rule=linear sign=both`` it is the token's weight, scaled to mean one.
     """
     return token_scores(low + (high - low) * given(evidence.coefficient_T).double(), segments)
 

@@ -60,7 +60,7 @@ class Reading(EvidenceSettings):
         return Batching(self.batch_tokens, self.batch_rows, self.checkpointing)
 
     def explained(self, model, traces: Sequence[TokenisedTrace], tokenizer) -> list[Explained]:
-        """The sequence that is explained of each trace, checked. No position moves, so any baseline does."""
+        """The sequence that is explained of each trace, checked. No position moves, so the baseline has no effect."""
         options = {name: getattr(self, name) for name in ("target", "output", "template", "context")}
         return evaluator(model, traces, tokenizer, baseline="mean", **options).explained
 

@@ -39,7 +39,7 @@ def _perplexities(model, trace: TokenisedTrace, segments: Segments) -> dict[str,
         if thought and len(rest):
             values.append(torch.exp(-_streams(model, trace.prompt_ids, rest)[0].double().mean()))
             read += len(trace.prompt_ids) + len(rest)
-        else:  # the answer is never taken out, and an only segment would leave nothing to read
+        else:  # the answer is never taken out, and without its only segment a response would be empty
             values.append(whole)
     cost = read / (len(trace.prompt_ids) + trace.tokens)
     return {"perplexity_S": torch.stack(values), "cost": {"perplexity_S": cost}}
@@ -96,7 +96,8 @@ def attentions(model, traces: Sequence[TokenisedTrace], tokenizer, segments, rea
 def answer_attention(model, sequence: Explained) -> Tensor:
     """The attention to each position from those that predict the answer's tokens, mean over them, layers and heads.
 
-    Attention weights are computed for the predicting positions only; all before are read by the model's fast attention.
+    Attention weights are computed for the predicting positions only; the model's fast attention reads all positions
+    before them.
     """
     first, last = sequence.answer_span
     inner = unwrapped(model)

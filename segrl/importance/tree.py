@@ -1,4 +1,4 @@
-"""Rows of tokens as trees: what rows begin with alike stands once, and each token sees its ancestors."""
+"""Rows of tokens as trees: a beginning that rows share stands once, and each token sees its ancestors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Tree:
 
     @property
     def depths(self) -> Tensor:
-        """How many ancestors each node has, which is its place in every row."""
+        """The number of each node's ancestors, which is its position in every row."""
         depth_N = torch.zeros(len(self), dtype=torch.long)
         for path in self.paths:
             depth_N[path] = torch.arange(len(path))
@@ -39,7 +39,7 @@ class Tree:
 
     @property
     def sees(self) -> Tensor:
-        """(N, N): whether a node reads another: itself and its ancestors."""
+        """A mask (N, N): a node sees itself and its ancestors."""
         sees_NN = torch.eye(len(self), dtype=torch.bool)
         for node, parent in enumerate(self.parents):
             if parent >= 0:
@@ -48,7 +48,7 @@ class Tree:
 
 
 def trees(rows: Sequence[Sequence[int]], most: int) -> Iterator[Tree]:
-    """Trees of at most ``most`` tokens, or of one row, that hold the rows in order. Sorted rows share all they can."""
+    """Trees of at most ``most`` tokens, or of one row, that hold the rows in order. Sorted rows share the most."""
     tree, before = Tree(), rows[0][:0]
     for row in rows:
         same = beginning(before, row)
@@ -60,6 +60,6 @@ def trees(rows: Sequence[Sequence[int]], most: int) -> Iterator[Tree]:
     yield tree
 
 
-def beginning(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two rows begin with alike."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+def beginning(first: Sequence[int], second: Sequence[int]) -> int:
+    """The length of the beginning that two rows share."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))

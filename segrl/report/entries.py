@@ -18,6 +18,8 @@ class View(NamedTuple):
     segments: Segments
     scores: SegmentScores
     selection: Selection
+    measure: str | None = None  # where it is not the view's name
+    target: str | None = None  # the answer that the scores explain: gold, own or contrast
 
 
 class RolloutView(NamedTuple):
@@ -58,6 +60,11 @@ class Entry(NamedTuple):
 def measures_of(entries: Sequence[Entry]) -> list[str]:
     """The measures of all traces, in the order they were given."""
     return list(dict.fromkeys(name for entry in entries for name in entry.views))
+
+
+def is_contrast(name: str, view: View) -> bool:
+    """Whether the scores speak for the response's own answer against the gold one."""
+    return view.target == "contrast" or (view.measure or name) == "mistake"
 
 
 def ranks_of(scores: SegmentScores) -> list[int | None]:

@@ -9,14 +9,14 @@ function verdictOf(head) {
   return { mark: right ? "✓" : "✗", name, words: head.status ? `${name} (${head.status})` : `reward ${number(head.reward)}` };
 }
 
-const certificate = (head) => (head.gap === undefined || head.gap === null ? Infinity : head.gap);
+const certificate = (head) => head.gap ?? -1; // nothing is known of a gap that was not computed
 const isLow = (head) => certificate(head) > LOW || (head.flags || []).length > 0;
 
 const long = quantile(index.traces.map((one) => one.tokens), 0.75);
 
 function fits(head, i, words) {
-  const prompt = byId("prompt").value;
-  if (prompt && head.prompt !== Number(prompt)) return false;
+  const problem = byId("problem").value;
+  if (problem && head.problem !== Number(problem)) return false;
   const filters = { right: rightOf(head) === true, wrong: rightOf(head) === false, long: head.tokens >= long, low: isLow(head) };
   if (filters[byId("filter").value] === false) return false;
   return !words || wordsOf(i).some((text) => text.includes(words));
@@ -47,7 +47,7 @@ function listItem(i) {
   const head = index.traces[i], verdict = verdictOf(head), button = element("button");
   button.type = "button";
   button.dataset.trace = i;
-  const gap = head.gap === undefined || head.gap === null ? "" : ` · gap ${number(head.gap)}${isLow(head) ? " ⚠" : ""}`;
+  const gap = certificate(head) < 0 ? "" : ` · gap ${number(head.gap)}${isLow(head) ? " ⚠" : ""}`;
   const credit = head.advantage === undefined ? "" : ` · advantage ${signed(head.advantage)}`;
   const mark = element("span", `mark ${verdict.name}`, verdict.mark);
   mark.setAttribute("aria-label", verdict.words);
@@ -59,5 +59,5 @@ function listItem(i) {
 
 function markCurrent() {
   for (const button of byId("list").querySelectorAll("button"))
-    button.setAttribute("aria-current", Number(button.dataset.trace) === state.trace);
+    button.setAttribute("aria-current", panes.some((pane) => pane.trace === Number(button.dataset.trace)));
 }

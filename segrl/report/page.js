@@ -14,9 +14,12 @@ const signed = (value) => (value > 0 ? "+" : "") + number(value);
 const percent = (value) => (value > 0 && value < 0.0095 ? "<1%" : `${Math.round(100 * value)}%`);
 const number = (value) => (value === null ? "none" : value === 0 ? "0" : Math.abs(value) >= 0.001 && Math.abs(value) < 1e4 ? String(+value.toPrecision(3)) : value.toExponential(1));
 
-/** Marks what was searched for in the open trace, without touching its nodes. */
+/** A score beside others of which the largest is ``most``. */
+const short = (value, most) => (most < 0.1 ? signed(value) : (value > 0 ? "+" : "") + value.toFixed(most < 10 ? 2 : 1)).replace("-", "\u2212");
+
+/** Marks what was searched for in the open traces, without touching their nodes. */
 function highlight() {
-  const words = byId("search").value.trim().toLowerCase();
+  const words = byId("search").value.trim().toLowerCase(), rows = panes.flatMap((pane) => pane.rows);
   for (const row of rows) row.tick.classList.toggle("hit", Boolean(words) && row.text.textContent.toLowerCase().includes(words));
   if (!window.Highlight) return;
   CSS.highlights.set("found", new Highlight(...(words ? rows.flatMap((row) => rangesOf(row.text, words)) : [])));
@@ -35,51 +38,6 @@ function rangesOf(box, words) {
     ranges.push(range);
   }
   return ranges;
-}
-
-/** The part of the strip that is on the screen. */
-function drawWindow() {
-  const box = byId("window"), main = byId("main"), strip = byId("strip");
-  const top = main.getBoundingClientRect().top + byId("strip-box").offsetHeight, bottom = main.getBoundingClientRect().bottom;
-  const seen = rows.filter((row) => {
-    const place = row.element.getBoundingClientRect();
-    return place.bottom > top && place.top < bottom;
-  });
-  box.hidden = !seen.length;
-  if (!seen.length) return;
-  const left = strip.getBoundingClientRect().left - byId("strip-box").getBoundingClientRect().left;
-  const last = seen.at(-1).tick;
-  box.style.left = `${left + seen[0].tick.offsetLeft}px`;
-  box.style.width = `${last.offsetLeft + last.offsetWidth - seen[0].tick.offsetLeft}px`;
-}
-
-function jump(s) {
-  rows[s].element.scrollIntoView({ block: "start" });
-  rows[s].element.focus({ preventScroll: true });
-}
-
-function step(by) {
-  const at = rows.findIndex((row) => row.element === document.activeElement);
-  jump(Math.max(0, Math.min(rows.length - 1, at + by)));
-}
-
-function otherTrace(by) {
-  const shown = [...byId("list").querySelectorAll("button")];
-  const at = shown.findIndex((button) => Number(button.dataset.trace) === state.trace);
-  const next = shown[Math.max(0, Math.min(shown.length - 1, at + by))];
-  if (next) { open(Number(next.dataset.trace)); next.scrollIntoView({ block: "nearest" }); }
-}
-
-/** The address names the open trace, so that a link to it can be sent. */
-function setAddress(id) {
-  try { history.replaceState(null, "", `#${encodeURIComponent(id)}`); } catch { /* half a surrogate pair, a frame */ }
-}
-
-function asked() {
-  try {
-    const id = decodeURIComponent(location.hash.slice(1));
-    return index.traces.findIndex((head) => head.id === id);
-  } catch { return -1; }
 }
 
 const THEMES = ["auto", "light", "dark"];
@@ -101,8 +59,8 @@ function rememberedTheme() {
 
 const looking = new IntersectionObserver(
   (seen) => seen.filter((one) => one.isIntersecting).forEach((one) => {
-    const row = rows[one.target.dataset.segment];
-    if (row && row.element === one.target && !row.drawn) { drawTokens(row); later(highlight); }
+    const row = one.target.isConnected && rowOf(one.target);
+    if (row && !row.drawn) { drawTokens(row); later(highlight); }
   }),
   { root: null, rootMargin: "400px" },
 );
@@ -122,16 +80,19 @@ function slide(name) {
 
 function keyed(event) {
   if (event.target.matches("input, select") || event.ctrlKey || event.metaKey || event.altKey) return;
-  const keys = { j: () => step(1), k: () => step(-1), n: () => otherTrace(1), p: () => otherTrace(-1), "/": () => byId("search").focus() };
+  const keys = {
+    j: () => step(1), k: () => step(-1), h: () => toColumn(0), l: () => toColumn(1), m: toMisleading, n: () => otherTrace(1),
+    p: () => otherTrace(-1), b: () => chooseBeside(panes[1] ? undefined : besideOf(panes[0].trace)), "/": () => byId("search").focus(),
+  };
   if (keys[event.key]) { event.preventDefault(); keys[event.key](); }
 }
 
 function hovered(event) {
   const segment = event.target.closest(".segment"), token = event.target.closest("[data-token]");
   if (!segment) return;
-  const tints = token ? Object.entries(traceOf(state.trace).tints) : [];
+  const tints = token ? Object.entries(traceOf(paneOf(segment).trace).tints) : [];
   const values = Object.fromEntries(tints.map(([name, by]) => [name, number(by.values[token.dataset.token])]));
-  fillNote(rows[segment.dataset.segment], token ? { token: JSON.stringify(token.textContent), ...values } : {});
+  fillNote(rowOf(segment), token ? { token: JSON.stringify(token.textContent), ...values } : {});
 }
 
 function begin() {
@@ -140,12 +101,13 @@ function begin() {
   byId("title").textContent = document.title = index.title;
   byId("measure").append(...index.measures.map((name, i) => Object.assign(element("option", "", name), { value: i })));
   byId("tint").append(...index.tints.map((name) => element("option", "", name)));
-  byId("prompt").append(...index.prompts.map((text, i) => Object.assign(element("option", "", text.trim()), { value: i })));
+  byId("problem").append(...index.problems.map((text, i) => Object.assign(element("option", "", text), { value: i })));
   byId("tint").parentElement.hidden = index.tints.length < 2;
-  byId("prompt").parentElement.hidden = !index.prompts.length;
+  byId("problem").parentElement.hidden = index.problems.length < 2 || index.problems.length === index.traces.length;
   for (const control of ["measure", "tau", "beta", "saved"]) byId(control).disabled = !index.measures.length;
-  byId("measure").addEventListener("change", () => { state.measure = Number(byId("measure").value); redraw(); });
-  byId("tint").addEventListener("change", () => { state.tint = byId("tint").value; redraw(); });
+  byId("measure").addEventListener("change", () => { state.measure = Number(byId("measure").value); redrawAll(); });
+  byId("tint").addEventListener("change", () => { state.tint = byId("tint").value; redrawAll(); });
+  byId("beside").addEventListener("change", () => chooseBeside(byId("beside").value === "" ? undefined : Number(byId("beside").value)));
   for (const name of ["tau", "beta"]) {
     byId(name).value = state[name];
     byId(name).addEventListener("input", () => slide(name));
@@ -161,18 +123,22 @@ function begin() {
     byId("legend-toggle").setAttribute("aria-expanded", !byId("legend").hidden);
   });
   byId("search").addEventListener("input", () => later(drawList));
-  for (const name of ["filter", "sort", "prompt"]) byId(name).addEventListener("change", drawList);
+  for (const name of ["filter", "sort", "problem"]) byId(name).addEventListener("change", drawList);
   byId("list").addEventListener("click", (event) => { const button = event.target.closest("button"); if (button) open(Number(button.dataset.trace)); });
-  byId("strip").addEventListener("click", (event) => { if (event.target.dataset.segment) jump(Number(event.target.dataset.segment)); });
-  byId("trace").addEventListener("mouseover", hovered);
-  byId("main").addEventListener("scroll", () => later(drawWindow), { passive: true });
-  window.addEventListener("resize", () => later(drawWindow));
-  window.addEventListener("beforeprint", () => rows.forEach(drawTokens));
+  byId("main").addEventListener("click", (event) => { if (event.target.matches(".strip > i")) jump(paneOf(event.target), Number(event.target.dataset.segment)); });
+  byId("main").addEventListener("mouseover", hovered);
+  byId("main").addEventListener("focusin", focused);
+  document.addEventListener("scroll", () => later(drawWindows), { passive: true, capture: true });
+  window.addEventListener("resize", () => later(drawWindows));
+  window.addEventListener("beforeprint", () => panes.forEach((pane) => pane.rows.forEach(drawTokens)));
   document.addEventListener("keydown", keyed);
+  drawRun();
   drawList();
-  if (!index.traces.length) { byId("trace").append(element("p", "empty", "There are no traces in this report.")); return; }
-  open(Math.max(0, asked()));
-  later(drawWindow);
+  if (!index.traces.length) { panes[0].text.append(element("p", "empty", "There are no traces in this report.")); return; }
+  const [first, second] = asked();
+  state.beside = second >= 0;
+  open(Math.max(0, first ?? 0), state.beside ? second : undefined);
+  byId("list").querySelector('[aria-current="true"]')?.scrollIntoView({ block: "nearest" });
 }
 
 begin();

@@ -18,30 +18,42 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segrl.report.entries import Entry, View, measures_of
+from segrl.report.curves import Curve
+from segrl.report.entries import Entry, View, is_contrast, measures_of
 from segrl.types import SegmentScores
 
 FOLDER = Path(__file__).parent
-STYLE, SCRIPTS = "page.css", ("selection.js", "reading.js", "list.js", "trace.js", "page.js")
-PROMPT = 90  # characters of a prompt in the list of prompts
+STYLE = "page.css"
+SCRIPTS = tuple(
+    f"{name}.js" for name in ("selection", "reading", "list", "trace", "scores", "head", "panes", "chart", "page")
+)
+PROBLEM = 90  # characters of a problem in the list of problems
+# What the page calls the scores of these measures, beside those of others.
+WORDS = {"alone": "adds alone", "leave_one_out": "lost without"}
 LEVELS = 9999  # a token's score is written as so many parts of the trace's largest
 SETTINGS = {"tau": 0.7, "beta": 0.8, "beta_min_tokens": 1, "force": [0, -1]}
 LONE = re.compile("[\ud800-\udfff]")  # half a surrogate pair cannot be written as UTF-8
 
 
-def page(entries: Sequence[Entry], settings: Mapping[str, Any] = SETTINGS, title: str = "segrl report") -> str:
+def page(
+    entries: Sequence[Entry],
+    settings: Mapping[str, Any] = SETTINGS,
+    title: str = "segrl report",
+    curves: Sequence[Curve] = (),
+) -> str:
     """The HTML. ``settings`` are where the sliders start, as ``segrl.select`` takes them."""
     measures = measures_of(entries)
-    texts = dict.fromkeys(entry.credit.prompt for entry in entries if entry.credit)
-    prompts = {prompt: i for i, prompt in enumerate(texts)}
+    problems = {problem: i for i, problem in enumerate(dict.fromkeys(map(_problem_id, entries)))}
     bodies = [_body(entry, measures) for entry in entries]
     index = {
         "title": title,
         "measures": measures,
+        "words": _words(measures, entries),
         "tints": list(dict.fromkeys(name for body in bodies for name in body["tints"])),
-        "prompts": [prompt[:PROMPT] for prompt in prompts],
+        "problems": _problems(entries),
+        "curves": [curve._asdict() | {"lines": _lines(curve)} for curve in curves],
         "settings": {name: settings[name] for name in SETTINGS},
-        "traces": [_head(entry, prompts) for entry in entries],
+        "traces": [_head(entry, problems) for entry in entries],
     }
     blocks = [_block("index", index), *(_block(f"trace-{i}", body) for i, body in enumerate(bodies))]
     script = "\n".join(_read(file) for file in SCRIPTS)
@@ -61,10 +73,33 @@ def _block(name: str, value: Any) -> str:
     return f'<script type="application/json" id="{name}">{text}</script>'
 
 
-def _head(entry: Entry, prompts: Mapping[str, int]) -> dict[str, Any]:
+def _problem_id(entry: Entry) -> str:
+    """The problem of a trace by its id, that of a rollout by its prompt, which has the same text in every step."""
+    return entry.credit.prompt if entry.credit else entry.trace.problem_id
+
+
+def _problems(entries: Sequence[Entry]) -> list[str]:
+    """The beginning of each problem."""
+    texts = {_problem_id(entry): entry.credit.prompt if entry.credit else entry.trace.problem for entry in entries}
+    return [text.strip()[:PROBLEM] for text in texts.values()]
+
+
+def _words(names: Sequence[str], entries: Sequence[Entry]) -> list[str]:
+    """What the scores of each view are called on the page, no two alike."""
+    views = [next(entry.views[name] for entry in entries if name in entry.views) for name in names]
+    words = [WORDS.get(view.measure or name, name) for name, view in zip(names, views, strict=True)]
+    return [name if words.count(word) > 1 else word for name, word in zip(names, words, strict=True)]
+
+
+def _lines(curve: Curve) -> dict[str, list[tuple[int, float | None]]]:
+    return {name: [(step, _finite(value)) for step, value in line.items()] for name, line in curve.lines.items()}
+
+
+def _head(entry: Entry, problems: Mapping[str, int]) -> dict[str, Any]:
     """The facts of a trace that the list of traces and its own head show."""
     trace, verdict, attribution, rollout = entry.trace, entry.verdict, entry.attribution, entry.credit
     head: dict[str, Any] = {"id": trace.id, "tokens": entry.segments.tokens, "gold": trace.answer}
+    head["problem"] = problems[_problem_id(entry)]
     if verdict is not None:
         head |= {"correct": verdict.correct, "status": verdict.status, "answered": verdict.pred}
     if attribution is not None:
@@ -76,7 +111,7 @@ def _head(entry: Entry, prompts: Mapping[str, int]) -> dict[str, Any]:
         }
     if rollout is not None:
         head |= {name: getattr(rollout, name) for name in ("step", "reward", "advantage", "uniform")}
-        head |= {"prompt": prompts[rollout.prompt], **({} if rollout.gap is None else {"gap": rollout.gap})}
+        head |= {} if rollout.gap is None else {"gap": rollout.gap}
     return head
 
 
@@ -88,7 +123,7 @@ def _body(entry: Entry, measures: Sequence[str]) -> dict[str, Any]:
         "text": trace.response,
         "lengths": [end - start for start, end in pairwise(cuts)],
         "blocks": list(entry.segments.boundaries),
-        "views": [_view(entry.views[name]) if name in entry.views else None for name in measures],
+        "views": [_view(name, entry.views[name]) if name in entry.views else None for name in measures],
     }
     kinds = trace.kinds
     if kinds is not None and len(kinds) == len(entry.segments):
@@ -108,7 +143,7 @@ def _tints(entry: Entry) -> dict[str, Any]:
     return tints
 
 
-def _view(view: View) -> dict[str, Any]:
+def _view(name: str, view: View) -> dict[str, Any]:
     """The columns of a view, all numbers in full: the page selects by the same rule and must find the same sets."""
     scores = view.scores
     columns = {"strength": scores.strength_S, "consistency": scores.consistency_S}
@@ -116,8 +151,9 @@ def _view(view: View) -> dict[str, Any]:
         "boundaries": list(view.segments.boundaries),
         "kinds": _runs(view.segments.kinds_S),
         "reason": _runs(view.selection.reason_S),
-        **{name: _shorter(column_S.double().tolist()) for name, column_S in columns.items()},
+        **{column: _shorter(values_S.double().tolist()) for column, values_S in columns.items()},
         **_share(scores),
+        **({"contrast": True} if is_contrast(name, view) else {}),
     }
 
 

@@ -6,9 +6,8 @@ const index = JSON.parse(byId("index").textContent);
 const start = index.settings;
 const LOW = 0.2; // a completeness gap above this is a low certificate
 const LEVELS = 5; // of tint
-const state = { trace: -1, measure: 0, tint: index.tints[0], tau: start.tau, beta: start.beta, live: false };
+const state = { measure: 0, tint: index.tints[0], tau: start.tau, beta: start.beta, live: false, beside: false };
 const parsed = new Map(), unpacked = new Map(), lowered = new Map();
-let rows = []; // the segments on the page: {element, note, fill, from, to}
 
 function remembered(kept, i, make) {
   if (!kept.has(i)) kept.set(i, make());
@@ -67,6 +66,16 @@ function quantile(values, q) {
 
 /** What the measure asked for says; of a rollout, whose scores have no other name, what there is. */
 const viewOf = (trace) => trace.views[state.measure] || (trace.tints.weight && trace.views.find(Boolean));
+
+/** Whether a view's scores say what misled: a contrast of a wrong response. */
+const misleads = (i, view) => Boolean(view && view.contrast) && rightOf(index.traces[i]) === false;
+
+/** The thought that speaks most for a wrong response's answer, as {from, score}; null where none speaks for it. */
+function misleadingOf(i) {
+  const trace = traceOf(i), view = [viewOf(trace), ...trace.views].find((view) => misleads(i, view));
+  const s = view ? view.rank.indexOf(1) : -1;
+  return s >= 0 && view.strength[s] > 0 ? { from: view.boundaries[s], score: view.strength[s] } : null;
+}
 
 /** The reason of each segment, by the sliders once one was moved. */
 function reasons(view) {

@@ -89,4 +89,5 @@ def _view(line: Line, segments: Segments) -> View:
         thought_S=pieces.thought_S,
         segment_T=segments.index_T if len(pieces) != len(segments) else None,
     )
-    return View(pieces, scores, Selection(torch.tensor(line["keep"], dtype=torch.bool), tuple(line["reason"])))
+    selection = Selection(torch.tensor(line["keep"], dtype=torch.bool), tuple(line["reason"]))
+    return View(pieces, scores, selection, target=line.get("target"))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from io import StringIO
 from itertools import groupby
 
+from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.table import Column, Table
@@ -12,16 +15,28 @@ from rich.text import Text
 from segrl.report.entries import Entry, View, ranks_of
 
 BAR = 8
+MISLED = "bold red"
+EXPLAINED = {
+    "gold": "the gold answer",
+    "own": "the response's own answer",
+    "contrast": "the response's own answer against the gold one",
+}
+WIDTH = 120  # of a picture, in letters
+WEB_FONT = re.compile(r"@font-face \{\{.*?\}\}", re.DOTALL)  # in rich's SVG: a font that is fetched from the network
 TINTED = 0.25  # of the trace's largest token score; weaker ones are left as they are
 
 
-def terminal(entry: Entry) -> RenderableType:
-    """A panel: the head, then each segment with its bar, rank, share, consistency and reason, dropped ones dimmed."""
+def terminal(entry: Entry, misled: int | None = None) -> RenderableType:
+    """A panel: the head, then each segment with its number, bar, rank, share, consistency and reason.
+
+    Dropped segments are dimmed; the segment ``misled`` is red, and called so.
+    """
     trace, segments = entry.trace, entry.segments
     measure, view = next(iter(entry.views.items()), (None, None))
-    lines = Table.grid(Column(no_wrap=True), Column(), padding=(0, 1))
-    for s in range(len(segments)):
-        lines.add_row(*_segment(entry, view, s))
+    lines = Table.grid(Column(justify="right"), Column(no_wrap=True), Column(), padding=(0, 1))
+    for s, kind in enumerate(segments.kinds_S):
+        number = "" if kind == "answer" else str(s + 1)
+        lines.add_row(Text(number, "dim"), *_segment(entry, view, s, misled == s))
     title = f"{trace.id}   {segments.tokens} tokens, {len(segments)} segments"
     return Panel(Group(_head(entry, measure), Text(""), lines), title=Text(title), title_align="left")
 
@@ -31,21 +46,31 @@ def draw(renderable: RenderableType, console: Console | None = None) -> None:
     (console or Console()).print(renderable)
 
 
+def picture(renderable: RenderableType, title: str) -> str:
+    """What a terminal shows, as SVG without anything from the network."""
+    console = Console(record=True, width=WIDTH, file=StringIO(), force_terminal=True, color_system="truecolor")
+    console.print(renderable)
+    return console.export_svg(title=title, code_format=WEB_FONT.sub("", CONSOLE_SVG_FORMAT))
+
+
 def _head(entry: Entry, measure: str | None) -> Text:
     trace, verdict, attribution = entry.trace, entry.verdict, entry.attribution
     facts = {"problem": trace.problem.strip(), "gold": trace.answer or "none"}
     if verdict is not None:
         facts["verdict"] = f"{'right' if verdict.correct else 'wrong'} ({verdict.status}), answered {verdict.pred}"
     if attribution is not None:
-        flags = f", flagged {', '.join(attribution.flags)}" if attribution.flags else ""
-        facts["gap"] = f"{attribution.gap:.3g}{flags}"
+        facts["explained"] = EXPLAINED[attribution.target]
+        if attribution.gap is not None:
+            facts["gap"] = f"{attribution.gap:.3g}"
+        if attribution.flags:
+            facts["flags"] = ", ".join(attribution.flags)
     if measure is not None:
         facts["measure"] = measure
-    lines = [Text.assemble((f"{name:<9}", "bold"), value) for name, value in facts.items()]
+    lines = [Text.assemble((f"{name:<10}", "bold"), value) for name, value in facts.items()]
     return Text("\n").join(lines)
 
 
-def _segment(entry: Entry, view: View | None, s: int) -> tuple[Text, Text]:
+def _segment(entry: Entry, view: View | None, s: int, misled: bool) -> tuple[Text, Text]:
     """The numbers and the text of a segment, as Text and not markup: a "[bold]" in a trace is text."""
     start, end = entry.segments.boundaries[s], entry.segments.boundaries[s + 1]
     if view is None:
@@ -56,7 +81,10 @@ def _segment(entry: Entry, view: View | None, s: int) -> tuple[Text, Text]:
     kept, consistency = bool(view.selection.keep_S[s]), float(view.scores.consistency_S[s])
     rank = ranks_of(view.scores)[s]
     numbers = f"#{rank:<3} {100 * share:3.0f}% c {consistency:.2f}" if rank else f"{'answer':<16}"
-    gutter = f"{'█' * round(BAR * share / strongest):>{BAR}} {numbers} {view.selection.reason_S[s]:<12}"
+    reason = "misled" if misled else view.selection.reason_S[s]
+    gutter = f"{'█' * round(BAR * share / strongest):>{BAR}} {numbers} {reason:<12}"
+    if misled:
+        return Text(gutter, MISLED), _text(entry, start, end, MISLED)
     style = _colour(share / strongest) if kept else "dim"
     return Text(gutter, "cyan" if kept else "dim"), _text(entry, start, end, style)
 

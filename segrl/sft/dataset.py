@@ -74,12 +74,12 @@ class SelectiveDataset(Dataset):
 
     @property
     def tokens(self) -> int:
-        """The tokens of all responses, their ends included."""
+        """The number of tokens of all responses, their ends included."""
         return sum(len(example.ids_L) - example.prompt_tokens for example in self.examples)
 
     @property
     def kept(self) -> int:
-        """How many of them count as labels."""
+        """The number of tokens that count as labels."""
         return sum(int((example.mask_L > 0).sum()) for example in self.examples)
 
     @property
@@ -93,15 +93,15 @@ def rules_of(settings: DictConfig) -> Rules:
 
 
 def same_tokens(a, b) -> bool:
-    """Whether two tokenizers make the same ids of every text and of every conversation, as those of one family do."""
+    """Whether two tokenizers make the same ids of every text and conversation, as those of one model family may."""
     return a.chat_template == b.chat_template and a.backend_tokenizer.to_str() == b.backend_tokenizer.to_str()
 
 
-# --- examples at rest ------------------------------------------------------------------------------------------------
+# --- saved examples --------------------------------------------------------------------------------------------------
 
 
 def fingerprint(examples: Iterable[Example]) -> str:
-    """A hash of every id and every weight, whatever file they came from."""
+    """A hash of every id and every weight. It does not depend on the files they came from."""
     digest = hashlib.sha256()
     for example in examples:
         digest.update(example.ids_L.numpy().tobytes())
@@ -110,7 +110,7 @@ def fingerprint(examples: Iterable[Example]) -> str:
 
 
 def save_examples(path: Path, examples: list[Example]) -> None:
-    """Write all examples to one file, for processes that need not make them again."""
+    """Write all examples to one file, so that other processes need not make them again."""
     columns = {
         "ids": torch.cat([example.ids_L for example in examples]),
         "mask": torch.cat([example.mask_L for example in examples]),

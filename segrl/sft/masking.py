@@ -25,7 +25,7 @@ NORMALISATIONS = ("batch", "trace")
 
 @dataclass(frozen=True)
 class Rules:
-    """What counts as a label: ``masking`` in the config of `segrl export`, in ``segrl`` in that of `segrl sft`."""
+    """What counts as a label: the section ``masking`` of `segrl export`, and a part of ``segrl`` in `segrl sft`."""
 
     # full, selective, pruned or soft. full: loss on the whole response; selective: on kept segments; pruned: the
     # response is cut down to them; soft: every token counts by its segment's weight
@@ -98,7 +98,7 @@ def project(segments: Segments, offsets_T: Tensor, onto_T: Tensor, shift: int = 
 
 
 def mask(trace: TokenisedTrace, choice: Choice, rules: Rules) -> Masked | None:
-    """The response weighed; None where the selection keeps no token of it, or the rules leave none that counts."""
+    """The response with its weights; None where the selection keeps no token, or the rules leave none that counts."""
     weights_T = choice.weights_T
     if not bool(((weights_T > 0) & trace.trainable_T).any()):
         return None
@@ -113,7 +113,7 @@ def mask(trace: TokenisedTrace, choice: Choice, rules: Rules) -> Masked | None:
 
 
 def _count_marks(trace: TokenisedTrace, weights_T: Tensor, rules: Rules) -> Tensor:
-    """The weights, those of ``</think>`` and of the boxed answer set as the rules say."""
+    """The weights, with those of ``</think>`` and of the boxed answer set as the rules say."""
     for rule, span in ((rules.think_end, _think_end(trace.response)), (rules.boxed, _boxed(trace.response))):
         if rule != "segment" and span is not None:
             weights_T = torch.where(tokens_in(trace, span), float(rule == "always"), weights_T)
@@ -161,9 +161,10 @@ def truncate(masked: Masked, room: int) -> Masked | None:
 def example(masked: Masked, eos_id: int, normalise: str = "batch") -> Example:
     """Prompt, response and end of text, with the weight of each as a label.
 
-    verl rolls the flattened mask by one over all rows, so that the prediction of a token meets its mask; a row's first
-    entry would land on the row before and must be zero. It is a prompt token's. Its loss divides by the mask's sum over
-    the global batch: where every row's mask sums to one, that is Eq. 9's mean over traces of the mean over kept tokens.
+    verl rolls the flattened mask by one over all rows, so that the prediction of a token meets its mask. A row's first
+    entry lands on the row before and must be zero, as the entry of a prompt token is. verl's loss divides by the mask's
+    sum over the global batch: where every row's mask sums to one, the loss is Eq. 9's mean over traces of the mean over
+    kept tokens.
     """
     trace = masked.trace
     if not len(trace.prompt_ids):

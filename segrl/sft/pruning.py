@@ -12,9 +12,8 @@ HEAD = re.compile(r"\s*(<think>\s*)?")
 def prune(trace: TokenisedTrace, segments: Segments, selection: Selection) -> Trace:
     """The trace with the text of its kept segments, the answer among them; to be tokenised anew.
 
-    Each kept segment is set off from the text before it by the white space that set it off in the whole trace, wherever
-    between tokens it was cut: a dropped segment takes no blank line with it and leaves none. A ``<think>`` that opens
-    the response stays.
+    A kept segment has the white space before it that it has in the whole trace, on either side of the cut: a dropped
+    segment takes no blank line with it and leaves none behind. A ``<think>`` that opens the response stays.
     """
     if len(selection) != len(segments):
         raise ValueError(
@@ -42,6 +41,6 @@ def prune(trace: TokenisedTrace, segments: Segments, selection: Selection) -> Tr
 
 
 def _spans(trace: TokenisedTrace, segments: Segments) -> list[tuple[int, int]]:
-    """The characters of each segment: from its first token's to the next one's."""
+    """The characters of each segment: from the start of its first token to the start of the next segment's."""
     starts = [int(trace.offsets_T[boundary, 0]) for boundary in segments.boundaries[:-1]]
     return list(zip(starts, [*starts[1:], len(trace.response)], strict=True))

@@ -61,7 +61,7 @@ class Supervision:
     carried: Kept = field(default_factory=Kept)
 
     def notes(self) -> list[str]:
-        """A sentence for each thing that was done to the rows."""
+        """A note on each kind of trace that was dropped or cut, and on selections that were carried to other tokens."""
         notes = []
         if self.too_long:
             notes.append(f"{len(self.too_long)} too long and dropped ({_some(self.too_long)})")
@@ -140,7 +140,7 @@ def spelled_by(tokenizer, trace: TokenisedTrace) -> bool:
 def in_tokens(
     traces: Sequence[Trace], tokenizer, selecting_tokenizer, template: str, think_start: str = "never"
 ) -> Iterator[tuple[TokenisedTrace, TokenisedTrace]]:
-    """Each trace in tokens of the trained model, its thought opened, and in tokens that its selection was made of."""
+    """Each trace twice: in tokens of the trained model, its thought opened, and in the tokens of its selection."""
     for start in range(0, len(traces), TOGETHER):
         group = traces[start : start + TOGETHER]
         kept = [isinstance(trace, TokenisedTrace) and spelled_by(tokenizer, trace) for trace in group]
@@ -203,8 +203,8 @@ def read_selections(path: str | Path | None) -> dict[str, Row]:
 
 
 def reselecting(selections: str | None, tau: float | None, beta: float | None) -> dict[str, Any] | None:
-    """The options of ``select`` where a threshold is given, else None: the given thresholds, then what the note
-    beside the selections says, then the defaults.
+    """The options of ``select`` where a threshold is given, else None. A given threshold counts before the note beside
+    the selections, and the note before the defaults.
     """
     thresholds = {name: value for name, value in (("tau", tau), ("beta", beta)) if value is not None}
     if not thresholds or selections is None:
@@ -262,7 +262,8 @@ def _weights(row: Row, segments: Segments, selection: Selection, rules: Rules) -
 
 
 def _within(row: Row, segments: Segments) -> torch.Tensor:
-    """The segment at whose start each may be cut: itself, or for a token measure the one that the token lies in."""
+    """For each segment, the one at whose start the response may be cut: itself, or in a token measure's row the segment
+    that the token lies in."""
     return torch.tensor(row["segment"]) if len(row["segment"]) else torch.arange(len(segments))
 
 

@@ -12,8 +12,8 @@ from segrl.cost.disk import checkpoint_bytes
 from segrl.sft.stages import executed_steps
 
 CONTENTS = "checkpoint.save_contents"
-EXPORTED = 4  # of one parameter in the exported model, at most
-FULL = 64 * 2**20  # bytes left on a disk that is as good as full
+EXPORTED = 4  # bytes of one parameter in the exported model, at most
+FULL = 64 * 2**20  # bytes; a disk with fewer left counts as full
 
 
 def check_saved(config: DictConfig, key: str = CONTENTS) -> None:
@@ -24,7 +24,7 @@ def check_saved(config: DictConfig, key: str = CONTENTS) -> None:
 
 
 def check_space(*stages: DictConfig) -> None:
-    """Refuse to start where the checkpoints of a local model's stages, and what is exported of them, find no room."""
+    """Raise where the disk has no room for the checkpoints and the exported models of a local model's stages."""
     if not stages or not Path(stages[0].model.path).expanduser().is_dir():
         return
     each = [_bytes_needed(config) for config in stages]
@@ -34,8 +34,8 @@ def check_space(*stages: DictConfig) -> None:
 
 
 def check_room(needed: int, total: int, place: str, key: str) -> None:
-    """Refuse where the disk has fewer bytes left than are still needed of the total; ``key`` is the config's that says
-    what a checkpoint holds.
+    """Raise where the disk has fewer bytes left than ``needed``, which are a part of ``total``. ``key``: the config's
+    key that says what a checkpoint holds.
     """
     folder = Path(place)
     free = shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
@@ -47,8 +47,8 @@ def check_room(needed: int, total: int, place: str, key: str) -> None:
 
 
 def _bytes_needed(config: DictConfig) -> int:
-    """Of all checkpoints that are kept, the one that a training goes on from, and the exported model. verl writes a new
-    one before it deletes a single one, and never deletes one of an earlier run.
+    """The bytes of all checkpoints that are kept, of the one that a training goes on from, and of the exported model.
+    verl writes a new checkpoint before it deletes an old one, and never deletes one of an earlier run.
     """
     count = parameters(Path(config.model.path).expanduser())
     each = checkpoint_bytes(count, config.checkpoint.save_contents, bool(config.model.lora_rank))
@@ -58,13 +58,13 @@ def _bytes_needed(config: DictConfig) -> int:
 
 
 def bytes_taken(place: str) -> int:
-    """Of the checkpoints of a training that goes on."""
+    """The bytes of the files in ``place``: the checkpoints of a training that goes on."""
     files = Path(place).rglob("*")
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def parameters(folder: Path) -> int:
-    """How many parameters the model has, from the headers of its weights."""
+    """The number of the model's parameters, from the headers of its weights."""
     from safetensors import safe_open
 
     count = 0

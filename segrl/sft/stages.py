@@ -18,7 +18,7 @@ KEYS = ("mode", "epochs", "lr", "steps")
 TRACKER = "latest_checkpointed_iteration.txt"  # verl's, written last
 # What may differ between a start and its resumption: where it runs and what it keeps, but not what is trained.
 PLACES = ("out", "model_out", "node_rank", "master", "gpu", "trainer.default_local_dir", "trainer.logger")
-ATTRIBUTING = ("executor", "workers", "shard", "device")  # is done by then
+ATTRIBUTING = ("executor", "workers", "shard", "device")  # attribution is over when a stage begins
 KEPT = ("trainer.resume_mode", "trainer.save_freq", "trainer.test_freq", "trainer.max_ckpt_to_keep")
 SIZES = ("data.num_workers", "data.max_token_len_per_gpu", "model.enable_gradient_checkpointing")
 ATTENTION = ("model.use_remove_padding", "model.override_config.attn_implementation")
@@ -89,7 +89,7 @@ def ranks(config: DictConfig) -> int:
 
 
 def planned_steps(rows: int, config: DictConfig) -> int:
-    """The steps that verl makes of so many rows: every rank takes equally many, and no batch is partly filled."""
+    """The steps that verl makes of ``rows`` rows: all ranks take equally many, and no batch is partly filled."""
     epochs, batch = config.trainer.total_epochs, config.data.train_batch_size
     steps = steps_per_epoch(rows, config) * epochs
     planned = config.trainer.total_training_steps or steps
@@ -132,7 +132,7 @@ def mend_position(config: DictConfig, rows: int) -> None:
 
 
 def forget_checkpoints(config: DictConfig) -> None:
-    """Delete all checkpoints but the last whole one, from which verl goes on: it deletes those of its own run alone."""
+    """Delete all checkpoints but the last whole one. verl goes on from that, and deletes only those of its own run."""
     step = executed_steps(config)
     if config.trainer.resume_mode == "auto" and config.node_rank == 0:
         for folder in Path(config.trainer.default_local_dir).glob("global_step_*"):

@@ -56,7 +56,7 @@ class Solved:
         before = list(self.stated[name])
         self.stated[name].append(step.value)
         if name not in PATH:
-            return "superficial"  # a distractor: true or not, the answer does not hang on it
+            return "superficial"  # a distractor: true or not, the answer does not depend on it
         if step.value == true:
             return "repeat" if true in before else "correction" if corrects else "needed"
         if step.value in before[-1:]:

@@ -13,7 +13,7 @@ N_STEPS, STEP_WEIGHTS = (3, 4, 5, 6, 7, 8, 9), (7, 6, 5, 4, 3, 2, 1)
 OPERANDS = {"+": range(1, 10), "-": range(1, 10), "*": (3, 7, 9)}
 INVERSE = {"+": "-", "-": "+", "*": "*"}
 INVERSE_FACTOR = {3: 7, 7: 3, 9: 9}
-P_ROOT = 0.3  # where all is asked, a later variable too starts from two digits; so digit counts tell less
+P_ROOT = 0.3  # with ask=all, the chance that a later variable starts from two digits: digit counts then tell less
 
 Arithmetic = Callable[[str, int, int], int]  # operator, left, right -> result
 
@@ -48,7 +48,7 @@ def mistaken(op: str, left: int, right: int) -> int:
 
 
 def draw_path(rng: random.Random, arithmetic: Arithmetic, ask: str) -> list[Step]:
-    """The steps of a problem, in order; where the last value is asked, each hangs on the step before it."""
+    """The steps of a problem, in order; where the last value is asked, each depends on the step before it."""
     (n,) = rng.choices(N_STEPS, STEP_WEIGHTS)
     first = _step(rng, PATH[0], [], arithmetic)
     while ask == "all" and first.value == 0:  # the answer is read as a number, so it has no leading zero
@@ -69,8 +69,8 @@ def draw_problem(rng: random.Random, path: Sequence[Step], arithmetic: Arithmeti
     rng.shuffle(steps)
     definitions = "; ".join(step.definition for step in steps)
     names = " ".join(step.name for step in path)
-    asked = f"values of {names} as one number" if ask == "all" else f"value of {path[-1].name}"
-    return f"Modulo ten: {definitions}. Write the {asked}."
+    question = f"values of {names} as one number" if ask == "all" else f"value of {path[-1].name}"
+    return f"Modulo ten: {definitions}. Write the {question}."
 
 
 def answer_of(path: Sequence[Step], ask: str) -> str:

@@ -15,13 +15,13 @@ REDUNDANCIES = {
     "detours": ("repeat", "recheck", "truncated", "superficial", "detour"),
 }
 PER_STEP = 2
-BACK = 2  # a repeat goes back so many steps at most
+BACK = 2  # the most steps that a repeat goes back
 
 
 def redundant_plan(rng: random.Random, n: int, redundancy: str) -> list[Thought]:
     """The kind and the step of each thought of a solution in n steps, in order: n that solve and 2n redundant ones.
 
-    A step has one detour at most, which stands right before the step; what is drawn above that is a repeat.
+    A step has one detour at most, which stands right before the step; a second one that is drawn becomes a repeat.
     """
     if redundancy not in REDUNDANCIES:
         names = " and ".join(map(repr, REDUNDANCIES))

@@ -27,10 +27,10 @@ OPENERS = (
 )
 TWO_DIGITS = (" if n = {x}, n is {x}.", " if {x} = n, {x} is n.", " as n = {x}, n is {x}.")
 THREE_DIGITS = (" {x}+0 = {x} as it is.", " {x}-0 = {x} as it is.")
-# A step from two digits states three. Where the last value is asked only the first does, and it is repeated most often;
-# that no superficial thought has three digits makes up for it.
+# A step from two digits states three digits. With ask=last only the first step does so, and it is repeated most often;
+# to make up for it, no superficial thought has three digits there.
 SUPERFICIAL = {"all": (*TWO_DIGITS, *THREE_DIGITS), "last": TWO_DIGITS}
-# With one of these in front, every needed or redundant core comes to each of SIZES exactly.
+# With a filler in front, every needed or redundant core can have each of SIZES exactly.
 FILLERS = (
     *(" clearly", " perhaps", " finally", " briefly"),
     *(" right again", " simply then", " really well"),

@@ -1,9 +1,9 @@
 r"""A small reasoning world with planted truth: chains of one-digit arithmetic modulo ten, solved in R1 style.
 
 A problem defines path variables ``a b c ...``, each from an earlier one or from two digits, and up to three distractors
-``z y x``; it asks for all path variables as one number. So every step decides a digit of the answer by itself: no later
-step screens it off. A step states its definition and its result but never the operand's value, so the value of a
-variable stands in its step, in what repeats it, and nowhere else.
+``z y x``; it asks for all path variables as one number. So every step decides a digit of the answer, and no later step
+screens it off. A step states its definition and its result but never the operand's value, so the value of a variable
+stands in its step, in what repeats it, and nowhere else.
 
     problem   Modulo ten: b = a-4; z = b+2; a = 3+9; c = b*7. Write the values of a b c as one number.
     response  Okay, let me look here a = 3+9 = 2.                  needed
@@ -16,7 +16,7 @@ variable stands in its step, in what repeats it, and nowhere else.
               Backtrack, that is all of it.                        close
               </think> So, the final answer is \boxed{286}         answer
 
-With ``ask="last"`` each path variable hangs on the one before it and the problem ends "Write the value of c.": every
+With ``ask="last"`` each path variable depends on the one before it and the problem ends "Write the value of c.": every
 step is needed, and the answer is one digit. In ``sample_mistakes`` one step is wrong and never corrected.
 
 No surface feature may tell needed from redundant. A thought is an opener, a filler and a core. The opener, and the size
@@ -78,7 +78,7 @@ def sample_traces(
 
 
 def sample_mistakes(n: int, seed: int, ask: str = "last") -> list[Trace]:
-    """n wrong solutions of ``sample_problems(n, seed, ask)``: one step is wrong, and what hangs on it carries it on.
+    """n wrong solutions of ``sample_problems(n, seed, ask)``: one step is wrong, and what depends on it carries it on.
 
     ``Trace.answer`` stays the gold answer; the box holds the wrong one. The wrong step has the kind ``wrong``, the
     later ones that are computed rightly from it ``carried``. With ``ask="last"`` the wrong value is neither the digit
@@ -152,14 +152,14 @@ def _mistake(draw: Draw) -> tuple[int, list[Step]]:
             leads_with_zero = not last and at == value == 0
             if value != path[at].value and value not in answers and not leads_with_zero:
                 choices.setdefault(at, []).append(stated)
-    # Where the steps from one on do nothing together, it has no choice. The step before the last always has some: a
-    # product modulo ten keeps two values, a sum none.
+    # A step has no choice where the steps after it leave every value as it is: its value would then be the answer. The
+    # step before the last always has some: a product modulo ten leaves two values as they are, a sum none.
     mistaken = draw.rng.choice(list(choices))
     return mistaken, draw.rng.choice(choices[mistaken])
 
 
 def _carry(path: Sequence[Step], at: int, value: int) -> list[Step]:
-    """The steps when one has ``value``, and all that hang on it are computed rightly from there."""
+    """The steps when one has ``value``, and all that depend on it are computed rightly from there."""
     stated = {path[at].name: replace(path[at], value=value)}
     for step in path:
         if step.left in stated:

@@ -1,5 +1,4 @@
-"""What is checked with verl's help before Ray starts: sizes, files and the reward. Each refusal is a sentence with the
-way out."""
+"""Checks before Ray starts that need verl: sizes, files and the reward. Each error says what to change."""
 
 from __future__ import annotations
 
@@ -29,7 +28,10 @@ SEGRL_REWARD = "pkg://segrl.verl.reward"
 
 
 def check_gates(hf_config, settings: CreditSettings) -> None:
-    """Refuse a policy without value vectors to gate, found on a model without weights. Code of its own is not run."""
+    """Raise where the policy has no value vectors to gate.
+
+    The check builds the model without weights. A model that brings its own code is not checked.
+    """
     from transformers import AutoModelForCausalLM
 
     follows = settings.follows_a_path
@@ -43,7 +45,7 @@ def check_gates(hf_config, settings: CreditSettings) -> None:
 
 
 def check_sizes(config: DictConfig) -> None:
-    """Batches that divide, and sequences that the model and vLLM take."""
+    """Raise where batches do not divide, or where the model or vLLM cannot take the longest sequence."""
     data, roles, trainer = config.data, config.actor_rollout_ref, config.trainer
     ranks = trainer.n_gpus_per_node * trainer.nnodes // roles.actor.ulysses_sequence_parallel_size
     prompts, n, mini = data.train_batch_size, roles.rollout.n, roles.actor.ppo_mini_batch_size
@@ -73,7 +75,7 @@ def check_sizes(config: DictConfig) -> None:
         raise ValueError(
             f"actor.ppo_max_token_len_per_gpu={roles.actor.ppo_max_token_len_per_gpu}: a micro-batch holds {held} "
             f"tokens, but max_prompt_length={data.max_prompt_length} and max_response_length="
-            f"{data.max_response_length} come to {length}; verl does not cut a row, give {length} or more"
+            f"{data.max_response_length} come to {length}; verl does not split a row; give {length} or more"
         )
     limit = position_limit(model_config(roles.model))
     if limit and length > limit:
@@ -84,13 +86,13 @@ def check_sizes(config: DictConfig) -> None:
     if limit and length + len(TEMPLATE) > limit:
         warnings.warn(
             f"a response of all {data.max_response_length} tokens leaves no room for the answer that attribution "
-            f"appends (the model takes {limit}); such responses weigh one",
+            f"appends (the model takes {limit}); the weights of such responses are one",
             stacklevel=2,
         )
 
 
 def model_config(model: DictConfig) -> Any:
-    """The model's config as verl's workers have it: from code of its own if allowed, with what is overridden."""
+    """The model's config as verl's workers load it, with ``trust_remote_code`` and ``override_config`` as set."""
     from transformers import AutoConfig
     from verl.utils.fs import copy_to_local
     from verl.utils.model import update_model_config
@@ -103,7 +105,7 @@ def model_config(model: DictConfig) -> Any:
 
 
 def check_rows(config: DictConfig) -> None:
-    """verl leaves the last, incomplete batch of an epoch out: fewer rows than one batch train nothing."""
+    """Raise where the training rows do not fill one batch: verl leaves out an epoch's last, incomplete batch."""
     rows = len(read_rows(config.data.train_files, ["prompt"]))
     if rows < config.data.train_batch_size:
         raise ValueError(
@@ -113,7 +115,7 @@ def check_rows(config: DictConfig) -> None:
 
 
 def check_vocabularies(config: DictConfig, settings: CreditSettings) -> None:
-    """The frozen attributor, if there is one, must read the policy's token ids alike."""
+    """Raise where a frozen attributor has another vocabulary than the policy."""
     if settings.attributor_path:
         policy = load_tokenizer(config.actor_rollout_ref.model.path)
         check_vocabulary(policy, load_tokenizer(settings.attributor_path), settings.attributor_path)
@@ -123,8 +125,10 @@ def check_vocabularies(config: DictConfig, settings: CreditSettings) -> None:
 
 
 def check_reward(config: DictConfig) -> None:
-    """Call the reward on the first row with its own gold answer, boxed: the call must fit, and where the reward is
-    segrl's, it must say right, with ``</think>`` and, unless thinking is required, without."""
+    """Call the reward with the first row's gold answer in a box, and raise where that fails.
+
+    segrl's reward must call this answer right: after ``</think>`` and, unless thinking is required, without it too.
+    """
     reward = config.reward.custom_reward_function
     row = read_rows(config.data.train_files)[0]
     gold = (row.get("reward_model") or {}).get("ground_truth")
@@ -142,7 +146,7 @@ def check_reward(config: DictConfig) -> None:
 
 
 def call_reward(config: DictConfig, row: Mapping[str, Any], response: str) -> dict[str, Any]:
-    """What the reward says of ``response``, called as verl will call it for a rollout that ended by itself."""
+    """What the reward returns for ``response``, called as verl calls it for a rollout that was not cut off."""
     reward = config.reward.custom_reward_function
     function, where = _reward_function(reward)
     given = {
@@ -172,7 +176,7 @@ def call_reward(config: DictConfig, row: Mapping[str, Any], response: str) -> di
 
 
 def _ending(config: DictConfig, row: Mapping[str, Any]) -> dict[str, str]:
-    """What segrl's reward manager adds to a rollout of the row that ended by itself; nothing where another is set."""
+    """What segrl's reward manager adds to ``extra_info`` for a rollout that was not cut off; {} for other managers."""
     from segrl.verl.reward_manager import EndingRewardManager
 
     if not issubclass(_reward_manager(config), EndingRewardManager):
@@ -191,8 +195,8 @@ def _reward_manager(config: DictConfig) -> type:
         return resolve_reward_manager_cls(config)
     except (AssertionError, OSError, ImportError, AttributeError, RuntimeError, ValueError) as error:
         raise ValueError(
-            f"reward.reward_manager.name={manager.name} with source={manager.source} cannot be loaded: {error}; one of "
-            "verl's own needs reward.reward_manager.source=register too"
+            f"reward.reward_manager.name={manager.name} with source={manager.source} cannot be loaded: {error}; for "
+            "one of verl's own set reward.reward_manager.source=register too"
         ) from error
 
 

@@ -1,6 +1,6 @@
-"""What segrl leans on in verl: a version, and functions with the parameters they have there.
+"""What segrl uses of verl: a version, and functions with their parameters.
 
-When verl changes, this says which of them and where, before a run fails in the middle of something else.
+When verl changes, a warning names the functions that changed, before a run fails somewhere else.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import verl
 
 VERL = "0.9.1"
 V1 = "verl.trainer.ppo.v1.trainer_base"
-# where it stands -> the parameters that we call it with, or take over from it; None: only that it is there
+# module and name -> the parameters that segrl passes, or that its override takes; None: the name alone is checked
 USED: dict[str, tuple[str, ...] | None] = {
     f"{V1}:PPOTrainer._compute_advantage": ("self", "batch", "metrics"),
     f"{V1}:PPOTrainer._update_actor": ("self", "batch", "metrics"),
@@ -56,7 +56,7 @@ USED: dict[str, tuple[str, ...] | None] = {
 
 
 def drift(used: dict[str, tuple[str, ...] | None] | None = None, expected: str = VERL) -> list[str]:
-    """A sentence for each thing that is not as it was in the verl that segrl was written for."""
+    """A sentence for each difference between the installed verl and the one that segrl was written for."""
     sentences = []
     if verl.__version__ != expected:
         sentences.append(f"verl is {verl.__version__}, segrl was written for {expected}")
@@ -71,7 +71,7 @@ def warn_of_drift() -> None:
     sentences = drift()
     if sentences:
         warnings.warn(
-            f"verl is not the one that segrl was written for; where it fails, look here first: {'; '.join(sentences)}",
+            f"verl is not the one that segrl was written for; if it fails, look here first: {'; '.join(sentences)}",
             stacklevel=2,
         )
 

@@ -1,7 +1,7 @@
-"""A time limit on what the trainer waits for, and the question whether a rollout server's engine lives.
+"""A time limit on each step of the trainer, and a check that the rollout servers' engines are alive.
 
-verl waits for a rollout server or a rank that hangs without end, in calls that no exception reaches: so the process
-that waits ends itself.
+verl waits without end for a rollout server or a rank that hangs, and no exception reaches the waiting call. So the
+waiting process ends itself.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import traceback
 
 import ray
 
-ANSWERS_IN = 300  # seconds, of a rollout server that is alive
-HEARD = 5  # seconds, in which Ray carries the last words to the driver's log
+ANSWERS_IN = 300  # seconds within which a live rollout server answers
+HEARD = 5  # seconds that Ray gets to carry the last lines to the driver's log
 
 
 class Deadline:
-    """A timer; ``start`` replaces the timer that runs."""
+    """A timer that ends the process after ``seconds``; None: never."""
 
     def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds
         self.timer: threading.Timer | None = None
 
     def start(self, what: str, times: float = 1.0) -> None:
-        """Wait so many times as long as for a step."""
+        """Start a timer of ``times`` steps in place of the one that runs."""
         self.stop()
         if self.seconds:
             self.timer = threading.Timer(times * self.seconds, _expired, [what, self.seconds, times])
@@ -43,8 +43,8 @@ def _expired(what: str, seconds: float, times: float) -> None:
     where = traceback.format_stack(sys._current_frames()[main]) if main else []
     longer = f" times {times:.1f}" if times > 1 else ""
     sentence = (
-        f"TimeoutError: {what} was not done after segrl.step_timeout={seconds:g} s{longer} and is taken to hang, where "
-        "the lines above say; if it only needs longer, raise segrl.step_timeout"
+        f"TimeoutError: {what} was not done after segrl.step_timeout={seconds:g} s{longer} and is taken to hang; the "
+        "lines above say where. If it only needs longer, raise segrl.step_timeout"
     )
     print("".join(where) + sentence, file=sys.stderr, flush=True)
     time.sleep(HEARD)
@@ -52,9 +52,9 @@ def _expired(what: str, seconds: float, times: float) -> None:
 
 
 def check_servers(replicas) -> None:
-    """Raises where an engine has died: verl would send it new weights next, and wait for ever for it to take them."""
+    """Raise where a rollout server's engine has died: verl would send it new weights and wait for ever."""
     answers = [replica.servers[0].collective_rpc.remote("check_health") for replica in replicas]
     try:
         ray.get(answers, timeout=ANSWERS_IN)
     except ray.exceptions.GetTimeoutError as error:
-        raise TimeoutError(f"a rollout server has not said within {ANSWERS_IN} s whether its engine lives") from error
+        raise TimeoutError(f"a rollout server did not answer a health check within {ANSWERS_IN} s") from error

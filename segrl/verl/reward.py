@@ -1,10 +1,10 @@
-"""The rewards verl asks for, by the verdict that evaluation uses too.
+"""The reward functions that verl calls, made of the same verdict as evaluation.
 
 ``reward.custom_reward_function`` takes ``compute_score`` or ``compute_score_async``; ``verl.trainer.main_eval``, which
 averages floats, takes ``score``.
 
-Whether the prompt opened the thought, and whether the response ended by itself or was cut off, stands in ``extra_info``
-where ``reward.reward_manager`` is segrl's (reward_manager.py); verl's own managers pass neither.
+Under segrl's ``reward.reward_manager`` (reward_manager.py), ``extra_info`` says whether the prompt opened the thought
+and whether the response was cut off. verl's own managers pass neither.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def compute_score(
     thinking: str = "auto",
     **kwargs: Any,
 ) -> dict[str, Any]:
-    """The score of one response, with the same keys every time: verl makes a column of each.
+    """The score of one response with its parts, under the same keys every time: verl makes a column of each.
 
-    ``acc`` is verl's own name for what its validation reports first. ``kwargs`` are the terms of ``with_terms`` and
-    whatever else verl sends along.
+    ``acc`` is verl's name for what its validation reports first. ``kwargs`` are the weights that ``with_terms`` takes;
+    what else verl sends is ignored.
     """
     ending = ending_of(extra_info)
     verdict = grade(str(ground_truth), solution_str, thinking=thinking, **ending)
@@ -44,7 +44,7 @@ async def compute_score_async(
     thinking: str = "auto",
     **kwargs: Any,
 ) -> dict[str, Any]:
-    """The same while the event loop of verl's reward worker runs on."""
+    """``compute_score``, without blocking the event loop of verl's reward worker."""
     ending = ending_of(extra_info)
     verdict = await grade_async(str(ground_truth), solution_str, thinking=thinking, **ending)
     return with_terms(verdict, solution_str, **kwargs) | {"finish": ending["finish"] or ""}
@@ -75,8 +75,8 @@ def with_terms(
     """score = acc + format_weight x format + length_weight x length. ``acc`` is the verdict alone."""
     if length_weight and not 0 <= length_from < length_to:
         raise ValueError(
-            f"length_weight={length_weight} with length_from={length_from} and length_to={length_to}: expected the "
-            "characters at which the penalty starts and, further on, those at which it is whole"
+            f"length_weight={length_weight} with length_from={length_from} and length_to={length_to}: expected 0 <= "
+            "length_from < length_to, the characters at which the penalty starts and at which it is full"
         )
     correct, form, length = float(verdict.correct), well_formed(verdict, response), 0.0
     if length_weight:
@@ -92,7 +92,7 @@ def with_terms(
 
 
 def well_formed(verdict: Verdict, response: str) -> float:
-    """1.0 for an answer, right or wrong, after at most one thought."""
+    """1.0 where there is an answer, right or wrong, and at most one ``<think>`` and ``</think>``; else 0.0."""
     return float(verdict.pred is not None and response.count("<think>") <= 1 and response.count("</think>") <= 1)
 
 

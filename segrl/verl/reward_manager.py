@@ -1,7 +1,7 @@
 """verl's naive reward manager, which also tells the reward what ended the rollout.
 
-verl passes a reward the text alone: neither whether the prompt opened the thought, nor whether the model ended the
-response or its tokens ran out. Its vLLM server calls both "completed"; the last token id tells them apart.
+verl passes the text alone. The reward then knows neither whether the prompt opened the thought nor whether the response
+was cut off. verl's vLLM server calls both endings "completed"; the last token id tells them apart.
 """
 
 from __future__ import annotations

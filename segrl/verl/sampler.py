@@ -1,7 +1,7 @@
-"""verl's training rows in the order of a curriculum, and how many rollouts of each row passed.
+"""verl's training rows in the order of a curriculum, and the share of each row's rollouts that passed.
 
-verl's v1 trainers make their own sampler and call no hook of it, so the loader is made again around a curriculum. Its
-state lies in the loader's and with it in verl's checkpoint (``data.pt``).
+verl's v1 trainers make their own sampler and call no hook of it, so the loader is made again around a curriculum. The
+curriculum's state is part of the loader's, which verl saves in its checkpoint (``data.pt``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ROW = "segrl_row"  # a column of the TransferQueue; verl's `index` is what the f
 
 
 class Numbered(Dataset):
-    """A data set whose rows carry their number, by which a rollout finds its row again."""
+    """A data set whose rows carry their number, so that the row of a rollout is known."""
 
     def __init__(self, dataset) -> None:
         self.dataset = dataset
@@ -32,10 +32,10 @@ class Numbered(Dataset):
 
 
 def drawn_by(curriculum: Curriculum, loader: StatefulDataLoader) -> StatefulDataLoader:
-    """The same loader over rows that the curriculum draws.
+    """The loader with the curriculum as its sampler.
 
-    It has no workers: they would fetch ``prefetch_factor x num_workers`` batches ahead, all drawn before the results of
-    the step were known, and a checkpoint would hold the curriculum as it was when the last of them was drawn.
+    It has no workers. Workers fetch ``prefetch_factor x num_workers`` batches ahead: these would be drawn before the
+    step's results are known, and a checkpoint would hold the curriculum's state after the last of these draws.
     """
     return StatefulDataLoader(
         Numbered(loader.dataset),
@@ -58,6 +58,6 @@ def passed_in(batch: KVBatchMeta, passed_from: float) -> dict[int, float]:
 
 
 def _accuracy(fields: Any) -> float | None:
-    """What the reward function says beside the reward: whether the rollout is right."""
+    """The ``acc`` of the reward function, which says whether the rollout is right; None where it gives none."""
     acc = ((fields or {}).get("reward_extra_info") or {}).get("acc")
     return None if acc is None else float(acc)

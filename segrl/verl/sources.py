@@ -1,5 +1,4 @@
-"""Where the one number a token comes from that a measure reads: the live actor, the reference, frozen actors, or what
-verl has computed anyway."""
+"""Evidence for rollouts: from the live actor, the reference, frozen attributors, or what verl has computed anyway."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ from segrl.verl.worker import ADVANTAGE, BOUNDARIES, FIELDS, LOGP, MASSES, SCORE
 
 
 class Sources:
-    """``workers`` is verl's group of actor workers, ``frozen`` the frozen attributors, if any."""
+    """What gathers evidence. ``workers``: verl's group of actor workers; ``frozen``: the frozen attributors, if any."""
 
     def __init__(self, workers, frozen: FrozenAttributors | None, settings: CreditSettings) -> None:
         self.workers, self.frozen, self.settings = workers, frozen, settings
@@ -41,7 +40,7 @@ class Sources:
     def evidence(
         self, batch: KVBatchMeta, chosen: Sequence[Rollout], request: Request, live: bool = False
     ) -> list[Evidence | None]:
-        """None for a rollout whose numbers are not finite. Each side of the advantage has a request of its own."""
+        """Each rollout's evidence, or None where its numbers are not finite. Each side has a request of its own."""
         evidence: dict[str, Evidence | None] = {}
         for side in self.settings.sides:
             rollouts = [rollout for rollout in chosen if self.settings.side(rollout.advantage) == side]
@@ -72,28 +71,28 @@ class Sources:
         self, batch: KVBatchMeta, chosen: Sequence[Rollout], request: Request, live: bool = False
     ) -> list[Stream]:
         """One stream a rollout, from the frozen attributors if there are any, else from verl's actor workers through
-        the TransferQueue; ``live`` asks the actor even where frozen ones attribute.
+        the TransferQueue. ``live`` asks the actor workers in either case.
         """
         if self.frozen is None or live:
             keys = [rollout.key for rollout in chosen]
-            asked = dispatched(batch, keys, self.ranks, FIELDS, segrl=request)
+            subset = dispatched(batch, keys, self.ranks, FIELDS, segrl=request)
             if request.need == AFTER_PREFIXES:
-                _tell(asked, BOUNDARIES, {rollout.key: rollout.segments.boundaries for rollout in chosen}, (0,))
+                _tell(subset, BOUNDARIES, {rollout.key: rollout.segments.boundaries for rollout in chosen}, (0,))
             if request.need in ACROSS_RESPONSES:
-                _tell(asked, ADVANTAGE, {rollout.key: (rollout.advantage,) for rollout in chosen}, (0.0,))
-                asked.fields = [*asked.fields, LOGP]
-            self.workers.compute_segrl_scores(asked)
+                _tell(subset, ADVANTAGE, {rollout.key: (rollout.advantage,) for rollout in chosen}, (0.0,))
+                subset.fields = [*subset.fields, LOGP]
+            self.workers.compute_segrl_scores(subset)
             return streams_of(*columns(keys, batch.partition_id, SCORES), path=request.path)
         golds = [rollout.gold or "" for rollout in chosen] if request.target != "own" else []
         traces = [rollout.trace for rollout in chosen]
         given_to = explained(traces, request.target, golds, self.frozen.tokenizer)
         streams = self.frozen.attribute(given_to, request, [rollout.segments.boundaries for rollout in chosen])
-        # In float32, as those of the actor workers arrive.
+        # In float32, like the values that arrive from the actor workers.
         gaps, copied = known([stream.gap for stream in streams]), known([stream.copy_share for stream in streams])
         return streams_of([stream.scores_T for stream in streams], gaps, copied, path=request.path)
 
     def masses_on_grid(self, batch: KVBatchMeta, chosen: Sequence[Rollout], request: Request, nodes: int) -> list:
-        """Masses at every node of a grid, ``(nodes, tokens)`` a rollout. Of the live actor, or the reference."""
+        """Masses at every node of a grid, ``(nodes, tokens)`` a rollout, by the live actor or the reference."""
         keys = [rollout.key for rollout in chosen]
         extra = {"segrl": replace(request, certificate=False), "segrl_nodes": nodes}
         self.workers.compute_segrl_masses(dispatched(batch, keys, self.ranks, FIELDS, **extra))
@@ -101,10 +100,10 @@ class Sources:
         return [masses.double().reshape(nodes, -1) for masses in rows]
 
 
-def _tell(asked: KVBatchMeta, name: str, rows: Mapping[str, Sequence], filler: Sequence) -> None:
-    """Hand the workers one more column; what only fills up the ranks gets ``filler``."""
-    write_column(asked.keys, asked.partition_id, name, [torch.tensor(rows.get(key, filler)) for key in asked.keys])
-    asked.fields = [*asked.fields, name]
+def _tell(subset: KVBatchMeta, name: str, rows: Mapping[str, Sequence], filler: Sequence) -> None:
+    """Write one more column for the workers. Rows that only fill up the ranks get ``filler``."""
+    write_column(subset.keys, subset.partition_id, name, [torch.tensor(rows.get(key, filler)) for key in subset.keys])
+    subset.fields = [*subset.fields, name]
 
 
 def streams_of(scores: Sequence[torch.Tensor], gaps, copy_shares, *, path: str) -> list[Stream]:
@@ -117,14 +116,14 @@ def streams_of(scores: Sequence[torch.Tensor], gaps, copy_shares, *, path: str) 
 
 
 class FrozenAttributors:
-    """``attributor_workers`` actors, each on ``attributor_gpus``; on the CPU on one core each."""
+    """``attributor_workers`` Ray actors, each on ``attributor_gpus`` GPUs; on a CPU each on one core."""
 
     def __init__(self, settings: CreditSettings, tokenizer, on_cpu: bool) -> None:
         path = given(settings.attributor_path)
         self.tokenizer = load_tokenizer(path)
         check_vocabulary(tokenizer, self.tokenizer, path)
         dtype, device = ("float32", "cpu") if on_cpu else (settings.attributor_dtype, "auto")
-        # An attribution changes nothing: where the process dies, a new process gets the same call again, once.
+        # An attribution has no side effects: where the process dies, a new process repeats the call, once.
         self.pool = ModelPool(
             {"path": path, "dtype": dtype, "device": device},
             settings.attributor_workers,

@@ -1,6 +1,6 @@
 """verl's trainers with one more step before the update: attribute, select, weigh.
 
-verl computes the advantages; the weights are multiplied onto them in the TransferQueue, so the loss stays verl's own.
+verl computes the advantages. The weights are applied to them in the TransferQueue, so the loss stays verl's own.
 Importing this module registers the trainers under ``trainer.v1.trainer_mode``.
 """
 
@@ -50,9 +50,9 @@ from segrl.verl.worker import with_attribution
 
 ACTOR_ROLES = (Role.Actor, Role.ActorRollout, Role.ActorRolloutRef)
 LEAST_TO_CALIBRATE = 4  # rollouts; with fewer, midpoint nodes serve until a later step has more
-CPU_TOKENS = 2048  # held by one forward on a CPU, where more only leave its cache
+CPU_TOKENS = 2048  # of one forward on a CPU; more do not fit its cache
 
-logger = logging.getLogger("verl.segrl")  # under verl's own, which alone reaches the console in its task runner
+logger = logging.getLogger("verl.segrl")  # a child of verl's logger, the only one that verl's task runner prints
 
 
 class SegmentCredit:
@@ -111,7 +111,7 @@ class SegmentCredit:
 
     @property
     def _validation_in_steps(self) -> float:
-        """How many steps' rollouts a validation samples; one at least."""
+        """A validation's number of rollouts over a step's; 1 at least."""
         rollout = self.config.actor_rollout_ref.rollout
         validated = len(self.val_dataset) * rollout.val_kwargs.n
         return max(1.0, validated / (self.config.data.train_batch_size * rollout.n))
@@ -178,8 +178,7 @@ class SegmentCredit:
         return reasons(rollouts, self.settings, self.global_steps, too_long, within_groups)
 
     def _too_long(self, rollouts: Sequence[Rollout]) -> dict[str, bool]:
-        """By key, whether prompt, response and appended answer may exceed the model's positions; a token is a byte at
-        least."""
+        """By key, whether prompt, response and appended answer may exceed the model's positions."""
         limit = self.limit or float("inf")
         settings = self.settings
         return {rollout.key: rollout.tokens + _tokens_appended(rollout, settings) > limit for rollout in rollouts}
@@ -188,16 +187,16 @@ class SegmentCredit:
         if self.settings.attributes:
             self._calibrate_once(batch, chosen)
         gathered = self.sources.evidence(batch, chosen, self._request())
-        finite = [one for one, evidence in zip(chosen, gathered, strict=True) if evidence is not None]
-        found = [evidence for evidence in gathered if evidence is not None]
-        return weigh_rollouts(finite, found, self.settings, self.global_steps)
+        finite = [rollout for rollout, evidence in zip(chosen, gathered, strict=True) if evidence is not None]
+        known = [evidence for evidence in gathered if evidence is not None]
+        return weigh_rollouts(finite, known, self.settings, self.global_steps)
 
     def _regulation(self, batch: KVBatchMeta, weighed: Sequence[Weighed], metrics: dict) -> Regulation | None:
         """What the phase adds to this step's advantages."""
         settings, converging = self.settings.regulation, self._converging
         if not settings.regulates:
             return None
-        keys = [one.rollout.key for one in weighed]
+        keys = [response.rollout.key for response in weighed]
         read = ["old_log_probs", "entropy", *(["ref_log_prob"] if converging and settings.reference_weight else [])]
         rows = zip(*columns(keys, batch.partition_id, read), strict=True)
         likelihoods = {key: Likelihoods(*row) for key, row in zip(keys, rows, strict=True)}
@@ -206,7 +205,7 @@ class SegmentCredit:
         return Regulation(settings, converging, weight, likelihoods)
 
     def _entropy_weight(self, entropy: float) -> float:
-        """The weight of this step, which follows from the last step's: a run that is resumed finds it again."""
+        """This step's weight of entropy, steered from the last step's. The memory keeps both for a resumed run."""
         settings, step = self.settings.regulation, self.global_steps
         by_step = (self.memory.get("entropy_weight", asdict(settings)) or {}).get("by_step", {})
         weight = steered(by_step.get(str(step - 1), settings.entropy_weight), entropy, settings)
@@ -224,7 +223,8 @@ class SegmentCredit:
         return bool(wanted) and settings.follows_a_path and not settings.permuted
 
     def _agreements(self, batch: KVBatchMeta, few: Sequence[Weighed]) -> dict[str, float]:
-        """A few rollouts once more: with many nodes; and by the live actor, where another model explains."""
+        """How far a few rollouts' scores agree with those at many nodes, and, if another model explains, with those by
+        the live actor."""
         chosen, request = [weighed.rollout for weighed in few], replace(self._request(), certificate=False)
         alphas_J, weights_J = midpoint(self.settings.fidelity_nodes)
         fine = replace(request, alphas=tuple(alphas_J.tolist()), weights=tuple(weights_J.tolist()))
@@ -270,7 +270,7 @@ class SegmentCredit:
     # --- once a run --------------------------------------------------------------------------------------------------
 
     def _calibrate_once(self, batch: KVBatchMeta, chosen: Sequence[Rollout]) -> None:
-        """The first use of a model without a calibration; the file beside the checkpoints keeps it."""
+        """Calibrate on the first batch with enough rollouts. The file beside the checkpoints keeps the calibration."""
         settings = self.settings
         frozen = settings.attributor == "frozen"
         wanted = settings.quadrature == CALIBRATED and settings.follows_a_path and not frozen
@@ -294,7 +294,7 @@ class SegmentCredit:
             f"node(s) at {alphas} -> {self.memory.path}"
         )
 
-    # --- what it says ------------------------------------------------------------------------------------------------
+    # --- warnings and dumps ------------------------------------------------------------------------------------------
 
     def _warn(self, sentence: str, once: str) -> None:
         if once not in self.warned:
@@ -312,7 +312,7 @@ class SegmentCredit:
 
 
 def _tokens_appended(rollout: Rollout, settings: CreditSettings) -> int:
-    """An upper bound for the answer in its template."""
+    """An upper bound for the tokens of the answer in its template: a token has one byte at least."""
     explained = answers(rollout, settings)
     return len(TEMPLATE) + max(len((answer or "").encode()) for answer in explained) if explained else 0
 

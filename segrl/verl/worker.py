@@ -26,8 +26,8 @@ FIELDS = ("prompts", "responses", "response_mask", "reward_model")
 SCORES = ("segrl_scores", "segrl_gap", "segrl_copy_share")
 MASSES = "segrl_masses"
 BOUNDARIES = "segrl_boundaries"  # of each rollout's segments
-ADVANTAGE = "segrl_advantage"  # one number a rollout; zero where it only fills up the ranks
-LOGP = "old_log_probs"  # verl's name for the actor's before the update
+ADVANTAGE = "segrl_advantage"  # one number a rollout; zero for a row that only fills up the ranks
+LOGP = "old_log_probs"  # verl's name for the actor's log-probabilities before the update
 
 
 class AttributingWorker:
@@ -36,8 +36,10 @@ class AttributingWorker:
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
     @DistProfiler.annotate(color="purple", role="segrl_attribution")
     def compute_segrl_scores(self, data: TensorDict) -> TensorDict:
-        """Writes the fields ``SCORES``: one score a response token (of the need after prefixes, one a boundary of its
-        segments), and two numbers a rollout."""
+        """Writes the fields ``SCORES``: one score a response token, and the gap and copy share of each rollout.
+
+        For the answer after each prefix there is one score a boundary of the rollout's segments instead.
+        """
         request: Request = tu.get_non_tensor_data(data, "segrl", default=None)
         tokenizer = self.actor.model_config.tokenizer
         traces = explained_traces(data, tokenizer, self._segrl_ends(), request.target)
@@ -94,7 +96,7 @@ class AttributingWorker:
 
 @contextmanager
 def unsplit() -> Iterator[None]:
-    """Every rank of a Ulysses group holds the group's rollouts: outside of the group each attributes them whole."""
+    """Leave the Ulysses group: each of its ranks holds the group's rollouts and attributes them whole."""
     group = get_ulysses_sequence_parallel_group()
     set_ulysses_sequence_parallel_group(None)
     try:

@@ -1,7 +1,7 @@
 """Worlds of truth: traces with answers to check measures on, each world split once into a dev and a test half.
 
-Whatever is chosen (nodes, signs, aggregates) is chosen on dev halves, and tables come from test halves. To add a world:
-a function ``(half, n, seed, **options) -> traces`` and a line in ``WORLDS``.
+Choices (nodes, signs, aggregates) are made on dev halves, and tables come from test halves. To add a world: a function
+``(half, n, seed, **options) -> traces`` and a line in ``WORLDS``.
 
 >>> traces = segrl.worlds.world_traces("worded", half="dev", n=40, seed=0, wrong=True)
 """
@@ -62,7 +62,7 @@ def world_named(name: str) -> World:
 
 
 def world_traces(world: str | World, half: str, n: int | None, seed: int, **options) -> list[Trace]:
-    """At most n traces of a half of the world, drawn by ``seed``; every one there is where n is None.
+    """At most n traces of a half of the world, drawn by ``seed``; all of them where n is None.
 
     Give generated worlds seeds under 500,000: training may have seen the problems of larger ones.
     """

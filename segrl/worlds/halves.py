@@ -1,4 +1,4 @@
-"""The dev and the test half of a world, split by problem: one that is drawn for dev is never drawn for test."""
+"""The dev and the test half of a world, split by problem: a problem of the dev half is never drawn for test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def half_of(problem_id: str) -> str:
 
 
 def from_file(traces: Iterable[Trace], half: str, n: int | None, seed: int) -> list[Trace]:
-    """At most n traces of the half, drawn by ``seed``: a smaller n gives the first of a larger; all where n is None."""
+    """At most n traces of the half, drawn by ``seed``; all where n is None. A smaller n gives the first of a larger."""
     of_half = [trace for trace in traces if half in ("all", half_of(trace.problem_id))]
     if n is None:
         return of_half
@@ -48,12 +48,12 @@ def short(sample: Sample, n: int, most: int | None) -> list[Trace]:
 
 
 def fitting(sample: Sample, n: int, fits: Callable[[Trace], bool], wanted: str) -> list[Trace]:
-    """The first n traces that fit; where such are rare an error that says what was wanted."""
+    """The first n traces that fit; raises where they are too rare, with ``wanted`` in the sentence."""
     drawn = n
     while drawn <= MOST_TRIES * n:
-        found = [trace for trace in sample(drawn) if fits(trace)]
-        if len(found) >= n:
-            return found[:n]
+        fitted = [trace for trace in sample(drawn) if fits(trace)]
+        if len(fitted) >= n:
+            return fitted[:n]
         drawn *= 2
     raise ValueError(f"fewer than {n} of {MOST_TRIES * n} traces {wanted}")
 
@@ -64,7 +64,7 @@ def thoughts(trace: Trace) -> int:
 
 
 def world_file(world: str, path: str) -> Path:
-    """The file of a world; where there is none, the error says where it was looked for."""
+    """The file of a world; raises where there is none."""
     place = Path(path).expanduser()
     if not place.is_file():
         raise FileNotFoundError(

@@ -1,7 +1,7 @@
 r"""Human solutions of GSM8K, a line a thought.
 
 People wrote these lines, so nothing is planted in them. The only truth is how much a model's answer depends on each
-line, as exact Shapley values, which take solutions of few lines.
+line, as exact Shapley values, which only solutions of few lines allow.
 
     problem   A robe takes 2 bolts of blue fiber and half that much white fiber. How many bolts in total does it take?
     response  It takes 2/2=1 bolt of white fiber

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Product:
-    """x times y, such as the pens in some boxes; ``when`` begins the clause that adds them to the total before."""
+    """x times y, such as the pens in some boxes; ``when`` begins the clause that adds them to the total so far."""
 
     fact: str
     says: str
@@ -21,7 +21,7 @@ class Product:
 
 @dataclass(frozen=True)
 class Turn:
-    """A number that changes what was there before, drawn from ``numbers``; None for those of its operator."""
+    """A number that changes the total so far, drawn from ``numbers``; None: from the numbers of its operator."""
 
     op: str
     fact: str

@@ -14,11 +14,11 @@ no step needs. A solution states each step with its arithmetic; between the step
               Well, that is everything.                                                  close
               </think> So, the final answer is \boxed{79}                                answer
 
-In a wrong solution one step before the last states a wrong result (``wrong``), and what hangs on it is computed rightly
-from there (``carried``). The wrong result is neither the answer in the box nor the right one.
+In a wrong solution one step before the last states a wrong result (``wrong``), and what depends on it is computed
+rightly from there (``carried``). The wrong result is neither the answer in the box nor the right one.
 
-No surface feature should tell needed from redundant. Openers are drawn regardless of kind, and a restated fact is the
-one, or the two, whose digits and length come nearest to those of a step of the same solution.
+No surface feature should tell needed from redundant. Openers are drawn regardless of kind. A thought restates the fact,
+or the two facts, whose digits and length come nearest to those of a step of the same solution.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ def _trace(seed: int, index: int, wrong: bool) -> Trace:
 
 
 def _slip(rng: random.Random, steps: Sequence[Step]) -> dict[int, int]:
-    """A wrong result of one step before the last that is carried to the answer and stands nowhere in it."""
+    """A wrong result of one step before the last. It changes the answer, and its digits stand in neither answer."""
     right = results(steps)
     slips = [{i: right[i] + side * size} for i in range(len(steps) - 1) for size in SLIPS for side in (1, -1)]
     for slip in rng.sample(slips, len(slips)):
@@ -230,7 +230,7 @@ def _slip(rng: random.Random, steps: Sequence[Step]) -> dict[int, int]:
 
 
 def _plan(rng: random.Random, off: Sequence[bool]) -> list[Thought]:
-    """The kind and the step of each thought, in order; only right steps are repeated, and only after their place."""
+    """The kind and the step of each thought, in order; only right steps are repeated, and only once stated."""
     n = len(off)
     before: list[list[Thought]] = [[] for _ in range(n)]
     after: list[list[Thought]] = [[] for _ in range(n)]

@@ -97,6 +97,20 @@ def test_the_first_wrong_step_by_hand():
     assert agreement(row("a", known), [0, 3, 1, 2])["mistake_top1"] == 1
 
 
+def test_what_is_marked_by_hand():
+    """In two of four responses a thought is marked: once the first wrong step, once one that carries it on."""
+    marks = {"a": [1], "b": [], "c": [2], "d": []}
+    rows = [
+        {**row(name, {"mistake": 1, "misled": [1, 2]}, x=[0, 1, 2]), "marked": {"x": marked}}
+        for name, marked in marks.items()
+    ]
+    lines = table(rows, "x")
+    marked = {column: estimate.mean for column, estimate in lines["x"]["marked"].items()}
+    assert marked == {"marked": 0.5, "first wrong step": 0.5, "wrong or carried": 1}
+    assert "| x | 0.50 [" in truth_page("toy", lines, 4, "x").partition("is marked")[2]
+    assert "is marked" not in truth_page("toy", table([{**each, "marked": {}} for each in rows], "x"), 4, "x")
+
+
 def test_a_difference_is_paired_over_the_traces_that_both_know():
     results = [{"x": 1.0}, {"x": 0.5}, {"x": None}]
     others = [{"x": 0.0}, {"x": 0.5}, {"x": 0.3}]
@@ -238,3 +252,7 @@ def test_every_arm_of_a_wrong_solution_runs():
     lines = table(rows_of(wrong, MISLED, ["mistake"], tokenizer, model, {"continuations": 2}))
     assert lines["contrast, values, 1 at half"]["evaluations"] == pytest.approx(1, abs=0.1)
     assert all(np.isfinite(line["mistake_auroc"].mean) for line in lines.values())
+    assert {name for name, line in lines.items() if line["marked"]} == {
+        "contrast, three readings",
+        "contrast, three readings, dealt",
+    }

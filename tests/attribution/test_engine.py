@@ -219,7 +219,7 @@ def test_bad_input_is_a_sentence():
     long = segrl.tokenize(Trace("long", "p", "7 " * 600, "7"), tokenizer)
     with pytest.raises(ValueError, match=r"'long' has \d+ tokens with prompt and answer, the model takes 512"):
         paper.attribute(model, [long], tokenizer)
-    with pytest.raises(TypeError, match="no option rule: how nodes are chosen is quadrature= now"):
+    with pytest.raises(TypeError, match="no option rule; quadrature= says how nodes are chosen"):
         paper.attribute(model, traces(1), tokenizer, rule="left")
     with pytest.raises(ValueError, match="quadrature='simpson', expected one of midpoint"):
         paper.attribute(model, traces(1), tokenizer, quadrature="simpson")

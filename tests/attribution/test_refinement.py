@@ -104,5 +104,5 @@ def test_without_a_certificate_the_ends_are_not_evaluated():
     assert (short.evaluations, whole.evaluations) == (2, 4)
     assert torch.equal(short.scores_T, whole.scores_T)
     assert short.gap is None
-    with pytest.raises(ValueError, match=r"tolerance=0\.2 is held against the certificate"):
+    with pytest.raises(ValueError, match=r"tolerance=0\.2 needs a certificate"):
         paper.attribute(model, traces(1), tokenizer, certificate=False)

@@ -11,17 +11,20 @@ import pytest
 from testkit.pages import read
 
 from segrl import toy
-from segrl.commands import quickstart
+from segrl.commands import quickstart, quickstart_results, quickstart_stages
 from segrl.commands.common import SUMMARY, say
 from segrl.commands.config import ON_VERL, compose
 from segrl.data import load_traces, save_traces, write_rows
+from segrl.data.files import write_json
 from segrl.types import Trace
 
-WHOLE = ["before", "generate", "harvest", "attribute", "select", "sft", "grpo", "after", "compare", "report"]
+PREPARED = ["base-scores", "generate", "harvest", "attribute", "select"]
+TRAINED = ["sft", "sft-scores", "grpo", "grpo-scores"]
+WHOLE = [*PREPARED, *TRAINED, "mistakes", "explain", "report"]
 
 
 def stages(*overrides, backend="vllm", trained=True):
-    return quickstart.stages_of(compose("quickstart", list(overrides)), backend, trained)
+    return quickstart_stages.stages_of(compose("quickstart", list(overrides)), backend, trained)
 
 
 USERS = ["model_path=m", "data_path=p.jsonl", "max_tokens=1024"]
@@ -30,19 +33,57 @@ USERS = ["model_path=m", "data_path=p.jsonl", "max_tokens=1024"]
 @pytest.mark.e2e
 @pytest.mark.parametrize(("given", "on_cpu"), [(["preset=short"], True), (USERS, True), (USERS, False)])
 def test_every_stage_is_a_command_that_composes(given, on_cpu, monkeypatch):
-    monkeypatch.setattr(quickstart, "on_cpu", lambda: on_cpu)
-    found = stages(*given)
-    assert [stage.name for stage in found] == WHOLE
-    for stage in found:
+    monkeypatch.setattr(quickstart_stages, "on_cpu", lambda: on_cpu)
+    planned = stages(*given)
+    assert [stage.name for stage in planned] == [name for name in WHOLE if given != USERS or name != "mistakes"]
+    for stage in planned:
         if stage.command not in ON_VERL or find_spec("verl"):
             assert compose(stage.command, list(stage.arguments))
 
 
 def test_without_verl_nothing_is_trained_and_the_page_has_no_rollouts():
-    found = stages(trained=False, backend="transformers")
-    assert [stage.name for stage in found] == ["before", "generate", "harvest", "attribute", "select", "report"]
-    assert not any("rollouts" in argument for argument in found[-1].arguments)
-    assert "backend=transformers" in found[0].arguments
+    planned = stages(trained=False, backend="transformers")
+    assert [stage.name for stage in planned] == [*PREPARED, "mistakes", "explain", "report"]
+    assert not any("rollouts" in argument for argument in planned[-1].arguments)
+    assert "backend=transformers" in planned[0].arguments
+
+
+def test_the_time_left_is_that_of_the_stages_to_come_on_a_machine_as_slow_as_it_was():
+    planned, config = (
+        [quickstart_stages.Stage(str(s), "show", [], "", s) for s in (60, 120, 180)],
+        compose("quickstart", []),
+    )
+    assert quickstart.time_left(config, planned, 1, 1.0) == ", about 6 min left"
+    assert quickstart.time_left(config, planned, 2, 120.0) == ", about 10 min left"  # twice as slow as planned
+    assert quickstart.time_left(config, planned, 3, 1.0) == ", about 3 min left"  # what was done before took no time
+    assert quickstart.time_left(compose("quickstart", USERS), planned, 1, 1.0) == ""
+
+
+def test_the_table_pairs_the_models_by_problem(tmp_path):
+    """Three problems of two samples; the base has 1, 0 and 2 right, SFT 2, 1 and 2."""
+    for name, right in {"base": (1, 0, 2), "sft": (2, 1, 2)}.items():
+        rows = [
+            {"problem_id": str(p), "correct": k < count, "gold": "7"} for p, count in enumerate(right) for k in range(2)
+        ]
+        write_rows(tmp_path / "scores" / name / "samples_problems.jsonl", rows)
+    write_json(
+        tmp_path / "mistakes" / "truth.json",
+        {
+            "table": {
+                "contrast, prefix gain": {"mistake_top1": {"mean": 0.9}},
+                "random": {"mistake_top1": {"mean": 0.14}},
+            }
+        },
+    )
+    said = quickstart_results.conclude(tmp_path, [0.25, 0.5])
+    lines = said.splitlines()
+    assert lines[0] == "| the model | pass@1 of 3 problems | minus as it is | minus the row above |"
+    assert lines[2].startswith("| as it is | 50.0% [")
+    assert lines[3].startswith("| after SFT | 83.3% [")
+    assert lines[3].count("+33.3 points [+0.0, +50.0]") == 2
+    assert "Of planted mistakes attribution finds 90% at its first guess, a random guess 14%." in lines
+    assert (tmp_path / "learning.png").stat().st_size > 1000
+    assert said.startswith((tmp_path / "results.md").read_text().rstrip())
 
 
 def test_what_is_missing_is_said(monkeypatch, capsys):
@@ -83,12 +124,12 @@ def test_a_reader_sees_the_lines_that_matter(tmp_path, monkeypatch, capsys):
     steps = [{"val-core/acc": 0.5}, {"actor/loss": 0.1, "critic/score/mean": 0.25, "segrl/gap": 0.9}]
     lines = "".join(json.dumps({"step": step, "data": data}) + "\n" for step, data in enumerate(steps))
     quickstart.metrics_of(grpo, tmp_path).write_text(lines + '{"step": 2, "da')  # verl is writing the next
-    said = ["GRPO, rule rank, measure ig: 4 steps", "step:1 critic/score/mean:0.25"]
+    said = ["GRPO, rule rank, measure ig: 4 steps", "step 1, mean reward 0.250"]
     assert quickstart.said(grpo, tmp_path) == said
 
 
 def test_a_stage_that_fails_ends_it_with_its_own_words(tmp_path, capsys):
-    stage = quickstart.Stage("broken", "selct", [])
+    stage = quickstart_stages.Stage("broken", "selct", [], "", 0)
     assert quickstart.run(stage, tmp_path / "logs") == 2
     said = capsys.readouterr().err
     assert "no command is called 'selct'" in said
@@ -99,7 +140,7 @@ def test_a_stage_that_fails_ends_it_with_its_own_words(tmp_path, capsys):
 def test_a_stage_is_done_until_it_is_another(tmp_path, capsys):
     write_rows(tmp_path / "samples.jsonl", [{"problem_id": str(i), "correct": i > 1, "gold": "7"} for i in range(4)])
     samples = tmp_path / "samples.jsonl"
-    stage = quickstart.Stage("compare", "compare", [f"a={samples}", f"b={samples}"])
+    stage = quickstart_stages.Stage("compare", "compare", [f"a={samples}", f"b={samples}"], "", 0)
     assert not quickstart.ended_well(stage, tmp_path)
     for _ in range(2):  # what the last run said is not said again
         assert quickstart.run(stage, tmp_path) == 0
@@ -123,7 +164,7 @@ def test_a_model_and_problems_of_ones_own(tmp_path):
     command = [sys.executable, "-m", "segrl", "quickstart", "preset=short", "problems=8", "test_problems=8", *given]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=1400, check=True).stdout
     assert "SFT: " in shown
-    assert "step:1 critic/score/mean:" in shown
+    assert "step 1, mean reward " in shown
     assert (tmp_path / "out" / "report.html").exists()
 
 
@@ -134,7 +175,7 @@ def test_interrupted_it_goes_on_and_runs_to_its_page(tmp_path):
     command = [sys.executable, "-m", "segrl", "quickstart", "preset=short", f"out={tmp_path}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         for line in process.stdout:
-            if "3 of 10: segrl harvest" in line:
+            if line.startswith("    segrl harvest"):
                 process.send_signal(signal.SIGTERM)
                 break
         rest = process.stdout.read()
@@ -148,10 +189,10 @@ def test_interrupted_it_goes_on_and_runs_to_its_page(tmp_path):
     measures = "selections, grpo" if weighed else "selections"
     for words in (
         "vllm",
-        "| problems | ",
+        "| after GRPO | ",
         "SFT: ",
-        "step:1 critic/score/mean:",
-        "points [",
+        "step 1, mean reward ",
+        "Of planted mistakes attribution finds ",
         f"rollouts, measures: {measures}, ",
     ):
         assert words in shown
@@ -162,5 +203,5 @@ def test_interrupted_it_goes_on_and_runs_to_its_page(tmp_path):
     assert sum("step" in head for head in heads) == 4 * 4  # one step of four prompts, four rollouts each
 
     again = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert again.count("done already") == 10
-    assert "points [" in again
+    assert again.count("done already") == len(WHOLE)
+    assert shown.endswith(again[again.index("| the model |") :])

@@ -347,7 +347,7 @@ def test_phases_that_were_taken_out_of_the_config_are_over():
         ({"drop_visits": 0}, "segrl.curriculum.drop_visits=0, expected 1 or more"),
         ({"order": "shuffled", "convergence": "gaussian"}, "a second phase needs an order, and a step or an entropy"),
         ({"order": "shuffled", "convergence_step": 10}, "segrl.curriculum.convergence=None with convergence_step=10"),
-        ({"convergence": "gaussian", "convergence_step": 9}, "without segrl.curriculum.order, which is that of the"),
+        ({"convergence": "gaussian", "convergence_step": 9}, "without segrl.curriculum.order, the order of the"),
     ],
 )
 def test_a_wrong_setting_is_named(section, sentence):

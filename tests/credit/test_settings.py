@@ -37,7 +37,7 @@ from segrl.credit.settings import CreditSettings, credit_from
         ),
         (
             {"negative_measure": "mistake"},
-            "segrl.negative_measure=mistake is of responses with negative advantage, which segrl.sign=positive does",
+            "segrl.negative_measure=mistake measures responses with negative advantage, but segrl.sign=positive gives",
         ),
         ({"quadrature": "calibratd"}, "no quadrature rule is called 'calibratd', did you mean 'calibrated'?"),
         ({"attributor": "frozen"}, "a frozen attributor needs a path"),

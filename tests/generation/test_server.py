@@ -71,7 +71,7 @@ def test_a_stop_text_and_a_repetition_penalty_reach_the_server(monkeypatch):
 
 def test_what_may_pass_is_tried_again():
     with serving(plans=[503, "hang up", {}]) as there:  # the last: not what the protocol says
-        with pytest.raises(ConnectionError, match=r"answered with something else .* usage.completion_tokens"):
+        with pytest.raises(ConnectionError, match=r"gave a reply that is not one choice .* usage.completion_tokens"):
             asked_of(there.url, concurrency=1)
         assert len(there.bodies) == 3
     with serving(plans=[429, "hang up"]) as there:

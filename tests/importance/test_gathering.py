@@ -495,7 +495,7 @@ def test_what_cannot_be_gathered_is_a_sentence():
     refused("are of segments; pass segments=", [trace], tokenizer, ("prefix_logp",))
     refused("got 2 segments for 1 traces", [trace], tokenizer, ("perplexity",), segments=[segments] * 2)
     refused("gather has no option 'smaples', did you mean 'samples'", [trace], tokenizer, smaples=3)
-    refused("gather has no option 'rule': how nodes are chosen is quadrature= now", [trace], tokenizer, rule="left")
+    refused("gather has no option 'rule'; quadrature= says how nodes are chosen", [trace], tokenizer, rule="left")
     unanswered, _ = made(answer=None)
     for need in ("ig", "gradient", "attention", "prefix_logp", "without_logp", "alone_value", "shapley", "confidence"):
         refused("trace 't' has no gold answer", [unanswered], tokenizer, (need,), segments=[segments])
@@ -525,5 +525,5 @@ def test_evidence_checks_its_counts_and_segments():
     with pytest.raises(ValueError, match="perplexity_S: got 3 for 4"):
         Evidence(trace, segments=segments, perplexity_S=torch.ones(3))
     evidence = Evidence(trace, segments=segments, prefix_logp_S=torch.ones(4), empty_logp=0.0)
-    with pytest.raises(ValueError, match="the evidence is of 4 segments, cut otherwise than the 1 to score"):
+    with pytest.raises(ValueError, match="the evidence was gathered for 4 segments, cut otherwise than the 1 to score"):
         segrl.score(evidence, Segments((0, trace.tokens)), "pmi")

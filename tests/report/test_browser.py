@@ -3,10 +3,10 @@
 import shutil
 
 import pytest
-from testkit.pages import dumped, entry_of, many_kinds
+from testkit.pages import contrasted, dumped, entry_of, many_kinds
 
 import segrl
-from segrl.report import load_rollouts, page
+from segrl.report import curves_of, load_rollouts, page
 
 pytestmark = pytest.mark.e2e
 MARKED = "return [...document.querySelectorAll('.segment')].map((one) => one.querySelector('mark') !== null)"
@@ -107,7 +107,7 @@ def test_a_token_measure_dims_tokens(opened, entries):
     change(opened, "measure", 2)
     change(opened, "tau", 0.5, "input")
     scores = entries[0].views["tokens"].scores
-    words = run(opened, "return document.getElementById('head').textContent")
+    words = run(opened, "return document.querySelector('.head').textContent")
     thinking = scores.thought_S
     kept = int(segrl.select(scores, 0.5).keep_S[thinking].sum())
     assert f"{kept} of {int(thinking.sum())} thinking tokens" in words
@@ -149,7 +149,7 @@ def test_an_address_opens_its_trace(browser, entries, tmp_path):
     for address, title in (("#arabic", "✓ arabic"), ("#hostile%3Cb%3E", "✓ hostile<b>"), ("#%E0%A4%A", "✓ hostile<b>")):
         browser.get("about:blank")
         browser.get(file.as_uri() + address)
-        assert run(browser, "return document.querySelector('#head h2').textContent") == title
+        assert run(browser, "return document.querySelector('.head h2').textContent") == title
 
 
 def test_light_and_dark(opened):
@@ -169,7 +169,7 @@ def test_tokens_are_drawn_when_they_are_looked_at(browser, tmp_path):
     marked = run(browser, MARKED)
     assert marked[0]
     assert not any(marked[30:])
-    run(browser, "document.querySelectorAll('#strip i')[50].click()")
+    run(browser, "document.querySelectorAll('.strip i')[50].click()")
     assert run(browser, MARKED)[50]
     assert run(browser, "return document.activeElement.dataset.segment") == "50"
 
@@ -187,16 +187,139 @@ def test_rollouts_step_by_step_for_one_prompt(browser, tmp_path):
     assert run(browser, KINDS) == [[], ["p5"], ["n5"], []]
     change(browser, "tint", "advantage")
     assert run(browser, KINDS) == [["p4"], ["p5"], ["p3"], ["p4"]]
-    head = run(browser, "return document.getElementById('head').textContent")
+    head = run(browser, "return document.querySelector('.head').textContent")
     for words in ("reward 1", "step 2", "advantage +0.5", "weights 0.8 to 1.2"):
         assert words in head
-    prompts = run(browser, "return [...document.querySelectorAll('#prompt option')].map((one) => one.textContent)")
-    assert prompts == ["all", "What is 5 + 7?", "What is 2 + 2?"]
-    change(browser, "prompt", "0")
+    prompts = run(browser, "return [...document.querySelectorAll('#problem option')].map((one) => one.textContent)")
+    problem = prompts.index("What is 5 + 7?") - 1
+    assert len(prompts) == 1 + 4 + 2
+    change(browser, "problem", problem)
     assert names(browser) == ["step 1, 0_0 of a", "step 1, 1_0 of a", "step 2, 0_0 of a"]
     change(browser, "filter", "wrong")
     assert names(browser) == ["step 1, 1_0 of a"]
     run(browser, "document.querySelector('#list button').click()")
-    head = run(browser, "return document.getElementById('head').textContent")
+    head = run(browser, "return document.querySelector('.head').textContent")
     assert "weights all one: other sign" in head
+    assert browser.get_log("browser") == []
+
+
+# --- two responses to one problem, the thought that misled, a run ----------------------------------------------------
+
+
+def keyed(browser, key):
+    run(browser, "document.body.dispatchEvent(new KeyboardEvent('keydown', {key: arguments[0], bubbles: true}))", key)
+
+
+FOCUSED = (
+    "const one = document.activeElement; const pane = one.closest('.pane');"
+    "return pane && [pane.dataset.pane, one.dataset.segment]"
+)
+TITLES = "return [...document.querySelectorAll('.head h2')].map((one) => one.textContent)"
+
+
+def shown(browser, entries, tmp_path, **options):
+    file = tmp_path / "page.html"
+    file.write_text(page(entries, **options), encoding="utf-8")
+    browser.get("about:blank")
+    browser.get(file.as_uri())
+    return file.as_uri()
+
+
+def test_a_right_response_beside_a_wrong_one(browser, tmp_path):
+    """Each column scrolls by itself; a key brings the thoughts of one number side by side."""
+    long = [f"Wait {i} " + "so it goes " * 20 for i in range(40)]
+    right, wrong = ([*long, f"</think> \\boxed{{{x}}}"] for x in (12, 13))
+    other = entry_of(["a", "b"], id="other", problem_id="q")
+    same = [entry_of(pieces, id=f"<i>{i}", problem_id="p") for i, pieces in enumerate((right, right, wrong))]
+    address = shown(browser, [other, *same], tmp_path)
+    assert run(browser, "return document.getElementById('beside').parentElement.hidden")
+    keyed(browser, "n")
+    keyed(browser, "b")
+    assert run(browser, TITLES) == ["✓ <i>0", "✗ <i>2"]  # the one that ended otherwise
+    tops = "return [...document.querySelectorAll('.pane')].map((one) => one.scrollTop)"
+    run(browser, "document.querySelectorAll('.pane')[1].scrollTop = 500")
+    assert run(browser, tops) == [0, 500]
+    for _ in range(3):
+        keyed(browser, "j")
+    assert run(browser, FOCUSED) == ["0", "2"]
+    third = "return [...document.querySelectorAll('.segment[data-segment=\"2\"]')]"
+    heights = f"{third}.map((one) => Math.round(one.getBoundingClientRect().top))"
+    left, beside = run(browser, heights)
+    assert left == beside
+    keyed(browser, "l")
+    assert run(browser, FOCUSED) == ["1", "2"]
+    ids = "return [...document.querySelectorAll('[id]')].map((one) => one.id)"
+    assert len(set(run(browser, ids))) == len(run(browser, ids))
+    change(browser, "beside", "2")
+    assert run(browser, TITLES) == ["✓ <i>0", "✓ <i>1"]
+    browser.get("about:blank")
+    browser.get(f"{address}#%3Ci%3E2&%3Ci%3E1")
+    assert run(browser, TITLES) == ["✗ <i>2", "✓ <i>1"]
+    sides = "return [...document.querySelectorAll('.pane')].map((one) => one.getBoundingClientRect().left)"
+    browser.set_window_size(500, 900)
+    assert len(set(run(browser, sides))) == 1
+    browser.set_window_size(1400, 900)
+    assert len(set(run(browser, sides))) == 2
+    keyed(browser, "b")
+    assert len(run(browser, TITLES)) == 1
+    assert browser.get_log("browser") == []
+
+
+def test_the_misleading_thought_is_jumped_to(browser, tmp_path):
+    boxed = "</think> \\boxed{%s}"
+    names = ("wrong", "nothing above zero", "right")
+    answers, scores = (13, 13, 12), ([0.5, 2.0, -1.0, 0.0], [-0.5, -2.0, -1.0, 0.0], [0.5, 2.0, -1.0, 0.0])
+    entries = [
+        contrasted(["a b", "c d", "e f", boxed % answer], strength_S, id=name)
+        for name, answer, strength_S in zip(names, answers, scores, strict=True)
+    ]
+    shown(browser, entries, tmp_path)
+    marked = "return [...document.querySelectorAll('.segment')].findIndex((one) => one.matches('.misleading'))"
+    found, colours = {}, {}
+    for i, name in enumerate(names):
+        run(browser, "open(arguments[0]); document.activeElement.blur()", i)
+        change(browser, "measure", "1")
+        keyed(browser, "m")
+        buttons = run(browser, "return document.querySelectorAll('.head button').length")
+        found[name] = (run(browser, FOCUSED), run(browser, marked), buttons)
+        colours[name] = run(
+            browser,
+            "const bar = document.querySelector('.track i:not([hidden])');"
+            "return getComputedStyle(bar ?? document.body).backgroundColor",
+        )
+    assert found == {"wrong": (["0", "1"], 1, 1), "nothing above zero": (None, -1, 0), "right": (None, -1, 0)}
+    assert len({colours["wrong"], colours["right"]}) == 2
+    run(browser, "open(0); document.querySelector('.head button').click()")
+    assert run(browser, FOCUSED) == ["0", "1"]
+    # Beside the measure that is shown, the others' scores: of thoughts alone.
+    change(browser, "measure", "0")
+    cells = "return [...document.querySelectorAll('.segment')].map((one) => one.querySelector('.cell').textContent)"
+    assert run(browser, cells) == ["+0.50", "+2.00", "\u22121.00", ""]
+    assert "mistake+2" in run(browser, "return document.querySelectorAll('.segment .note')[1].textContent")
+
+
+def test_the_runs_curves_are_read_by_key_and_pointer_and_as_a_table(browser, tmp_path):
+    rollouts = load_rollouts(dumped(tmp_path / "dump"))
+    metrics = {step: {"actor/entropy": value} for step, value in ((1, 0.5), (2, 0.25), (3, 0.125))}
+    shown(browser, rollouts, tmp_path, curves=curves_of(rollouts, metrics))
+    readouts = "return [...document.querySelectorAll('#charts output')].map((one) => one.textContent)"
+    assert run(browser, readouts) == ["step 3: none", "step 3: 0.125"]
+    key = "document.querySelectorAll('.plot')[1].dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft'}))"
+    run(browser, key)
+    assert run(browser, readouts) == ["step 2: 1", "step 2: 0.25"]
+    run(
+        browser,
+        "const plot = document.querySelector('.plot');"
+        "plot.dispatchEvent(new PointerEvent('pointermove', {clientX: plot.getBoundingClientRect().left + 2}))",
+    )
+    assert run(browser, readouts) == ["step 1: 0.333", "step 1: 0.5"]
+    said = "return document.querySelector('.plot').getAttribute('aria-valuetext')"
+    assert run(browser, said) == "step 1: 0.333"
+    cells = "[...row.cells].map((cell) => cell.textContent)"
+    table = f"return [...document.querySelector('#charts table').rows].map((row) => {cells})"
+    assert run(browser, table)[:2] == [["step", "reward", "entropy"], ["1", "0.333", "0.5"]]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    seen = run(browser, "return document.querySelector('#charts table').offsetHeight")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert seen > 40
     assert browser.get_log("browser") == []

@@ -4,6 +4,8 @@ from testkit.pages import ARABIC, CHINESE, HOSTILE, entry_of, many_kinds, read, 
 
 from segrl import TokenisedTrace
 from segrl.commands.cli import main
+from segrl.commands.config import compose
+from segrl.commands.traces import how_selected
 from segrl.data import save_traces
 from segrl.report import Entry, page
 from segrl.report.page import LEVELS
@@ -95,6 +97,11 @@ def test_the_command_writes_a_page_of_saved_files(tmp_path, capsys):
     _, data = read((tmp_path / "new" / "report.html").read_text(encoding="utf-8"))
     assert data["index"]["settings"]["tau"] == 0.5
     assert data["trace-0"]["planted"][-1] == "answer"
+    contrast = how_selected(compose("select", [traces, f"out={tmp_path / 'position.parquet'}", "measure=mistake"]))
+    (tmp_path / "position.json").write_text(contrast)
+    assert main(["report", traces, files, f"out={tmp_path / 'report.html'}"]) == 0
+    views = read((tmp_path / "report.html").read_text(encoding="utf-8"))[1]["trace-0"]["views"]
+    assert ["contrast" in view for view in views] == [False, True]
     save_traces(toy.sample_traces(1, seed=9), tmp_path / "others.parquet")
     others = ["report", f"traces={tmp_path / 'others.parquet'}", files, f"out={tmp_path / 'r.html'}"]
     assert main(others) == 2

@@ -6,7 +6,7 @@ import pytest
 from testkit.pages import dumped, read, rollout_of
 
 from segrl.commands.cli import main
-from segrl.report import load_rollouts, page
+from segrl.report import curves_of, load_metrics, load_rollouts, page
 
 
 def test_a_dump_comes_back_with_its_weights_and_advantages(tmp_path):
@@ -46,10 +46,39 @@ def test_a_prompt_that_the_dump_does_not_name_is_its_group(tmp_path):
 def test_the_pages_numbers_are_the_dumps(tmp_path):
     _, data = read(page(load_rollouts(dumped(tmp_path / "dump"))))
     assert data["index"]["tints"] == ["weight", "advantage"]
-    assert data["index"]["prompts"] == ["What is 5 + 7?", "What is 2 + 2?"]
-    assert [head["prompt"] for head in data["index"]["traces"]] == [0, 0, 1, 0]
+    assert data["index"]["problems"] == ["What is 5 + 7?", "What is 2 + 2?"]
+    assert [head["problem"] for head in data["index"]["traces"]] == [0, 0, 1, 0]
     assert data["trace-0"]["tints"]["weight"] == {"centre": 1, "runs": [[1.0, 2], [1.2, 2], [0.8, 2], [1.0, 2]]}
     assert data["trace-2"]["tints"]["advantage"]["runs"] == [[-1.0, len(data["trace-2"]["lengths"])]]
+
+
+def test_the_curves_of_a_run(tmp_path):
+    """Contrast scores 2, -6 and 1 rank as weights 1.2, 0.8 and 1: of two tokens each, 2.2 of 3 lie above zero."""
+    both = {"negative_measure": "mistake", "sign": "both"}
+    lines = [
+        rollout_of(
+            "a_0_0", ["a b", "c d", "e f", "</think> \\boxed{13}"], -0.5, 0.0, [1, 1, -3, -3, 0.5, 0.5, 0, 0.0], **both
+        ),
+        rollout_of(
+            "a_1_0", ["a b", "c d", "e f", "</think> \\boxed{12}"], 0.5, 1.0, [1, 1, 3, 3, 0.5, 0.5, 0, 0.0], **both
+        ),
+    ]
+    (tmp_path / "3.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rollouts = load_rollouts(tmp_path)
+    [reward, misleading] = curves_of(rollouts)
+    assert reward.lines == {"reward": {3: 0.5}}
+    assert misleading.lines["of the weight"] == pytest.approx({3: 2.2 / 3})
+    assert misleading.lines["of the tokens"] == pytest.approx({3: 2 / 3})
+    logged = [
+        (1, {"critic/score/mean": 0.25}),
+        (1, {"val": 1.0}),
+        (2, {"critic/score/mean": 0.75, "actor/entropy": 0.5}),
+    ]
+    (tmp_path / "m.txt").write_text("".join(json.dumps({"step": step, "data": data}) + "\n" for step, data in logged))
+    reward, entropy, _ = curves_of(rollouts, load_metrics(tmp_path / "m.txt"))
+    assert (reward.lines, entropy.lines) == ({"reward": {1: 0.25, 2: 0.75}}, {"entropy": {2: 0.5}})
+    with pytest.raises(ValueError, match="line 1, is no line of verl's file logger"):
+        load_metrics(tmp_path / "3.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +105,10 @@ def test_the_command_writes_rollouts_alone_or_beside_traces(tmp_path, capsys):
 
     save_traces(toy.sample_traces(1, seed=1), tmp_path / "t.jsonl")
     given = [f"rollouts={dumped(tmp_path / 'dump')}", f"out={tmp_path / 'r.html'}"]
-    assert main(["report", *given]) == 0
+    (tmp_path / "log").write_text('{"step": 2, "data": {"actor/entropy": 0.5}}\n')
+    assert main(["report", *given, f"metrics={tmp_path / 'log'}"]) == 0
+    curves = read((tmp_path / "r.html").read_text(encoding="utf-8"))[1]["index"]["curves"]
+    assert [curve["lines"] for curve in curves] == [{"reward": [[1, 1 / 3], [2, 1.0]]}, {"entropy": [[2, 0.5]]}]
     assert main(["report", *given, f"traces={tmp_path / 't.jsonl'}"]) == 0
     alone, both = capsys.readouterr().out.splitlines()
     assert alone.startswith("0 traces, 0 right, 4 rollouts, measures: grpo")

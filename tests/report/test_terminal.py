@@ -10,9 +10,9 @@ from segrl.report import Entry, draw, ranks_of, terminal
 WIDE = 400  # no line is broken
 
 
-def shown(entry, colour=False):
+def shown(entry, colour=False, misled=None):
     console = Console(file=StringIO(), width=WIDE, force_terminal=colour, color_system="standard" if colour else None)
-    draw(terminal(entry), console)
+    draw(terminal(entry, misled), console)
     return console.file.getvalue()
 
 
@@ -20,8 +20,8 @@ def test_the_head_and_every_segment_with_its_numbers():
     # Strengths 2 / sqrt 2, 3 and 0.5 of 4.914 in all; the answer has none. The first two reach 0.7.
     entry = entry_of(["a b", "c", "d", "</think> \\boxed{12}"], scores_T=[1.0, -1.0, 3.0, 0.5, 0.0, 0.0], gap=0.3)
     lines = shown(entry).splitlines()
-    assert [line for line in lines if "verdict  right (exact), answered 12" in line]
-    assert [line for line in lines if "gap      0.3" in line]
+    assert [line for line in lines if "verdict   right (exact), answered 12" in line]
+    assert [line for line in lines if "gap       0.3" in line]
     numbers = [line for line in lines if "#" in line]
     assert "#2    29% c 0.00 strength" in numbers[0]
     assert "#1    61% c 1.00 consistency" in numbers[1]
@@ -46,6 +46,14 @@ def test_a_dropped_segment_is_dimmed_and_strong_tokens_are_tinted():
     [lowered] = re.findall(r"\x1b\[([\d;]*)m b", first)
     assert "44" in raised.split(";")  # on blue: it made the answer more likely
     assert "4" in lowered.split(";")  # underlined: it made it less likely
+
+
+def test_the_thought_that_misled_is_red_and_called_so():
+    entry = entry_of(["a b", "c", "d", "</think> x"], scores_T=[4.0, -4.0, 0.0, 0.1, 3.0, 0.0], gap=None)
+    lines = shown(entry, colour=True, misled=1).splitlines()
+    assert ["2" in line and "\x1b[1;31m" in line for line in lines if "misled" in line] == [True]
+    assert sum("\x1b[1;31m" in line for line in lines) == 1
+    assert not [line for line in lines if "gap" in line]  # not known of a single node
 
 
 def test_a_token_measure_counts_tokens():

@@ -169,7 +169,7 @@ def test_what_a_curriculum_cannot_be_told_is_refused():
     config = changed("grpo", None, "out=x")
     config.segrl = {"curriculum": {"order": "gaussian"}}
     config.algorithm.filter_groups = {"enable": True, "metric": "acc"}
-    with pytest.raises(ValueError, match=r"algorithm\.filter_groups\.enable=true takes the groups that are always or"):
+    with pytest.raises(ValueError, match=r"algorithm\.filter_groups\.enable=true removes the groups that are always"):
         check_supported(config)
     config.algorithm.filter_groups = None
     check_supported(config)

@@ -74,6 +74,14 @@ def entry_of(pieces, scores_T=None, gap=0.01, flags=(), graded=True, seed=0, **f
     return Entry(trace, segments, verdict, attribution, views)
 
 
+def contrasted(pieces, strength_S, **fields):
+    """An entry of two views, of which the second is a contrast with these scores."""
+    entry = entry_of(pieces, **fields)
+    scores = from_strength(torch.tensor(strength_S), entry.segments)
+    contrast = View(entry.segments, scores, segrl.select(scores), target="contrast")
+    return entry._replace(views={"ig": entry.views["ig"], "mistake": contrast})
+
+
 def many_kinds():
     """One hostile, one Chinese, one Arabic, one wrong."""
     boxed = "</think> So \\boxed{%s}"
@@ -85,7 +93,7 @@ def many_kinds():
     ]
 
 
-def rollout_of(key, pieces, advantage, reward, scores_T=None, problem="What is 5 + 7?"):
+def rollout_of(key, pieces, advantage, reward, scores_T=None, problem="What is 5 + 7?", **settings):
     """A line of GRPO's rollout dump, written by the function that writes them; unweighed without scores."""
     from segrl.credit.rollout import Rollout, evidence_of, record, weigh_rollout
     from segrl.credit.settings import CreditSettings
@@ -94,7 +102,7 @@ def rollout_of(key, pieces, advantage, reward, scores_T=None, problem="What is 5
     rollout = Rollout(key, trace, segments, torch.full((trace.tokens,), advantage), reward)
     if scores_T is None:
         return {**record(rollout, "other_sign", None, rollout.advantages_T), "prompt": problem}
-    credit = CreditSettings()
+    credit = CreditSettings(**settings)
     weighed = weigh_rollout(
         rollout, evidence_of(rollout, Stream(torch.tensor(scores_T), gap=0.1), credit), credit, step=1
     )

@@ -1,0 +1,90 @@
+"""The curves of a GRPO run over its steps: reward, entropy, and the share of weight on misleading thoughts."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+import torch
+
+from segrl.report.entries import Entry, is_contrast
+
+Line = dict[int, float]  # step -> value
+Metrics = Mapping[int, Mapping[str, float]]
+REWARD, ENTROPY = "critic/score/mean", "actor/entropy"
+
+
+class Curve(NamedTuple):
+    """One small chart: its lines by name, the first drawn through, the others dashed."""
+
+    name: str
+    about: str
+    lines: Mapping[str, Line]
+    contrast: bool = False  # whether it is about misleading thoughts
+
+
+def load_metrics(path: str | Path) -> dict[int, dict[str, float]]:
+    """What verl's ``file`` logger wrote, by step; of a step that was run twice, the second run's."""
+    metrics: dict[int, dict[str, float]] = defaultdict(dict)
+    for number, text in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            line = json.loads(text)
+            metrics[int(line["step"])].update(line["data"])
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(
+                f'{path}, line {number}, is no line of verl\'s file logger, {{"step": ..., "data": {{...}}}}; give the '
+                "file that trainer.logger=[file] wrote at VERL_FILE_LOGGER_PATH"
+            ) from error
+    return dict(metrics)
+
+
+def curves_of(rollouts: Sequence[Entry], metrics: Metrics | None = None) -> list[Curve]:
+    """The curves that the run's rollouts and metrics hold."""
+    metrics = metrics or {}
+    weight, tokens = _misleading(rollouts)
+    curves = [
+        Curve("reward", "mean of the step's responses", {"reward": _logged(metrics, REWARD) or _rewards(rollouts)}),
+        Curve("entropy", "nats a token", {"entropy": _logged(metrics, ENTROPY)}),
+        Curve(
+            "misleading thoughts",
+            "share in wrong responses",
+            {"of the weight": weight, "of the tokens": tokens},
+            contrast=True,
+        ),
+    ]
+    return [curve for curve in curves if all(curve.lines.values())]
+
+
+def _logged(metrics: Metrics, name: str) -> Line:
+    return {step: float(values[name]) for step, values in sorted(metrics.items()) if name in values}
+
+
+def _rewards(rollouts: Sequence[Entry]) -> Line:
+    steps = defaultdict(list)
+    for entry in rollouts:
+        if entry.credit is not None:
+            steps[entry.credit.step].append(entry.credit.reward)
+    return {step: fmean(rewards) for step, rewards in sorted(steps.items())}
+
+
+def _misleading(rollouts: Sequence[Entry]) -> tuple[Line, Line]:
+    """The share of weight on misleading thoughts, those above zero in a contrast, in the thinking of each step's wrong
+    responses; and the share of their tokens, which is what uniform weights give."""
+    steps = defaultdict(list)
+    for entry in rollouts:
+        view = next((view for name, view in entry.views.items() if is_contrast(name, view)), None)
+        if view is not None and entry.credit is not None and entry.credit.reward <= 0:
+            index_T = view.segments.index_T
+            thinking_T, misleading_T = view.segments.thought_S[index_T], (view.scores.strength_S > 0)[index_T]
+            steps[entry.credit.step].append((entry.credit.weights_T[thinking_T], misleading_T[thinking_T]))
+    weight, tokens = {}, {}
+    for step, responses in sorted(steps.items()):
+        weights_T, misleading_T = (torch.cat(column) for column in zip(*responses, strict=True))
+        if float(weights_T.sum()) > 0:
+            weight[step] = float(weights_T[misleading_T].sum() / weights_T.sum())
+            tokens[step] = float(misleading_T.double().mean())
+    return weight, tokens
