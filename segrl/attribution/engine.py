@@ -32,33 +32,35 @@ PAPER: dict[str, Any] = {"path": "embeddings", "output": "logp", "nodes": 12, "t
 
 @dataclass(frozen=True)
 class AttributionSettings:
-    """The options of :func:`attribute`, and the section ``attribution`` of a command's config."""
+    """How an answer is attributed to tokens: the section ``attribution``, the options of :func:`attribute`."""
 
-    # or right (the paper's Eq. 2), left, trapezoid, gauss_legendre, authors, a calibration's path
+    # where the nodes lie: midpoint, right (the paper's Eq. 2), left, trapezoid, gauss_legendre, authors, a file of
+    # `segrl calibrate`
     quadrature: str = "midpoint"
-    nodes: int = 1  # a gate at 0.5 ranks thoughts no worse than many nodes do (docs/truth.md), at one evaluation
-    # completeness gap or unevenness above which a trace gets nodes where its path is steep, such as 0.2; null: never,
-    # since one gate is read for its ranks and signs
+    nodes: int = 1  # points of the path; one gate at 0.5 ranks thoughts no worse than many do (docs/truth.md)
+    # the gap or unevenness above which a trace gets more nodes where its path is steep, such as 0.2; null: never, since
+    # one gate is read for its ranks and signs
     tolerance: float | None = None
-    max_nodes: int = 108
-    # or own: the answer that the response itself boxes; contrast: its own against gold, where the two part
+    max_nodes: int = 108  # nodes of a trace at most, where there is a tolerance
+    # the answer to explain: gold, own (the response's), or contrast (own against gold, where the two part)
     target: str = "gold"
-    template: str = TEMPLATE
-    context: str = "think"  # or full: explain after the whole response, visible answer included
-    # gates on the value vectors of every layer, which need no baseline: one evaluation is enough, on pretrained models
-    # too; or embeddings, the paper's
+    template: str = TEMPLATE  # the text behind the thinking, with the answer
+    context: str = "think"  # explain after the thinking (think), or after the whole response (full)
+    # values: gates on the value vectors of every layer; embeddings: the paper's. Gates need no baseline: one evaluation
+    # is enough, on pretrained models too
     path: str = "values"
-    output: str = "log_odds"  # still moves where the answer is sure; or logp, the paper's; a contrast is neither
+    # what is read of the answer: log_odds, which move where it is sure too, or logp, the paper's; a contrast is neither
+    output: str = "log_odds"
     begin: float = 0.0  # where on the path to begin, 1 being the input
-    # all or response: the positions that move; null: all with path=embeddings, as in the paper, else the response
+    # the positions that move: all or response; null: all with path=embeddings, as in the paper, else the response
     interpolate: str | None = None
     hide_answer: bool = False  # hold tokens that restate the answer at the baseline, or their gates at zero
-    baseline: Any = "pad"  # or a token id
-    batch_tokens: int | None = None  # held by one forward; null: 8192, and 2048 on a CPU
+    baseline: Any = "pad"  # the uninformative end of path=embeddings: pad or a token id
+    batch_tokens: int | None = None  # tokens in one forward; null: 8192, and 2048 on a CPU
     # activation checkpointing; null: for traces longer than batch_tokens, or than 8192
     checkpointing: bool | None = None
-    engine: str = "segrl"  # or captum
-    # or authors: the numbers of the paper's code, whatever quadrature, nodes and tolerance say
+    engine: str = "segrl"  # what integrates: segrl or captum
+    # authors: the numbers of the paper's code, whatever quadrature, nodes and tolerance say
     compat: str | None = None
 
 

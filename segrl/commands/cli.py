@@ -7,47 +7,65 @@ import sys
 from importlib import import_module
 
 import segrl
+from segrl.resolving import near
 
-# command -> (where it lives, what it does)
-COMMANDS = {
-    "doctor": ("segrl.commands.doctor:main", "what is installed, what is missing, and the command that brings it"),
-    "quickstart": (
-        "segrl.commands.quickstart:quickstart",
-        "the whole path, on the bundled model or yours",
-    ),
-    "generate": ("segrl.commands.generating:generate", "problems -> traces, sampled from a model"),
-    "harvest": ("segrl.commands.generating:harvest", "of many samples, each problem's shortest right and wrong one"),
-    "segment": ("segrl.commands.traces:segment", "traces -> segments"),
-    "attribute": ("segrl.commands.traces:attribute", "traces -> integrated gradients of their answers"),
-    "calibrate": ("segrl.commands.traces:calibrate", "few nodes that do what many do, fitted once to a model"),
-    "select": ("segrl.commands.traces:select", "traces -> scored segments and which of them to keep"),
-    "sft": ("segrl.commands.sft:main", "selective SFT on verl: traces and selections -> a trained model"),
-    "export": ("segrl.commands.exporting:export", "the same masks as `datasets` folders, for other trainers"),
-    "grpo": ("segrl.commands.grpo:main", "GRPO on verl with segment-weighted advantages"),
-    "evaluate": ("segrl.commands.evaluating:evaluate", "accuracy, pass@k and maj@k of a model on benchmarks"),
-    "grade": ("segrl.commands.evaluating:grade", "verdicts on saved responses, whichever tool saved them"),
-    "compare": (
-        "segrl.commands.evaluating:compare",
-        "two evaluations, problem by problem: how far apart, and by chance?",
-    ),
-    "analyze": ("segrl.commands.analysing:analyze", "the paper's analysis of a set of traces: numbers and figures"),
-    "truth": ("segrl.commands.analysing:truth", "every measure against planted kinds and exact Shapley values"),
-    "cost": ("segrl.commands.costing:cost", "what a command takes in memory, disk and hours, from config.json alone"),
-    "report": ("segrl.commands.looking:report", "traces, scores and selections as one offline page to look at"),
-    "explain": ("segrl.commands.explaining:explain", "which thoughts carried one response's answer, or misled it"),
-    "show": ("segrl.commands.looking:show", "a trace in the terminal, coloured by importance"),
+# group -> command -> (where it lives, what it does)
+GROUPS: dict[str, dict[str, tuple[str, str]]] = {
+    "Most used": {
+        "quickstart": ("segrl.commands.quickstart:quickstart", "the whole path, on the bundled model or yours"),
+        "sft": ("segrl.commands.sft:main", "selective SFT on verl: traces -> a trained model"),
+        "grpo": ("segrl.commands.grpo:main", "GRPO on verl with segment-weighted advantages"),
+    },
+    "Traces": {
+        "generate": ("segrl.commands.generating:generate", "problems -> traces, sampled from a model"),
+        "harvest": (
+            "segrl.commands.generating:harvest",
+            "of many samples, each problem's shortest right and wrong one",
+        ),
+        "segment": ("segrl.commands.traces:segment", "traces -> segments"),
+        "attribute": ("segrl.commands.traces:attribute", "traces -> integrated gradients of their answers"),
+        "calibrate": ("segrl.commands.traces:calibrate", "few nodes that do what many do, fitted once to a model"),
+        "select": ("segrl.commands.traces:select", "traces -> scored segments and which of them to keep"),
+        "export": ("segrl.commands.exporting:export", "traces and selections -> masks for other trainers"),
+    },
+    "Evaluation": {
+        "evaluate": ("segrl.commands.evaluating:evaluate", "accuracy, pass@k and maj@k of a model on benchmarks"),
+        "grade": ("segrl.commands.evaluating:grade", "verdicts on saved responses, whichever tool saved them"),
+        "compare": ("segrl.commands.evaluating:compare", "two evaluations: how far apart, and by chance?"),
+    },
+    "Looking": {
+        "explain": (
+            "segrl.commands.explaining:explain",
+            "which thoughts carried one response's answer, or misled it",
+        ),
+        "report": ("segrl.commands.looking:report", "traces, scores and selections as one offline page"),
+        "show": ("segrl.commands.looking:show", "a trace in the terminal, coloured by importance"),
+        "analyze": ("segrl.commands.analysing:analyze", "the paper's analysis of a set of traces: numbers and figures"),
+        "truth": ("segrl.commands.analysing:truth", "every measure against planted kinds and exact Shapley values"),
+    },
+    "Machine": {
+        "doctor": ("segrl.commands.doctor:main", "what is installed, what is missing, and the command that brings it"),
+        "cost": (
+            "segrl.commands.costing:cost",
+            "what a command takes in memory, disk and hours, without loading a model",
+        ),
+    },
 }
+COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
 PLANNED = ("sft", "grpo", "attribute", "select", "evaluate")  # behind `segrl cost`
 INPUTS = ("traces", "data_path", "val_path", "selections", "attributions", "a", "b")
 OUTPUTS = ("out", "pruned")
-USAGE = "usage: segrl <command> [key=value ...]   [--help | --cfg job | --version]"
+USAGE = "usage: segrl <command> [key=value ...]   [--help [section or key] | --cfg job | --version]"
+FLAGS = ("--help", "--cfg")
 
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ("-h", "--help", "help"):
+    if not argv or argv[0] in ("-h", "--help") or argv == ["help"]:
         print(_overview())
         return 0
+    if argv[0] == "help":
+        argv = [argv[1], "--help", *argv[2:]]
     if argv[0] == "--version":
         print(f"segrl {segrl.__version__}")
         return 0
@@ -56,8 +74,6 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] == "cost" and argv[1:2] and argv[1] in PLANNED:
         return _run(argv[1], argv[2:], "segrl.commands.costing:print_plan")
     if argv[0] not in COMMANDS:
-        from segrl.resolving import near
-
         return _fail(f"segrl: no command is called {argv[0]!r}{near(argv[0], COMMANDS)}")
     return _run(argv[0], argv[1:])
 
@@ -65,17 +81,14 @@ def main(argv: list[str] | None = None) -> int:
 def _run(command: str, arguments: list[str], planner: str = "") -> int:
     """Run the command, or the function that prints its plan; the exit code."""
     where, what = COMMANDS[command]
-    flags = [argument for argument in arguments if argument.startswith("-")]
-    overrides = [argument for argument in arguments if argument not in flags and argument != "job"]
     try:
+        overrides, flag, topic = _parsed(command, arguments)
         from segrl.commands.config import compose
 
-        if flags and flags[0] not in ("-h", "--help", "--cfg", "-c"):
-            raise ValueError(f"unknown flag {flags[0]!r}, expected --help or --cfg job")
         config = compose(command, overrides)
         _check(config)
-        if flags:
-            print(_help(command, what, config) if flags[0] in ("-h", "--help") else _yaml(config), end="")
+        if flag:
+            print(_help(command, what, config, topic) if flag == "--help" else _yaml(config), end="")
             return 0
         module, _, function = (planner or where).partition(":")
         return getattr(import_module(module), function)(config, *([command] if planner else [])) or 0
@@ -86,6 +99,19 @@ def _run(command: str, arguments: list[str], planner: str = "") -> int:
     except KeyboardInterrupt:
         print(f"\nsegrl {command}: interrupted; what was written stays, the same command goes on", file=sys.stderr)
         return 130
+
+
+def _parsed(command: str, arguments: list[str]) -> tuple[list[str], str, str]:
+    """What was typed as overrides, ``--help`` or ``--cfg`` if one of them was, and the word that stands beside it."""
+    flags = [{"-h": "--help", "-c": "--cfg"}.get(word, word) for word in arguments if word.startswith("-")]
+    words = [word for word in arguments if not word.startswith(("-", "~")) and "=" not in word]
+    for flag in flags:
+        if flag not in FLAGS:
+            raise ValueError(f"unknown flag {flag!r}{near(flag, FLAGS)}")
+    if len(words) > len(flags):
+        raise ValueError(f"{words[0]!r} is no key=value; `segrl {command} --help` lists the keys")
+    overrides = [word for word in arguments if not word.startswith("-") and word not in words]
+    return overrides, "".join(flags[:1]), "".join(words)
 
 
 def _check(config) -> None:
@@ -108,15 +134,18 @@ def _fail(sentence: str) -> int:
 
 
 def _overview() -> str:
-    rows = "\n".join(f"  {name:<12}{what}" for name, (_, what) in COMMANDS.items())
     promise = "find the parts of a long reasoning trace that matter, and train on them"
-    return f"segrl {segrl.__version__}: {promise}\n\n{USAGE}\n\n{rows}"
+    groups = [
+        "\n".join([name, *(f"  {command:<12}{what}" for command, (_, what) in commands.items())])
+        for name, commands in GROUPS.items()
+    ]
+    return "\n\n".join([f"segrl {segrl.__version__}: {promise}\n{USAGE}", *groups])
 
 
-def _help(command: str, what: str, config) -> str:
-    if not config:
-        return f"segrl {command}: {what}\n\nIt takes no keys.\n"
-    return f"segrl {command}: {what}\n\nKeys and their values now; change them with key=value:\n\n{_yaml(config)}"
+def _help(command: str, what: str, config, topic: str) -> str:
+    from segrl.commands.help_screen import help_screen
+
+    return help_screen(command, what, config, topic)
 
 
 def _yaml(config) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +30,11 @@ def say(text: str) -> None:
     if file := os.environ.get(SUMMARY):
         with open(file, "a", encoding="utf-8") as summary:
             summary.write(f"{text}\n")
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """How often each name occurs, as ``2 exact, 1 numeric``."""
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
@@ -122,10 +127,11 @@ def verdicts(traces: Sequence[Trace], thinking: str = "auto") -> Iterator[Verdic
 
 @contextmanager
 def progress(what: str, total: int, completed: int = 0) -> Iterator[Callable[[int, int], None]]:
-    """A bar with count, rates and time left; ``advance(traces, tokens)`` moves it."""
+    """A bar with count, rates, time taken and time left; ``advance(traces, tokens)`` moves it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rates]}"))
+    times = (TimeElapsedColumn(), TextColumn("taken,"), TimeRemainingColumn(compact=True), TextColumn("left"))
     began, moved = time.perf_counter(), [0, 0]
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as bar:
+    with Progress(*columns, *times) as bar:
         task = bar.add_task(what, total=total, completed=completed, rates="")
 
         def advance(traces: int, tokens: int) -> None:

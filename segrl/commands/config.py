@@ -6,6 +6,8 @@ One yaml per command, one group per section; Hydra composes them.
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
+from difflib import get_close_matches
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +32,7 @@ RENAMED = {
     "segrl.weighting": "segrl.rule",
     "segrl.weighting_options": "segrl.rule_options",
 }
+MANY = 12  # keys that an error sentence does not list
 OWN_GROUPS = ("preset", "method")  # folders in a command's own folder
 # What `preset` was called in each command.
 PRESET_BEFORE = {"sft": "sft_preset", "grpo": "grpo_preset", "evaluate": "evaluation", "quickstart": "size"}
@@ -71,13 +74,15 @@ def schema_of(command: str) -> type | None:
     return TRACE_SCHEMAS[command]
 
 
-def _own_schema(command: str) -> type | None:
-    """The dataclass of a command's keys; of `segrl sft` that of the keys and sections that stand beside verl's."""
-    if command == "sft":
-        from segrl.commands.trace_schema import ColdStart
+def _own_schema(command: str) -> type:
+    """The dataclass of a command's keys; of one that runs on verl that of keys that stand beside verl's."""
+    if command in ON_VERL:
+        from segrl.commands.trace_schema import BESIDE_VERLS
 
-        return ColdStart
-    return schema_of(command)
+        return BESIDE_VERLS[command]
+    schema = schema_of(command)
+    assert schema is not None
+    return schema
 
 
 @cache
@@ -91,8 +96,9 @@ def _store_schemas(command: str) -> None:
         return
     from segrl.commands.trace_schema import IN_VERLS, SECTIONS
 
-    for name, values in IN_VERLS.items():
-        store.store(name=name, node=values)
+    for name, mixed_in in IN_VERLS.items():
+        grouped = {key for key, value in vars(mixed_in()).items() if type(value) in SECTIONS.values()}
+        store.store(name=name, node={key: value for key, value in asdict(mixed_in()).items() if key not in grouped})
     for group, section in SECTIONS.items():
         store.store(group=group, name="default", node=_writable(section))
     if schema := schema_of(command):
@@ -172,7 +178,7 @@ def _verl_configs() -> Path:
 def _opened(command: str, overrides: list[str]) -> list[str]:
     """A free mapping such as ``measure_options`` takes any key; Hydra wants a ``++`` before such a one."""
     schema = _own_schema(command)
-    return [f"++{one}" if schema and _is_free(schema, one.partition("=")[0]) else one for one in overrides]
+    return [f"++{one}" if _is_free(schema, one.partition("=")[0]) else one for one in overrides]
 
 
 def _is_free(schema: type, key: str) -> bool:
@@ -210,16 +216,20 @@ def _unknown_key(command: str, key: str) -> str:
 
         if last in REMOVED:
             return REMOVED[last]
-    return f"there is no key {key!r}{near(last, _keys(_own_schema(command), parent))}"
+    known = _keys(command, parent)
+    if len(known) > MANY and not get_close_matches(last, known):
+        return (
+            f"there is no key {key!r}; `segrl {command} --help{f' {parent}' if parent else ''}` lists those there are"
+        )
+    return f"there is no key {key!r}{near(last, known)}"
 
 
-def _keys(schema: type | None, parent: str) -> list[str]:
-    """The keys under ``parent`` in the schema."""
-    if schema is None:
-        return []
-    node = OmegaConf.structured(schema)
+def _keys(command: str, parent: str) -> set[str]:
+    """The keys under ``parent`` in the schema, and at the top those of the command's yaml."""
+    node = OmegaConf.structured(_own_schema(command))
     for part in filter(None, parent.split(".")):
         if not isinstance(node, DictConfig) or part not in node:
-            return []
+            return set()
         node = node._get_node(part)
-    return [str(key) for key in node] if isinstance(node, DictConfig) else []
+    names = {str(key) for key in node} if isinstance(node, DictConfig) else set()
+    return names if parent else names | {*OmegaConf.load(CONFIG_DIR / f"{command}.yaml")} - {"defaults"}

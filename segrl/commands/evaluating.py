@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from segrl.commands.common import progress, say, verdicts
+from segrl.commands.common import counted, progress, say, verdicts
 from segrl.commands.config import ConfigError, needed
 from segrl.commands.generating import generated, problems_of
 from segrl.commands.planning import announce
@@ -45,8 +45,8 @@ def grade(config: DictConfig) -> None:
         notes = {"gold_failing": failing, "settings": {"traces": path, "format": kind, "thinking": config.thinking}}
         _report(Path(config.out), {name: _written(Path(config.out), name, samples, config.k, notes)})
     right = sum(sample["correct"] for sample in samples)
-    statuses = dict(Counter(sample["status"] for sample in samples))
-    print(f"{kind}: {right} of {len(samples)} right ({100 * right / len(samples):.1f}%), {statuses}")
+    statuses = counted(Counter(sample["status"] for sample in samples))
+    print(f"{kind}: {right} of {len(samples)} right ({100 * right / len(samples):.1f}%), by verdict {statuses}")
 
 
 def evaluate(config: DictConfig) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -72,11 +72,21 @@ def harvest(config: DictConfig) -> None:
     without["either"] = sum(not row["correct"] and not row["incorrect"] for row in rows)
     summary = {"problems": len(rows), "without": without, "mean_tokens": _mean_lengths(rows), "kept": len(kept)}
     write_json(out / "harvest.json", {"settings": _settings(config), **summary, "by_problem": rows})
-    say("\n".join(f"{name:<12}{value}" for name, value in summary.items()))
+    say(_summary(summary))
     if not kept:
         raise ValueError(f"nothing to keep: no response to these {len(rows)} problems is {config.keep}; see {out}")
     save_traces(kept, out / "traces.parquet")
     print(f"-> {out / 'traces.parquet'}")
+
+
+def _summary(counts: Mapping[str, Any]) -> str:
+    without, tokens = counts["without"], counts["mean_tokens"]
+    problems = f"{counts['problems']} problems: {without['correct']} without a correct response"
+    lengths = ", ".join(f"{mean} of {side} ones" for side, mean in tokens.items() if mean is not None)
+    return (
+        f"{problems}, {without['incorrect']} without an incorrect one, {without['either']} with neither\n"
+        f"tokens of the shortest, on average: {lengths or 'there is none'}\n{counts['kept']} responses kept"
+    )
 
 
 # --- problems --------------------------------------------------------------------------------------------------------

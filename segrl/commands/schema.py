@@ -41,6 +41,8 @@ class OpenAIConfig:
 
 @dataclass
 class GenerationConfig:
+    """How responses are sampled: the section ``generation``."""
+
     n: int = MISSING
     temperature: float = MISSING
     top_p: float = MISSING
@@ -58,32 +60,54 @@ class GenerationConfig:
 
 
 @dataclass
-class ReadTraces:
-    """The keys of what reads responses and their tokens."""
+class Prompted:
+    """The keys of what renders prompts for a model."""
 
     model_path: str | None = None  # the model that answers: a folder or hub id; null: the bundled toy model
-    attributor_path: str | None = None  # the model that explains, whose tokenizer counts; null: `model_path`
-    traces: str | None = None  # responses: jsonl, parquet, a folder or glob of them, a hub id, or what `generate` wrote
     template: str = "chat"  # how a prompt is rendered: `chat`, `plain`, or a text that holds `{problem}`
     limit: int | None = None  # read only so many rows
+
+
+@dataclass
+class ReadTraces(Prompted):
+    """The keys of what reads responses and their tokens."""
+
+    attributor_path: str | None = None  # the model that explains, whose tokenizer counts; null: `model_path`
+    traces: str | None = None  # responses: jsonl, parquet, a folder or glob of them, a hub id, or what `generate` wrote
+
+
+@dataclass
+class Planned:
+    """What a plan is made for."""
+
+    gpu: str | None = None  # the GPU to plan for where none is here; h200, h100, a100, a100-40gb, l40s, a10, 4090
+
+
+@dataclass
+class Graded:
+    """What counts as an answer."""
+
+    thinking: str = "auto"  # is a box before </think> an answer? auto, required, none
 
 
 @dataclass
 class LoadedModel:
     """How a model that transformers loads is held."""
 
-    dtype: str = "float32"  # of models that transformers loads: `float32`, `bfloat16`, `float16`
-    device: str = "auto"  # `auto`, `cpu`, `cuda`, `cuda:1`, ...
+    dtype: str = "float32"  # of the weights: `float32`, `bfloat16`, `float16`
+    device: str = "auto"  # where the model runs: `auto`, `cpu`, `cuda`, `cuda:1`, ...
 
 
 @dataclass
 class Sampler(LoadedModel):
     """What samples responses."""
 
-    # `float32`, `bfloat16`, `float16`; `auto`: with vLLM the one in the model's config.json, with transformers float32
+    # of the weights: `auto`, `float32`, `bfloat16`, `float16`; `auto`: with vLLM as in the model's config.json, with
+    # transformers float32
     dtype: str = "auto"
-    backend: str = MISSING
-    server: str | None = None  # of backend=openai
+    # what samples: transformers, vllm, openai (a server), or package.module:function
+    backend: str = "transformers"
+    server: str | None = None  # of backend=openai, such as http://localhost:8000/v1
     generation: GenerationConfig = field(default_factory=GenerationConfig)
 
 
@@ -93,38 +117,31 @@ class Doctor:
 
 
 @dataclass
-class Generate(Sampler):
-    model_path: str | None = None  # the model that answers: a folder or hub id; null: the bundled toy model
+class Generate(Sampler, Prompted):
     data_path: str | None = None  # problems with answers: jsonl, parquet, a folder, a glob, a hub id; null: toy ones
     out: str | None = None  # a folder
-    template: str = "chat"  # how a prompt is rendered: `chat`, `plain`, or a text that holds `{problem}`
-    limit: int | None = None  # read only so many rows
 
 
 @dataclass
-class Harvest(Generate):
-    traces: str | None = None  # responses: the same kinds of files as problems, or the folder of `segrl generate`
-    thinking: str = MISSING
+class Harvest(Graded, Generate):
+    traces: str | None = None  # responses to choose from: as data_path, or what `generate` wrote; null: sampled here
     keep: str = MISSING
     unanswered: bool = MISSING
 
 
 @dataclass
-class Evaluate(Generate):
-    gpu: str | None = None  # the GPU to plan for where none is here: h200, h100, a100, a100-40gb, l40s, a10, 4090
-    benchmark: Any = MISSING  # a name or a list of names
-    samples: dict[str, int | None] = field(default_factory=dict)  # a problem, by benchmark, where not generation.n
+class Evaluate(Planned, Graded, Generate):
+    benchmark: Any = MISSING
+    samples: dict[str, int | None] = field(default_factory=dict)
     greedy: bool = MISSING
     k: list[int] | None = MISSING
-    thinking: str = MISSING
 
 
 @dataclass
-class Grade:
-    traces: str | None = None  # responses: jsonl, parquet, a folder or glob of them, or the folder of `segrl generate`
+class Grade(Graded):
+    traces: str | None = None  # responses: jsonl, parquet, a folder or glob of them, or what `generate` wrote
     out: str | None = None  # a .jsonl or .parquet file, or a folder
     limit: int | None = None  # read only so many rows
-    thinking: str = MISSING
     k: list[int] | None = MISSING
 
 
@@ -154,7 +171,7 @@ class Cost:
 @dataclass
 class Report(ReadTraces):
     out: str | None = None  # an .html file
-    selections: Any = None  # a path or a list of paths
+    selections: Any = None
     attributions: str | None = None
     rollouts: str | None = None
     metrics: str | None = None

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, is_dataclass, make_dataclass
+from dataclasses import dataclass, field, make_dataclass
 from functools import partial
 from typing import Any, get_type_hints
 
 from omegaconf import MISSING
 
 from segrl.attribution.engine import AttributionSettings
-from segrl.commands.schema import LoadedModel, ReadTraces, Sampler
+from segrl.commands.schema import Graded, LoadedModel, Planned, ReadTraces, Sampler
 from segrl.credit.settings import CreditSettings
 from segrl.importance.reading import EvidenceSettings
 from segrl.segmentation import segment
@@ -47,12 +47,12 @@ SEGMENTATION = section_of(segment, "min_tokens", "max_segments")
 
 @dataclass
 class SelectionSettings(SELECTION):  # type: ignore[valid-type, misc]
-    """The section ``selection``: the options of :func:`segrl.select`."""
+    """Which segments are kept (Eq. 5 to 7): the section ``selection``, the options of :func:`segrl.select`."""
 
 
 @dataclass
 class SegmentationSettings(SEGMENTATION):  # type: ignore[valid-type, misc]
-    """The section ``segmentation``: the options of :func:`segrl.segment` and of the segmenter."""
+    """How segments are joined, and the segmenter's options: the section ``segmentation``."""
 
     # of the segmenter: {word_boundary: true, crlf: true} for keywords, {pattern: ...} for regex
     options: dict[str, Any] = field(default_factory=dict)
@@ -68,6 +68,8 @@ SECTIONS: dict[str, type] = {
 
 @dataclass
 class AnalysisConfig:
+    """Thresholds of the figures, and how they are made: the section ``analysis``."""
+
     tau: float = MISSING
     beta: float = MISSING
     taus: list[float] = MISSING
@@ -83,6 +85,8 @@ class AnalysisConfig:
 
 @dataclass
 class SecondRound:
+    """What follows where the judge came to no verdict: the section ``second_round``."""
+
     temperature: float = MISSING
     max_tokens: int = MISSING
 
@@ -94,7 +98,7 @@ class SecondRound:
 class Cut:
     """How a response is cut into segments."""
 
-    # keywords, retro_search, paragraphs, fixed, regex, auto, or package.module:function
+    # where to cut: keywords, retro_search, paragraphs, fixed, regex, auto; or package.module:function
     segmenter: str = "keywords"
     segmentation: SegmentationSettings = field(default_factory=SegmentationSettings)
 
@@ -105,15 +109,14 @@ class Segment(Cut, ReadTraces):
 
 
 @dataclass
-class Spread(LoadedModel):
+class Spread(Planned, LoadedModel):
     """Where many traces are attributed or scored, and what a kill can lose of it."""
 
-    # local: in this process; ray: an actor per GPU, or per share of the cores, on all nodes of the cluster; auto: ray
-    # where this machine has several GPUs
+    # where it runs: local, ray or auto. local: in this process; ray: an actor per GPU, or per share of the cores, on
+    # all nodes of the cluster; auto: ray where this machine has several GPUs
     executor: str = "auto"
     workers: int = 0  # actors on ray; 0: one per GPU, or one
-    shard: int = 32  # traces between two shards; what a kill can lose
-    gpu: str | None = None  # the GPU to plan for where none is here: h200, h100, a100, a100-40gb, l40s, a10, 4090
+    shard: int = 32  # traces in a shard; what a kill can lose
 
 
 @dataclass
@@ -126,11 +129,12 @@ class Attribute(Spread, ReadTraces):
 class Measured(Cut, Spread):
     """What the segments of many traces are scored by."""
 
+    # what a segment is scored by: first_and_last, contribution, ig, ...; or package.module:function.
     # first_and_last: the answer's log-odds after the thought alone, and how much they fall without it; alone, shapley:
     # after other subsets of thoughts; contribution: what the segment adds to the answer, read from one gate; ig: the
-    # paper's, with attribution=paper; its parts strength, abs_ig_tokens, ig_tokens;
-    # rivals pmi, confidence_gain, confidence_gain_cheap, leave_one_out, grad_input, oar, grail, attention, entropy,
-    # perplexity, first_correct; controls random, permuted_ig, length, position, oracle; or package.module:function
+    # paper's, with attribution=paper; its parts strength, abs_ig_tokens, ig_tokens; rivals pmi, confidence_gain,
+    # confidence_gain_cheap, leave_one_out, grad_input, oar, grail, attention, entropy, perplexity, first_correct;
+    # controls random, permuted_ig, length, position, oracle
     measure: str = "first_and_last"
 
 
@@ -187,11 +191,10 @@ class Export(ReadTraces):
 
 
 @dataclass
-class Analyze(Cut, Sampler, ReadTraces):
+class Analyze(Cut, Graded, Sampler, ReadTraces):
     out: str | None = None  # a folder
     measure: str = MISSING
-    measure_options: dict[str, Any] = field(default_factory=dict)
-    thinking: str = MISSING
+    measure_options: dict[str, Any] = field(default_factory=dict)  # of the measure
     seed: int = MISSING
     shard: int = MISSING
     judge_path: str | None = None
@@ -203,15 +206,15 @@ class Analyze(Cut, Sampler, ReadTraces):
 @dataclass
 class Truth(LoadedModel, ReadTraces):
     out: str | None = None  # a folder
-    world: str = "toy"  # or lines, worded, real
-    half: str = "test"  # or dev, on which to choose; all
+    world: str = "toy"  # where the traces come from: toy, lines, worded or real
+    half: str = "test"  # its traces to look at: test, dev (on which to choose) or all
     # of the world: {ask: last} and {wrong: true} for toy, {wrong: true} for worded, {path: ...} for lines and real
     world_options: dict[str, Any] = field(default_factory=dict)
     measures: list[str] | None = None  # arms of the table or measures; null: every arm
     measure_options: dict[str, Any] = field(default_factory=dict)  # by measure: {shapley: {...}}
     forwards: int = 512  # of sampled Shapley values, where there are too many thoughts for exact ones
-    seed: int = 0
-    shard: int = 2  # traces between two shards; what a kill can lose
+    seed: int = 0  # of the traces and of sampled values
+    shard: int = 2  # traces in a shard; what a kill can lose
     attribution: AttributionSettings = field(default_factory=AttributionSettings)
 
 
@@ -225,9 +228,22 @@ TRACE_SCHEMAS: dict[str, type] = {
     "analyze": Analyze,
     "truth": Truth,
 }
-# What is mixed into verl's config, as plain mappings: verl's own main runs on them. Sections are groups of their own.
-IN_VERLS = {
-    "masking": asdict(Rules()),
-    "credit": asdict(CreditSettings()),
-    "cold_start": {key: value for key, value in vars(ColdStart()).items() if not is_dataclass(value)},
-}
+
+
+@dataclass
+class Sft(ColdStart):
+    """The keys of `segrl sft` whose types are known, beside verl's."""
+
+    segrl: Rules = field(default_factory=Rules)
+
+
+@dataclass
+class Grpo:
+    """The keys of `segrl grpo` whose types are known, beside verl's."""
+
+    segrl: CreditSettings = field(default_factory=CreditSettings)
+
+
+BESIDE_VERLS: dict[str, type] = {"sft": Sft, "grpo": Grpo}
+# What is mixed into verl's config, as plain mappings: verl's own main runs on them.
+IN_VERLS: dict[str, type] = {"masking": Rules, "credit": CreditSettings, "cold_start": ColdStart}

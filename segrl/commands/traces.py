@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig
 
-from segrl.commands.common import attributor, made_from, plain, say, segments_of, tokenised
+from segrl.commands.common import attributor, counted, made_from, plain, say, segments_of, tokenised
 from segrl.commands.config import needed
 from segrl.commands.planning import announce
 from segrl.data import records
@@ -45,7 +45,8 @@ def attribute(config: DictConfig) -> None:
     failed = [row for row in rows if row["error"]]
     flags = Counter(flag for row in rows for flag in row["flags"])
     evaluations = sum(row["evaluations"] or 0 for row in rows)
-    say(f"{len(rows)} traces, {evaluations} evaluations, {len(failed)} failed, flags {dict(flags)} -> {out}")
+    flagged = f", flagged {counted(flags)}" if flags else ""
+    say(f"{len(rows)} traces, {evaluations} evaluations, {len(failed)} failed{flagged} -> {out}")
     for row in failed[:5]:
         print(f"  {row['id']}: {row['error']}")
 
@@ -65,7 +66,7 @@ def calibrate(config: DictConfig) -> None:
     write_json(out, calibration)
     print(f"calibrated on {len(traces)} traces with {config.grid} nodes -> {out}")
     for count, rule in calibration["rules"].items():
-        print(f"  {count} nodes at {', '.join(f'{alpha:.3f}' for alpha in rule['alphas'])}")
+        print(f"  {count} node{'' if count == '1' else 's'} at {', '.join(f'{alpha:.3f}' for alpha in rule['alphas'])}")
 
 
 def select(config: DictConfig) -> None:

@@ -80,7 +80,7 @@ class CurriculumSettings:
     # the reward from which a rollout has passed; where the reward function gives an `acc`, it is compared instead
     passed_from: float = 0.5
     convergence: str | None = None  # the order of a second phase; null: there is one phase
-    convergence_options: dict[str, Any] = field(default_factory=dict)
+    convergence_options: dict[str, Any] = field(default_factory=dict)  # of that order
     convergence_step: int | None = None  # the step with which the second phase begins
     # or it begins after the first step with less entropy than this, by verl's actor/entropy; the earlier of both counts
     convergence_entropy: float | None = None

@@ -31,9 +31,8 @@ class RegulationSettings:
     # nats a token; while exploring, the weight is steered to hold this entropy; null: the weight stays
     entropy_target: float | None = None
     entropy_gain: float = 0.5  # how far a miss, in parts of the target, moves the weight's logarithm in one step
-    reference_weight: float = (
-        0.0  # while converging: advantage a nat by which a token is likelier than by the reference
-    )
+    # while converging: advantage lost a nat by which a token is likelier than under the reference
+    reference_weight: float = 0.0
     confidence: bool = False  # while converging: a right response counts by the probability of its answer
 
     def __post_init__(self) -> None:

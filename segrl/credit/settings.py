@@ -88,15 +88,15 @@ class Side:
 class CreditSettings:
     """How a rollout's advantage is spread over its tokens: the section ``segrl`` of `segrl grpo`."""
 
-    rule: str = "rank"  # a name of WEIGHTINGS, or package.module:function; uniform is plain GRPO
-    rule_options: dict[str, Any] = field(default_factory=dict)  # of that function: {low: 0.8, high: 1.2} for rank
+    rule: str = "rank"  # scores to weights: rank, linear, top, ..., or package.module:function; uniform is plain GRPO
+    rule_options: dict[str, Any] = field(default_factory=dict)  # of that rule: {low: 0.8, high: 1.2} for rank
     # what a thought adds to the answer, read from one gate; or another of MEASURES that can be had online, or
     # package.module:function
     measure: str = "contribution"
-    measure_options: dict[str, Any] = field(default_factory=dict)  # of that function
+    measure_options: dict[str, Any] = field(default_factory=dict)  # of that measure
     # the measure of responses of negative advantage, like mistake: what misled them; null: the same one
     negative_measure: str | None = None
-    negative_measure_options: dict[str, Any] = field(default_factory=dict)
+    negative_measure_options: dict[str, Any] = field(default_factory=dict)  # of that measure
     scope: str = "response"  # what the rule compares: the segments of a response, or those of the whole batch
     mean_one: bool = True  # the weights of a scope have mean one; false: they are as the rule says
     form: str = "times"  # advantage times weight; or plus: advantage + weight - 1
@@ -117,27 +117,28 @@ class CreditSettings:
     target: str = "own"
     # gates on the value vectors of every layer; or embeddings, the paper's, which measure=ig reads
     path: str = "values"
-    output: str = "log_odds"  # still moves where the answer is sure; or logp, the paper's; a contrast is neither
+    # what is read of the answer: log_odds, which move where it is sure too, or logp, the paper's; a contrast is neither
+    output: str = "log_odds"
     begin: float = 0.0  # where on the path to begin, 1 being the input
-    nodes: int = 1
+    nodes: int = 1  # points of the path at which the model is evaluated
     # what attribution.quadrature takes: the gate at 0.5; or calibrated, which advised path=embeddings: nodes where this
     # model's path is steep, found on the first rollouts
     quadrature: str = "midpoint"
-    calibration_rollouts: int = 16
-    calibration_nodes: int = 48
+    calibration_rollouts: int = 16  # of quadrature=calibrated: the rollouts that are looked at
+    calibration_nodes: int = 48  # of quadrature=calibrated: the nodes to choose from
     # response or all: the positions that move; null: all with path=embeddings, as in the paper, else the response
     interpolate: str | None = "response"
     certificate_every: int = 10  # every n-th weighed step certifies completeness, at two forwards more; 0: never
     # every n-th weighed step compares the scores of a few rollouts with those at many nodes; 0: never
     fidelity_every: int = 50
-    fidelity_rollouts: int = 8
-    fidelity_nodes: int = 48
-    tokens_per_forward: int | None = None  # padding included; null: actor.ppo_max_token_len_per_gpu, and 2048 on a CPU
+    fidelity_rollouts: int = 8  # of fidelity_every: the rollouts that are compared
+    fidelity_nodes: int = 48  # of fidelity_every: the many nodes
+    tokens_per_forward: int | None = None  # with padding; null: actor.ppo_max_token_len_per_gpu, and 2048 on a CPU
     checkpointing: bool | None = None  # activation checkpointing; null: as the model's enable_gradient_checkpointing
-    # live, frozen (a model that never changes), ref (verl's reference; under LoRA the bare actor)
+    # the model that explains: live, frozen (never changes) or ref (verl's reference, under LoRA the bare actor)
     attributor: str = "live"
     attributor_path: str | None = None  # of the frozen one; it must share the policy's vocabulary
-    attributor_dtype: str = "bfloat16"
+    attributor_dtype: str = "bfloat16"  # of the frozen one's weights: float32, bfloat16 or float16
     attributor_workers: int = 1  # Ray actors, each with a copy
     attributor_gpus: float = 1.0  # of each; trainer.n_gpus_per_node must leave them free
     poll_seconds: float = 2.0  # how often verl looks for finished rollouts; shorter where a whole step takes less

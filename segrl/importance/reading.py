@@ -16,22 +16,19 @@ from segrl.types import TokenisedTrace
 
 @dataclass(frozen=True)
 class EvidenceSettings:
-    """The section ``evidence`` of a command's config: how prefixes and subsets of the thoughts are read, and how
-    confidence is sampled, which only confidence_gain asks for.
-    """
+    """How parts of the thinking are read for a measure: the section ``evidence``."""
 
-    # pmi, confidence_gain_cheap: read a trace once, not each prefix (long traces: many times as fast)
+    # of pmi, confidence_gain_cheap: read a trace once, not each prefix (long traces: many times as fast)
     shared_prefixes: bool = False
-    output: str = "logp"  # or log_odds: what the measures that follow no path read of the answer, pmi and others
-    subset_output: str = "log_odds"  # or logp: the same of alone, first_and_last and shapley
+    output: str = "logp"  # what pmi and others without a path read of the answer: logp or log_odds
+    subset_output: str = "log_odds"  # the same of alone, first_and_last and shapley
     forwards: int = 64  # of shapley alone: subsets of the thoughts that are read; exact where that is all of them
     samples: int = 32  # of confidence_gain alone: answers forced after each prefix of the thinking
-    # of continuation_gain alone: how often the response is sampled on from each prefix, and for how many tokens at most
-    continuations: int = 8
-    continued_tokens: int = 256
-    temperature: float = 0.6  # of both
-    answer_tokens: int = 32  # an answer not closed by then is wrong
-    seed: int = 0
+    continuations: int = 8  # of continuation_gain alone: samples of the response from each prefix on
+    continued_tokens: int = 256  # tokens of such a sample at most
+    temperature: float = 0.6  # of forced answers and of continuations
+    answer_tokens: int = 32  # tokens of a forced answer; one that is not closed by then is wrong
+    seed: int = 0  # of all that is drawn
 
 
 @dataclass(frozen=True)

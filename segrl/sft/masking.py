@@ -27,21 +27,21 @@ NORMALISATIONS = ("batch", "trace")
 class Rules:
     """What counts as a label: the section ``masking`` of `segrl export`, and a part of ``segrl`` in `segrl sft`."""
 
-    # full: loss on the whole response; selective: on kept segments; pruned: the response is cut down to them; soft:
-    # every token counts by its segment's weight
+    # full, selective, pruned or soft. full: loss on the whole response; selective: on kept segments; pruned: the
+    # response is cut down to them; soft: every token counts by its segment's weight
     mode: str = "selective"
-    end: str = "always"  # does the end of text count as a label: always, never, or as the last token does (segment)
-    # write <think> before a response where neither it nor the prompt has it: closed, where </think> follows; always,
-    # for a model that is to learn to think; never
+    end: str = "always"  # is the end of text a label: always, never or segment; segment: as the last token is
+    # write <think> where there is none: closed, always or never. closed: where </think> follows; always: for a model
+    # that is to learn to think. Nowhere is it written where the prompt has it
     think_start: str = "closed"
-    think_end: str = "always"  # the same of </think>, beside what its segment says
-    boxed: str = "always"  # the same of the last \boxed{...}
-    too_long: str = "error"  # error, drop, or truncate at a segment boundary: a trace over data.max_length
-    # batch: the mean over all kept tokens of a global batch (verl's); trace: over each trace's own kept tokens, then
-    # over traces (Eq. 9)
+    think_end: str = "always"  # is </think> a label: always, never or segment; segment: as its segment is
+    boxed: str = "always"  # is the last \boxed{...} a label: always, never or segment
+    too_long: str = "error"  # a trace that is too long: error, drop, or truncate at a segment boundary
+    # the mean of the loss: trace or batch. trace: over each trace's own kept tokens, then over traces (Eq. 9); batch:
+    # over all kept tokens of a global batch (verl's)
     normalise: str = "batch"
-    rule: str = "linear"  # mode=soft: a rule of segrl.weigh, or package.module:function
-    rule_options: dict[str, Any] = field(default_factory=dict)
+    rule: str = "linear"  # of mode=soft: a rule of segrl.weigh, or package.module:function
+    rule_options: dict[str, Any] = field(default_factory=dict)  # of that rule
 
     def __post_init__(self) -> None:
         _check("mode", self.mode, MODES)

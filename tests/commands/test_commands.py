@@ -62,7 +62,7 @@ def test_attributions_and_selections_are_those_of_the_library(planted, tmp_path)
 
 
 def test_a_measure_that_reads_nothing_needs_no_model(planted, tmp_path, monkeypatch):
-    monkeypatch.setattr("segrl.loading.load_model", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("segrl.commands.attributing.load_model", lambda **_: pytest.fail("a model was loaded"))
     run("select", f"traces={planted}", f"out={tmp_path / 'out.parquet'}", "measure=length")
     assert len(read_rows(tmp_path / "out.parquet")) == 6
 

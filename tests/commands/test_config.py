@@ -191,14 +191,15 @@ def test_a_composed_config_is_frozen():
 
 
 def test_help_lists_every_command(capsys):
-    assert main([]) == main(["--help"]) == 0
+    assert main(["--help"]) == 0
     shown = capsys.readouterr().out
     assert all(f"  {command} " in shown for command in COMMANDS)
+    assert len(shown.splitlines()) < 40
+    assert main(["help", "compare"]) == 0
+    assert capsys.readouterr().out.startswith("segrl compare: ")
 
 
-def test_a_commands_help_and_config(capsys):
-    assert main(["select", "--help"]) == 0
-    assert "which of them to keep" in capsys.readouterr().out
+def test_a_commands_config(capsys):
     assert main(["select", "selection.tau=0.6", "--cfg", "job"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["selection"]["tau"] == 0.6
 
@@ -208,7 +209,10 @@ def test_a_commands_help_and_config(capsys):
     [
         (["selct"], "no command is called 'selct', did you mean 'select'?"),
         (["select", "selection.tua=1"], "no key 'selection.tua', did you mean 'tau'?"),
-        (["select", "--verbose"], "unknown flag '--verbose'"),
+        (["select", "--verbose"], "unknown flag '--verbose', expected one of --cfg, --help"),
+        (["select", "--help", "selektion"], "--help has nothing on 'selektion', did you mean 'selection'?"),
+        (["select", "--help", "x"], "on 'x', expected one of attribution, evidence, segmentation, selection"),
+        (["select", "traces"], "'traces' is no key=value; `segrl select --help` lists the keys"),
         (["select"], "traces and out must be given, like traces=..."),
         (["select", "out=x"], "traces must be given, like traces=..."),
         (["select", "out=x", "traces=nowhere.jsonl", "measure=length"], "nowhere.jsonl"),
@@ -223,8 +227,9 @@ def test_bad_input_is_a_sentence_and_exit_code_2(arguments, sentence, capsys, tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_overview_starts_without_torch():
-    code = "import sys; from segrl.commands.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+def test_help_starts_without_torch():
+    code = "from segrl.commands.cli import main; main(['--help']); main(['evaluate', '--help']); "
+    code = f"import sys; {code} sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
 
 
@@ -232,6 +237,15 @@ def test_the_module_runs_as_the_command():
     run = subprocess.run([sys.executable, "-m", "segrl", "selct"], capture_output=True, text=True, timeout=60)
     assert run.returncode == 2
     assert "did you mean 'select'" in run.stderr
+
+
+def test_a_key_beside_verls_is_known():
+    pytest.importorskip("verl")
+    assert compose("grpo", ["segrl.rule_options.low=0.5"]).segrl.rule_options == {"low": 0.5}
+    with pytest.raises(ConfigError, match=r"no key 'segrl.mesure', did you mean 'measure'\?"):
+        compose("grpo", ["segrl.mesure=x"])
+    with pytest.raises(ConfigError, match=r"no key 'segrl\.foo'; `segrl grpo --help segrl` lists those there are"):
+        compose("grpo", ["segrl.foo=x"])
 
 
 def test_a_misspelt_method_names_its_neighbour():

@@ -318,7 +318,7 @@ def test_empty_responses_are_graded_as_wrong_and_counted(tmp_path, capsys):
     run("grade", f"traces={tmp_path / 't.jsonl'}")
     shown = capsys.readouterr()
     assert "2 of 3 responses on t are empty, and count as wrong" in shown.err
-    assert "0 of 3 right (0.0%), {'no_answer': 3}" in shown.out
+    assert "0 of 3 right (0.0%), by verdict 3 no_answer" in shown.out
 
 
 @pytest.mark.e2e
