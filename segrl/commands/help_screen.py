@@ -102,11 +102,11 @@ def _closed(command: str, *parents: str) -> list[str]:
 
 
 def _choices(command: str, group: str, short: bool = False) -> list[str]:
-    """What each file of a group says of itself, in ``short`` in a line."""
+    """What each file of a group says of itself; in ``short`` its first sentence, in a line."""
     heads = {name: file.head for name, file in options(group, command).items() if name != "default"}
     column = max((len(name) for name in heads), default=0) + 4
     entry = _cut if short else _entry
-    return [line for name, head in heads.items() for line in entry(name, head, column)]
+    return [line for name, head in heads.items() for line in entry(name, first(head) if short else head, column)]
 
 
 # --- keys ------------------------------------------------------------------------------------------------------------
@@ -196,4 +196,4 @@ def _entry(left: str, text: str, column: int) -> list[str]:
 
 def first(text: str) -> str:
     """The first sentence of a text, up to a full stop or a semicolon."""
-    return re.split(r"(?<!Eq)[.;] ", text, maxsplit=1)[0]
+    return re.split(r"(?<!Eq)[.;] ", text, maxsplit=1)[0].removesuffix(".")
