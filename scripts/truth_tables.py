@@ -53,19 +53,19 @@ SHORT = (
     *("shapley, 16 forwards", "attention", "grad_input", "grail", "FlashTrace", "FlashTrace, through the thinking"),
 )
 HUNDREDS = ("ig, 256 nodes", "embeddings, signed, 256 nodes")
-DEAR = (
+EXPENSIVE = (
     *HUNDREDS,
     *("permuted", "ig, response", "ig, hidden answer", "embeddings, signed, 32 log-odds", "values, 32", "perplexity"),
     *("captum, 50", "captum, 50, signed", "shapley, 64 forwards"),
 )
 MARKING = ("contrast, three readings", "contrast, three readings, dealt")
-DEAR_ON_MISTAKES = (
+EXPENSIVE_ON_MISTAKES = (
     *("ig", "contrast, embeddings, 12"),
     *("the paper's loop, 50, its own answer", "the paper's loop, 50, signed, its own answer"),
 )
 
 # A model that is not trained on the world's problems reaches a right answer from no prefix, after minutes of sampling.
-ON_TEXT = (*DEAR_ON_MISTAKES, "continuations")
+ON_TEXT = (*EXPENSIVE_ON_MISTAKES, "continuations")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Table:
 
 TABLES = {
     "toy": Table("toy", 200, {"most": 10}, without=HUNDREDS),
-    "toy_last": Table("toy", 100, {"ask": "last", "most": 10}, without=DEAR),
+    "toy_last": Table("toy", 100, {"ask": "last", "most": 10}, without=EXPENSIVE),
     "toy_mistakes": Table("toy", 60, {"ask": "all", "wrong": True}),
     "toy_last_mistakes": Table("toy", 60, {"ask": "last", "wrong": True}),
     "toy_marked": Table("toy", 200, {"ask": "all", "wrong": True}, arms=MARKING),
@@ -99,13 +99,13 @@ TABLES = {
     "lines_256": Table("lines", 12, pretrained=True, arms=(*HUNDREDS, "pmi")),
     "worded": Table("worded", 60, pretrained=True, arms=SHORT),
     "worded_mistakes": Table(
-        "worded", 60, {"wrong": True}, pretrained=True, without=(*DEAR_ON_MISTAKES, "continuations")
+        "worded", 60, {"wrong": True}, pretrained=True, without=(*EXPENSIVE_ON_MISTAKES, "continuations")
     ),
 }
 # Responses of the bundled model itself: the wrong ones to problems that it also solves, as they are in a group of GRPO.
 ROLLOUTS = {
-    "toy_rollouts": ({"ask": "all"}, Table("toy", 200, {"wrong": True}, without=DEAR_ON_MISTAKES)),
-    "toy_last_rollouts": ({"ask": "last"}, Table("toy", 200, {"wrong": True}, without=DEAR_ON_MISTAKES)),
+    "toy_rollouts": ({"ask": "all"}, Table("toy", 200, {"wrong": True}, without=EXPENSIVE_ON_MISTAKES)),
+    "toy_last_rollouts": ({"ask": "last"}, Table("toy", 200, {"wrong": True}, without=EXPENSIVE_ON_MISTAKES)),
 }
 PROBLEMS, PROBLEM_SEEDS = 400, {"dev": 300_000, "test": 300_001}
 DRAWN = {"n": 8, "temperature": 1.0, "top_p": 1.0, "max_tokens": 256}

@@ -16,12 +16,12 @@ CONSISTENCIES = ("plain", "excess")
 def select(
     scores: SegmentScores,
     tau: float = 0.7,  # the share of total strength that kept segments reach
-    beta: float = 0.8,  # kept segments are at most so consistent in sign
+    beta: float = 0.8,  # the highest consistency in sign of a kept segment
     force: Sequence[int] = (0, -1),  # thoughts that are kept whatever their scores: the first and the last
     beta_min_tokens: int = 1,  # shorter segments are not judged by consistency; 40 leaves out those where it is chance
     match_tokens: float | None = None,  # in place of tau: the share of thinking tokens to keep, alike for every measure
     match_segments: float | None = None,  # in place of tau: the share of thoughts to keep, short or long
-    consistency: str = "plain",  # plain, or excess: what lies above that of random signs
+    consistency: str = "plain",  # plain, or excess: the consistency beyond that of random signs
 ) -> Selection:
     """Keep the fewest strongest segments whose shares reach ``tau``, except those with a consistency above ``beta``.
 

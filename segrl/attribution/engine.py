@@ -49,7 +49,8 @@ class AttributionSettings:
     # values: gates on the value vectors of every layer; embeddings: the paper's. Gates need no baseline: one evaluation
     # is enough, on pretrained models too
     path: str = "values"
-    # what is read of the answer: log_odds, which move where it is sure too, or logp, the paper's; a contrast is neither
+    # what is read of the answer: log_odds, which also move where the model is sure, or logp, the paper's;
+    # target=contrast reads its own
     output: str = "log_odds"
     begin: float = 0.0  # where on the path to begin, 1 being the input
     # the positions that move: all or response; null: all with path=embeddings, as in the paper, else the response
@@ -60,7 +61,7 @@ class AttributionSettings:
     # activation checkpointing; null: for traces longer than batch_tokens, or than 8192
     checkpointing: bool | None = None
     engine: str = "segrl"  # what integrates: segrl or captum
-    # authors: the numbers of the paper's code, whatever quadrature, nodes and tolerance say
+    # authors: the numbers of the paper's code; quadrature, nodes and tolerance then have no effect
     compat: str | None = None
 
 

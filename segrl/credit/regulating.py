@@ -30,10 +30,10 @@ class RegulationSettings:
     entropy_weight: float = 0.0  # advantage a nat of entropy, for a thought of average score; 0: none
     # nats a token; while exploring, the weight is steered to hold this entropy; null: the weight stays
     entropy_target: float | None = None
-    entropy_gain: float = 0.5  # how far a miss, in parts of the target, moves the weight's logarithm in one step
+    entropy_gain: float = 0.5  # the change of the weight's logarithm in a step that misses by the whole target
     # while converging: advantage lost a nat by which a token is likelier than under the reference
     reference_weight: float = 0.0
-    confidence: bool = False  # while converging: a right response counts by the probability of its answer
+    confidence: bool = False  # while converging: a positive advantage is multiplied by the answer's probability
 
     def __post_init__(self) -> None:
         for name in ("entropy_weight", "entropy_gain", "reference_weight"):

@@ -90,7 +90,7 @@ class CreditSettings:
 
     rule: str = "rank"  # scores to weights: rank, linear, top, ..., or package.module:function; uniform is plain GRPO
     rule_options: dict[str, Any] = field(default_factory=dict)  # of that rule: {low: 0.8, high: 1.2} for rank
-    # what a thought adds to the answer, read from one gate; or another of MEASURES that can be had online, or
+    # what a thought adds to the answer, read from one gate; or another measure that can be read while training, or
     # package.module:function
     measure: str = "contribution"
     measure_options: dict[str, Any] = field(default_factory=dict)  # of that measure
@@ -117,12 +117,13 @@ class CreditSettings:
     target: str = "own"
     # gates on the value vectors of every layer; or embeddings, the paper's, which measure=ig reads
     path: str = "values"
-    # what is read of the answer: log_odds, which move where it is sure too, or logp, the paper's; a contrast is neither
+    # what is read of the answer: log_odds, which also move where the model is sure, or logp, the paper's;
+    # target=contrast reads its own
     output: str = "log_odds"
     begin: float = 0.0  # where on the path to begin, 1 being the input
     nodes: int = 1  # points of the path at which the model is evaluated
-    # what attribution.quadrature takes: the gate at 0.5; or calibrated, which advised path=embeddings: nodes where this
-    # model's path is steep, found on the first rollouts
+    # what attribution.quadrature takes: the gate at 0.5; or calibrated, for path=embeddings: nodes where the first
+    # rollouts show this model's path to be steep
     quadrature: str = "midpoint"
     calibration_rollouts: int = 16  # of quadrature=calibrated: the rollouts that are looked at
     calibration_nodes: int = 48  # of quadrature=calibrated: the nodes to choose from
