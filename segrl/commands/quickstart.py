@@ -149,13 +149,13 @@ def logged(stage: Stage, logs: Path) -> int:
 
 def follow(process: subprocess.Popen, stage: Stage, logs: Path) -> None:
     """Print each line that the stage says, until its process has ended."""
-    printed, running = 0, True
+    printed, running = [0, 0], True
     while running:
         running = process.poll() is None
-        lines = said(stage, logs)
-        for line in lines[printed:]:
-            print(f"    {line}", flush=True)
-        printed = len(lines)
+        for source, lines in enumerate((whole_lines(summary_of(stage, logs)), steps_of(stage, logs))):
+            for line in lines[printed[source] :]:
+                print(f"    {line}", flush=True)
+            printed[source] = len(lines)
         if running:
             time.sleep(PAUSE)
 
@@ -165,9 +165,13 @@ def ended_well(stage: Stage, logs: Path) -> bool:
 
 
 def said(stage: Stage, logs: Path) -> list[str]:
-    """The lines of the stage's summary, then the mean reward of each step that verl has logged."""
-    rewards = [f"step {step}, mean reward {reward:.3f}" for step, reward in enumerate(rewards_of([stage], logs), 1)]
-    return whole_lines(summary_of(stage, logs)) + rewards
+    """The lines of the stage's summary, then those of its steps."""
+    return whole_lines(summary_of(stage, logs)) + steps_of(stage, logs)
+
+
+def steps_of(stage: Stage, logs: Path) -> list[str]:
+    """A line for each step that verl has logged."""
+    return [f"step {step}, mean reward {reward:.3f}" for step, reward in enumerate(rewards_of([stage], logs), 1)]
 
 
 def rewards_of(stages: Sequence[Stage], logs: Path) -> list[float]:

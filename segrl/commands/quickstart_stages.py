@@ -45,28 +45,28 @@ def preparation(config: DictConfig, backend: str) -> list[Stage]:
             "generate",
             [*model, *learning, f"out={out / 'samples'}"],
             "Sample solutions of the model's own to learn from.",
-            20,
+            16,
         ),
         Stage(
             "harvest",
             "harvest",
             [samples, "keep=correct", f"out={out / 'harvest'}"],
             "Keep the shortest right solution of each problem.",
-            3,
+            2,
         ),
         Stage(
             "attribute",
             "attribute",
             [*model, traces, f"out={out / 'attributions'}"],
             "Attribute the answer to the tokens of the solution, for the page.",
-            15,
+            6,
         ),
         Stage(
             "select",
             "select",
             [*model, traces, f"out={out / 'selections.parquet'}"],
             "Score each thought by what the answer gains from it, and keep the thoughts that matter.",
-            10,
+            8,
         ),
     ]
 
@@ -74,9 +74,9 @@ def preparation(config: DictConfig, backend: str) -> list[Stage]:
 def training(config: DictConfig, backend: str) -> list[Stage]:
     """Selective SFT, GRPO, and an evaluation after each."""
     return [
-        Stage("sft", "sft", sft(config), "Train on the kept thoughts alone: selective SFT on verl.", 25),
+        Stage("sft", "sft", sft(config), "Train on the kept thoughts alone: selective SFT on verl.", 23),
         evaluation(config, backend, "sft"),
-        Stage("grpo", "grpo", grpo(config), "Train on rewards: GRPO on verl with segment-weighted advantages.", 150),
+        Stage("grpo", "grpo", grpo(config), "Train on rewards: GRPO on verl with segment-weighted advantages.", 123),
         evaluation(config, backend, "grpo"),
     ]
 
@@ -88,16 +88,16 @@ def looking(config: DictConfig, trained: bool) -> list[Stage]:
     look = [*model, traces, f"selections={out / 'selections.parquet'}", f"attributions={out / 'attributions'}"]
     if trained:
         look += [f"rollouts={out / 'grpo' / 'rollouts'}", f"metrics={out / 'logs' / 'grpo.jsonl'}"]
-    page = Stage("report", "report", [*look, f"out={out / 'report.html'}"], "Write all of it as a page.", 7)
+    page = Stage("report", "report", [*look, f"out={out / 'report.html'}"], "Write all of it as a page.", 4)
     picture = f"page={out / 'trace.svg'}"
     if config.model_path:
         purpose = "Draw one solution, and the thoughts that carried its answer."
-        return [Stage("explain", "explain", [*model, traces, picture], purpose, 7), page]
+        return [Stage("explain", "explain", [*model, traces, picture], purpose, 5), page]
     finding = ["world=toy", "world_options={wrong: true}", f'measures=["{FINDS}",random]', f"limit={MISTAKES}"]
     purpose = f"Look for {MISTAKES} planted mistakes: does attribution find them?"
     return [
-        Stage("mistakes", "truth", [*finding, f"out={out / 'mistakes'}"], purpose, 15),
-        Stage("explain", "explain", [picture], "Draw a wrong response, and the thought that misled it.", 7),
+        Stage("mistakes", "truth", [*finding, f"out={out / 'mistakes'}"], purpose, 8),
+        Stage("explain", "explain", [picture], "Draw a wrong response, and the thought that misled it.", 5),
         page,
     ]
 
@@ -112,7 +112,7 @@ def evaluation(config: DictConfig, backend: str, name: str) -> Stage:
     testing = [f"data_path={out / 'test.jsonl'}", *sampling(config, backend), f"generation.n={config.test_samples}"]
     when = {"base": "before any training", "sft": "after SFT", "grpo": "after GRPO"}[name]
     arguments = [*model, *testing, f"out={out / 'scores' / name}"]
-    return Stage(f"{name}-scores", "evaluate", arguments, f"{purpose}, {when}.", 30)
+    return Stage(f"{name}-scores", "evaluate", arguments, f"{purpose}, {when}.", 34)
 
 
 def model_of(config: DictConfig) -> list[str]:

@@ -128,6 +128,18 @@ def test_a_reader_sees_the_lines_that_matter(tmp_path, monkeypatch, capsys):
     assert quickstart.said(grpo, tmp_path) == said
 
 
+def test_what_a_stage_says_after_its_steps_is_shown_once_too(tmp_path, capsys):
+    """GRPO names its model behind the last step."""
+    stage = quickstart_stages.Stage("grpo", "grpo", [], "", 0)
+    summary, metrics = quickstart.summary_of(stage, tmp_path), quickstart.metrics_of(stage, tmp_path)
+    summary.write_text("8 steps\n")
+    metrics.write_text(json.dumps({"step": 1, "data": {"critic/score/mean": 0.5}}) + "\n")
+    late = f"import time; time.sleep(1); open({str(summary)!r}, 'a').write('trained model\\n')"
+    with subprocess.Popen([sys.executable, "-c", late]) as process:
+        quickstart.follow(process, stage, tmp_path)
+    assert capsys.readouterr().out.split("\n    ") == ["    8 steps", "step 1, mean reward 0.500", "trained model\n"]
+
+
 def test_a_stage_that_fails_ends_it_with_its_own_words(tmp_path, capsys):
     stage = quickstart_stages.Stage("broken", "selct", [], "", 0)
     assert quickstart.run(stage, tmp_path / "logs") == 2
