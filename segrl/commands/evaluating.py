@@ -209,7 +209,7 @@ def _report(folder: Path, results: Mapping[str, Result]) -> None:
 
 def _differences(name: str, a: Sequence[dict], b: Sequence[dict]) -> list[float]:
     """For each problem of both: the share of right samples in a, minus that in b."""
-    from segrl.evaluation.statistics import by_problem
+    from segrl.evaluation.statistics import by_problem, share_right
 
     in_a, in_b = by_problem(a), by_problem(b)
     shared = [problem for problem in in_a if problem in in_b]
@@ -224,8 +224,4 @@ def _differences(name: str, a: Sequence[dict], b: Sequence[dict]) -> list[float]
                 f"{name}: {problem!r} has the gold {golds[0]!r} in a and {golds[1]!r} in b; these are not the same "
                 "problems, or one of them was graded before the gold was mended: grade it again"
             )
-    return [_share(in_a[problem]) - _share(in_b[problem]) for problem in shared]
-
-
-def _share(samples: Sequence[Mapping[str, Any]]) -> float:
-    return sum(sample["correct"] for sample in samples) / len(samples)
+    return [share_right(in_a[problem]) - share_right(in_b[problem]) for problem in shared]

@@ -36,10 +36,10 @@ def conclude(out: Path, rewards: Sequence[float]) -> str:
 def shares(folder: Path) -> list[float]:
     """The share of right samples of each problem, in the order of their ids."""
     from segrl.evaluation.results import read_samples
-    from segrl.evaluation.statistics import by_problem
+    from segrl.evaluation.statistics import by_problem, share_right
 
     groups = by_problem(read_samples(str(folder))[BENCHMARK])
-    return [sum(sample["correct"] for sample in groups[id]) / len(groups[id]) for id in sorted(groups)]
+    return [share_right(groups[id]) for id in sorted(groups)]
 
 
 def table(right: Mapping[str, Sequence[float]]) -> str:
@@ -60,8 +60,7 @@ def table(right: Mapping[str, Sequence[float]]) -> str:
 def difference(values: Sequence[float], others: Sequence[float]) -> str:
     from segrl.evaluation.statistics import paired
 
-    estimate = paired([[a - b for a, b in zip(values, others, strict=True)]]).estimate
-    return f"{100 * estimate.mean:+.1f} points [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"
+    return paired([[a - b for a, b in zip(values, others, strict=True)]]).points
 
 
 def mistakes(file: Path) -> list[str]:

@@ -41,9 +41,14 @@ class Difference:
     p: float
     problems: int
 
-    def __str__(self) -> str:
+    @property
+    def points(self) -> str:
+        """The difference in points, with its interval."""
         mean, low, high = (100 * value for value in (self.estimate.mean, self.estimate.low, self.estimate.high))
-        return f"{mean:+.1f} points [{low:+.1f}, {high:+.1f}], p = {self.p:.2g} on {self.problems} problems"
+        return f"{mean:+.1f} points [{low:+.1f}, {high:+.1f}]"
+
+    def __str__(self) -> str:
+        return f"{self.points}, p = {self.p:.2g} on {self.problems} problems"
 
 
 # --- one problem -----------------------------------------------------------------------------------------------------
@@ -151,6 +156,11 @@ def by_problem(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
     for sample in samples:
         problems[sample["problem_id"]].append(sample)
     return dict(problems)
+
+
+def share_right(samples: Sequence[Sample]) -> float:
+    """The share of the samples that are right."""
+    return sum(sample["correct"] for sample in samples) / len(samples)
 
 
 def per_problem(samples: Sequence[Sample], ks: Sequence[int], canonical: Callable[[str], Hashable]) -> Values:
