@@ -102,19 +102,20 @@ page() {
     "model_path=$model" "out=$out/report.html"
 }
 
-# The differences that the stages so far give, each paired by problem.
+# The difference of two evaluations, paired by problem; nothing where one of them was not made yet.
+difference() {  # TITLE A B
+  if [ -e "$out/scores/$2/results.md" ] && [ -e "$out/scores/$3/results.md" ]; then
+    echo "$1"
+    segrl compare "a=$out/scores/$2" "b=$out/scores/$3"
+  fi
+}
+
 table() {
   local arm seed method
   for arm in $arms; do
-    for seed in $seeds; do
-      echo "SFT $arm, seed $seed, minus base"
-      segrl compare "a=$out/scores/$arm-$seed" "b=$out/scores/base"
-    done
+    for seed in $seeds; do difference "SFT $arm, seed $seed, minus base" "$arm-$seed" base; done
   done
-  for method in $methods; do
-    echo "GRPO $method minus SFT selective"
-    segrl compare "a=$out/scores/grpo-$method" "b=$out/scores/selective-0"
-  done
+  for method in $methods; do difference "GRPO $method minus SFT selective" "grpo-$method" selective-0; done
 }
 
 for part in ${STAGES:-problems base sft grpo page}; do
@@ -140,4 +141,4 @@ for part in ${STAGES:-problems base sft grpo page}; do
     *) echo "there is no stage $part: problems, base, sft, grpo, page" >&2 && exit 2 ;;
   esac
 done
-table
+table | tee "$out/results.md"
