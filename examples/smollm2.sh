@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # A pretrained model from end to end, without a GPU: SmolLM2-135M-Instruct learns short word problems from solutions that
-# say more than they need. Selective SFT by first_and_last, full SFT, SFT on random thoughts of the same size; then GRPO on
+# say more than they need. Selective SFT by first_and_last, full SFT, SFT on random thoughts of as many tokens; then GRPO on
 # verl, Ray and vLLM from the selective model; all on the same 200 problems, OUT/results.md. The same command goes on where
 # it stopped.
+#
+# The solutions are those of the problems' generator: the model as it is answers none of these problems.
 #
 #   examples/smollm2.sh OUT                everything; docs/benchmarks.md has the minutes of each stage
 #   STAGES="sft" examples/smollm2.sh OUT   some of these: problems base sft grpo page
@@ -90,9 +92,11 @@ sft() {  # ARM SEED
 }
 
 grpo() {  # METHOD
-  segrl grpo preset=toy_cpu "method=$1" "model_path=$out/sft/selective-0/model" "data_path=$out/train-0.jsonl" \
-    "out=$out/grpo/$1" segrl.segmenter=paragraphs "trainer.total_training_steps=$steps" trainer.save_freq=5 \
-    data.train_batch_size=8 data.max_response_length=192 actor_rollout_ref.rollout.n=8 \
+  VERL_FILE_LOGGER_PATH=$out/grpo/$1/metrics.jsonl \
+    segrl grpo preset=toy_cpu "method=$1" "model_path=$out/sft/selective-0/model" "data_path=$out/train-0.jsonl" \
+    "out=$out/grpo/$1" "segrl.dump_dir=$out/grpo/$1/rollouts" segrl.segmenter=paragraphs \
+    "trainer.logger=[console,file]" "trainer.total_training_steps=$steps" trainer.save_freq=5 data.train_batch_size=8 \
+    data.max_response_length=192 actor_rollout_ref.rollout.n=8 \
     actor_rollout_ref.rollout.max_model_len=448 actor_rollout_ref.actor.optim.lr=1e-5
 }
 
@@ -100,6 +104,12 @@ page() {
   segrl select "model_path=$model" "traces=$out/scores/selective-0/responses/problems" "out=$out/why.parquet" limit=64
   segrl report "traces=$out/scores/selective-0/responses/problems" limit=64 "selections=$out/why.parquet" \
     "model_path=$model" "out=$out/report.html"
+  for method in $methods; do
+    if [ -d "$out/grpo/$method/rollouts" ]; then  # uniform weights leave none
+      segrl report "rollouts=$out/grpo/$method/rollouts" "metrics=$out/grpo/$method/metrics.jsonl" \
+        "out=$out/grpo-$method.html"
+    fi
+  done
 }
 
 # The difference of two evaluations, paired by problem; nothing where one of them was not made yet.
@@ -112,10 +122,14 @@ difference() {  # TITLE A B
 
 table() {
   local arm seed method
-  for arm in $arms; do
-    for seed in $seeds; do difference "SFT $arm, seed $seed, minus base" "$arm-$seed" base; done
+  for seed in $seeds; do
+    for arm in $arms; do difference "SFT $arm minus base, seed $seed" "$arm-$seed" base; done
+    for arm in full random; do difference "SFT selective minus $arm, seed $seed" "selective-$seed" "$arm-$seed"; done
   done
-  for method in $methods; do difference "GRPO $method minus SFT selective" "grpo-$method" selective-0; done
+  for method in $methods; do
+    difference "GRPO $method minus SFT selective" "grpo-$method" selective-0
+    if [ "$method" != uniform ]; then difference "GRPO $method minus uniform" "grpo-$method" grpo-uniform; fi
+  done
 }
 
 for part in ${STAGES:-problems base sft grpo page}; do
