@@ -49,12 +49,7 @@ def curves_of(rollouts: Sequence[Entry], metrics: Metrics | None = None) -> list
     curves = [
         Curve("reward", "mean of the step's responses", {"reward": _logged(metrics, REWARD) or _rewards(rollouts)}),
         Curve("entropy", "nats a token", {"entropy": _logged(metrics, ENTROPY)}),
-        Curve(
-            "thoughts for the wrong answer",
-            "share in wrong responses",
-            {"of the weight": weight, "of the tokens": tokens},
-            contrast=True,
-        ),
+        Curve("thoughts for the wrong answer", "their share", {"of the weight": weight, "of the tokens": tokens}, True),
     ]
     return [curve for curve in curves if all(curve.lines.values())]
 
