@@ -14,6 +14,7 @@ from pathlib import Path
 
 import segrl
 from segrl import toy
+from segrl.importance import misleading
 from segrl.report import Entry, View, page
 from segrl.types import TokenisedTrace
 
@@ -50,12 +51,13 @@ def entries() -> list[Entry]:
 
 
 def entry(model, tokenizer, trace: TokenisedTrace) -> Entry:
-    segments = segrl.segment(trace)
-    [evidence] = segrl.gather(model, [trace], tokenizer, ("contrast",), segments=[segments])
+    segments, verdict = segrl.segment(trace), segrl.grade(trace.answer, trace.response)
+    [evidence] = segrl.gather(model, [trace], tokenizer, misleading.NEEDS, segments=[segments], target="contrast")
     scores = segrl.score(evidence, segments, "mistake")
     view = View(segments, scores, segrl.select(scores), target="contrast")
+    suspect = misleading.misled(evidence, segments) if verdict.wrong else None
     [attribution] = segrl.attribute(model, [trace], tokenizer)
-    return Entry(trace, segments, segrl.grade(trace.answer, trace.response), attribution, {"mistake": view})
+    return Entry(trace, segments, verdict, attribution, {"mistake": view}, suspect=suspect)
 
 
 if __name__ == "__main__":

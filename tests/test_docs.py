@@ -81,15 +81,20 @@ RUN = (
 )
 FEWER = {"evaluate": "limit=2", "truth": "limit=2"}
 ELSEWHERE = {
-    **{
-        f"explain {keys}": "tests/commands/test_explaining.py"
-        for keys in (
-            "problem=What is 3 + 4 * 2? answer=11 model_path=...",
-            "problem=What is 3 + 4 * 2? answer=11 model_path=... response=out.txt page=out.html",
-            "traces=runs/traces id=toy-900000-0#0",
-            "traces=runs/traces id=toy-900000-0#0 page=explained.html",
-        )
-    },
+    **dict.fromkeys(
+        (
+            "explain problem=What is 3 + 4 * 2? answer=11 model_path=...",
+            "explain problem=What is 3 + 4 * 2? answer=11 model_path=... response=out.txt page=out.html",
+            "explain traces=runs/traces id=toy-900000-0#0",
+            "explain traces=runs/traces id=toy-900000-0#0 page=explained.html",
+            "select traces=runs/traces measure=mistake out=runs/mistake.parquet",
+            "select traces=runs/traces measure=pmi attribution.target=contrast out=runs/pmi.parquet",
+            "select traces=runs/traces measure=alone attribution.target=contrast out=runs/alone.parquet",
+            "report traces=runs/traces selections=[runs/mistake.parquet,runs/pmi.parquet,runs/alone.parquet] "
+            "out=report.html",
+        ),
+        "tests/commands/test_explaining.py",
+    ),
     "cost model_path=... length=... rollouts=... gpus=...": "tests/cost/test_hours.py",
     "report rollouts=x out=rollouts.html": "tests/report/test_rollouts.py",
     "report rollouts=x metrics=x out=rollouts.html": "tests/report/test_rollouts.py",

@@ -128,7 +128,7 @@ ALLOWED_ARROWS = {
         *("attribution", "generation", "grading", "loading", "resolving", "text", "tokenization", "toy", "types"),
     },
     "data": {"text", "types"},
-    "report": {"grading", "types"},
+    "report": {"grading", "importance", "types"},
     "launch": {"toy"},
     "trl": {"grading", "text"},
     "evaluation": {"data"},

@@ -32,7 +32,6 @@ from segrl.text.prompting import THINK_END
 from segrl.tokenization import tokenize
 from segrl.types import Attribution, Evidence, Segments, SegmentScores, TokenisedTrace, Trace
 
-DECIDED = ("exact", "numeric", "symbolic")  # a verdict of another status does not say that a response is wrong
 PAGES = (".html", ".svg")
 LEGEND = (
     "Bar and percentage: the thought's share. Dimmed: dropped. Blue tokens speak for {}, underlined ones against it."
@@ -54,14 +53,13 @@ def explain(config: DictConfig) -> None:
     _check(config)
     response = _response(config)
     trace, verdict = response.trace, response.verdict
-    if verdict is not None and not verdict.correct and verdict.status in DECIDED:
-        entry, suspect = _misled(response, config)
-        sentence, marked = _about_suspect(trace, suspect), suspect.thought if suspect.marked else None
+    entry = _misled(response, config) if verdict is not None and verdict.wrong else _carried(response, config)
+    if entry.suspect:
+        sentence = _about_suspect(trace, entry.suspect)
     else:
-        entry, marked = _carried(response, config), None
         sentence = _about_carried(trace, entry.views[config.measure], config.measure)
-    words = Text(sentence, "default" if marked is None else "bold red"), Text(LEGEND.format(own_answer(trace)), "dim")
-    shown = Group(terminal(entry, marked), *words)
+    style = "default" if entry.misled is None else "bold red"
+    shown = Group(terminal(entry), Text(sentence, style), Text(LEGEND.format(own_answer(trace)), "dim"))
     draw(shown)
     if config.page:
         title = f"segrl explain: {trace.id}"
@@ -158,7 +156,7 @@ def _carried(response: Response, config: DictConfig) -> Entry:
     return Entry(trace, segments, verdict, attribution, {config.measure: _of_own(response, config)})
 
 
-def _misled(response: Response, config: DictConfig) -> tuple[Entry, Suspect]:
+def _misled(response: Response, config: DictConfig) -> Entry:
     """The response with its own answer explained against the gold one, and the thought that is suspected."""
     trace, segments, verdict, *_ = response
     evidence = _evidence(response, misleading.NEEDS, "contrast", config)
@@ -167,7 +165,8 @@ def _misled(response: Response, config: DictConfig) -> tuple[Entry, Suspect]:
         config.measure: _of_own(response, config),
     }
     assert isinstance(evidence.contrast, Attribution)
-    return Entry(trace, segments, verdict, evidence.contrast, views), misleading.misled(evidence, segments)
+    suspect = misleading.misled(evidence, segments)
+    return Entry(trace, segments, verdict, evidence.contrast, views, suspect=suspect)
 
 
 def _of_own(response: Response, config: DictConfig) -> View:

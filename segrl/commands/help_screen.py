@@ -195,5 +195,6 @@ def _entry(left: str, text: str, column: int) -> list[str]:
 
 
 def first(text: str) -> str:
-    """The first sentence of a text, up to a full stop or a semicolon."""
-    return re.split(r"(?<!Eq)[.;] ", text, maxsplit=1)[0].removesuffix(".")
+    """The first sentence of a text, up to a full stop or a semicolon; three dots end none."""
+    sentence = re.split(r"(?<!Eq)(?<!\.)\. |; ", text, maxsplit=1)[0]
+    return sentence if sentence.endswith("...") else sentence.removesuffix(".")

@@ -17,6 +17,7 @@ from segrl.types import Attribution, Segments, TokenisedTrace
 
 if TYPE_CHECKING:
     from segrl.grading import Verdict
+    from segrl.importance.misleading import Suspect
     from segrl.report import Entry, View
 
 SLIDERS = ("tau", "beta", "beta_min_tokens", "force")
@@ -80,7 +81,8 @@ def _entries(traces: Sequence[TokenisedTrace], selections: Sequence[str], attrib
         segments = segments or segment(trace)
         if attribution is not None and not names:
             views = {"contribution": _scored(segments, attribution)}
-        entries.append(Entry(trace, segments, verdict, attribution, views))
+        suspect = _suspect(trace, segments, views) if verdict is not None and verdict.wrong else None
+        entries.append(Entry(trace, segments, verdict, attribution, views, suspect=suspect))
     return entries
 
 
@@ -97,6 +99,20 @@ def _view(trace: TokenisedTrace, row: Row, made: Row) -> View:
     records.check_identity(trace, row, "selection")
     columns = records.segments_of(row), records.scores_of(row), records.selection_of(row)
     return View(*columns, made.get("measure"), made.get("target"))
+
+
+def _suspect(trace: TokenisedTrace, segments: Segments, views: Mapping[str, View]) -> Suspect | None:
+    """The suspect of a wrong response; None where not all three readings of its contrast are among the views."""
+    import torch
+
+    from segrl.importance.misleading import READINGS, by_readings
+    from segrl.report.entries import is_contrast
+
+    contrasts = {view.measure or name: view for name, view in views.items() if is_contrast(name, view)}
+    scored = [contrasts[read.__name__] for read in READINGS if read.__name__ in contrasts]
+    if len(scored) < len(READINGS) or any(view.segments != segments for view in scored):
+        return None
+    return by_readings(torch.stack([view.scores.strength_S[segments.thought_S] for view in scored]), trace, segments)
 
 
 def _attribution(trace: TokenisedTrace, rows: Mapping[str, Row]) -> Attribution | None:

@@ -64,12 +64,16 @@ def difference(values: Sequence[float], others: Sequence[float]) -> str:
 
 
 def mistakes(file: Path) -> list[str]:
-    """A sentence on how many planted mistakes were found; none where they were not looked for."""
+    """How many planted mistakes were found, and where this holds; nothing where they were not looked for."""
     if not file.exists():
         return []
     arms = json.loads(file.read_text())["table"]
     found, chance = (arms[name]["mistake_top1"]["mean"] for name in (FINDS, "random"))
-    return [f"Of planted mistakes attribution finds {found:.0%} at its first guess, a random guess {chance:.0%}."]
+    return [
+        f"Of planted mistakes attribution finds {found:.0%} at its first guess, a random guess {chance:.0%}. Here each "
+        "step is a digit of the answer; where the last step alone states the answer, attribution finds no more than a "
+        "random guess (docs/truth.md)."
+    ]
 
 
 # --- the learning curve ----------------------------------------------------------------------------------------------

@@ -20,7 +20,8 @@ from segrl.grading.tokens import Unreadable
 from segrl.grading.tree import Node, is_value, variables
 
 LONG = 20_000  # characters
-STATUSES = ("exact", "numeric", "symbolic", "no_answer", "gold_unparsable", "timeout", "refused")
+COMPARED = ("exact", "numeric", "symbolic")
+STATUSES = (*COMPARED, "no_answer", "gold_unparsable", "timeout", "refused")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class Verdict:
     pred: str | None
     gold: str
     ms: float
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the answer was compared and is another one than the gold one."""
+        return not self.correct and self.status in COMPARED
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from segrl.attribution.target import own_answer
 from segrl.importance import measures
 from segrl.importance.aggregation import from_strength
 from segrl.importance.concluding import concluding
-from segrl.types import Evidence, Segments, SegmentScores, given
+from segrl.types import Evidence, Segments, SegmentScores, TokenisedTrace, given
 
 # What `gather` is asked for, with target=contrast, and the measures that read it.
 NEEDS = ("contrast", "prefix_logp_S", "alone_value_S")
@@ -50,8 +50,12 @@ class Suspect(NamedTuple):
 
 def misled(evidence: Evidence, segments: Segments) -> Suspect:
     """The suspect of a wrong response; ``evidence`` holds ``NEEDS``, gathered with ``target="contrast"``."""
-    concludes_S = list(concluding(evidence.trace, segments, given(own_answer(evidence.trace))))
-    return suspect(readings(evidence, segments), concludes_S)
+    return by_readings(readings(evidence, segments), evidence.trace, segments)
+
+
+def by_readings(readings_RS: Tensor, trace: TokenisedTrace, segments: Segments) -> Suspect:
+    """The suspect of a wrong response by the scores of its thoughts in each of ``READINGS``."""
+    return suspect(readings_RS, list(concluding(trace, segments, given(own_answer(trace)))))
 
 
 def in_common(evidence: Evidence, segments: Segments) -> SegmentScores:

@@ -1,4 +1,4 @@
-"""The curves of a GRPO run over its steps: reward, entropy, and the share of weight on misleading thoughts."""
+"""The curves of a GRPO run over its steps: reward, entropy, and the weight on thoughts for the wrong answer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Curve(NamedTuple):
     name: str
     about: str
     lines: Mapping[str, Line]
-    contrast: bool = False  # whether it is about misleading thoughts
+    contrast: bool = False  # whether it is about the scores of a contrast
 
 
 def load_metrics(path: str | Path) -> dict[int, dict[str, float]]:
@@ -45,16 +45,11 @@ def load_metrics(path: str | Path) -> dict[int, dict[str, float]]:
 def curves_of(rollouts: Sequence[Entry], metrics: Metrics | None = None) -> list[Curve]:
     """The curves that the run's rollouts and metrics hold."""
     metrics = metrics or {}
-    weight, tokens = _misleading(rollouts)
+    weight, tokens = _for_wrong_answers(rollouts)
     curves = [
         Curve("reward", "mean of the step's responses", {"reward": _logged(metrics, REWARD) or _rewards(rollouts)}),
         Curve("entropy", "nats a token", {"entropy": _logged(metrics, ENTROPY)}),
-        Curve(
-            "misleading thoughts",
-            "share in wrong responses",
-            {"of the weight": weight, "of the tokens": tokens},
-            contrast=True,
-        ),
+        Curve("thoughts for the wrong answer", "their share", {"of the weight": weight, "of the tokens": tokens}, True),
     ]
     return [curve for curve in curves if all(curve.lines.values())]
 
@@ -71,20 +66,21 @@ def _rewards(rollouts: Sequence[Entry]) -> Line:
     return {step: fmean(rewards) for step, rewards in sorted(steps.items())}
 
 
-def _misleading(rollouts: Sequence[Entry]) -> tuple[Line, Line]:
-    """The share of weight on misleading thoughts, those above zero in a contrast, in the thinking of each step's wrong
-    responses; and the share of their tokens, which is what uniform weights give."""
+def _for_wrong_answers(rollouts: Sequence[Entry]) -> tuple[Line, Line]:
+    """The share of weight on thoughts that speak for the wrong answer, those above zero in a contrast, in the thinking
+    of each step's wrong responses; and the share of their tokens, which is what uniform weights give.
+    """
     steps = defaultdict(list)
     for entry in rollouts:
         view = next((view for name, view in entry.views.items() if is_contrast(name, view)), None)
         if view is not None and entry.credit is not None and entry.credit.reward <= 0:
             index_T = view.segments.index_T
-            thinking_T, misleading_T = view.segments.thought_S[index_T], (view.scores.strength_S > 0)[index_T]
-            steps[entry.credit.step].append((entry.credit.weights_T[thinking_T], misleading_T[thinking_T]))
+            thinking_T, for_it_T = view.segments.thought_S[index_T], (view.scores.strength_S > 0)[index_T]
+            steps[entry.credit.step].append((entry.credit.weights_T[thinking_T], for_it_T[thinking_T]))
     weight, tokens = {}, {}
     for step, responses in sorted(steps.items()):
-        weights_T, misleading_T = (torch.cat(column) for column in zip(*responses, strict=True))
+        weights_T, for_it_T = (torch.cat(column) for column in zip(*responses, strict=True))
         if float(weights_T.sum()) > 0:
-            weight[step] = float(weights_T[misleading_T].sum() / weights_T.sum())
-            tokens[step] = float(misleading_T.double().mean())
+            weight[step] = float(weights_T[for_it_T].sum() / weights_T.sum())
+            tokens[step] = float(for_it_T.double().mean())
     return weight, tokens

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from segrl.grading import Verdict
+from segrl.importance.misleading import Suspect
 from segrl.types import Attribution, Segments, SegmentScores, Selection, TokenisedTrace, Trace, given
 
 
@@ -39,7 +40,8 @@ class Entry(NamedTuple):
     """One trace and what is shown of it.
 
     ``segments`` cut the text for a reader where a view's segments are single tokens. A measure without scores of the
-    trace, as where its attribution failed, is not among the ``views``.
+    trace, as where its attribution failed, is not among the ``views``. ``suspect`` says whether a thought of a wrong
+    response is marked as the one that misled; None where that was not tested.
     """
 
     trace: Trace
@@ -49,6 +51,12 @@ class Entry(NamedTuple):
     views: Mapping[str, View] = {}
     credit: RolloutView | None = None
     offsets_T: Tensor | None = None  # of a trace that came without its ids
+    suspect: Suspect | None = None
+
+    @property
+    def misled(self) -> int | None:
+        """The thought that is marked as the one that misled."""
+        return self.suspect.thought if self.suspect and self.suspect.marked else None
 
     @property
     def ends_T(self) -> list[int]:

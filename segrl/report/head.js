@@ -10,6 +10,7 @@ function drawHead(pane, trace, view, reason) {
     bold.dir = "auto";
     fact.append(bold);
     facts.append(fact);
+    return fact;
   };
   say("verdict", verdict.words, verdict.name);
   if (head.correct !== undefined) say("answered", head.answered ?? "nothing");
@@ -20,7 +21,8 @@ function drawHead(pane, trace, view, reason) {
   if (head.target !== undefined) say("explains", EXPLAINED[head.target]);
   if (view) say("kept", keptWords(view, reason));
   if (view) say("selection", state.live ? `live, tau ${state.tau.toFixed(2)}, beta ${state.beta.toFixed(2)}` : "as saved");
-  if (pane.misleading >= 0) facts.append(misleadingButton(pane));
+  if (pane.suspect) facts.append(suspectButton(pane, trace));
+  else if (trace.suspect) say("misleading thought", "none marked").title = testWords(trace.suspect);
   for (const flag of head.flags || []) facts.append(element("span", "flag", flag));
   const problem = element("p", "problem", trace.problem.trim());
   problem.dir = "auto";
@@ -28,12 +30,19 @@ function drawHead(pane, trace, view, reason) {
   pane.head.replaceChildren(title, facts, problem);
 }
 
-function misleadingButton(pane) {
-  const button = element("button", "", `misleading thought: segment ${pane.misleading + 1}`);
+function suspectButton(pane, trace) {
+  const { row, misled, score } = pane.suspect, name = misled ? "misleading thought" : "speaks most for the wrong answer";
+  const button = element("button", misled ? "" : "untested", `${name}: segment ${row + 1}`);
   button.type = "button";
-  button.title = `jump to what speaks most for the wrong answer, ${signed(misleadingOf(pane.trace).score)} (m)`;
-  button.addEventListener("click", () => jump(pane, pane.misleading));
+  button.title = `Jump to it (m). ${misled ? testWords(trace.suspect) : `Its score is ${signed(score)}. Not tested: it may be chance.`}`;
+  button.addEventListener("click", () => jump(pane, row));
   return button;
+}
+
+/** What the test found. */
+function testWords({ thought, score, reached, concludes }) {
+  const found = `${percent(score)} of what speaks for the wrong answer lies on segment ${thought + 1}; by chance the best has at most ${percent(reached)}.`;
+  return score > reached && concludes ? `${found} It states that answer itself.` : found;
 }
 
 /** What GRPO made of a rollout. */

@@ -81,7 +81,7 @@ function slide(name) {
 function keyed(event) {
   if (event.target.matches("input, select") || event.ctrlKey || event.metaKey || event.altKey) return;
   const keys = {
-    j: () => step(1), k: () => step(-1), h: () => toColumn(0), l: () => toColumn(1), m: toMisleading, n: () => otherTrace(1),
+    j: () => step(1), k: () => step(-1), h: () => toColumn(0), l: () => toColumn(1), m: toSuspect, n: () => otherTrace(1),
     p: () => otherTrace(-1), b: () => chooseBeside(panes[1] ? undefined : besideOf(panes[0].trace)), "/": () => byId("search").focus(),
   };
   if (keys[event.key]) { event.preventDefault(); keys[event.key](); }

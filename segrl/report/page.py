@@ -128,6 +128,8 @@ def _body(entry: Entry, measures: Sequence[str]) -> dict[str, Any]:
     kinds = trace.kinds
     if kinds is not None and len(kinds) == len(entry.segments):
         body["planted"] = list(kinds)
+    if entry.suspect is not None:
+        body["suspect"] = entry.suspect._asdict() | {"marked": entry.suspect.marked}
     body["tints"] = _tints(entry)
     return body
 

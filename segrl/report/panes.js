@@ -9,7 +9,7 @@ function makePane(place) {
   pane.dataset.pane = place;
   byId("main").append(pane);
   return {
-    place, element: pane, trace: -1, rows: [], misleading: -1,
+    place, element: pane, trace: -1, rows: [], suspect: null,
     head: part("head"), names: part("names"), strip: part("strip"), window: part("window"), text: part("trace"),
   };
 }
@@ -49,7 +49,7 @@ function fill(pane, i) {
 function redraw(pane) {
   drawSegments(pane);
   drawOthers(pane);
-  markMisleading(pane);
+  markSuspect(pane);
   applyTo(pane);
 }
 
@@ -122,9 +122,9 @@ function toColumn(place) {
   if (pane) jump(pane, Math.min(s, pane.rows.length - 1));
 }
 
-function toMisleading() {
-  const pane = [panes[active], ...panes].find((column) => column.misleading >= 0);
-  if (pane) jump(pane, pane.misleading);
+function toSuspect() {
+  const pane = [panes[active], ...panes].find((column) => column.suspect);
+  if (pane) jump(pane, pane.suspect.row);
 }
 
 function otherTrace(by) {

@@ -67,14 +67,16 @@ function quantile(values, q) {
 /** What the measure asked for says; of a rollout, whose scores have no other name, what there is. */
 const viewOf = (trace) => trace.views[state.measure] || (trace.tints.weight && trace.views.find(Boolean));
 
-/** Whether a view's scores say what misled: a contrast of a wrong response. */
-const misleads = (i, view) => Boolean(view && view.contrast) && rightOf(index.traces[i]) === false;
+/** Whether a view's scores speak for a wrong answer: a contrast of a wrong response. */
+const forWrong = (i, view) => Boolean(view && view.contrast) && rightOf(index.traces[i]) === false;
 
-/** The thought that speaks most for a wrong response's answer, as {from, score}; null where none speaks for it. */
-function misleadingOf(i) {
-  const trace = traceOf(i), view = [viewOf(trace), ...trace.views].find((view) => misleads(i, view));
-  const s = view ? view.rank.indexOf(1) : -1;
-  return s >= 0 && view.strength[s] > 0 ? { from: view.boundaries[s], score: view.strength[s] } : null;
+/** Of a response that was tested the thought that misled, as {from, misled}; of another one the thought that speaks most
+ *  for its wrong answer, also with its score. Null where no thought is marked, or none speaks for that answer. */
+function suspectOf(i) {
+  const trace = traceOf(i), tested = trace.suspect;
+  if (tested) return tested.marked ? { from: trace.blocks[tested.thought], misled: true } : null;
+  const view = [viewOf(trace), ...trace.views].find((view) => forWrong(i, view)), s = view ? view.rank.indexOf(1) : -1;
+  return s >= 0 && view.strength[s] > 0 ? { from: view.boundaries[s], misled: false, score: view.strength[s] } : null;
 }
 
 /** The reason of each segment, by the sliders once one was moved. */

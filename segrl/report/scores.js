@@ -19,7 +19,7 @@ function drawOthers(pane) {
 }
 
 function drawCells(pane, view) {
-  const most = Math.max(...view.strength.map(Math.abs)) || 1, kind = misleads(pane.trace, view) ? "cell contrast" : "cell";
+  const most = Math.max(...view.strength.map(Math.abs)) || 1, kind = forWrong(pane.trace, view) ? "cell contrast" : "cell";
   pane.rows.forEach((row, s) => {
     const value = view.strength[s];
     const cell = element("span", value < 0 ? `${kind} below` : kind, view.thought[s] ? short(value, most) : "");
@@ -28,10 +28,10 @@ function drawCells(pane, view) {
   });
 }
 
-/** The row of the misleading thought, -1 without one. */
-function markMisleading(pane) {
-  const misleading = misleadingOf(pane.trace);
-  pane.misleading = misleading ? pane.rows.findIndex((row) => row.from <= misleading.from && misleading.from < row.to) : -1;
+/** The suspect with the row where it stands, or null. */
+function markSuspect(pane) {
+  const suspect = suspectOf(pane.trace);
+  pane.suspect = suspect && { ...suspect, row: pane.rows.findIndex((row) => row.from <= suspect.from && suspect.from < row.to) };
 }
 
 // --- by the measure that is shown ------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ function applyTo(pane) {
   const trace = traceOf(pane.trace), view = viewOf(trace), reason = view ? reasons(view) : null;
   const shown = pane.rows.map((row, s) => numbersOf(row, s, view, reason));
   const most = Math.max(...shown.map((one) => one.height), 0) || 1;
-  pane.element.classList.toggle("contrast", misleads(pane.trace, view));
+  pane.element.classList.toggle("contrast", forWrong(pane.trace, view));
   pane.rows.forEach((row, s) => drawNumbers(row, s, shown[s], shown[s].height / most, trace));
   drawHead(pane, trace, view, reason);
 }
@@ -85,7 +85,8 @@ function tokenNumbers(row, view, reason) {
 }
 
 function drawNumbers(row, s, shown, relative, trace) {
-  const kinds = { dropped: !shown.kept, answer: shown.answer, misleading: s === row.pane.misleading };
+  const kinds = { dropped: !shown.kept, answer: shown.answer }, suspect = row.pane.suspect;
+  if (suspect && suspect.row === s) kinds[suspect.misled ? "misleading" : "untested"] = true;
   const kind = Object.keys(kinds).filter((name) => kinds[name]).join(" ");
   row.element.className = `segment ${kind}`;
   row.tick.className = kind;

@@ -26,17 +26,17 @@ WEB_FONT = re.compile(r"@font-face \{\{.*?\}\}", re.DOTALL)  # in rich's SVG: a 
 TINTED = 0.25  # of the trace's largest token score; weaker ones are left as they are
 
 
-def terminal(entry: Entry, misled: int | None = None) -> RenderableType:
+def terminal(entry: Entry) -> RenderableType:
     """A panel: the head, then each segment with its number, bar, rank, share, consistency and reason.
 
-    Dropped segments are dimmed; the segment ``misled`` is red, and called so.
+    Dropped segments are dimmed; the thought that misled is red, and called so.
     """
     trace, segments = entry.trace, entry.segments
     measure, view = next(iter(entry.views.items()), (None, None))
     lines = Table.grid(Column(justify="right"), Column(no_wrap=True), Column(), padding=(0, 1))
     for s, kind in enumerate(segments.kinds_S):
         number = "" if kind == "answer" else str(s + 1)
-        lines.add_row(Text(number, "dim"), *_segment(entry, view, s, misled == s))
+        lines.add_row(Text(number, "dim"), *_segment(entry, view, s, entry.misled == s))
     title = f"{trace.id}   {segments.tokens} tokens, {len(segments)} segments"
     return Panel(Group(_head(entry, measure), Text(""), lines), title=Text(title), title_align="left")
 

@@ -2,8 +2,10 @@
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
+from testkit.pages import read
 
 from segrl import toy
 from segrl.commands.cli import main
@@ -27,6 +29,12 @@ def line_of(text, number):
     """The line of a thought in the panel."""
     [line] = re.findall(rf"^│ +{number} .*$", text, re.MULTILINE)
     return line
+
+
+def suspects(file):
+    """What the page holds of the test of each trace, None without one."""
+    data = read(file.read_text())[1]
+    return [data[f"trace-{i}"].get("suspect") for i in range(len(data["index"]["traces"]))]
 
 
 def test_of_a_right_response_what_carried_its_answer(explained, tmp_path):
@@ -57,20 +65,54 @@ def test_of_a_wrong_response_the_first_wrong_step(explained, tmp_path):
     assert [number for number in range(1, len(wrong.kinds)) if " misled " in line_of(text, number)] == [first]
 
 
-def test_a_thought_that_comes_to_the_answer_is_named_and_not_marked(explained, monkeypatch):
+def test_a_thought_that_comes_to_the_answer_is_named_and_not_marked(explained, monkeypatch, tmp_path):
+    """In the terminal as in the data of the page."""
     wrong = toy.sample_mistakes(1, seed=0, ask="last")[0]
     monkeypatch.setattr("sys.stdin", io.StringIO(wrong.response))
-    text = explained(f"problem={wrong.problem}", f"answer={wrong.answer}", "response=-")
+    text = explained(f"problem={wrong.problem}", f"answer={wrong.answer}", "response=-", f"page={tmp_path / 'o.html'}")
     last = max(s for s, kind in enumerate(wrong.kinds) if kind == "carried") + 1
     assert "No thought is marked." in text
     assert f"lies on thought {last} " in text
     assert not re.search(r" misled\b", text)
+    suspect = suspects(tmp_path / "o.html")[0]
+    assert (suspect["thought"], suspect["concludes"], suspect["marked"]) == (last - 1, True, False)
 
 
-def test_without_keys_a_toy_problem_is_answered_and_explained(explained):
+def test_a_report_of_the_three_readings_has_the_verdicts_of_explain(explained, tmp_path):
+    """Of wrong responses alone, and not by fewer readings."""
+    wrong = [toy.sample_mistakes(2, seed=0, ask="all")[1], toy.sample_mistakes(1, seed=0, ask="last")[0]]
+    traces = [replace(trace, id=str(i)) for i, trace in enumerate([*wrong, *toy.sample_traces(1, seed=3)])]
+    save_traces(traces, tmp_path / "t.jsonl")
+    given, files = f"traces={tmp_path / 't.jsonl'}", []
+    for measure in ("mistake", "pmi", "alone"):
+        files.append(str(tmp_path / f"{measure}.parquet"))
+        contrast = [f"measure={measure}", "attribution.target=contrast", f"out={files[-1]}"]
+        assert main(["select", given, *contrast]) == 0
+    for i in (0, 1):
+        explained(given, f"id={i}", f"page={tmp_path / f'{i}.html'}")
+    out = tmp_path / "report.html"
+    assert main(["report", given, f"selections=[{','.join(files)}]", f"out={out}"]) == 0
+    assert suspects(out) == [*suspects(tmp_path / "0.html"), *suspects(tmp_path / "1.html"), None]
+    assert [suspect["marked"] for suspect in suspects(out)[:2]] == [True, False]
+    assert main(["report", given, f"selections=[{','.join(files[:2])}]", f"out={out}"]) == 0
+    assert suspects(out) == [None] * 3
+
+
+def test_without_keys_the_model_answers_a_toy_problem_wrongly_and_a_thought_misled(explained):
+    """As docs/explain.md has it: 3 * 7 is 21, so that the sixth step is wrong modulo ten."""
     text = explained()
-    assert "verdict" in text
-    assert re.search("carried the answer|misled|No thought is marked", text)
+    assert "verdict   wrong (numeric), answered 5628912" in text
+    assert "e = 3*7 = 9" in line_of(text, 6)
+    assert "Thought 6 misled" in text
+
+
+def test_a_typed_problem_is_answered_by_the_model_at_model_path(explained):
+    """Greedily: 8 * 7 is 56, of which the model keeps a 4."""
+    problem = "Modulo ten: b = a+6; a = 8*7; c = 5-5; z = a-4; d = 9+6. Write the values of a b c d as one number."
+    text = explained(f"problem={problem}", "answer=6205", f"model_path={toy.MODEL_PATH}", "temperature=0")
+    assert "verdict   wrong (numeric), answered 4005" in text
+    assert "a = 8*7 = 4" in line_of(text, 1)
+    assert "Thought 1 misled" in text
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,8 @@ def test_the_table_pairs_the_models_by_problem(tmp_path):
     assert lines[2].startswith("| as it is | 50.0% [")
     assert lines[3].startswith("| after SFT | 83.3% [")
     assert lines[3].count("+33.3 points [+0.0, +50.0]") == 2
-    assert "Of planted mistakes attribution finds 90% at its first guess, a random guess 14%." in lines
+    [finding] = [line for line in lines if line.startswith("Of planted mistakes attribution finds 90%")]
+    assert "a random guess 14%. Here each step is a digit of the answer;" in finding
     assert (tmp_path / "learning.png").stat().st_size > 1000
     assert said.startswith((tmp_path / "results.md").read_text().rstrip())
 

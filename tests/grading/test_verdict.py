@@ -173,12 +173,14 @@ def test_an_answer_written_otherwise_is_right(gold, pred, status):
     verdict = segrl.grade_answer(gold, pred)
     assert (verdict.correct, verdict.status, verdict.pred, verdict.gold) == (True, status, pred, gold)
     assert verdict.ms >= 0
+    assert not verdict.wrong
 
 
 @pytest.mark.parametrize(("gold", "pred", "status"), cases(WRONG))
 def test_an_answer_that_is_not_the_gold_is_wrong(gold, pred, status):
     verdict = segrl.grade_answer(gold, pred)
     assert (verdict.correct, verdict.status) == (False, status)
+    assert verdict.wrong == (status not in ("refused", "no_answer"))  # else it was not compared
 
 
 @pytest.mark.parametrize(("gold", "pred"), [("27", None), ("27", ""), ("27", " \n"), ("", ""), ("", "7")])

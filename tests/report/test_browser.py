@@ -6,6 +6,9 @@ import pytest
 from testkit.pages import contrasted, dumped, entry_of, many_kinds
 
 import segrl
+from segrl import toy
+from segrl.commands.cli import main
+from segrl.importance.misleading import Suspect
 from segrl.report import curves_of, load_rollouts, page
 
 pytestmark = pytest.mark.e2e
@@ -265,37 +268,63 @@ def test_a_right_response_beside_a_wrong_one(browser, tmp_path):
     assert browser.get_log("browser") == []
 
 
-def test_the_misleading_thought_is_jumped_to(browser, tmp_path):
-    boxed = "</think> \\boxed{%s}"
-    names = ("wrong", "nothing above zero", "right")
-    answers, scores = (13, 13, 12), ([0.5, 2.0, -1.0, 0.0], [-0.5, -2.0, -1.0, 0.0], [0.5, 2.0, -1.0, 0.0])
-    entries = [
-        contrasted(["a b", "c d", "e f", boxed % answer], strength_S, id=name)
-        for name, answer, strength_S in zip(names, answers, scores, strict=True)
+ROWS = (
+    "return ['misleading', 'untested'].map("
+    "(kind) => [...document.querySelectorAll(`.segment.${kind}`)].map((one) => Number(one.dataset.segment)))"
+)
+BUTTONS = "return [...document.querySelectorAll('.head button')].map((one) => one.textContent)"
+HEAD = "return document.querySelector('.head').textContent"
+
+
+def test_what_was_tested_is_marked_and_jumped_to_and_nothing_else_is_called_misleading(browser, tmp_path):
+    """The second thought speaks most for the wrong answer; the test suspects the third."""
+    pieces, scores_S = ["a b", "c d", "e f"], [0.5, 2.0, -1.0, 0.0]
+    wrong, right = (contrasted([*pieces, f"</think> \\boxed{{{x}}}"], scores_S) for x in (13, 12))
+    suspect = Suspect(2, score=0.9, reached=0.6, concludes=False)
+    none = (None, [[], []], [])
+    cases = [
+        (wrong._replace(suspect=suspect), (["0", "2"], [[2], []], ["misleading thought: segment 3"])),
+        (wrong._replace(suspect=suspect._replace(score=0.6)), none),
+        (wrong._replace(suspect=suspect._replace(concludes=True)), none),
+        (wrong, (["0", "1"], [[], [1]], ["speaks most for the wrong answer: segment 2"])),
+        (contrasted([*pieces, "</think> \\boxed{13}"], [-0.5, -2.0, -1.0, 0.0]), none),
+        (right, none),
     ]
-    shown(browser, entries, tmp_path)
-    marked = "return [...document.querySelectorAll('.segment')].findIndex((one) => one.matches('.misleading'))"
-    found, colours = {}, {}
-    for i, name in enumerate(names):
+    shown(browser, [entry for entry, _ in cases], tmp_path)
+    heads, colours = [], []
+    for i, (_, expected) in enumerate(cases):
         run(browser, "open(arguments[0]); document.activeElement.blur()", i)
         change(browser, "measure", "1")
         keyed(browser, "m")
-        buttons = run(browser, "return document.querySelectorAll('.head button').length")
-        found[name] = (run(browser, FOCUSED), run(browser, marked), buttons)
-        colours[name] = run(
-            browser,
-            "const bar = document.querySelector('.track i:not([hidden])');"
-            "return getComputedStyle(bar ?? document.body).backgroundColor",
-        )
-    assert found == {"wrong": (["0", "1"], 1, 1), "nothing above zero": (None, -1, 0), "right": (None, -1, 0)}
-    assert len({colours["wrong"], colours["right"]}) == 2
+        assert (run(browser, FOCUSED), run(browser, ROWS), run(browser, BUTTONS)) == expected
+        heads.append(run(browser, HEAD))
+        bar = "document.querySelector('.track i:not([hidden])')"
+        colours.append(run(browser, f"return getComputedStyle({bar} ?? document.body).backgroundColor"))
+    assert ["misleading thought none marked" in head for head in heads] == [False, True, True, False, False, False]
+    assert colours[0] == colours[3] != colours[5]
     run(browser, "open(0); document.querySelector('.head button').click()")
-    assert run(browser, FOCUSED) == ["0", "1"]
+    assert run(browser, FOCUSED) == ["0", "2"]
     # Beside the measure that is shown, the others' scores: of thoughts alone.
     change(browser, "measure", "0")
     cells = "return [...document.querySelectorAll('.segment')].map((one) => one.querySelector('.cell').textContent)"
     assert run(browser, cells) == ["+0.50", "+2.00", "\u22121.00", ""]
     assert "mistake+2" in run(browser, "return document.querySelectorAll('.segment .note')[1].textContent")
+
+
+@pytest.mark.parametrize(("ask", "number", "marks"), [("all", 1, 1), ("last", 0, 0)])
+def test_the_page_of_explain_has_the_terminals_mark(browser, tmp_path, capsys, monkeypatch, ask, number, marks):
+    monkeypatch.setenv("COLUMNS", "400")
+    wrong = toy.sample_mistakes(number + 1, seed=0, ask=ask)[number]
+    (tmp_path / "r.txt").write_text(wrong.response)
+    given = [f"problem={wrong.problem}", f"answer={wrong.answer}", f"response={tmp_path / 'r.txt'}"]
+    assert main(["explain", *given, f"page={tmp_path / 'o.html'}"]) == 0
+    misled = [int(line.split()[1]) - 1 for line in capsys.readouterr().out.splitlines() if " misled   " in line]
+    assert len(misled) == marks
+    browser.get((tmp_path / "o.html").as_uri())
+    assert run(browser, ROWS) == [misled, []]
+    assert len(run(browser, BUTTONS)) == marks
+    keyed(browser, "m")
+    assert run(browser, FOCUSED) == (["0", str(misled[0])] if misled else None)
 
 
 def test_the_runs_curves_are_read_by_key_and_pointer_and_as_a_table(browser, tmp_path):

@@ -65,10 +65,10 @@ def test_the_curves_of_a_run(tmp_path):
     ]
     (tmp_path / "3.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     rollouts = load_rollouts(tmp_path)
-    [reward, misleading] = curves_of(rollouts)
+    [reward, for_wrong] = curves_of(rollouts)
     assert reward.lines == {"reward": {3: 0.5}}
-    assert misleading.lines["of the weight"] == pytest.approx({3: 2.2 / 3})
-    assert misleading.lines["of the tokens"] == pytest.approx({3: 2 / 3})
+    assert for_wrong.lines["of the weight"] == pytest.approx({3: 2.2 / 3})
+    assert for_wrong.lines["of the tokens"] == pytest.approx({3: 2 / 3})
     logged = [
         (1, {"critic/score/mean": 0.25}),
         (1, {"val": 1.0}),

@@ -5,14 +5,15 @@ import pytest
 from rich.console import Console
 from testkit.pages import ARABIC, CHINESE, HOSTILE, entry_of, many_kinds
 
+from segrl.importance.misleading import Suspect
 from segrl.report import Entry, draw, ranks_of, terminal
 
 WIDE = 400  # no line is broken
 
 
-def shown(entry, colour=False, misled=None):
+def shown(entry, colour=False):
     console = Console(file=StringIO(), width=WIDE, force_terminal=colour, color_system="standard" if colour else None)
-    draw(terminal(entry, misled), console)
+    draw(terminal(entry), console)
     return console.file.getvalue()
 
 
@@ -50,10 +51,13 @@ def test_a_dropped_segment_is_dimmed_and_strong_tokens_are_tinted():
 
 def test_the_thought_that_misled_is_red_and_called_so():
     entry = entry_of(["a b", "c", "d", "</think> x"], scores_T=[4.0, -4.0, 0.0, 0.1, 3.0, 0.0], gap=None)
-    lines = shown(entry, colour=True, misled=1).splitlines()
+    suspect = Suspect(1, score=0.9, reached=0.6, concludes=False)
+    lines = shown(entry._replace(suspect=suspect), colour=True).splitlines()
     assert ["2" in line and "\x1b[1;31m" in line for line in lines if "misled" in line] == [True]
     assert sum("\x1b[1;31m" in line for line in lines) == 1
     assert not [line for line in lines if "gap" in line]  # not known of a single node
+    for unmarked in (suspect._replace(concludes=True), suspect._replace(score=0.6), None):
+        assert "misled" not in shown(entry._replace(suspect=unmarked))
 
 
 def test_a_token_measure_counts_tokens():
