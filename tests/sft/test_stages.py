@@ -416,6 +416,17 @@ def test_a_model_without_weights_is_refused(tmp_path):
     check_weights(str(toy.MODEL_PATH))
 
 
+def test_what_is_no_hub_id_is_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for path in ("./runs/x", "runs/x/model", "~/nowhere/model"):
+        with pytest.raises(FileNotFoundError, match=f"there is no model folder '{path}' .* of the form owner/name"):
+            check_weights(path)
+    with pytest.raises(FileNotFoundError, match=r"the folder 'runs' .* no model folder 'sft'.* hf download runs/sft"):
+        check_weights("runs/sft")
+    check_weights("owner/name")  # which may be on the hub
+
+
 def test_a_disk_without_room_for_a_checkpoint_is_refused(tmp_path, monkeypatch):
     model = toy.load_model()[0]
     tied = {id(one): one.numel() for one in model.parameters()}
