@@ -7,20 +7,19 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from testkit.composed import changed
+from testkit.processes import alive, wait_until
 
 from segrl import toy
 from segrl.commands.config import compose
 from segrl.commands.sft import check_beforehand, complete, lit, main, summary, train
 from segrl.data import save_traces
-from segrl.launch import _end_with_parent
+from segrl.launch import end_with_parent
 from segrl.loading import check_weights
 from segrl.sft.export import card, export, finish_weights, lora_alpha, selected
 from segrl.sft.masking import Example
@@ -386,15 +385,12 @@ def test_a_killed_command_leaves_no_training_behind():
     read, write = os.pipe()
     parent = os.fork()
     if parent == 0:
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], preexec_fn=_end_with_parent)
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], preexec_fn=end_with_parent)
         os.write(write, str(child.pid).encode())
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(parent, 0)
-    child = Path("/proc", os.read(read, 20).decode(), "stat")
-    deadline = time.monotonic() + 20
-    while child.exists() and child.read_text().rpartition(")")[2].split()[0] != "Z":
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    child = int(os.read(read, 20))
+    assert wait_until(lambda: not alive(child), seconds=20)
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
