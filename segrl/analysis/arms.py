@@ -17,7 +17,7 @@ import torch
 from segrl import attribution
 from segrl.analysis.gathering import thought_texts
 from segrl.attribution.target import own_answer
-from segrl.importance import MEASURES, measure_of, misleading, score
+from segrl.importance import MEASURES, check_measure_options, measure_of, misleading, score
 from segrl.importance.concluding import concluding
 from segrl.importance.gathering import gather
 from segrl.importance.reading import seed_of
@@ -281,4 +281,5 @@ def arm_named(name: str, arms: Mapping[str, Arm], options: Mapping[str, Mapping[
         measure_of(name)
     except ValueError as error:
         raise ValueError(f"there is no arm and no measure {name!r}{near(name, (*arms, *MEASURES))}") from error
+    check_measure_options(name, options.get(name, {}))
     return Measured(name, options.get(name, {}))

@@ -21,7 +21,7 @@ from segrl.commands.scoring import check_measure, gather_options
 from segrl.data.files import write_text
 from segrl.generation import sample
 from segrl.grading import Verdict
-from segrl.importance import measure_of, misleading, score
+from segrl.importance import check_measure_options, measure_of, misleading, score
 from segrl.importance.gathering import gather
 from segrl.importance.misleading import Suspect
 from segrl.loading import load_model
@@ -87,6 +87,7 @@ def _check(config: DictConfig) -> None:
     if measure_of(config.measure).level == "token":
         raise ConfigError(f"measure={config.measure} scores tokens; this compares thoughts, so give one of thoughts")
     check_measure(config.measure, config.attribution.path)
+    check_measure_options(config.measure, plain(config.measure_options))
 
 
 def _response(config: DictConfig) -> Response:

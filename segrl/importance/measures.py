@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from segrl.importance.aggregation import (
+    Aggregate,
     from_strength,
     permuted,
     segment_scores,
@@ -28,7 +29,7 @@ MISTAKES = ("wrong", "carried")  # kinds of thoughts: a false step, and what fol
 # --- integrated gradients --------------------------------------------------------------------------------------------
 
 
-def ig(evidence: Evidence, segments: Segments, aggregate: str = "sqrt") -> SegmentScores:
+def ig(evidence: Evidence, segments: Segments, aggregate: Aggregate = "sqrt") -> SegmentScores:
     """The scores of [IG] Eq. 3 and 4. On the value path, those of Eq. 3: without consistency, beta drops nothing."""
     stream = given(evidence.ig)
     if stream.path == "values":
@@ -36,7 +37,7 @@ def ig(evidence: Evidence, segments: Segments, aggregate: str = "sqrt") -> Segme
     return segment_scores(stream.scores_T, segments, aggregate)
 
 
-def strength(evidence: Evidence, segments: Segments, aggregate: str = "sqrt") -> SegmentScores:
+def strength(evidence: Evidence, segments: Segments, aggregate: Aggregate = "sqrt") -> SegmentScores:
     """The scores of Eq. 3 without consistency: beta drops no segment ([IG] table 2)."""
     return stream_scores(given(evidence.ig).scores_T.abs(), segments, aggregate)
 
@@ -65,7 +66,7 @@ def ig_tokens(evidence: Evidence, segments: Segments) -> SegmentScores:
     return token_scores(given(evidence.ig).scores_T, segments)
 
 
-def permuted_ig(evidence: Evidence, segments: Segments, aggregate: str = "sqrt", seed: int = 0) -> SegmentScores:
+def permuted_ig(evidence: Evidence, segments: Segments, aggregate: Aggregate = "sqrt", seed: int = 0) -> SegmentScores:
     """Control: the scores of ``ig``, permuted at random among the thoughts."""
     return permuted(ig(evidence, segments, aggregate), segments, _generator(evidence, seed))
 
@@ -174,12 +175,12 @@ def _first(evidence: Evidence) -> Tensor:
 # --- gradients and attention -----------------------------------------------------------------------------------------
 
 
-def grad_input(evidence: Evidence, segments: Segments, aggregate: str = "sqrt") -> SegmentScores:
+def grad_input(evidence: Evidence, segments: Segments, aggregate: Aggregate = "sqrt") -> SegmentScores:
     """Eq. 3 on gradient . input: integrated gradients with one node at the input and a baseline of zero."""
     return segment_scores(given(evidence.gradient_T), segments, aggregate)
 
 
-def oar(evidence: Evidence, segments: Segments, aggregate: str = "mean") -> SegmentScores:
+def oar(evidence: Evidence, segments: Segments, aggregate: Aggregate = "mean") -> SegmentScores:
     """OAR's measure: log1p of \\|gradient . embedding\\|, min-max over the thinking."""
     thought_T = segments.thought_S[segments.index_T]
     values_T = given(evidence.gradient_T).double().abs().log1p()
@@ -187,7 +188,7 @@ def oar(evidence: Evidence, segments: Segments, aggregate: str = "mean") -> Segm
     return stream_scores((values_T - low) / (high - low if high > low else 1.0), segments, aggregate)
 
 
-def grail(evidence: Evidence, segments: Segments, aggregate: str = "mean") -> SegmentScores:
+def grail(evidence: Evidence, segments: Segments, aggregate: Aggregate = "mean") -> SegmentScores:
     """GRAIL's measure: the norm of gradient x embedding, as the z-score of its logarithm over the thinking."""
     thought_T = segments.thought_S[segments.index_T]
     log_T = given(evidence.gradnorm_T).double().clamp_min(LEAST_GRADIENT).log()
@@ -197,7 +198,7 @@ def grail(evidence: Evidence, segments: Segments, aggregate: str = "mean") -> Se
     return stream_scores(z_T, segments, aggregate)
 
 
-def attention(evidence: Evidence, segments: Segments, aggregate: str = "sum") -> SegmentScores:
+def attention(evidence: Evidence, segments: Segments, aggregate: Aggregate = "sum") -> SegmentScores:
     """How much the answer attends to the segment."""
     return stream_scores(given(evidence.attention_T), segments, aggregate)
 
@@ -220,12 +221,12 @@ def delta(evidence: Evidence, segments: Segments, low: float = 0.8, high: float 
 # --- what the text itself says ---------------------------------------------------------------------------------------
 
 
-def entropy(evidence: Evidence, segments: Segments, aggregate: str = "sum") -> SegmentScores:
+def entropy(evidence: Evidence, segments: Segments, aggregate: Aggregate = "sum") -> SegmentScores:
     """How uncertain the model was: entropy summed over the segment (Li et al. 2025)."""
     return stream_scores(given(evidence.entropy_T), segments, aggregate)
 
 
-def surprise(evidence: Evidence, segments: Segments, aggregate: str = "sum") -> SegmentScores:
+def surprise(evidence: Evidence, segments: Segments, aggregate: Aggregate = "sum") -> SegmentScores:
     """Control: how surprised the model is by the segment: -log p summed over it."""
     return stream_scores(-given(evidence.logp_T), segments, aggregate)
 
