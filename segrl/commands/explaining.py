@@ -163,12 +163,14 @@ def _misled(response: Response, config: DictConfig) -> tuple[Entry, Suspect]:
     """The response with its own answer explained against the gold one, and the thought that is suspected."""
     trace, segments, verdict, *_ = response
     evidence = _evidence(response, misleading.NEEDS, "contrast", config)
+    readings_RS = misleading.readings(evidence, segments)
     views = {
-        "contrast": _view(segments, misleading.in_common(evidence, segments), "contrast", config),
+        "contrast": _view(segments, misleading.in_common(readings_RS, segments), "contrast", config),
         config.measure: _of_own(response, config),
     }
     assert isinstance(evidence.contrast, Attribution)
-    return Entry(trace, segments, verdict, evidence.contrast, views), misleading.misled(evidence, segments)
+    suspect = misleading.misled(trace, segments, readings_RS)
+    return Entry(trace, segments, verdict, evidence.contrast, views), suspect
 
 
 def _of_own(response: Response, config: DictConfig) -> View:

@@ -22,7 +22,7 @@ from segrl.attribution.target import own_answer
 from segrl.importance import measures
 from segrl.importance.aggregation import from_strength
 from segrl.importance.concluding import concluding
-from segrl.types import Evidence, Segments, SegmentScores, given
+from segrl.types import Evidence, Segments, SegmentScores, TokenisedTrace, given
 
 # What `gather` is asked for, with target=contrast, and the measures that read it.
 NEEDS = ("contrast", "prefix_logp_S", "alone_value_S")
@@ -48,22 +48,23 @@ class Suspect(NamedTuple):
         return self.beats_chance and not self.concludes
 
 
-def misled(evidence: Evidence, segments: Segments) -> Suspect:
-    """The suspect of a wrong response; ``evidence`` holds ``NEEDS``, gathered with ``target="contrast"``."""
-    concludes_S = list(concluding(evidence.trace, segments, given(own_answer(evidence.trace))))
-    return suspect(readings(evidence, segments), concludes_S)
-
-
-def in_common(evidence: Evidence, segments: Segments) -> SegmentScores:
-    """Each thought by the mean of its shares in the readings."""
-    scores_S = torch.zeros(len(segments), dtype=torch.float64)
-    scores_S[segments.thought_S] = mean_share(readings(evidence, segments))
-    return from_strength(scores_S, segments)
+def misled(trace: TokenisedTrace, segments: Segments, readings_RS: Tensor) -> Suspect:
+    """The suspect of a wrong response, of whose contrast these are the readings."""
+    return suspect(readings_RS, list(concluding(trace, segments, given(own_answer(trace)))))
 
 
 def readings(evidence: Evidence, segments: Segments) -> Tensor:
-    """The scores of the thoughts in each reading: (readings, thoughts)."""
+    """The scores of the thoughts in each reading: (readings, thoughts). ``evidence`` holds ``NEEDS``, gathered with
+    ``target="contrast"``.
+    """
     return torch.stack([read(evidence, segments).strength_S[segments.thought_S] for read in READINGS])
+
+
+def in_common(readings_RS: Tensor, segments: Segments) -> SegmentScores:
+    """Each thought by the mean of its shares in the readings."""
+    scores_S = torch.zeros(len(segments), dtype=torch.float64)
+    scores_S[segments.thought_S] = mean_share(readings_RS)
+    return from_strength(scores_S, segments)
 
 
 def suspect(readings_RS: Tensor, concludes_S: Sequence[bool], level: float = LEVEL, deals: int = DEALS) -> Suspect:
