@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from segrl.commands.common import plain, say, tokenised, trace_of, verdicts
 from segrl.commands.config import ConfigError, needed
 from segrl.data import records
-from segrl.data.files import Row
+from segrl.data.files import Row, require
 from segrl.data.shards import by_id
 from segrl.types import Attribution, Segments, TokenisedTrace
 
@@ -65,7 +65,7 @@ def _entries(traces: Sequence[TokenisedTrace], selections: Sequence[str], attrib
     from segrl.segmentation import segment
 
     names = _names(selections)
-    rows = {name: by_id(path, records.SELECTIONS) for name, path in zip(names, selections, strict=True)}
+    rows = {name: _selected(path) for name, path in zip(names, selections, strict=True)}
     made = {name: records.how_made(path) for name, path in zip(names, selections, strict=True)}
     for name, selected in rows.items():
         if not any(trace.id in selected for trace in traces):
@@ -88,6 +88,13 @@ def _names(paths: Sequence[str]) -> list[str]:
     """Short names of files: their stems, whole paths where two share one."""
     stems = [Path(path).stem for path in paths]
     return [path if stems.count(stem) > 1 else stem for path, stem in zip(paths, stems, strict=True)]
+
+
+def _selected(path: str) -> dict[str, Row]:
+    """The rows of the selections by their trace's id, with the parts of their strengths where the file has them."""
+    rows = by_id(path)
+    require(records.SELECTIONS, next(iter(rows.values())), path)
+    return rows
 
 
 def _view(trace: TokenisedTrace, row: Row, made: Row) -> View:

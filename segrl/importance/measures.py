@@ -6,6 +6,8 @@ missing without it. A score may be negative; :func:`segrl.importance.aggregation
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -154,22 +156,19 @@ def _gains(after_S: Tensor, empty: float) -> Tensor:
 
 def alone(evidence: Evidence, segments: Segments) -> SegmentScores:
     """What the segment adds alone: v(the segment) - v(nothing)."""
-    return from_strength(_first(evidence), segments)
+    return from_strength(given(evidence.alone_value_S).double() - given(evidence.empty_value), segments)
 
 
 def first_and_last(evidence: Evidence, segments: Segments) -> SegmentScores:
-    """The mean of what the segment adds alone and of what is missing when it alone is taken out."""
-    last_S = given(evidence.whole_value) - given(evidence.without_value_S).double()
-    return from_strength((_first(evidence) + last_S) / 2, segments)
+    """The mean of what the segment adds alone and of what is missing when it alone is taken out, its parts."""
+    first_S = alone(evidence, segments).strength_S
+    last_S = from_strength(given(evidence.whole_value) - given(evidence.without_value_S).double(), segments).strength_S
+    return replace(from_strength((first_S + last_S) / 2, segments), parts={"alone": first_S, "without": last_S})
 
 
 def shapley(evidence: Evidence, segments: Segments) -> SegmentScores:
     """The Shapley value, from coalitions of thoughts that were sampled; ``evidence.shapley_error_S`` is its error."""
     return from_strength(given(evidence.shapley_S), segments)
-
-
-def _first(evidence: Evidence) -> Tensor:
-    return given(evidence.alone_value_S).double() - given(evidence.empty_value)
 
 
 # --- gradients and attention -----------------------------------------------------------------------------------------

@@ -296,6 +296,10 @@ def test_the_misleading_thought_is_jumped_to(browser, tmp_path):
     cells = "return [...document.querySelectorAll('.segment')].map((one) => one.querySelector('.cell').textContent)"
     assert run(browser, cells) == ["+0.50", "+2.00", "\u22121.00", ""]
     assert "mistake+2" in run(browser, "return document.querySelectorAll('.segment .note')[1].textContent")
+    # Beside the score that is shown, its parts before the others' scores.
+    change(browser, "measure", "1")
+    assert run(browser, cells) == ["+1.00", "+4.00", "\u22122.00", ""]
+    assert "lost without+4" in run(browser, "return document.querySelectorAll('.segment .note')[1].textContent")
 
 
 def test_the_runs_curves_are_read_by_key_and_pointer_and_as_a_table(browser, tmp_path):
