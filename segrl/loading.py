@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def load_model(path: str, dtype: str = "float32", device: str = "auto") -> tuple
     tokenizer = load_tokenizer(path)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
+    model = AutoModelForCausalLM.from_pretrained(expanduser(path), dtype=getattr(torch, dtype))
     return model.to(device).eval(), tokenizer
 
 
@@ -29,7 +30,7 @@ def own_dtype(path: str) -> str:
     """The dtype that the config.json of the model at ``path`` names; bfloat16 where it names none."""
     from transformers import AutoConfig
 
-    dtype = AutoConfig.from_pretrained(path).dtype or torch.bfloat16
+    dtype = AutoConfig.from_pretrained(expanduser(path)).dtype or torch.bfloat16
     return str(dtype).removeprefix("torch.")
 
 
@@ -39,7 +40,7 @@ def load_tokenizer(path: str) -> Any:
 
     check_model(path)
     try:
-        return AutoTokenizer.from_pretrained(path)
+        return AutoTokenizer.from_pretrained(expanduser(path))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path!r} gives no tokenizer, as a folder or a hub id: {error}") from error
 

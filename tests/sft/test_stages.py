@@ -20,7 +20,7 @@ from segrl.commands.config import compose
 from segrl.commands.sft import check_beforehand, complete, lit, main, summary, train
 from segrl.data import save_traces
 from segrl.launch import end_with_parent
-from segrl.loading import check_weights
+from segrl.loading import check_weights, load_tokenizer
 from segrl.sft.export import card, export, finish_weights, lora_alpha, selected
 from segrl.sft.masking import Example
 from segrl.sft.space import check_saved, check_space, full_disk, parameters
@@ -421,6 +421,13 @@ def test_what_is_no_hub_id_is_refused_at_once(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"the folder 'runs' .* no model folder 'sft'.* hf download runs/sft"):
         check_weights("runs/sft")
     check_weights("owner/name")  # which may be on the hub
+
+
+def test_a_model_at_home_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").symlink_to(toy.MODEL_PATH)
+    assert load_tokenizer("~/model").vocab_size == load_tokenizer(str(toy.MODEL_PATH)).vocab_size
+    assert compose("sft", ["model_path=~/model"]).model.path == f"{tmp_path}/model"
 
 
 def test_a_disk_without_room_for_a_checkpoint_is_refused(tmp_path, monkeypatch):
