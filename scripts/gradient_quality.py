@@ -63,6 +63,7 @@ from segrl.credit.rollout import Rollout, make_rollout, rollout_trace
 from segrl.credit.settings import CreditSettings
 from segrl.data import load_traces, save_traces, shards, write_rows
 from segrl.data.files import write_json
+from segrl.launch import end_with_parent
 from segrl.types import Trace
 
 GRID = OmegaConf.load(Path(__file__).parents[1] / "examples" / "segment_grpo.yaml").problems
@@ -258,6 +259,10 @@ def in_parts(given, function, *arguments) -> None:
 
 def in_part(given, function, arguments: Sequence, part: int) -> None:
     """Run the function on rollouts that this process reads: a process that is handed tensors opens a file for each."""
+    end_with_parent()
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():  # it was killed while this process started
+        raise SystemExit(f"{function.__name__}: the comparison has ended, and so does its worker {part}")
     torch.set_num_threads(1)
     function(given, sampled(given), *arguments, part)
 

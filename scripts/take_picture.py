@@ -55,7 +55,8 @@ def entry(model, tokenizer, trace: TokenisedTrace) -> Entry:
     [evidence] = segrl.gather(model, [trace], tokenizer, misleading.NEEDS, segments=[segments], target="contrast")
     scores = segrl.score(evidence, segments, "mistake")
     view = View(segments, scores, segrl.select(scores), target="contrast")
-    suspect = misleading.misled(evidence, segments) if verdict.wrong else None
+    readings_RS = misleading.readings(evidence, segments)
+    suspect = misleading.misled(trace, segments, readings_RS) if verdict.wrong else None
     [attribution] = segrl.attribute(model, [trace], tokenizer)
     return Entry(trace, segments, verdict, attribution, {"mistake": view}, suspect=suspect)
 

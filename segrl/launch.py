@@ -57,7 +57,7 @@ def run_verl(entry_point: Sequence[str], config: DictConfig, name: str) -> int:
     print(f"running {' '.join(settings)} {shlex.join(command)}", flush=True)
     causes = Causes()
     process = subprocess.Popen(
-        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=_end_with_parent
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=end_with_parent
     )
     with process:
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
@@ -102,8 +102,8 @@ class Causes:
         return "the errors above, the first of them first:\n  " + "\n  ".join(shown)
 
 
-def _end_with_parent() -> None:
-    """Ask the kernel for a SIGTERM once this process's parent is gone. A command that is killed then leaves no training
+def end_with_parent() -> None:
+    """Ask the kernel for a SIGTERM once this process's parent is gone. A command that is killed then leaves no process
     behind that writes into the same folder as the command's next start.
     """
     if sys.platform == "linux":

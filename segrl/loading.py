@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def load_model(path: str, dtype: str = "float32", device: str = "auto") -> tuple
     tokenizer = load_tokenizer(path)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
+    model = AutoModelForCausalLM.from_pretrained(expanduser(path), dtype=getattr(torch, dtype))
     return model.to(device).eval(), tokenizer
 
 
@@ -29,7 +30,7 @@ def own_dtype(path: str) -> str:
     """The dtype that the config.json of the model at ``path`` names; bfloat16 where it names none."""
     from transformers import AutoConfig
 
-    dtype = AutoConfig.from_pretrained(path).dtype or torch.bfloat16
+    dtype = AutoConfig.from_pretrained(expanduser(path)).dtype or torch.bfloat16
     return str(dtype).removeprefix("torch.")
 
 
@@ -39,7 +40,7 @@ def load_tokenizer(path: str) -> Any:
 
     check_model(path)
     try:
-        return AutoTokenizer.from_pretrained(path)
+        return AutoTokenizer.from_pretrained(expanduser(path))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path!r} gives no tokenizer, as a folder or a hub id: {error}") from error
 
@@ -55,13 +56,32 @@ def check_model(path: str, dtype: str = "float32", device: str = "auto") -> None
 
 
 def local_folder(path: str) -> Path | None:
-    """The folder at ``path``; None for a hub id. A path that begins with ``.``, ``/`` or ``~`` must be a folder."""
+    """The folder at ``path``; None for a hub id. A path that cannot be a hub id must be a folder."""
     folder = Path(path).expanduser()
     if folder.is_dir():
         return folder
-    if path.startswith((".", "/", "~")):
-        raise FileNotFoundError(f"there is no model folder {path!r}; give a folder or a hub id")
+    if path.startswith((".", "/", "~")) or len(folder.parts) > 2:
+        raise FileNotFoundError(
+            f"there is no model folder {path!r} (looked in {Path.cwd()}); give a folder, or a hub id of the form "
+            "owner/name"
+        )
+    if len(folder.parts) == 2 and folder.parent.is_dir() and not _downloaded(path):
+        raise FileNotFoundError(
+            f"the folder {str(folder.parent)!r} (in {Path.cwd()}) holds no model folder {folder.name!r}; check the "
+            f"spelling. If the model {path} of the hub is meant, download it first: hf download {path}"
+        )
     return None
+
+
+def _downloaded(hub_id: str) -> bool:
+    """Whether the hub's cache on this machine has the model."""
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.from_pretrained(hub_id, local_files_only=True)
+    except OSError:
+        return False
+    return True
 
 
 def check_weights(model_path: str) -> None:

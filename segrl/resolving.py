@@ -6,7 +6,19 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any
+from numbers import Integral, Real
+from os import PathLike
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+# Annotation -> what such a value is called, and whether a value is one.
+KINDS: dict[Any, tuple[str, Callable[[Any], bool]]] = {
+    int: ("a whole number", lambda value: isinstance(value, Integral) and not isinstance(value, bool)),
+    float: ("a number", lambda value: isinstance(value, Real) and not isinstance(value, bool)),
+    bool: ("true or false", lambda value: isinstance(value, bool)),
+    str: ("a text", lambda value: isinstance(value, (str, PathLike))),
+    NoneType: ("null", lambda value: value is None),
+}
 
 
 def resolve(name: str | Callable, table: Mapping[str, Callable] | None = None, what: str = "function") -> Callable:
@@ -32,11 +44,41 @@ def resolve(name: str | Callable, table: Mapping[str, Callable] | None = None, w
 
 
 def check_options(what: str, function: Callable, given: Sequence[object], options: Mapping[str, Any]) -> None:
-    """Refuse ``options`` that ``function`` does not take, or too few of them, after the arguments ``given``."""
+    """Refuse ``options`` that ``function`` does not take after the arguments ``given``, by name, number or type.
+
+    Of its annotations these are compared: int, float, bool, str, None, Literal, and unions of them.
+    """
+    signature, hints = inspect.signature(function), _hints(function)
     try:
-        inspect.signature(function).bind(*given, **options)
+        signature.bind(*given, **options)
     except TypeError as error:
-        raise ValueError(f"{what} with the options {dict(options)}: {error}") from error
+        taken = ", ".join([*signature.parameters][len(given) :]) or "no options"
+        raise ValueError(f"{what} with the options {dict(options)}: {error}; it takes {taken}") from error
+    for name, value in options.items():
+        expected = _expected(hints.get(name))
+        if expected and not any(fits(value) for fits in expected.values()):
+            raise ValueError(f"{what}: {name}={value!r}, expected {' or '.join(expected)}")
+
+
+def _hints(function: Callable) -> dict[str, Any]:
+    """The annotations of the function's parameters; none where they cannot be read."""
+    try:
+        return get_type_hints(function if inspect.isroutine(function) else type(function).__call__)
+    except (NameError, AttributeError, TypeError):  # of what is imported for a type checker alone
+        return {}
+
+
+def _expected(hint: Any) -> dict[str, Callable[[Any], bool]]:
+    """What a value of the annotation is called, and whether a value is one; empty where any value may be."""
+    if hint in KINDS:
+        return dict([KINDS[hint]])
+    values = get_args(hint)
+    if get_origin(hint) is Literal:
+        return {f"one of {', '.join(map(str, values))}": lambda value: value in values}
+    if get_origin(hint) not in (Union, UnionType):
+        return {}
+    kinds = [_expected(value) for value in values]
+    return {name: fits for kind in kinds for name, fits in kind.items()} if all(kinds) else {}
 
 
 def near(name: str, known: Iterable[str]) -> str:

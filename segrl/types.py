@@ -297,7 +297,8 @@ class SegmentScores:
     may be negative: ``strength_S`` keeps their sign for ranking, ``share_S`` is that of the positive parts.
 
     ``excess_S`` is the consistency beyond what random signs would give (default: zero). The scores of a token measure
-    hold one entry a token, and in ``segment_T`` the segment each token lies in.
+    hold one entry a token, and in ``segment_T`` the segment each token lies in. ``parts`` are the numbers that a
+    strength is made of, by name, where a reader wants to see them too.
     """
 
     strength_S: Tensor
@@ -307,6 +308,7 @@ class SegmentScores:
     thought_S: Tensor = None  # type: ignore[assignment]  # a tensor once it is made
     excess_S: Tensor = None  # type: ignore[assignment]
     segment_T: Tensor | None = None
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.thought_S is None:
@@ -317,6 +319,8 @@ class SegmentScores:
             _same_count(f"segment scores: {name}", len(getattr(self, name)), len(self.strength_S))
         if self.segment_T is not None:
             _same_count("segment scores: segment_T", len(self.segment_T), len(self.strength_S))
+        for name, part_S in self.parts.items():
+            _same_count(f"segment scores: part {name}", len(part_S), len(self.strength_S))
         for name in ("strength_S", "share_S", "consistency_S", "excess_S"):
             if not bool(torch.isfinite(getattr(self, name)).all()):
                 raise ValueError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -127,7 +128,7 @@ def _pooled(pool: Sequence[Weighable]) -> tuple[SegmentScores, Selection | None]
     if len(pool) == 1:
         return pool[0].scores, pool[0].selection
     names = ("strength_S", "consistency_S", "tokens_S", "thought_S", "excess_S")
-    joined = {name: torch.cat([getattr(response.scores, name) for response in pool]) for name in names}
+    joined: dict[str, Any] = {name: torch.cat([getattr(response.scores, name) for response in pool]) for name in names}
     positive_S = joined["strength_S"].clamp_min(0)
     scores = SegmentScores(share_S=positive_S / positive_S.sum().clamp_min(1e-300), **joined)
     if any(response.selection is None for response in pool):

@@ -17,13 +17,12 @@ import torch
 from segrl import attribution
 from segrl.analysis.gathering import thought_texts
 from segrl.attribution.target import own_answer
-from segrl.importance import MEASURES, measure_of, misleading, score
-from segrl.importance.concluding import concluding
+from segrl.importance import MEASURES, check_measure_options, measure_of, misleading, score
 from segrl.importance.gathering import gather
 from segrl.importance.reading import seed_of
 from segrl.resolving import near
 from segrl.selection import select
-from segrl.types import Attribution, Evidence, Segments, SegmentScores, TokenisedTrace, given
+from segrl.types import Attribution, Evidence, Segments, SegmentScores, TokenisedTrace
 
 TOP_TOKENS = 0.45  # the share of tokens that a measure of tokens keeps, as in the paper ([IG] section 4.3)
 
@@ -135,8 +134,7 @@ class Marking:
         if self.dealt:
             generator = torch.Generator().manual_seed(seed_of(0, bench.trace.id))
             readings_RS = misleading.dealt(readings_RS, generator)
-        answer = given(own_answer(bench.trace))
-        suspect = misleading.suspect(readings_RS, list(concluding(bench.trace, bench.segments, answer)))
+        suspect = misleading.misled(bench.trace, bench.segments, readings_RS)
         evaluations = sum(evidence.cost[need] for need in misleading.NEEDS)
         marked = [suspect.thought] if suspect.marked else []
         return Scored(misleading.mean_share(readings_RS).tolist(), evaluations, seconds, None, marked)
@@ -281,4 +279,5 @@ def arm_named(name: str, arms: Mapping[str, Arm], options: Mapping[str, Mapping[
         measure_of(name)
     except ValueError as error:
         raise ValueError(f"there is no arm and no measure {name!r}{near(name, (*arms, *MEASURES))}") from error
+    check_measure_options(name, options.get(name, {}))
     return Measured(name, options.get(name, {}))

@@ -31,7 +31,8 @@ CLASSES = {
 
 def reasons(row: Row, tau: float, beta: float) -> tuple[str, ...]:
     """The reason that Eq. 5-7 give for each thought of a trace, nothing forced."""
-    columns = {f"{name}_S": torch.tensor(row[name]) for name in ("strength", "share", "consistency", "tokens")}
+    names = ("strength", "share", "consistency", "tokens")
+    columns: dict[str, Any] = {f"{name}_S": torch.tensor(row[name]) for name in names}
     return select(SegmentScores(**columns), tau=tau, beta=beta, force=()).reason_S
 
 

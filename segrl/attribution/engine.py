@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -175,9 +175,46 @@ def attribute(
     if "rule" in options:
         raise TypeError("attribute() has no option rule; quadrature= says how nodes are chosen")
     settings = AttributionSettings(**options)
+    plan = _planned(settings, certificate)
+    evaluate = evaluator(model, traces, tokenizer, **{name: getattr(settings, name) for name in EXPLAINED})
+    sums = [_PathSums(len(sequence), midpoints=plan.quadrature == "midpoint") for sequence in evaluate.explained]
+    rows = [row for index in range(len(sums)) for row in _first_rows(index, plan)]
+    if settings.engine == "captum":
+        _add_captum(evaluate, sums, plan)
+        rows, plan = [row for row in rows if row.weight is None], plan._replace(tolerance=None)
+    batching = Batching(settings.batch_tokens, batch_rows, settings.checkpointing)
+    while rows:
+        for count, (row, logp, masses_L) in enumerate(batching.run(evaluate, rows), 1):
+            sums[row.index].add(row, logp, masses_L)
+            if progress:
+                progress(count, len(rows))
+        evaluated = dict.fromkeys(row.index for row in rows)
+        rows = [row for i in evaluated for row in _refinement(i, sums[i], plan, settings.max_nodes)]
+    return [
+        _attribution(sequence, path_sums, settings, plan.tolerance, finite)
+        for sequence, path_sums in zip(evaluate.explained, sums, strict=True)
+    ]
+
+
+# --- which nodes are evaluated ---------------------------------------------------------------------------------------
+
+
+class _Plan(NamedTuple):
+    """The nodes at which each trace is evaluated first, whether the ends of its path are evaluated too, and the gap
+    above which it gets more nodes."""
+
+    quadrature: str | Nodes
+    nodes: int
+    alphas_J: Tensor
+    weights_J: Tensor
+    certificate: bool
+    tolerance: float | None
+
+
+def _planned(settings: AttributionSettings, certificate: bool | None) -> _Plan:
+    """The plan that follows from the settings; without a word on it, many nodes or a tolerance bring a certificate."""
     if settings.engine not in ENGINES:
         raise ValueError(f"engine={settings.engine!r}, expected one of {ENGINES}")
-    evaluate = evaluator(model, traces, tokenizer, **{name: getattr(settings, name) for name in EXPLAINED})
     quadrature, nodes, tolerance = settings.quadrature, settings.nodes, settings.tolerance
     if settings.compat is not None:
         quadrature, nodes, tolerance = _compatible(settings)
@@ -186,35 +223,16 @@ def attribute(
         certificate = len(alphas_J) > 1 or tolerance is not None
     if tolerance is not None and not certificate:
         raise ValueError(f"tolerance={tolerance} needs a certificate; give tolerance=None with certificate=False")
-    sums = [_PathSums(len(sequence), midpoints=quadrature == "midpoint") for sequence in evaluate.explained]
-    rows = [row for index in range(len(sums)) for row in _first_rows(index, alphas_J, weights_J, certificate)]
-    if settings.engine == "captum":
-        _add_captum(evaluate, sums, quadrature, nodes)
-        rows, tolerance = [row for row in rows if row.weight is None], None
-    batching = Batching(settings.batch_tokens, batch_rows, settings.checkpointing)
-    while rows:
-        for count, (row, logp, masses_L) in enumerate(batching.run(evaluate, rows), 1):
-            sums[row.index].add(row, logp, masses_L)
-            if progress:
-                progress(count, len(rows))
-        evaluated = dict.fromkeys(row.index for row in rows)
-        rows = [row for i in evaluated for row in _refinement(i, sums[i], len(alphas_J), tolerance, settings.max_nodes)]
-    return [
-        _attribution(sequence, path_sums, settings, tolerance, finite)
-        for sequence, path_sums in zip(evaluate.explained, sums, strict=True)
-    ]
+    return _Plan(quadrature, nodes, alphas_J, weights_J, certificate, tolerance)
 
 
-# --- which nodes are evaluated ---------------------------------------------------------------------------------------
-
-
-def _add_captum(evaluate: Evaluator, sums: Sequence[_PathSums], quadrature: str | Nodes, nodes: int) -> None:
+def _add_captum(evaluate: Evaluator, sums: Sequence[_PathSums], plan: _Plan) -> None:
     """Give each trace the masses that captum has summed over all nodes; the ends of the path are evaluated later."""
     from segrl.attribution.captum import captum_masses
 
     for index, path_sums in enumerate(sums):
-        path_sums.nodes[1.0] = (1.0, captum_masses(evaluate, index, quadrature, nodes))
-        path_sums.evaluations, path_sums.midpoints = nodes, False
+        path_sums.nodes[1.0] = (1.0, captum_masses(evaluate, index, plan.quadrature, plan.nodes))
+        path_sums.evaluations, path_sums.midpoints = plan.nodes, False
 
 
 def _compatible(settings: AttributionSettings) -> tuple[str, int, None]:
@@ -229,20 +247,21 @@ def _compatible(settings: AttributionSettings) -> tuple[str, int, None]:
     return "authors", 50, None
 
 
-def _first_rows(index: int, alphas_J: Tensor, weights_J: Tensor, certificate: bool) -> list[Row]:
+def _first_rows(index: int, plan: _Plan) -> list[Row]:
     """The rows of one trace before any refinement: the ends of its path if certified, and the nodes."""
-    ends = [Row(index, 1.0, None), Row(index, 0.0, None)] if certificate else []
-    nodes = [Row(index, alpha, weight) for alpha, weight in zip(alphas_J.tolist(), weights_J.tolist(), strict=True)]
-    return ends + nodes
+    ends = [Row(index, 1.0, None), Row(index, 0.0, None)] if plan.certificate else []
+    nodes = zip(plan.alphas_J.tolist(), plan.weights_J.tolist(), strict=True)
+    return ends + [Row(index, alpha, weight) for alpha, weight in nodes]
 
 
 # --- where the path gets more nodes ----------------------------------------------------------------------------------
 
 
-def _refinement(index: int, path_sums: _PathSums, nodes: int, tolerance: float | None, max_nodes: int) -> list[Row]:
+def _refinement(index: int, path_sums: _PathSums, plan: _Plan, max_nodes: int) -> list[Row]:
     """Rows for a trace that misses the tolerance, at new nodes where its grid is uneven."""
     uneven_J = path_sums.integrate()
-    weights = path_sums.finer(uneven_J, nodes, max_nodes) if path_sums.misses(tolerance) else {}
+    misses, nodes = path_sums.misses(plan.tolerance), len(plan.alphas_J)
+    weights = path_sums.finer(uneven_J, nodes, max_nodes) if misses else {}
     return [Row(index, alpha, weight) for alpha, weight in weights.items()]
 
 

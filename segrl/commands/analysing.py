@@ -67,11 +67,12 @@ def truth(config: DictConfig) -> None:
 def _checked(config: DictConfig) -> dict[str, Any]:
     """The section ``analysis`` of the configuration, checked before anything is loaded."""
     from segrl.analysis import search
-    from segrl.importance import measure_of
+    from segrl.importance import check_measure_options, measure_of
 
     section = plain(config.analysis)
     if measure_of(config.measure).level == "token":
         raise ConfigError(f"measure={config.measure!r} scores tokens; this compares segments, so give one of segments")
+    check_measure_options(config.measure, plain(config.measure_options))
     search.check([section["tau"], *section["taus"]], [section["beta"], *section["betas"]])
     for name, known in (("gain", GAINS), ("truncation", TRUNCATIONS)):
         if section[name] not in known:
@@ -119,8 +120,13 @@ def _arms(config: DictConfig) -> dict[str, Any]:
     from segrl.analysis.arms import CARRIES, MISLED, arm_named
 
     table = MISLED if _wrong(config) else CARRIES
-    options = plain(config.measure_options)
-    return {name: arm_named(name, table, options) for name in config.measures or table}
+    options, names = plain(config.measure_options), list(config.measures or table)
+    if unread := [name for name in options if name in table or name not in names]:
+        raise ConfigError(
+            f"measure_options of {', '.join(unread)} would not be read; expected those of measures= that are no arm of "
+            "the table, such as {shapley: {...}}: an arm has its own options"
+        )
+    return {name: arm_named(name, table, options) for name in names}
 
 
 def _wrong(config: DictConfig) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from segrl.commands.common import traces_of
 from segrl.commands.config import compose
 from segrl.commands.scoring import check_measure
 from segrl.commands.traces import attribute, how_selected, select
@@ -31,7 +32,7 @@ def select_here(config: DictConfig) -> None:
     out = Path(config.out) / "selections.jsonl"
     thresholds = {f"selection.{name}": config[name] for name in ("tau", "beta") if config[name] is not None}
     selecting = config_of("select", config, out=out, attributions=_attributed(config), **thresholds)
-    note, wanted = made_by(out), how_selected(selecting)
+    note, wanted = made_by(out), how_selected(selecting, traces_of(selecting))
     if not (out.exists() and note.exists() and note.read_text() == wanted):
         check_unclaimed(config.out, how_made(out), json.loads(wanted))
     select(selecting)  # from its scores, if they are made; they are refused where they follow from other settings

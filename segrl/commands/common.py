@@ -83,14 +83,20 @@ def loaded_dtype(dtype: str) -> str:
     return "float32" if dtype == "auto" else dtype
 
 
+def traces_of(config: DictConfig) -> list[Trace]:
+    """The first ``limit`` traces of ``traces``, each of which has a response."""
+    from segrl.data import load_traces
+
+    (path,) = needed(config, "traces")
+    return load_traces(path, limit=config.limit, require_response=True)
+
+
 def tokenised(config: DictConfig) -> list[TokenisedTrace]:
     """The traces of ``traces``, their tokens counted by the attributor's tokenizer."""
-    from segrl.data import load_traces
     from segrl.loading import load_tokenizer
     from segrl.tokenization import tokenize_all
 
-    (path,) = needed(config, "traces")
-    traces = load_traces(path, limit=config.limit, require_response=True)
+    traces = traces_of(config)
     tokenizer = load_tokenizer(attributor_path(config))
     texts = [trace for trace in traces if not isinstance(trace, TokenisedTrace)]
     tokenised_texts = iter(tokenize_all(texts, tokenizer, config.template))

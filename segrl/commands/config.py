@@ -136,9 +136,13 @@ def _check_groups(command: str, overrides: list[str]) -> None:
 
 
 def _quoted(command: str, overrides: list[str]) -> list[str]:
-    """The overrides with their texts in quotes, where neither Hydra nor OmegaConf reads anything into them."""
-    texts = TEXTS.get(command, ())
-    return [_in_quotes(one) if one.partition("=")[0] in texts else one for one in overrides]
+    """The overrides with their texts in quotes, where neither Hydra nor OmegaConf reads anything into them. Of others
+    a ~ that the shell has left is the home folder; Hydra's grammar has none.
+    """
+    texts, home = TEXTS.get(command, ()), rf"\1{Path.home()}/"
+    return [
+        _in_quotes(one) if one.partition("=")[0] in texts else re.sub(r"^([^=]+=)~/", home, one) for one in overrides
+    ]
 
 
 def _in_quotes(override: str) -> str:

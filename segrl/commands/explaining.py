@@ -21,7 +21,7 @@ from segrl.commands.scoring import check_measure, gather_options
 from segrl.data.files import write_text
 from segrl.generation import sample
 from segrl.grading import Verdict
-from segrl.importance import measure_of, misleading, score
+from segrl.importance import check_measure_options, measure_of, misleading, score
 from segrl.importance.gathering import gather
 from segrl.importance.misleading import Suspect
 from segrl.loading import load_model
@@ -85,6 +85,7 @@ def _check(config: DictConfig) -> None:
     if measure_of(config.measure).level == "token":
         raise ConfigError(f"measure={config.measure} scores tokens; this compares thoughts, so give one of thoughts")
     check_measure(config.measure, config.attribution.path)
+    check_measure_options(config.measure, plain(config.measure_options))
 
 
 def _response(config: DictConfig) -> Response:
@@ -160,12 +161,13 @@ def _misled(response: Response, config: DictConfig) -> Entry:
     """The response with its own answer explained against the gold one, and the thought that is suspected."""
     trace, segments, verdict, *_ = response
     evidence = _evidence(response, misleading.NEEDS, "contrast", config)
+    readings_RS = misleading.readings(evidence, segments)
     views = {
-        "contrast": _view(segments, misleading.in_common(evidence, segments), "contrast", config),
+        "contrast": _view(segments, misleading.in_common(readings_RS, segments), "contrast", config),
         config.measure: _of_own(response, config),
     }
     assert isinstance(evidence.contrast, Attribution)
-    suspect = misleading.misled(evidence, segments)
+    suspect = misleading.misled(trace, segments, readings_RS)
     return Entry(trace, segments, verdict, evidence.contrast, views, suspect=suspect)
 
 

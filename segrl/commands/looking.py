@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from segrl.commands.common import plain, say, tokenised, trace_of, verdicts
 from segrl.commands.config import ConfigError, needed
 from segrl.data import records
-from segrl.data.files import Row
+from segrl.data.files import Row, require
 from segrl.data.shards import by_id
 from segrl.types import Attribution, Segments, TokenisedTrace
 
@@ -66,7 +66,7 @@ def _entries(traces: Sequence[TokenisedTrace], selections: Sequence[str], attrib
     from segrl.segmentation import segment
 
     names = _names(selections)
-    rows = {name: by_id(path, records.SELECTIONS) for name, path in zip(names, selections, strict=True)}
+    rows = {name: _selected(path) for name, path in zip(names, selections, strict=True)}
     made = {name: records.how_made(path) for name, path in zip(names, selections, strict=True)}
     for name, selected in rows.items():
         if not any(trace.id in selected for trace in traces):
@@ -92,6 +92,13 @@ def _names(paths: Sequence[str]) -> list[str]:
     return [path if stems.count(stem) > 1 else stem for path, stem in zip(paths, stems, strict=True)]
 
 
+def _selected(path: str) -> dict[str, Row]:
+    """The rows of the selections by their trace's id, with the parts of their strengths where the file has them."""
+    rows = by_id(path)
+    require(records.SELECTIONS, next(iter(rows.values())), path)
+    return rows
+
+
 def _view(trace: TokenisedTrace, row: Row, made: Row) -> View:
     """The view of a selection; ``made`` is the note beside the file, of which a measure and a target are told."""
     from segrl.report import View
@@ -105,14 +112,14 @@ def _suspect(trace: TokenisedTrace, segments: Segments, views: Mapping[str, View
     """The suspect of a wrong response; None where not all three readings of its contrast are among the views."""
     import torch
 
-    from segrl.importance.misleading import READINGS, by_readings
+    from segrl.importance.misleading import READINGS, misled
     from segrl.report.entries import is_contrast
 
     contrasts = {view.measure or name: view for name, view in views.items() if is_contrast(name, view)}
     scored = [contrasts[read.__name__] for read in READINGS if read.__name__ in contrasts]
     if len(scored) < len(READINGS) or any(view.segments != segments for view in scored):
         return None
-    return by_readings(torch.stack([view.scores.strength_S[segments.thought_S] for view in scored]), trace, segments)
+    return misled(trace, segments, torch.stack([view.scores.strength_S[segments.thought_S] for view in scored]))
 
 
 def _attribution(trace: TokenisedTrace, rows: Mapping[str, Row]) -> Attribution | None:

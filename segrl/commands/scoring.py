@@ -16,10 +16,10 @@ from segrl.commands.planning import announce
 from segrl.data import records
 from segrl.data.records import Row
 from segrl.data.shards import Shards, by_id
-from segrl.importance import measure_of, score
+from segrl.importance import check_measure_options, measure_of, score
 from segrl.importance.gathering import NEEDS, ON_PATHS, ONLY_WHILE_TRAINING, gather
 from segrl.loading import check_model
-from segrl.resolving import check_options, resolve
+from segrl.resolving import resolve
 from segrl.types import Evidence, Segments, SegmentScores, TokenisedTrace
 
 
@@ -33,6 +33,7 @@ class ScoredTrace(NamedTuple):
 def scored_traces(config: DictConfig) -> Iterator[ScoredTrace]:
     """Each trace with its segments and their scores, or the reason why there are none."""
     needs = measure_of(config.measure).needs
+    check_measure_options(config.measure, plain(config.measure_options))
     if config.attributions and needs != ("ig",):
         raise ValueError(
             f"attributions={config.attributions} hold integrated gradients, but measure={config.measure!r} reads "
@@ -87,9 +88,7 @@ def _saved(config: DictConfig) -> Iterator[ScoredTrace]:
 
 def _computed(config: DictConfig) -> Iterator[ScoredTrace]:
     """By what the measure reads of the model at ``attributor_path``."""
-    measure, options = measure_of(config.measure), plain(config.measure_options)
     check_measure(config.measure, config.attribution.path)
-    check_options(f"measure={config.measure!r}", measure.score, ["evidence", "segments"], options)
     check_model(**attributor(config))
     traces = tokenised(config)
     segments = [segments_of(trace, config) for trace in traces]

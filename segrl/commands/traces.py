@@ -15,7 +15,7 @@ from segrl.commands.planning import announce
 from segrl.data import records
 from segrl.data.shards import Shards, by_id
 from segrl.importance import measure_of
-from segrl.types import Segments, SegmentScores, Selection, TokenisedTrace
+from segrl.types import Segments, SegmentScores, Selection, TokenisedTrace, Trace
 
 
 def segment(config: DictConfig) -> None:
@@ -78,8 +78,9 @@ def select(config: DictConfig) -> None:
     from segrl.sft.pruning import prune
 
     _, out = needed(config, "traces", "out")
-    selected, failed = [], []
+    selected, failed, traces = [], [], []
     for trace, segments, scores, error in scored_traces(config):
+        traces.append(trace)
         if scores is not None:
             selected.append(Selected(trace, segments, scores, choose(scores, **plain(config.selection))))
         else:
@@ -94,7 +95,7 @@ def select(config: DictConfig) -> None:
     pruned = [prune(trace, segments, keep) for trace, segments, _, keep in selected] if config.pruned else []
     rows = [records.selection_row(*columns) for columns in selected]
     write_rows(out, rows + [records.failed_selection_row(*columns) for columns in failed])
-    write_text(records.made_by(out), how_selected(config))
+    write_text(records.made_by(out), how_selected(config, traces))
     if config.pruned:
         save_traces(pruned, config.pruned)
     say(f"{_summary(selected, len(failed))} -> {out}")
@@ -121,15 +122,12 @@ def _summary(selected: Sequence[Selected], failed: int) -> str:
     return f"{len(selected)} traces, {kept} of {total} tokens kept ({100 * kept / total:.0f}%){nothing}"
 
 
-def how_selected(config: DictConfig) -> str:
+def how_selected(config: DictConfig, traces: Sequence[Trace]) -> str:
     """The note beside the selections, as JSON: the measure, the thresholds, the segmenter, the attributor, the answer
     that is explained where that is not the gold one, and a hash of the traces.
     """
-    from segrl.data import load_traces
-
     how = {"measure": config.measure, **plain(config.measure_options), **plain(config.selection)}
     how |= {"segmenter": config.segmenter, "segmentation": plain(config.segmentation)}
-    traces = load_traces(config.traces, limit=config.limit, require_response=True)
     model, digest = attributor(config)["path"], records.traces_hash(traces)
     source = {"attributor": model, "template": config.template, "traces": digest}
     target = _target(config)

@@ -109,7 +109,7 @@ def effective_share(weights_T: Tensor) -> float:
 
 
 def selected_ratio(weighed: Weighed) -> float:
-    """The share of thinking tokens that Eq. 7 keeps."""
+    """The share of thinking tokens that Eq. 6 and 7 keep."""
     weighted_T = weighed.rollout.weighted_T
     keep_S = weighed.selection.keep_S
     keep_T = keep_S if weighed.scores.segment_T is not None else keep_S[weighed.rollout.segments.index_T]

@@ -149,7 +149,7 @@ def _jsonl_rows(path: Path, columns: Sequence[str] | None) -> Iterator[tuple[int
             line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if line.strip():
                 row = _json_object(line, f"{path} row {number}")
-                _require(columns, row, f"{path} row {number}")
+                require(columns, row, f"{path} row {number}")
                 yield number, row if columns is None else {name: row[name] for name in columns}
 
 
@@ -179,7 +179,7 @@ def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[tuple[i
     number = 0
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            _require(columns, file.schema_arrow.names, path)
+            require(columns, file.schema_arrow.names, path)
             for batch in file.iter_batches(batch_size=BATCH, columns=columns):
                 for row in batch.to_pylist():
                     number += 1
@@ -191,7 +191,8 @@ def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[tuple[i
         ) from error
 
 
-def _require(columns: Sequence[str] | None, present: Collection[str], where: str | Path) -> None:
+def require(columns: Sequence[str] | None, present: Collection[str], where: str | Path) -> None:
+    """Refuse what lacks one of the columns."""
     for name in columns or ():
         if name not in present:
             near = get_close_matches(name, present, n=1)

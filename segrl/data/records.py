@@ -25,6 +25,7 @@ _NUMBERS = (
 # The columns of the segments that are read.
 SEGMENTS = ("id", "prompt_hash", "response_hash", "boundaries", "kinds")
 _SCORES = ("strength", "share", "consistency", "excess")
+PARTS = "parts"  # those of the strengths, as JSON by name; a file may come without the column
 
 
 def response_hash(trace: TokenisedTrace) -> str:
@@ -99,6 +100,7 @@ def scores_row(trace: TokenisedTrace, segments: Segments, scores: SegmentScores)
         **segments_row(trace, pieces),
         **{name: getattr(scores, f"{name}_S").tolist() for name in _SCORES},
         "segment": [] if scores.segment_T is None else scores.segment_T.tolist(),
+        PARTS: json.dumps({name: part_S.tolist() for name, part_S in scores.parts.items()}),
         "error": None,
     }
 
@@ -106,7 +108,7 @@ def scores_row(trace: TokenisedTrace, segments: Segments, scores: SegmentScores)
 def failed_scores_row(trace: TokenisedTrace, segments: Segments, error: str) -> Row:
     """A row with the columns of ``scores_row``, of scores that are zero, with the reason."""
     zeros = {name: [0.0] * len(segments) for name in _SCORES}
-    return {**segments_row(trace, segments), **zeros, "segment": [], "error": error}
+    return {**segments_row(trace, segments), **zeros, "segment": [], PARTS: "{}", "error": error}
 
 
 def selection_row(trace: TokenisedTrace, segments: Segments, scores: SegmentScores, selection: Selection) -> Row:
@@ -125,7 +127,10 @@ def scores_of(row: Row) -> SegmentScores:
     pieces = segments_of(row)
     columns = {f"{name}_S": torch.tensor(row[name], dtype=torch.float64) for name in _SCORES}
     segment_T = torch.tensor(row["segment"]) if len(row["segment"]) else None
-    return SegmentScores(**columns, tokens_S=pieces.tokens_S, thought_S=pieces.thought_S, segment_T=segment_T)
+    parts = {name: torch.tensor(part, dtype=torch.float64) for name, part in json.loads(row.get(PARTS, "{}")).items()}
+    return SegmentScores(
+        **columns, tokens_S=pieces.tokens_S, thought_S=pieces.thought_S, segment_T=segment_T, parts=parts
+    )
 
 
 def selection_of(row: Row) -> Selection:

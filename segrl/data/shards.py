@@ -81,6 +81,6 @@ def read_shards(folder: str | Path, columns: Sequence[str] | None = None) -> lis
     return [row for part in parts for row in read_rows(part, columns)]
 
 
-def by_id(folder: str | Path, columns: Sequence[str]) -> dict[str, dict]:
-    """The rows by their trace's id; each has these columns."""
+def by_id(folder: str | Path, columns: Sequence[str] | None = None) -> dict[str, dict]:
+    """The rows by their trace's id, all or some columns of them."""
     return {row["id"]: row for row in read_shards(folder, columns)}

@@ -23,6 +23,11 @@ def located_rows(source: str | os.PathLike, split: str | None = None) -> Iterato
             for number, row in iter_rows(file):
                 yield f"{file} row {number}", f"{file.stem}-{number - 1}", row
     elif path.suffix.lower() not in ENDINGS and (match := HUB_ID.fullmatch(str(source))):
+        if path.parent.is_dir() and not match["config"]:
+            raise FileNotFoundError(
+                f"the folder {str(path.parent)!r} (in {Path.cwd()}) holds no {path.name!r}; check the spelling. If a "
+                f"dataset on the hub is meant, add its config: {source}:default"
+            )
         yield from hub_rows(match["id"], match["config"], split)
     else:
         raise FileNotFoundError(

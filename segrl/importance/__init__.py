@@ -5,8 +5,8 @@ A measure is a pure function ``(evidence, segments, **options) -> SegmentScores`
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,6 +20,7 @@ from segrl.types import Attribution, Evidence, Segments, SegmentScores, Tokenise
 __all__ = [
     "MEASURES",
     "Measure",
+    "check_measure_options",
     "first_concluding",
     "from_strength",
     "measure_of",
@@ -105,7 +106,7 @@ def score(
                 f"trace {evidence.trace.id!r}: the evidence was gathered for {len(gathered)} segments, cut "
                 f"otherwise than the {len(segments)} to score; gather it again for these"
             )
-    check_options(f"measure={measure!r}", entry.score, [evidence, segments], options)
+    check_measure_options(measure, options)
     try:
         return entry.score(evidence, segments, **options)
     except ValueError as error:
@@ -133,3 +134,8 @@ def measure_of(name: str | Callable) -> Measure:
         return MEASURES[name]
     function = resolve(name, {m: entry.score for m, entry in MEASURES.items()}, "measure")
     return Measure(function, tuple(getattr(function, "needs", ())), getattr(function, "level", "segment"))
+
+
+def check_measure_options(measure: str | Callable, options: Mapping[str, Any]) -> None:
+    """Refuse options that the measure does not take."""
+    check_options(f"measure={measure!r}", measure_of(measure).score, ["evidence", "segments"], options)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from functools import cache
 from math import ceil
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from segrl.types import Segments, SegmentScores
 
-AGGREGATES = ("sqrt", "sum", "mean", "top20", "token")
+Aggregate = Literal["sqrt", "sum", "mean", "top20", "token"]
 FLIPS = 256  # random signs that a segment's consistency is compared with
 
 
@@ -46,7 +47,7 @@ def aggregated(values_T: Tensor, segments: Segments, aggregate: str) -> Tensor:
     if aggregate == "top20":
         pieces = [values_T[piece] for piece in segments.slices]
         return torch.stack([piece.topk(ceil(0.2 * len(piece))).values.mean() for piece in pieces])
-    raise ValueError(f"aggregate={aggregate!r}, expected one of {', '.join(AGGREGATES)}")
+    raise ValueError(f"aggregate={aggregate!r}, expected one of {', '.join(get_args(Aggregate))}")
 
 
 def stream_scores(values_T: Tensor, segments: Segments, aggregate: str) -> SegmentScores:

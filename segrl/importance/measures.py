@@ -6,10 +6,13 @@ missing without it. A score may be negative; :func:`segrl.importance.aggregation
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from segrl.importance.aggregation import (
+    Aggregate,
     from_strength,
     permuted,
     segment_scores,
@@ -28,7 +31,7 @@ MISTAKES = ("wrong", "carried")  # kinds of thoughts: a false step, and what fol
 # --- integrated gradients --------------------------------------------------------------------------------------------
 
 
-def ig(evidence: Evidence, segments: Segments, aggregate: str = "sqrt") -> SegmentScores:
+def ig(evidence: Evidence, segments: Segments, aggregate: Aggregate = "sqrt") -> SegmentScores:
     """The scores of [IG] Eq. 3 and 4. On the value path, those of Eq. 3: without consistency, beta drops nothing."""
     stream = given(evidence.ig)
     if stream.path == "values":
@@ -36,7 +39,7 @@ def ig(evidence: Evidence, segments: Segments, aggregate: str = "sqrt") -> Segme
     return segment_scores(stream.scores_T, segments, aggregate)
 
 
-def strength(evidence: Evidence, segments: Segments, aggregate: str = "sqrt") -> SegmentScores:
+def strength(evidence: Evidence, segments: Segments, aggregate: Aggregate = "sqrt") -> SegmentScores:
     """The scores of Eq. 3 without consistency: beta drops no segment ([IG] table 2)."""
     return stream_scores(given(evidence.ig).scores_T.abs(), segments, aggregate)
 
@@ -65,7 +68,7 @@ def ig_tokens(evidence: Evidence, segments: Segments) -> SegmentScores:
     return token_scores(given(evidence.ig).scores_T, segments)
 
 
-def permuted_ig(evidence: Evidence, segments: Segments, aggregate: str = "sqrt", seed: int = 0) -> SegmentScores:
+def permuted_ig(evidence: Evidence, segments: Segments, aggregate: Aggregate = "sqrt", seed: int = 0) -> SegmentScores:
     """Control: the scores of ``ig``, permuted at random among the thoughts."""
     return permuted(ig(evidence, segments, aggregate), segments, _generator(evidence, seed))
 
@@ -153,13 +156,14 @@ def _gains(after_S: Tensor, empty: float) -> Tensor:
 
 def alone(evidence: Evidence, segments: Segments) -> SegmentScores:
     """What the segment adds alone: v(the segment) - v(nothing)."""
-    return from_strength(_first(evidence), segments)
+    return from_strength(given(evidence.alone_value_S).double() - given(evidence.empty_value), segments)
 
 
 def first_and_last(evidence: Evidence, segments: Segments) -> SegmentScores:
-    """The mean of what the segment adds alone and of what is missing when it alone is taken out."""
-    last_S = given(evidence.whole_value) - given(evidence.without_value_S).double()
-    return from_strength((_first(evidence) + last_S) / 2, segments)
+    """The mean of what the segment adds alone and of what is missing when it alone is taken out, its parts."""
+    first_S = alone(evidence, segments).strength_S
+    last_S = from_strength(given(evidence.whole_value) - given(evidence.without_value_S).double(), segments).strength_S
+    return replace(from_strength((first_S + last_S) / 2, segments), parts={"alone": first_S, "without": last_S})
 
 
 def shapley(evidence: Evidence, segments: Segments) -> SegmentScores:
@@ -167,19 +171,15 @@ def shapley(evidence: Evidence, segments: Segments) -> SegmentScores:
     return from_strength(given(evidence.shapley_S), segments)
 
 
-def _first(evidence: Evidence) -> Tensor:
-    return given(evidence.alone_value_S).double() - given(evidence.empty_value)
-
-
 # --- gradients and attention -----------------------------------------------------------------------------------------
 
 
-def grad_input(evidence: Evidence, segments: Segments, aggregate: str = "sqrt") -> SegmentScores:
+def grad_input(evidence: Evidence, segments: Segments, aggregate: Aggregate = "sqrt") -> SegmentScores:
     """Eq. 3 on gradient . input: integrated gradients with one node at the input and a baseline of zero."""
     return segment_scores(given(evidence.gradient_T), segments, aggregate)
 
 
-def oar(evidence: Evidence, segments: Segments, aggregate: str = "mean") -> SegmentScores:
+def oar(evidence: Evidence, segments: Segments, aggregate: Aggregate = "mean") -> SegmentScores:
     """OAR's measure: log1p of \\|gradient . embedding\\|, min-max over the thinking."""
     thought_T = segments.thought_S[segments.index_T]
     values_T = given(evidence.gradient_T).double().abs().log1p()
@@ -187,7 +187,7 @@ def oar(evidence: Evidence, segments: Segments, aggregate: str = "mean") -> Segm
     return stream_scores((values_T - low) / (high - low if high > low else 1.0), segments, aggregate)
 
 
-def grail(evidence: Evidence, segments: Segments, aggregate: str = "mean") -> SegmentScores:
+def grail(evidence: Evidence, segments: Segments, aggregate: Aggregate = "mean") -> SegmentScores:
     """GRAIL's measure: the norm of gradient x embedding, as the z-score of its logarithm over the thinking."""
     thought_T = segments.thought_S[segments.index_T]
     log_T = given(evidence.gradnorm_T).double().clamp_min(LEAST_GRADIENT).log()
@@ -197,7 +197,7 @@ def grail(evidence: Evidence, segments: Segments, aggregate: str = "mean") -> Se
     return stream_scores(z_T, segments, aggregate)
 
 
-def attention(evidence: Evidence, segments: Segments, aggregate: str = "sum") -> SegmentScores:
+def attention(evidence: Evidence, segments: Segments, aggregate: Aggregate = "sum") -> SegmentScores:
     """How much the answer attends to the segment."""
     return stream_scores(given(evidence.attention_T), segments, aggregate)
 
@@ -220,12 +220,12 @@ def delta(evidence: Evidence, segments: Segments, low: float = 0.8, high: float 
 # --- what the text itself says ---------------------------------------------------------------------------------------
 
 
-def entropy(evidence: Evidence, segments: Segments, aggregate: str = "sum") -> SegmentScores:
+def entropy(evidence: Evidence, segments: Segments, aggregate: Aggregate = "sum") -> SegmentScores:
     """How uncertain the model was: entropy summed over the segment (Li et al. 2025)."""
     return stream_scores(given(evidence.entropy_T), segments, aggregate)
 
 
-def surprise(evidence: Evidence, segments: Segments, aggregate: str = "sum") -> SegmentScores:
+def surprise(evidence: Evidence, segments: Segments, aggregate: Aggregate = "sum") -> SegmentScores:
     """Control: how surprised the model is by the segment: -log p summed over it."""
     return stream_scores(-given(evidence.logp_T), segments, aggregate)
 

@@ -48,26 +48,23 @@ class Suspect(NamedTuple):
         return self.beats_chance and not self.concludes
 
 
-def misled(evidence: Evidence, segments: Segments) -> Suspect:
-    """The suspect of a wrong response; ``evidence`` holds ``NEEDS``, gathered with ``target="contrast"``."""
-    return by_readings(readings(evidence, segments), evidence.trace, segments)
-
-
-def by_readings(readings_RS: Tensor, trace: TokenisedTrace, segments: Segments) -> Suspect:
-    """The suspect of a wrong response by the scores of its thoughts in each of ``READINGS``."""
+def misled(trace: TokenisedTrace, segments: Segments, readings_RS: Tensor) -> Suspect:
+    """The suspect of a wrong response, of whose contrast these are the readings."""
     return suspect(readings_RS, list(concluding(trace, segments, given(own_answer(trace)))))
 
 
-def in_common(evidence: Evidence, segments: Segments) -> SegmentScores:
+def readings(evidence: Evidence, segments: Segments) -> Tensor:
+    """The scores of the thoughts in each reading: (readings, thoughts). ``evidence`` holds ``NEEDS``, gathered with
+    ``target="contrast"``.
+    """
+    return torch.stack([read(evidence, segments).strength_S[segments.thought_S] for read in READINGS])
+
+
+def in_common(readings_RS: Tensor, segments: Segments) -> SegmentScores:
     """Each thought by the mean of its shares in the readings."""
     scores_S = torch.zeros(len(segments), dtype=torch.float64)
-    scores_S[segments.thought_S] = mean_share(readings(evidence, segments))
+    scores_S[segments.thought_S] = mean_share(readings_RS)
     return from_strength(scores_S, segments)
-
-
-def readings(evidence: Evidence, segments: Segments) -> Tensor:
-    """The scores of the thoughts in each reading: (readings, thoughts)."""
-    return torch.stack([read(evidence, segments).strength_S[segments.thought_S] for read in READINGS])
 
 
 def suspect(readings_RS: Tensor, concludes_S: Sequence[bool], level: float = LEVEL, deals: int = DEALS) -> Suspect:

@@ -28,8 +28,8 @@ SCRIPTS = tuple(
     f"{name}.js" for name in ("selection", "reading", "list", "trace", "scores", "head", "panes", "chart", "page")
 )
 PROBLEM = 90  # characters of a problem in the list of problems
-# What the page calls the scores of these measures, beside those of others.
-WORDS = {"alone": "adds alone", "leave_one_out": "lost without"}
+# What the page calls the scores of these measures, and the parts of scores, beside those of others.
+WORDS = {"alone": "adds alone", "leave_one_out": "lost without", "without": "lost without"}
 LEVELS = 9999  # a token's score is written as so many parts of the trace's largest
 SETTINGS = {"tau": 0.7, "beta": 0.8, "beta_min_tokens": 1, "force": [0, -1]}
 LONE = re.compile("[\ud800-\udfff]")  # half a surrogate pair cannot be written as UTF-8
@@ -154,6 +154,7 @@ def _view(name: str, view: View) -> dict[str, Any]:
         "kinds": _runs(view.segments.kinds_S),
         "reason": _runs(view.selection.reason_S),
         **{column: _shorter(values_S.double().tolist()) for column, values_S in columns.items()},
+        "parts": {WORDS.get(name, name): part_S.tolist() for name, part_S in scores.parts.items()},
         **_share(scores),
         **({"contrast": True} if is_contrast(name, view) else {}),
     }

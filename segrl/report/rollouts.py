@@ -80,7 +80,7 @@ def _trace(line: Line, step: int) -> Trace:
 def _view(line: Line, segments: Segments) -> View:
     """The view of a line; under a token measure each token is a segment."""
     pieces = segments if len(line["strength"]) == len(segments) else segments.by_token
-    columns = {
+    columns: dict[str, Any] = {
         f"{name}_S": torch.tensor(line[name], dtype=torch.float64) for name in ("strength", "share", "consistency")
     }
     scores = SegmentScores(

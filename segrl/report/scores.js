@@ -4,11 +4,14 @@ const CELLS = 3; // scores by other measures that stand beside the bars
 
 // --- by the other measures -------------------------------------------------------------------------------------------
 
-/** The scores of each thought by the measures that are not shown and cut the text alike. */
+/** The parts of each thought's score, and its scores by the measures that are not shown and cut the text alike. */
 function drawOthers(pane) {
   const trace = traceOf(pane.trace), shown = viewOf(trace), boundaries = String(cutsOf(trace));
-  const others = trace.views.map((view, k) => ({ view, words: index.words[k] }))
-    .filter(({ view }) => view && view !== shown && String(view.boundaries) === boundaries);
+  const parts = shown ? shown.parts : {};
+  const made = Object.entries(parts).map(([words, strength]) => ({ view: { ...shown, strength }, words }));
+  const scored = trace.views.map((view, k) => ({ view, words: index.words[k] }))
+    .filter(({ view, words }) => view && view !== shown && String(view.boundaries) === boundaries && !(words in parts));
+  const others = [...made, ...scored];
   for (const { view, words } of others)
     pane.rows.forEach((row, s) => { if (view.thought[s]) row.others[words] = signed(view.strength[s]); });
   const beside = others.slice(0, CELLS), names = beside.map(({ words }) => words);

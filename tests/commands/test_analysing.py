@@ -44,6 +44,8 @@ def test_a_mistaken_solver_gives_wrong_solutions_of_the_same_problems():
         (["analyze", "measure=ig_tokens"], "measure='ig_tokens' scores tokens"),
         (["analyze", "truth", "tau=-1"], "there is no key 'tau'"),
         (["analyze", "truth", "measures=[igg]", "limit=1"], "did you mean 'ig'"),
+        (["analyze", "truth", "measure_options={aggregate: sum}"], "measure_options of aggregate would not be read"),
+        (["analyze", "measure=surprise", "measure_options.aggregate=x"], "aggregate='x', expected one of sqrt, sum"),
     ],
 )
 def test_what_cannot_be_is_said_before_the_work(arguments, sentence, tmp_path, capsys):

@@ -153,12 +153,6 @@ def test_options_that_a_segmenter_does_not_take_are_named(planted, tmp_path, cap
     assert sentence in capsys.readouterr().err
 
 
-def test_options_that_a_measure_does_not_take_are_named(planted, tmp_path, capsys):
-    given = [f"traces={planted}", f"out={tmp_path / 'o.parquet'}", "measure=length", "measure_options.foo=1"]
-    assert main(["select", *given]) == 2
-    assert "measure='length' with the options {'foo': 1}: got an unexpected" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("command", "output", "of"),
     [("segment", "out", "traces"), ("select", "pruned", "traces"), ("select", "pruned", "out")],

@@ -142,6 +142,7 @@ def test_a_response_without_its_parts_is_refused(tmp_path, capsys, response, sen
         (["id=a"], "give traces=..."),
         (["page=out.txt"], "ends in .html or .svg"),
         (["measure=ig_tokens"], "measure=ig_tokens scores tokens"),
+        (["measure=strength", "measure_options.aggregate=1"], "measure='strength': aggregate=1, expected one of sqrt"),
     ],
 )
 def test_keys_that_do_not_go_together_are_refused(capsys, arguments, sentence):

@@ -112,7 +112,15 @@ def test_pruned_traces_are_written_beside_the_selection(planted, tmp_path):
         (["measure=ig"], "not on path=values: attribute with attribution=paper, or take measure=strength"),
         (["measure=attention", "attribution.context=some"], "context='some', expected one of"),
         (["measure=confidence_gain", "evidence.temperature=0"], "temperature=0.0"),
-        (["measure=alone", "measure_options.foo=1"], "measure='alone' with the options {'foo': 1}: got an unexpected"),
+        (
+            ["measure=grail", "measure_options.foo=1"],
+            "measure='grail' with the options {'foo': 1}: got an unexpected keyword argument 'foo'; it takes aggregate",
+        ),
+        (
+            ["measure=grail", "measure_options.aggregate=men"],
+            "measure='grail': aggregate='men', expected one of sqrt, sum, mean, top20, token",
+        ),
+        (["measure=permuted_ig", "measure_options.seed=x"], "measure='permuted_ig': seed='x', expected a whole number"),
         (["measure=alone", "segmenter=regex"], "segmenter='regex' with the options {}: missing a required argument"),
         (["measure=alone", "dtype=float33"], "dtype='float33', expected one of"),
     ],

@@ -210,6 +210,16 @@ def test_a_missing_file_is_no_hub_id(path):
     assert "neither a file, folder or glob" in error
 
 
+def test_a_name_in_a_folder_that_is_here_is_no_hub_id_unless_a_config_says_so(monkeypatch, tmp_path):
+    calls = fake_hub(monkeypatch, [{"problem": "p"}])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    assert "the folder 'runs' (in" in (error := error_of("runs/traces"))
+    assert "holds no 'traces'; check the spelling" in error
+    assert len(load_traces("runs/traces:default", split="train")) == 1
+    assert calls == [("runs/traces", "default", "train")]
+
+
 def test_folders_and_files_without_data(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     assert "no .jsonl or .parquet file (found: notes.txt)" in error_of(tmp_path)

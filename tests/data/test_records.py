@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,7 +21,8 @@ def test_what_is_written_is_read_back(tmp_path):
     trace = traces()[2]
     segments = segrl.segment(trace)
     [attribution] = paper.attribute(tiny_model(), [trace], byte_level_tokenizer(), nodes=3, tolerance=1e-9, max_nodes=3)
-    scores = segrl.score(attribution, segments, "ig")
+    parts = {"alone": torch.arange(len(segments)).double()}
+    scores = replace(segrl.score(attribution, segments, "ig"), parts=parts)
     selection = segrl.select(scores)
     write_rows(tmp_path / "a.parquet", [records.attribution_row(trace, attribution)])
     write_rows(tmp_path / "s.parquet", [records.selection_row(trace, segments, scores, selection)])
@@ -37,6 +39,9 @@ def test_what_is_written_is_read_back(tmp_path):
     assert records.selection_of(s).reason_S == selection.reason_S
     for name in ("strength_S", "share_S", "consistency_S", "tokens_S", "thought_S"):
         assert torch.equal(getattr(records.scores_of(s), name), getattr(scores, name)), name
+    assert torch.equal(records.scores_of(s).parts["alone"], parts["alone"])
+    del s[records.PARTS]  # as in a file without the column
+    assert records.scores_of(s).parts == {}
 
 
 def test_a_row_belongs_to_one_prompt_and_one_response():

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from testkit.processes import alive, wait_until
 
 from segrl.grading import pool as pool_module
 from segrl.grading.pool import Pool, shared
@@ -33,20 +34,6 @@ def pool():
 
 def worker_pid(pool: Pool) -> int:
     return int(pool.call("", "pid")[1])
-
-
-def wait_until(true, seconds: float = 5.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not true() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return true()
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def marked(mark: str) -> set[int]:

@@ -178,7 +178,12 @@ def test_the_game_of_the_thoughts_by_hand():
     alone = {"alone_value_S": [-5.0, -9.0, -6.0, -8.0], "empty_value": -8.0}
     last = {"without_value_S": [1.0, 2.0, -4.0, 2.0], "whole_value": 2.0}
     assert of("alone", **alone).strength_S.tolist() == [3, -1, 2, 0]
-    assert of("first_and_last", **alone, **last).strength_S.tolist() == [2, -0.5, 4, 0]
+    both = of("first_and_last", **alone, **last)
+    assert both.strength_S.tolist() == [2, -0.5, 4, 0]
+    assert {name: part_S.tolist() for name, part_S in both.parts.items()} == {
+        "alone": [3, -1, 2, 0],
+        "without": [1, 0, 6, 0],
+    }
     shapley = of("shapley", shapley_S=[2.0, -0.5, 4.0, 0.0])
     assert shapley.strength_S.tolist() == [2, -0.5, 4, 0]
     assert shapley.share_S.tolist() == pytest.approx([1 / 3, 0, 2 / 3, 0])

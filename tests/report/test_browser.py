@@ -309,6 +309,10 @@ def test_what_was_tested_is_marked_and_jumped_to_and_nothing_else_is_called_misl
     cells = "return [...document.querySelectorAll('.segment')].map((one) => one.querySelector('.cell').textContent)"
     assert run(browser, cells) == ["+0.50", "+2.00", "\u22121.00", ""]
     assert "mistake+2" in run(browser, "return document.querySelectorAll('.segment .note')[1].textContent")
+    # Beside the score that is shown, its parts before the others' scores.
+    change(browser, "measure", "1")
+    assert run(browser, cells) == ["+1.00", "+4.00", "\u22122.00", ""]
+    assert "lost without+4" in run(browser, "return document.querySelectorAll('.segment .note')[1].textContent")
 
 
 @pytest.mark.parametrize(("ask", "number", "marks"), [("all", 1, 1), ("last", 0, 0)])

@@ -87,7 +87,8 @@ def test_a_trace_that_a_measure_lacks_says_so():
 def test_the_command_writes_a_page_of_saved_files(tmp_path, capsys):
     from segrl import toy
 
-    save_traces(toy.sample_traces(2, seed=1), tmp_path / "traces.parquet")
+    sampled = toy.sample_traces(2, seed=1)
+    save_traces(sampled, tmp_path / "traces.parquet")
     traces = f"traces={tmp_path / 'traces.parquet'}"
     for measure in ("length", "position"):
         assert main(["select", traces, f"out={tmp_path / measure}.parquet", f"measure={measure}"]) == 0
@@ -97,7 +98,8 @@ def test_the_command_writes_a_page_of_saved_files(tmp_path, capsys):
     _, data = read((tmp_path / "new" / "report.html").read_text(encoding="utf-8"))
     assert data["index"]["settings"]["tau"] == 0.5
     assert data["trace-0"]["planted"][-1] == "answer"
-    contrast = how_selected(compose("select", [traces, f"out={tmp_path / 'position.parquet'}", "measure=mistake"]))
+    of_contrast = compose("select", [traces, f"out={tmp_path / 'position.parquet'}", "measure=mistake"])
+    contrast = how_selected(of_contrast, sampled)
     (tmp_path / "position.json").write_text(contrast)
     assert main(["report", traces, files, f"out={tmp_path / 'report.html'}"]) == 0
     views = read((tmp_path / "report.html").read_text(encoding="utf-8"))[1]["trace-0"]["views"]

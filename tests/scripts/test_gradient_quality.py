@@ -1,6 +1,10 @@
 """The numbers of scripts/gradient_quality.py and of its gradients, by hand and against finite differences."""
 
+import multiprocessing
+import os
 import re
+import signal
+import time
 from dataclasses import replace
 from statistics import fmean, stdev
 from types import SimpleNamespace
@@ -8,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from omegaconf import OmegaConf
+from testkit.processes import alive, wait_until
 from testkit.readme import ROOT
 from testkit.script_files import loaded
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
@@ -309,3 +314,18 @@ def test_an_arm_with_the_chosen_rule_measures_as_the_method_does(name, method, m
 def test_the_script_says_of_every_method_whether_it_competes():
     said = re.search(r"Of the methods in .*?\n\n", script.__doc__, re.DOTALL)[0]
     assert set(re.findall(r"`([\w]+)`", said)) == {*METHODS, "both"}
+
+
+def test_a_killed_comparison_leaves_no_worker_behind(monkeypatch):
+    """The worker's own rollouts are a minute of sleep. It is forked here, since a spawned one imports torch first."""
+    forked, (read, write) = multiprocessing.get_context("fork"), os.pipe()
+    monkeypatch.setattr(script.multiprocessing, "get_context", lambda _: forked)
+    monkeypatch.setattr(script, "sampled", lambda _: os.write(write, str(os.getpid()).encode()) and time.sleep(60))
+    comparison = os.fork()
+    if comparison == 0:
+        script.in_parts(SimpleNamespace(workers=1), print)
+        os._exit(0)
+    worker = int(os.read(read, 20))
+    os.kill(comparison, signal.SIGTERM)
+    os.waitpid(comparison, 0)
+    assert wait_until(lambda: not alive(worker))

@@ -7,21 +7,20 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from testkit.composed import changed
+from testkit.processes import alive, wait_until
 
 from segrl import toy
 from segrl.commands.config import compose
 from segrl.commands.sft import check_beforehand, complete, lit, main, summary, train
 from segrl.data import save_traces
-from segrl.launch import _end_with_parent
-from segrl.loading import check_weights
+from segrl.launch import end_with_parent
+from segrl.loading import check_weights, load_tokenizer
 from segrl.sft.export import card, export, finish_weights, lora_alpha, selected
 from segrl.sft.masking import Example
 from segrl.sft.space import check_saved, check_space, full_disk, parameters
@@ -386,15 +385,12 @@ def test_a_killed_command_leaves_no_training_behind():
     read, write = os.pipe()
     parent = os.fork()
     if parent == 0:
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], preexec_fn=_end_with_parent)
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], preexec_fn=end_with_parent)
         os.write(write, str(child.pid).encode())
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(parent, 0)
-    child = Path("/proc", os.read(read, 20).decode(), "stat")
-    deadline = time.monotonic() + 20
-    while child.exists() and child.read_text().rpartition(")")[2].split()[0] != "Z":
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    child = int(os.read(read, 20))
+    assert wait_until(lambda: not alive(child), seconds=20)
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -414,6 +410,24 @@ def test_a_model_without_weights_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has a config.json and no weights"):
         check_weights(str(tmp_path))
     check_weights(str(toy.MODEL_PATH))
+
+
+def test_what_is_no_hub_id_is_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for path in ("./runs/x", "runs/x/model", "~/nowhere/model"):
+        with pytest.raises(FileNotFoundError, match=f"there is no model folder '{path}' .* of the form owner/name"):
+            check_weights(path)
+    with pytest.raises(FileNotFoundError, match=r"the folder 'runs' .* no model folder 'sft'.* hf download runs/sft"):
+        check_weights("runs/sft")
+    check_weights("owner/name")  # which may be on the hub
+
+
+def test_a_model_at_home_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").symlink_to(toy.MODEL_PATH)
+    assert load_tokenizer("~/model").vocab_size == load_tokenizer(str(toy.MODEL_PATH)).vocab_size
+    assert compose("sft", ["model_path=~/model"]).model.path == f"{tmp_path}/model"
 
 
 def test_a_disk_without_room_for_a_checkpoint_is_refused(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import html.parser
 import json
 import re
+from dataclasses import replace
 
 import torch
 
@@ -75,9 +76,10 @@ def entry_of(pieces, scores_T=None, gap=0.01, flags=(), graded=True, seed=0, **f
 
 
 def contrasted(pieces, strength_S, **fields):
-    """An entry of two views, of which the second is a contrast with these scores."""
+    """An entry of two views, of which the second is a contrast with these scores, and twice these as a part of them."""
     entry = entry_of(pieces, **fields)
-    scores = from_strength(torch.tensor(strength_S), entry.segments)
+    strength_S = torch.tensor(strength_S)
+    scores = replace(from_strength(strength_S, entry.segments), parts={"without": 2 * strength_S})
     contrast = View(entry.segments, scores, segrl.select(scores), target="contrast")
     return entry._replace(views={"ig": entry.views["ig"], "mistake": contrast})
 
