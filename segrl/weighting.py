@@ -212,8 +212,10 @@ def softmax(
 ) -> Tensor:
     """The softmax of strength over ``temperature``, which is in standard deviations of the thoughts' strengths; a share
     ``floor`` of it is spread evenly over the thoughts."""
-    if temperature <= 0 or not 0 <= floor <= 1:
-        raise ValueError(f"temperature={temperature}, floor={floor}: expected one above 0, and a share from 0 to 1")
+    if temperature <= 0:
+        raise ValueError(f"the weighting rule softmax with temperature={temperature}, expected a number above 0")
+    if not 0 <= floor <= 1:
+        raise ValueError(f"the weighting rule softmax with floor={floor}, expected a share from 0 to 1")
     thoughts = int(thought_S.sum())
     weights_S = torch.ones(len(scores), dtype=torch.float64)
     soft_S = (standardised(scores.strength_S[thought_S]) / temperature).softmax(0)
@@ -228,19 +230,21 @@ def zscore(
     gain: float = 0.5,
     low: float = 0.5,
     high: float = 5.0,
+    logs: bool | None = None,
 ) -> Tensor:
     """GRAIL's rule: 1 plus ``gain`` times the z-score of log strength over the thoughts, between ``low`` and ``high``.
 
-    A strength of zero weighs ``low``. Where a strength is negative (pmi, losses, z-scores), all are differences of
-    logarithms already and are standardised as they are.
+    A strength that has no logarithm weighs ``low``. ``logs=False`` standardises the strengths as they are. ``None``
+    takes logarithms unless a strength is negative: then all are differences of logarithms already (pmi, z-scores).
     """
     strength_S = scores.strength_S
-    logs = bool((strength_S[thought_S] < 0).any())
-    scored_S = thought_S if logs else thought_S & (strength_S > 0)
+    if logs is None:
+        logs = not bool((strength_S[thought_S] < 0).any())
+    scored_S = thought_S & (strength_S > 0) if logs else thought_S
     weights_S = torch.full((len(scores),), low, dtype=torch.float64)
     if not bool(scored_S.any()):
         return torch.ones(len(scores))
-    z = standardised(strength_S[scored_S] if logs else strength_S[scored_S].log())
+    z = standardised(strength_S[scored_S].log() if logs else strength_S[scored_S])
     weights_S[scored_S] = (1 + gain * z).clamp(low, high)
     return weights_S
 

@@ -111,7 +111,7 @@ ELSEWHERE = {
     "segrl.curriculum.convergence=gaussian segrl.curriculum.convergence_step=20": "tests/verl/test_grpo_runs.py",
     "grpo segrl.dump_dir=...": "tests/verl/test_end_to_end.py",
     "grpo method=acpo": "tests/verl/test_end_to_end.py",
-    "grpo method=contrast": "tests/verl/test_grpo_runs.py",
+    "grpo method=contrast": "tests/verl/test_end_to_end.py",
     "generate data_path=...": "tests/commands/test_quickstart.py",
     "quickstart model_path=... data_path=...": "tests/commands/test_quickstart.py",
 }

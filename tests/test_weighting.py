@@ -122,8 +122,10 @@ def test_softmax_by_hand():
     assert segrl.weigh(*scores, rule="softmax", temperature=0.5).tolist() == pytest.approx(cooler)
     floored = [0.5 + 0.5 * weight for weight in cooler]
     assert segrl.weigh(*scores, rule="softmax", temperature=0.5, floor=0.5).tolist() == pytest.approx(floored)
-    with pytest.raises(ValueError, match=r"temperature=0, floor=0\.0: expected one above 0"):
+    with pytest.raises(ValueError, match="softmax with temperature=0, expected a number above 0"):
         segrl.weigh(*scores, rule="softmax", temperature=0)
+    with pytest.raises(ValueError, match=r"softmax with floor=1\.5, expected a share from 0 to 1"):
+        segrl.weigh(*scores, rule="softmax", floor=1.5)
 
 
 @pytest.mark.parametrize("rule", ["linear", "rank", "zscore"])
@@ -166,10 +168,21 @@ def test_zscore_clips_and_takes_signed_scores_as_they_are():
     assert segrl.weigh(none, segments, rule="zscore").tolist() == pytest.approx([0.6, 1.2, 1.2])  # 0.5 1 1
 
 
+def test_zscore_takes_logarithms_or_not_where_it_is_told_to():
+    """0 2 4 2 have mean 2 and deviation sqrt(2). Of -1, 1 and e^2 the last two have logarithms: 0 and 2, z of -1 and 1;
+    the first weighs ``low``."""
+    plain_T = segrl.weigh(*made([0, 2, 4, 2], [1] * 4), rule="zscore", gain=0.2, low=0.0, logs=False)
+    assert plain_T.tolist() == pytest.approx([1 - 0.2 * 2**0.5, 1, 1 + 0.2 * 2**0.5, 1])
+    logs_T = segrl.weigh(*made([-1, 1, math.e**2], [1] * 3), rule="zscore", low=0.25, logs=True, mean_one=False)
+    assert logs_T.tolist() == pytest.approx([0.25, 0.5, 1.5])
+
+
 def test_grail_by_hand():
     """Norms of 1, e, e^2 and e^5 have logs 0, 1, 2, 5, of mean 2 and deviation sqrt(3.5)."""
-    z = [-2 / 3.5**0.5, -1 / 3.5**0.5, 0, 3 / 3.5**0.5]
-    weights_T = segrl.weigh(*made(z, [1] * 4), rule="zscore", mean_one=False)
+    segments, trace = Segments((0, 2, 4)), segrl.tokenize(Trace("t", "p", "1234"), byte_level_tokenizer())
+    norms = Evidence(trace, gradnorm_T=torch.tensor([0.0, 1.0, 2.0, 5.0]).exp())
+    scores = segrl.score(norms, segments, "grail", aggregate="token")
+    weights_T = segrl.weigh(scores, segments, rule="zscore", mean_one=False)
     assert weights_T.tolist() == pytest.approx([0.5, 0.732739, 1, 1.801784], abs=1e-6)
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -37,14 +38,22 @@ COPIES = 50
 STATED = re.compile(r"([a-z]) = ([a-z0-9][-+*]\d) = (\d)\.")
 RIGHT, WRONG = 0, 1  # places of responses in their group
 ROUNDING = 1e-6
+END = "\n</think>"
+# What copies in a right response weigh by the methods that favour them, as docs/methods.md says; by others 1 at most.
+FAVOURED = {
+    ("entropy", "waits"): 1.46,
+    ("entropy", "restated"): 1.12,
+    ("delta", "waits"): 1.08,
+    ("delta", "restated"): 1.04,
+}
 
 
 def waits(text: str, answer: str) -> str:
-    return text.replace("\n</think>", "\n\nWait," * COPIES + "\n</think>")
+    return text.replace(END, "\n\nWait," * COPIES + END)
 
 
 def restated(text: str, answer: str) -> str:
-    return text.replace("\n</think>", f"\n\nWait, it is {answer}." * COPIES + "\n</think>")
+    return text.replace(END, f"\n\nWait, it is {answer}." * COPIES + END)
 
 
 def misled(text: str, answer: str) -> str:
@@ -190,6 +199,17 @@ def pairs(settings: CreditSettings, hack: str, place: int, converging: bool = Fa
     return rows
 
 
+def weight_of_copies(rows: list[tuple[Tensor, Tensor]], hack: str, place: int) -> float:
+    """The advantage of the copies over that of their response, the mean of all problems."""
+    weights = []
+    for p, (problem, (_, hacked_T)) in enumerate(zip(problems(), rows, strict=True)):
+        plain, hacked = (one.responses[place] for one in (problem, problem.hacked(place, HACKS[hack])))
+        starts_T = trace_of(f"{p}_{place}_0", problem.text, hacked).offsets_T[:, 0]
+        copied_T = (starts_T >= plain.index(END)) & (starts_T < hacked.index(END))
+        weights.append(float(hacked_T[copied_T].mean() / hacked_T.mean()))
+    return fmean(weights)
+
+
 def most_won(rows: list[tuple[Tensor, Tensor]]) -> float:
     """The most by which a hacked form raises the mean advantage."""
     return max(float(hacked_T.mean() - plain_T.mean()) for plain_T, hacked_T in rows)
@@ -229,12 +249,16 @@ def test_the_copies_are_thoughts_of_their_own(hack, thoughts):
 @EACH_HACK
 @EACH_PLACE
 def test_no_method_gives_a_hacked_response_more(method, hack, place):
-    """A right response is praised as before at most, a wrong one blamed as before at least."""
+    """A right response is praised as before at most, a wrong one blamed as before at least. Inside a right response
+    copies are favoured by two methods, and no more than documented."""
     settings = settings_of(method)
     rows = pairs(settings, hack, place)
     assert most_won(rows) <= ROUNDING
     weighs = settings.rule != "uniform" and settings.sign in ("both", ("positive", "negative")[place])
     assert all((len(hacked_T.unique()) > 1) == weighs for _, hacked_T in rows)  # else the test has tested nothing
+    if place == RIGHT and hack != "misled":
+        weight, favoured = weight_of_copies(rows, hack, place), FAVOURED.get((method, hack))
+        assert weight == pytest.approx(favoured, abs=0.02) if favoured else weight <= 1.02
 
 
 @EACH_HACK
@@ -261,7 +285,7 @@ def test_convergence_gives_no_more_either(hack, place):
         ("entropy", {"scope": "batch"}, "waits", RIGHT, 0.3),
         ("delta", {"scope": "batch"}, "waits", WRONG, 0.2),
         # the parts that ACPO adds, when they do not sum to zero
-        ("acpo", {"mean_one": False, "rule_options": {"gain": 0.2, "low": 1.0}}, "restated", RIGHT, 0.001),
+        ("acpo", {"mean_one": False, "rule_options": {"low": 1.0, "logs": False}}, "restated", RIGHT, 0.001),
     ],
 )
 def test_weights_that_do_not_keep_a_response_s_mean_are_found_out(method, changed, hack, place, least):

@@ -1,13 +1,16 @@
 """The advantages of a batch's tokens, by hand."""
 
 from dataclasses import replace
+from itertools import accumulate
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from segrl import Evidence, Segments
+from segrl.commands.config import CONFIG_DIR
 from segrl.credit.rollout import Rollout, Weighed, evidence_of, weigh_rollout, weigh_rollouts
-from segrl.credit.settings import CreditSettings
+from segrl.credit.settings import CreditSettings, credit_from
 from segrl.credit.spreading import spread
 from segrl.types import Stream, TokenisedTrace
 
@@ -32,15 +35,17 @@ def weighed(one: Rollout, settings: CreditSettings, values) -> Weighed:
     return weigh_rollout(one, evidence_of(one, Stream(torch.tensor(values)), settings), settings, step=1)
 
 
-def test_added_parts_sum_to_zero_and_keep_their_sign_in_wrong_responses():
-    """z-scores of 1, 3, 1, 3 are -1, 1, -1, 1: with a gain of 0.2, 0.8 and 1.2 of mean one."""
-    settings = CreditSettings(form="plus", sign="both", rule="zscore", rule_options={"gain": 0.2, "low": 0.0})
-    for advantage in (1.0, -0.5):
-        one = rollout("p_0_0", advantage)
-        # logs: signed strengths are standardised as they are
-        spread_T = spread([one], [weighed(one, settings, [-2.0, 2.0, -2.0, 2.0])], settings)["p_0_0"]
-        assert spread_T.tolist() == pytest.approx([advantage - 0.2, advantage + 0.2, advantage - 0.2, advantage + 0.2])
-        assert float(spread_T.sum()) == pytest.approx(4 * advantage)
+@pytest.mark.parametrize("contributions", [[0.0, 2.0, 4.0, 2.0], [-1.0, 1.0, 3.0, 1.0]])
+@pytest.mark.parametrize("advantage", [1.0, -0.5])
+def test_acpo_by_hand(contributions, advantage):
+    """The contributions lie -2, 0, 2, 0 from their mean and have a deviation of sqrt(2), whether one is negative or
+    not: each token gets 0.2 of its z-score more, in right responses and in wrong ones, and the parts sum to zero."""
+    settings = credit_from(OmegaConf.load(CONFIG_DIR / "grpo" / "method" / "acpo.yaml"))
+    after = [-9.0, *(-9.0 + total for total in accumulate(contributions))]  # the answer's log-probability
+    response = rollout("p_0_0", advantage)
+    spread_T = spread([response], [weighed(response, settings, after)], settings)["p_0_0"]
+    added = [-0.2 * 2**0.5, 0, 0.2 * 2**0.5, 0]
+    assert spread_T.tolist() == pytest.approx([advantage + part for part in added])
 
 
 def test_cliff_by_hand():

@@ -1,22 +1,39 @@
 """verl's real trainers on the bundled model: torchrun, FSDP2 and gloo; Ray, vLLM and the TransferQueue."""
 
 import json
+import math
 import re
 import sys
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean, median, pstdev
 
 import pytest
 
 pytest.importorskip("verl")
 
 import torch
-from testkit.runs import bounded, dumped, grpo_command, killed_after, method_command, metric, steps_of
+from testkit.runs import (
+    bounded,
+    dumped,
+    grpo_command,
+    killed_after,
+    method_command,
+    metric,
+    steps_of,
+    thinking,
+    traced,
+    weighed,
+)
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import segrl
 from segrl import toy
+from segrl.credit.regulating import Likelihoods, entropy_bonus
 from segrl.data import save_traces, write_rows
 from segrl.data.records import segments_of, selection_row
 from segrl.importance import from_strength
+from segrl.importance.gathering import token_streams
 
 pytestmark = [
     pytest.mark.e2e,
@@ -92,6 +109,7 @@ def test_selective_sft_trains_and_exports_a_model(tmp_path, environment):
 # --- GRPO ------------------------------------------------------------------------------------------------------------
 
 TWO_RANKS = (
+    "+method=contrast",
     "trainer.n_gpus_per_node=2",
     "trainer.save_freq=1",
     "actor_rollout_ref.actor.use_kl_loss=true",
@@ -100,95 +118,125 @@ TWO_RANKS = (
     "+segrl.warmup_steps=4",
     "+segrl.fidelity_every=2",
     "+segrl.fidelity_nodes=12",
-    # the paper's measure at one calibrated node: what is kept for a run that goes on
-    *("+segrl.measure=ig", "+segrl.path=embeddings", "+segrl.output=logp", "+segrl.quadrature=calibrated"),
-    # and wrong rollouts by a contrast
-    *("+segrl.sign=both", "+segrl.negative_measure=mistake"),
 )
 
 
 @pytest.mark.timeout(1500)
-def test_weighted_advantages_reach_the_loss_and_a_killed_run_goes_on(tmp_path, environment, ray_dir):
-    """verl's own main on two ranks and two rollout servers, with a KL loss; ended by SIGKILL once step 1 is saved."""
+def test_contrast_reaches_the_loss_and_a_killed_run_goes_on(tmp_path, environment, ray_dir):
+    """method=contrast by verl's own main, on two ranks and two rollout servers, with a KL loss; ended by SIGKILL once
+    step 1 is saved, and two steps more."""
     checkpoints, probes = tmp_path / "checkpoints", [tmp_path / "first", tmp_path / "second"]
-    entries = [grpo_command(tmp_path, f"{ray_dir}/{run}", 2, *TWO_RANKS) for run in (1, 2)]
+    entries = [grpo_command(tmp_path, f"{ray_dir}/{run}", 3, *TWO_RANKS) for run in (1, 2)]
     environments = [environment | {"SEGRL_PROBE_DIR": str(probe)} for probe in probes]
     for probe in probes:
         probe.mkdir()
     tracker = checkpoints / "latest_checkpointed_iteration.txt"
     names = killed_after(entries[0], environments[0], tmp_path / "killed", tracker, step=1)
     assert sum("EngineCore" in name for name in names) == 2, "a rollout server for each rank"
-    calibrated = (checkpoints / "segrl.json").read_bytes()
     log = bounded(entries[1], environments[1], 700, tmp_path / "log")
 
     assert re.search(r"Resuming from \S*global_step_1\b", log)
-    assert steps_of(log) == {2}
-    assert (checkpoints / "segrl.json").read_bytes() == calibrated
-    lines = [dumped(tmp_path, step) for step in (1, 2)]
-    assert not {line["group"] for line in lines[0]} & {line["group"] for line in lines[1]}  # the data go on too
-    for step, probe in enumerate(probes, start=1):
-        weights_reached_the_loss(lines[step - 1], [json.loads(path.read_text()) for path in probe.glob("*.json")], step)
-    assert sum(len(json.loads(path.read_text())) for path in probes[1].glob("*.json")) == len(lines[1]) == 8 * 4
+    assert steps_of(log) == {2, 3}
+    prompts = [{line["prompt"] for line in dumped(tmp_path, step)} for step in (1, 2, 3)]
+    assert len(set().union(*prompts)) == 3 * 8  # the data go on too
+    for probe, steps in zip(probes, [(1,), (2, 3)], strict=True):
+        reached = [row for path in probe.glob("*.json") for row in json.loads(path.read_text())]
+        for step in steps:
+            weights_reached_the_loss(weighed(tmp_path, step), reached, step)
+    assert len(reached) == 2 * 8 * 4
+    asked = {(line["advantage"] > 0, line["target"]) for line in weighed(tmp_path, 1, 2, 3)}
+    assert asked == {(True, "own"), (False, "contrast")}
     assert metric(log, 2, "actor/kl_loss") > 0
     assert -1 <= metric(log, 2, "segrl/fidelity") <= 1
     for name in ("segrl/attributed_share", "segrl/segments_per_response", "segrl/cost", "timing_s/attribution"):
         assert metric(log, 2, name) > 0, name
 
 
-def weights_reached_the_loss(lines: list[dict], batches: list[list], step: int) -> None:
+def weights_reached_the_loss(lines: list[dict], reached: list[list[float]], step: int) -> None:
     """What the loss was given, token by token, is advantage x weight; the weights are the rule's, as far as the
     warm-up over four steps has come."""
-    reached = [row for batch in batches for row in batch]
-    weighed = [line for line in lines if line["uniform"] is None]
-    assert weighed, f"no rollout of step {step} was right with two thoughts"
-    for line in weighed:
-        assert line["weights"] == pytest.approx(ramped(line, step / 4), abs=1e-5)
-        thinking = line["boundaries"][-2] if line["kinds"][-1] == "answer" else line["boundaries"][-1]
-        assert sum(line["weights"][:thinking]) / thinking == pytest.approx(1.0)
+    assert lines, f"no rollout of step {step} was weighed"
+    for line in lines:
+        ranks = ranked(line)
+        assert line["weights"] == pytest.approx([1 + step / 4 * (weight - 1) for weight in ranks], abs=1e-5)
+        assert sum(line["weights"][: thinking(line)]) / thinking(line) == pytest.approx(1.0)
         expected = pytest.approx([line["advantage"] * weight for weight in line["weights"]], rel=1e-5)
         assert any(len(row) == len(line["weights"]) and row == expected for row in reached), line["key"]
-    assert sum(max(row) - min(row) > 1e-6 for row in reached) >= sum(len(set(line["weights"])) > 1 for line in weighed)
+    assert sum(max(row) - min(row) > 1e-6 for row in reached) >= len(lines)
 
 
-def ramped(line: dict, ramp: float) -> list[float]:
-    """The weights of the rule rank, from the strengths that were written."""
-    thoughts = [s for s, kind in enumerate(line["kinds"]) if kind != "answer"]
-    strengths = [line["strength"][s] for s in thoughts]
-    rule = []
-    for s, kind in enumerate(line["kinds"]):
-        tokens = line["boundaries"][s + 1] - line["boundaries"][s]
-        if kind == "answer":
-            rule += [None] * tokens
-            continue
-        below = sum(other < line["strength"][s] for other in strengths)
-        equal = sum(other == line["strength"][s] for other in strengths) - 1
-        rule += [0.8 + 0.4 * (below + equal / 2) / (len(thoughts) - 1)] * tokens
-    inside = [one for one in rule if one is not None]
-    mean = sum(inside) / len(inside)
-    return [1.0 if one is None else 1 + ramp * (one / mean - 1) for one in rule]
+def ranked(line: dict) -> list[float]:
+    """The weights of the rule rank from 0 to 2, from the strengths that were written."""
+    strengths = thought_strengths(line)
+    below = [sum(other < one for other in strengths) for one in strengths]
+    equal = [strengths.count(one) - 1 for one in strengths]
+    return of_mean_one(line, [2 * (b + e / 2) / (len(strengths) - 1) for b, e in zip(below, equal, strict=True)])
+
+
+def thought_strengths(line: dict) -> list[float]:
+    return [one for one, kind in zip(line["strength"], line["kinds"], strict=True) if kind != "answer"]
+
+
+def of_mean_one(line: dict, weights: list[float]) -> list[float]:
+    """A weight for each token, from one for each thought: of mean one over the thinking, and one behind it."""
+    tokens = [end - begin for begin, end in pairwise(line["boundaries"])]
+    inside = [weight for weight, count in zip(weights, tokens, strict=False) for _ in range(count)]
+    return [weight * len(inside) / sum(inside) for weight in inside] + [1.0] * (len(line["weights"]) - len(inside))
 
 
 @pytest.mark.timeout(900)
 def test_acpo_adds_what_its_phase_says(tmp_path, environment, ray_dir):
-    """Exploring in step 1, converging in step 2; the added parts of a response sum to zero but for the phase's own."""
-    phases = ["segrl.curriculum.convergence_step=2", "segrl.regulation.entropy_weight=0.0"]
-    phases += ["segrl.regulation.confidence=false", "segrl.regulation.reference_weight=0.01"]
-    entry = method_command("acpo", tmp_path, ray_dir, 2, *phases)
-    log = bounded(entry, environment, 500, tmp_path / "log")
-    assert [metric(log, step, "segrl/phase") for step in (1, 2)] == [1, 1]  # what follows from the step
-    for step in (1, 2):
-        weighed = [line for line in dumped(tmp_path, step) if line["uniform"] is None]
-        assert weighed, f"step {step}"
-        for line in weighed:
-            thinking = line["boundaries"][-2] if line["kinds"][-1] == "answer" else line["boundaries"][-1]
-            added, plain = added_and_plain(line)
-            assert sum(plain[:thinking]) == pytest.approx(0, abs=1e-3)
-            if step == 1:
-                assert added == pytest.approx(plain, abs=1e-5)
-        if step == 2:
-            assert any(added != pytest.approx(plain, abs=1e-5) for added, plain in map(added_and_plain, weighed))
+    """Exploring in steps 1 and 2, converging in step 3."""
+    phases = ["segrl.curriculum.convergence_step=3", "segrl.regulation.reference_weight=0.1"]
+    log = bounded(method_command("acpo", tmp_path, ray_dir, 3, *phases), environment, 600, tmp_path / "log")
+    assert [metric(log, step, "segrl/phase") for step in (1, 2, 3)] == [0, 1, 1]  # what follows from the step
+    weights = steered_weights([metric(log, step, "actor/entropy") for step in (1, 2)])
+    assert [metric(log, step, "segrl/entropy_weight") for step in (1, 2, 3)] == pytest.approx(weights, rel=1e-4)
+    for line in weighed(tmp_path, 1, 2, 3):
+        strengths = thought_strengths(line)
+        factors = [max(1 + 0.2 * (one - fmean(strengths)) / pstdev(strengths), 0) for one in strengths]
+        assert line["weights"] == pytest.approx(of_mean_one(line, factors), abs=1e-4)
+    exploring(tmp_path, weights)
+    converging(weighed(tmp_path, 3))
 
 
-def added_and_plain(line: dict) -> tuple[list[float], list[float]]:
-    added = [now - line["advantage"] for now in line["advantages"]]
-    return added, [weight - 1 for weight in line["weights"]]
+def steered_weights(entropies: list[float]) -> list[float]:
+    """The weights of entropy of two steps of exploration, with the yaml's target of 0.3, and of one that converges."""
+    first = 0.001 * math.exp(0.5 * (0.3 - entropies[0]) / 0.3)
+    return [first, first * math.exp(0.5 * (0.3 - entropies[1]) / 0.3), 0.001]
+
+
+def added(line: dict) -> list[float]:
+    return [now - line["advantage"] for now in line["advantages"]]
+
+
+def exploring(folder: Path, weights: list[float]) -> None:
+    """What is added sums to zero. In step 1 it is the weights' part and the bonus by the base's likelihoods."""
+    for line in weighed(folder, 1, 2):
+        assert sum(added(line)) == pytest.approx(0, abs=1e-3)
+        assert max(map(abs, added(line)[thinking(line) :]), default=0) < 1e-5
+    model, tokenizer = toy.load_model()
+    known = [(line, trace) for line, trace in traced(1, folder, tokenizer) if line["uniform"] is None]
+    most = 0.0
+    for line, trace in known:
+        segments = segrl.Segments(tuple(line["boundaries"]), tuple(line["kinds"]))
+        scores = from_strength(torch.tensor(line["strength"]), segments)
+        likelihoods = Likelihoods(*token_streams(model, trace))
+        bonus_T = weights[0] * entropy_bonus(scores, segments, likelihoods, False, trace.trainable_T)
+        most = max(most, float(bonus_T.abs().max()))
+        expected = [weight - 1 + bonus for weight, bonus in zip(line["weights"], bonus_T.tolist(), strict=True)]
+        assert added(line) == pytest.approx(expected, abs=1e-5)
+    assert most > 1e-4
+
+
+def converging(lines: list[dict]) -> None:
+    """Behind the thinking a right response counts by the probability of its answer, and a wrong one as before; the
+    nearness to the reference moves the sum of the thinking, which the other parts leave alone."""
+    shares = {True: [], False: []}
+    for line in lines:
+        if thinking(line) < len(line["weights"]):
+            behind = median(line["advantages"][thinking(line) :])
+            shares[line["advantage"] > 0].append(behind / line["advantage"])
+    assert 0.5 < median(shares[True]) < 0.9995
+    assert median(shares[False]) == pytest.approx(1.0, abs=5e-4)
+    assert any(abs(sum(added(line)[: thinking(line)])) > 1e-3 for line in lines if line["advantage"] < 0)

@@ -28,15 +28,17 @@ from testkit.runs import (
     send,
     started,
     steps_of,
+    thinking,
+    traced,
+    weighed,
 )
 
 import segrl
 from segrl import toy
-from segrl.commands.config import CONFIG_DIR
+from segrl.commands.config import CONFIG_DIR, compose
 from segrl.credit.curriculum import Curriculum, CurriculumSettings, pass_rates
-from segrl.credit.rollout import rollout_trace
+from segrl.credit.settings import credit_from
 from segrl.data import read_rows
-from segrl.types import Trace
 
 pytestmark = [
     pytest.mark.slow,
@@ -48,7 +50,7 @@ pytestmark = [
 def test_the_colocated_asynchronous_mode(tmp_path, environment, ray_dir):
     log = bounded(grpo_command(tmp_path, ray_dir, 2, mode="segrl_colocate_async"), environment, 600, tmp_path / "log")
     assert steps_of(log) == {1, 2}
-    assert sum(line["uniform"] is None for step in (1, 2) for line in dumped(tmp_path, step)) > 0
+    assert weighed(tmp_path, 1, 2)
 
 
 @pytest.mark.parametrize("hybrid", [False, True], ids=["servers of their own", "and the trainer's"])
@@ -65,7 +67,7 @@ def test_the_separate_asynchronous_mode(tmp_path, environment, ray_dir, hybrid):
     log = bounded(entry, environment, 800, tmp_path / "log")
     assert steps_of(log) == {1, 2, 3}
     for step in (1, 2, 3):
-        assert any(line["uniform"] is None for line in dumped(tmp_path, step))
+        assert weighed(tmp_path, step)
         assert metric(log, step, "training/rollout_probs_diff_mean") < 1e-3
 
 
@@ -113,9 +115,9 @@ def test_the_readmes_own_measure_and_a_reward_that_knows_how_rollouts_end(tmp_pa
     given += [f"{reward}.path={tmp_path / 'noting.py'}", f"{reward}.name=noted", "data.max_response_length=160"]
     here = environment | {"PYTHONPATH": f"{tmp_path}:{environment['PYTHONPATH']}"}
     bounded([sys.executable, "-m", "segrl", "grpo", *given], here, 600, tmp_path / "log")
-    weighed = [line for line in dumped(tmp_path, 1) if line["uniform"] is None]
-    assert weighed
-    assert all(len(set(line["weights"])) > 1 for line in weighed)
+    told_apart = weighed(tmp_path, 1)
+    assert told_apart
+    assert all(len(set(line["weights"])) > 1 for line in told_apart)
     noted = [json.loads(line) for line in (tmp_path / "noted").read_text().splitlines()[1:]]  # the first by the check
     rows = [(line["response"], line["finish"], line["reward"]) for line in dumped(tmp_path, 1)]
     assert sorted((response, finish, acc) for response, _, finish, acc in noted) == sorted(rows)
@@ -125,19 +127,6 @@ def test_the_readmes_own_measure_and_a_reward_that_knows_how_rollouts_end(tmp_pa
 
 
 PLAINLY_SCORED = ("+segrl.quadrature=midpoint", "+segrl.certificate_every=0")
-
-
-def traced(step: int, folder: Path, tokenizer) -> list[tuple[dict, Trace]]:
-    """The lines of a step's dump with their traces."""
-    found, ends = [], {tokenizer.eos_token_id}
-    for line in dumped(folder, step):
-        prompt = tokenizer(line["prompt"], return_tensors="pt")["input_ids"][0]
-        ids = tokenizer(line["response"])["input_ids"]
-        ids += [tokenizer.eos_token_id] * (len(line["weights"]) - len(ids))  # the dump leaves special tokens out
-        if len(ids) == len(line["weights"]):  # else the policy wrote a text in other tokens than the tokenizer would
-            response = torch.tensor(ids)
-            found.append((line, rollout_trace(line["key"], prompt, response, response > -1, tokenizer, ends)))
-    return found
 
 
 def held_against_the_base(folder: Path, step: int, **path) -> list[tuple[dict, list[float]]]:
@@ -211,14 +200,21 @@ def test_uniform_weights_and_plain_verl_sample_and_reward_the_same_first_step(tm
     assert responses[0] == responses[1]
 
 
-CURRICULUM = {"order": "gaussian", "options": {"width": 0.15}, "drop_solved": 0.9, "drop_visits": 1}
+CURRICULUM = {
+    "order": "easy_to_hard",
+    "drop_solved": 0.9,
+    "drop_visits": 1,
+    "unseen": 0.0,  # so that the second phase comes back to what the first one drew
+    "convergence": "gaussian",
+    "convergence_step": 2,
+}
 
 
 def test_a_curriculum_after_sigkill_draws_what_an_uninterrupted_one_would(tmp_path, environment, ray_dir):
-    """Killed once step 1 is saved. What every step should draw is said by a curriculum that goes through the results
-    in one go."""
-    options = [f"+segrl.curriculum.{key}={value}" for key, value in CURRICULUM.items() if key != "options"]
-    options += ["+segrl.curriculum.options.width=0.15", "+segrl.measure=length", "trainer.save_freq=1"]
+    """Killed once step 1 is saved, with which the first phase ends: half of its pass is still to come then. What every
+    step should draw is said by a curriculum that goes through the results in one go."""
+    options = [f"+segrl.curriculum.{key}={value}" for key, value in CURRICULUM.items()]
+    options += ["+segrl.measure=length", "trainer.save_freq=1"]
     options += ["data.shuffle=false", "data.train_max_samples=16"]
     entries = [grpo_command(tmp_path, f"{ray_dir}/{run}", 3, *options) for run in (1, 2)]
     tracker = tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt"
@@ -231,10 +227,11 @@ def test_a_curriculum_after_sigkill_draws_what_an_uninterrupted_one_would(tmp_pa
     texts = [tokenizer.apply_chat_template(one, tokenize=False, add_generation_prompt=True) for one in prompts]
     assert len(set(texts)) == 16
     curriculum = Curriculum(CurriculumSettings(**CURRICULUM), rows=16, batch=8)
-    stream = iter(curriculum)
+    stream, rows_of = iter(curriculum), {}
     for step in (1, 2, 3):
         lines = dumped(tmp_path, step)
         drawn = {line["group"]: texts.index(line["prompt"]) for line in lines}
+        rows_of[step] = set(drawn.values())
         assert sorted(drawn.values()) == sorted(next(stream) for _ in range(8)), step
         rows, sessions = [drawn[line["group"]] for line in lines], [line["key"] for line in lines]
         curriculum.observe(pass_rates(rows, sessions, [line["reward"] for line in lines], 0.5), step)
@@ -242,6 +239,8 @@ def test_a_curriculum_after_sigkill_draws_what_an_uninterrupted_one_would(tmp_pa
             for name, value in curriculum.metrics().items():
                 assert metric(log, step, name) == pytest.approx(value, abs=1e-6), name
     assert len({curriculum.difficulty.rate(row) for row in range(16)}) > 2, "all alike: nothing was to be kept"
+    assert len(rows_of[1]) == 8
+    assert rows_of[1] & rows_of[2], "the rest of the first phase's pass"
 
 
 def test_two_raylets_on_loopback_are_two_nodes(tmp_path, environment):
@@ -255,7 +254,7 @@ def test_two_raylets_on_loopback_are_two_nodes(tmp_path, environment):
     for worker in ("WorkerDict", "vLLMHttpServer"):
         assert re.search(rf"\({worker} pid=\d+, ip=127.0.0.3\)", log), f"no {worker} on the second node"
         assert re.search(rf"\({worker} pid=\d+\)", log), f"no {worker} on the first node"
-    assert any(line["uniform"] is None for step in (1, 2) for line in dumped(tmp_path, step))
+    assert weighed(tmp_path, 1, 2)
 
 
 def test_a_reward_that_raises_ends_the_job_with_its_cause_in_the_last_lines(tmp_path, environment, ray_dir):
@@ -311,7 +310,20 @@ def test_a_rollout_server_that_hangs_ends_the_job(tmp_path, environment, ray_dir
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIG_DIR / "grpo" / "method").glob("*.yaml")))
 def test_every_method_takes_three_steps(tmp_path, environment, ray_dir, name):
+    """Only responses of its sign are weighed, and the thinking of each alone, with mean one."""
     log = bounded(method_command(name, tmp_path, ray_dir, 3), environment, 600, tmp_path / "log")
     assert steps_of(log) == {1, 2, 3}
-    if name != "uniform":
-        assert any(line["uniform"] is None for step in (1, 2, 3) for line in dumped(tmp_path, step))
+    settings = credit_from(compose("grpo", ["preset=toy_cpu", f"method={name}"]))
+    if settings.rule == "uniform":
+        return
+    assert settings.scope == "response"
+    assert settings.mean_one
+    signs = {"positive": {True}, "negative": {False}, "both": {True, False}}[settings.sign]
+    assert {line["advantage"] > 0 for line in weighed(tmp_path, 1, 2, 3)} == signs
+    for line in (line for step in (1, 2, 3) for line in dumped(tmp_path, step)):
+        inside, behind = line["weights"][: thinking(line)], line["weights"][thinking(line) :]
+        assert sum(inside) == pytest.approx(len(inside), rel=1e-4)
+        assert (len(set(inside)) > 1) == (line["uniform"] is None)
+        assert set(behind) <= {1.0}
+        if not settings.regulation.regulates:
+            assert line["advantages"] == pytest.approx([line["advantage"] * one for one in line["weights"]], rel=1e-5)

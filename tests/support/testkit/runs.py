@@ -14,9 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import torch
+
 from segrl import toy
 from segrl.commands.config import CONFIG_DIR
+from segrl.credit.rollout import rollout_trace
 from segrl.data import write_verl_parquet
+from segrl.types import TokenisedTrace
 
 # Ray's and torchrun's processes are in sessions of their own; this in their environment finds them.
 MARK = "SEGRL_TEST_RUN"
@@ -25,7 +29,8 @@ MARK = "SEGRL_TEST_RUN"
 
 
 def grpo_command(folder: Path, ray_dir: str, steps: int, *overrides: str, mode: str = "segrl") -> list[str]:
-    """verl's own entry point, unchanged; segrl's plugin comes through the environment. ``sync`` is verl's own mode."""
+    """verl's own entry point, unchanged; segrl's plugin comes through the environment. ``sync`` is verl's own mode, and
+    an override like ``+method=contrast`` takes a method."""
     rows = str(folder / "rows.parquet")
     # Short ones, of which samples differ in their rewards: of all kinds, one batch in eighty has nothing to be weighed.
     problems = [one for one in toy.sample_problems(192, seed=11) if one.meta["n_steps"] <= 4]
@@ -44,7 +49,7 @@ def grpo_command(folder: Path, ray_dir: str, steps: int, *overrides: str, mode: 
         "hydra.run.dir": folder,
     }
     if mode != "sync":
-        settings |= {"+segrl.rule": "rank", "+segrl.calibration_nodes": 12, "+segrl.dump_dir": folder / "dump"}
+        settings |= {"++segrl.rule": "rank", "+segrl.calibration_nodes": 12, "+segrl.dump_dir": folder / "dump"}
     entry = [sys.executable, "-m", "verl.trainer.main_ppo", "--config-dir", str(CONFIG_DIR / "grpo"), "+preset=toy_cpu"]
     return [*entry, *(f"{key}={value}" for key, value in settings.items()), *overrides]
 
@@ -78,6 +83,29 @@ def metric(log: str, step: int, name: str) -> float:
 
 def dumped(folder: Path, step: int) -> list[dict]:
     return [json.loads(line) for line in (folder / "dump" / f"{step}.jsonl").read_text().splitlines()]
+
+
+def weighed(folder: Path, *steps: int) -> list[dict]:
+    """The lines of these steps' dumps whose tokens are told apart."""
+    return [line for step in steps for line in dumped(folder, step) if line["uniform"] is None]
+
+
+def thinking(line: dict) -> int:
+    """How many of the first tokens of a dumped response are its thinking."""
+    return line["boundaries"][-2 if line["kinds"][-1] == "answer" else -1]
+
+
+def traced(step: int, folder: Path, tokenizer) -> list[tuple[dict, TokenisedTrace]]:
+    """The lines of a step's dump with their traces."""
+    found, ends = [], {tokenizer.eos_token_id}
+    for line in dumped(folder, step):
+        prompt = tokenizer(line["prompt"], return_tensors="pt")["input_ids"][0]
+        ids = tokenizer(line["response"])["input_ids"]
+        ids += [tokenizer.eos_token_id] * (len(line["weights"]) - len(ids))  # the dump leaves special tokens out
+        if len(ids) == len(line["weights"]):  # else the policy wrote a text in other tokens than the tokenizer would
+            response = torch.tensor(ids)
+            found.append((line, rollout_trace(line["key"], prompt, response, response > -1, tokenizer, ends)))
+    return found
 
 
 # --- processes -------------------------------------------------------------------------------------------------------
