@@ -33,15 +33,18 @@ def resolve(name: str | Callable, table: Mapping[str, Callable] | None = None, w
 
 def check_options(what: str, function: Callable, given: Sequence[object], options: Mapping[str, Any]) -> None:
     """Refuse ``options`` that ``function`` does not take, or too few of them, after the arguments ``given``."""
+    signature = inspect.signature(function)
     try:
-        inspect.signature(function).bind(*given, **options)
+        signature.bind(*given, **options)
     except TypeError as error:
-        raise ValueError(f"{what} with the options {dict(options)}: {error}") from error
+        named = [name for name, one in signature.parameters.items() if one.kind is not one.VAR_KEYWORD]
+        takes = f"its options are {', '.join(named[len(given) :]) or 'none'}"
+        raise ValueError(f"{what} with the options {dict(options)}: {error}; {takes}") from error
 
 
 def near(name: str, known: Iterable[str]) -> str:
     """The end of an error sentence: ``, did you mean 'tau'?``, or the known names."""
-    known = [str(known_name) for known_name in known]
+    known = {str(known_name) for known_name in known}
     close = get_close_matches(str(name), known, n=1)
     if close:
         return f", did you mean {close[0]!r}?"

@@ -27,15 +27,17 @@ from segrl.importance.misleading import Suspect
 from segrl.loading import load_model
 from segrl.report import Entry, View, draw, page, picture, terminal
 from segrl.report.page import SETTINGS
-from segrl.selection import select
+from segrl.selection import check_unit, select
 from segrl.text.prompting import THINK_END
 from segrl.tokenization import tokenize
 from segrl.types import Attribution, Evidence, Segments, SegmentScores, TokenisedTrace, Trace
 
 DECIDED = ("exact", "numeric", "symbolic")  # a verdict of another status does not say that a response is wrong
+FEWEST = 5  # thoughts of which one can be marked
 PAGES = (".html", ".svg")
 LEGEND = (
-    "Bar and percentage: the thought's share. Dimmed: dropped. Blue tokens speak for {}, underlined ones against it."
+    "Bar and percentage: the thought's share. strength: kept as one of the strongest. forced: kept as the first or the "
+    "last. Dimmed: dropped. Blue tokens speak for {}, underlined ones against it."
 )
 
 
@@ -56,7 +58,8 @@ def explain(config: DictConfig) -> None:
     trace, verdict = response.trace, response.verdict
     if verdict is not None and not verdict.correct and verdict.status in DECIDED:
         entry, suspect = _misled(response, config)
-        sentence, marked = _about_suspect(trace, suspect), suspect.thought if suspect.marked else None
+        sentence = _about_suspect(trace, suspect, int(response.segments.thought_S.sum()))
+        marked = suspect.thought if suspect.marked else None
     else:
         entry, marked = _carried(response, config), None
         sentence = _about_carried(trace, entry.views[config.measure], config.measure)
@@ -82,6 +85,10 @@ def _check(config: DictConfig) -> None:
         needed(config, "problem")
     if config.id and not config.traces:
         raise ConfigError(f"id={config.id} is of a file of traces; give traces=...")
+    if config.response not in (None, "-") and not Path(config.response).is_file():
+        raise ConfigError(f"response={config.response}: there is no such file; give a file, or - for what is piped in")
+    for name in ("tau", "beta"):
+        check_unit(f"selection.{name}", config.selection[name])
     if config.page and Path(config.page).suffix not in PAGES:
         raise ConfigError(f"page={config.page}, expected a file that ends in {' or '.join(PAGES)}")
     if measure_of(config.measure).level == "token":
@@ -115,9 +122,10 @@ def _read(place: str) -> str:
     """The text of the file, or what is piped in where the place is ``-``."""
     if place == "-":
         return sys.stdin.read()
-    if not Path(place).is_file():
-        raise FileNotFoundError(f"response={place}: there is no such file; give a file, or - for what is piped in")
-    return Path(place).read_text(encoding="utf-8")
+    try:
+        return Path(place).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"response={place} is not UTF-8 text ({error}); give a file of text") from error
 
 
 def _sampled(problem: Trace, config: DictConfig, model, tokenizer) -> Trace:
@@ -204,7 +212,7 @@ def _about_carried(trace: TokenisedTrace, view: View, measure: str) -> str:
     )
 
 
-def _about_suspect(trace: TokenisedTrace, suspect: Suspect) -> str:
+def _about_suspect(trace: TokenisedTrace, suspect: Suspect, thoughts: int) -> str:
     """Which thought is marked and how far it lies above chance, or why none is marked."""
     name, answer = f"thought {suspect.thought + 1}", own_answer(trace)
     share = f"{suspect.score:.0%} of what speaks for {answer} and against {trace.answer} lies on"
@@ -221,7 +229,8 @@ def _about_suspect(trace: TokenisedTrace, suspect: Suspect) -> str:
             "does not show whether it went wrong or carried on an earlier mistake. `segrl select "
             "measure=continuation_gain` samples on from each thought, which can show it."
         )
-    return f"No thought is marked: {share} the best, {name}; {chance}."
+    few = f". With fewer than {FEWEST} thoughts chance does as well" if thoughts < FEWEST else ""
+    return f"No thought is marked: {share} the best, {name}; {chance}{few}."
 
 
 def _named(thoughts: list[int]) -> str:

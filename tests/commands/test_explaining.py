@@ -77,6 +77,7 @@ def test_without_keys_a_toy_problem_is_answered_and_explained(explained):
     ("response", "sentence"),
     [
         (None, "there is no such file"),
+        (b"\xff\xfe", "is not UTF-8 text"),
         ("a = 2, so \\boxed{2}", "the response has no </think>"),
         ("<think>\n</think> \\boxed{2}", "the response has nothing before </think>"),
         ("a = 2</think> It is 2.", "the response boxes no answer behind </think>"),
@@ -85,7 +86,7 @@ def test_without_keys_a_toy_problem_is_answered_and_explained(explained):
 def test_a_response_without_its_parts_is_refused(tmp_path, capsys, response, sentence):
     file = tmp_path / "r.txt"
     if response is not None:
-        file.write_text(response)
+        file.write_bytes(response if isinstance(response, bytes) else response.encode())
     assert main(["explain", "problem=What is a?", f"response={file}"]) == 2
     assert sentence in capsys.readouterr().err
 
@@ -98,6 +99,7 @@ def test_a_response_without_its_parts_is_refused(tmp_path, capsys, response, sen
         (["model_path=elsewhere"], "problem must be given"),
         (["traces=t.jsonl", "answer=2"], "leave out answer"),
         (["id=a"], "give traces=..."),
+        (["selection.tau=7"], "selection.tau=7.0, expected a number from 0 to 1"),
         (["page=out.txt"], "ends in .html or .svg"),
         (["measure=ig_tokens"], "measure=ig_tokens scores tokens"),
     ],
