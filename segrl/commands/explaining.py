@@ -171,7 +171,9 @@ def _misled(response: Response, config: DictConfig) -> tuple[Entry, Suspect]:
     trace, segments, verdict, *_ = response
     evidence = _evidence(response, misleading.NEEDS, "contrast", config)
     views = {
-        "contrast": _view(segments, misleading.in_common(evidence, segments), "contrast", config),
+        "contrast": _view(segments, misleading.in_common(evidence, segments), "contrast", config)._replace(
+            measure=f"mean of {', '.join(read.__name__ for read in misleading.READINGS)}"
+        ),
         config.measure: _of_own(response, config),
     }
     assert isinstance(evidence.contrast, Attribution)

@@ -67,7 +67,7 @@ def _head(entry: Entry, measure: str | None, view: View | None) -> Text:
             facts["flags"] = ", ".join(attribution.flags)
     if measure is not None:
         named = view.measure if view else None
-        facts["measure"] = measure if named in (None, measure) else f"{named}, of {measure}"
+        facts["measure"] = measure if named in (None, measure) else f"{named} ({measure})"
     lines = [Text.assemble((f"{name:<10}", "bold"), value) for name, value in facts.items()]
     return Text("\n").join(lines)
 

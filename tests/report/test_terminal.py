@@ -32,7 +32,7 @@ def test_the_head_and_every_segment_with_its_numbers():
 def test_a_measure_is_called_by_its_name_and_has_no_consistency_that_it_does_not_know():
     entry = contrasted(["a b", "c", "</think> x"], [1.0, 3.0, 0.0])
     text = shown(entry._replace(views={"file": entry.views["mistake"]._replace(measure="alone")}))
-    assert "measure   alone, of file" in text
+    assert "measure   alone (file)" in text
     assert "#1    75% strength" in text
 
 
