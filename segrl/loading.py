@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 DTYPES = ("float32", "bfloat16", "float16")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 WEIGHTS = ("*.safetensors", "*.bin")
 BLOCKS, BLOCK = 64, 2**16  # the blocks of a file of weights that are hashed, and the bytes of each
 
@@ -40,9 +41,22 @@ def load_tokenizer(path: str) -> Any:
 
     check_model(path)
     try:
-        return AutoTokenizer.from_pretrained(expanduser(path))
+        tokenizer = AutoTokenizer.from_pretrained(expanduser(path))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path!r} gives no tokenizer, as a folder or a hub id: {error}") from error
+        reason = _missing(path) or " ".join(str(error).split())
+        raise ValueError(f"{path!r} gives no tokenizer, as a folder or a hub id: {reason}") from error
+    # Without its files, transformers makes a tokenizer of the config.json alone, which knows no letter.
+    if not tokenizer("1 + 1 = 2", add_special_tokens=False)["input_ids"]:
+        raise ValueError(f"{path!r} gives no tokenizer: {_missing(path) or 'the one that is there reads no text'}")
+    return tokenizer
+
+
+def _missing(path: str) -> str:
+    """What a folder without a tokenizer lacks, and what to do; empty for a hub id and a folder that has one."""
+    folder = local_folder(path)
+    if folder is None or any((folder / name).exists() for name in TOKENIZER_FILES):
+        return ""
+    return "the folder has no tokenizer.json; copy the files of the model's tokenizer into it"
 
 
 def check_model(path: str, dtype: str = "float32", device: str = "auto") -> None:

@@ -52,8 +52,9 @@ def check_options(what: str, function: Callable, given: Sequence[object], option
     try:
         signature.bind(*given, **options)
     except TypeError as error:
-        taken = ", ".join([*signature.parameters][len(given) :]) or "no options"
-        raise ValueError(f"{what} with the options {dict(options)}: {error}; it takes {taken}") from error
+        named = [name for name, taken in signature.parameters.items() if taken.kind is not taken.VAR_KEYWORD]
+        takes = ", ".join(named[len(given) :]) or "no options"
+        raise ValueError(f"{what} with the options {dict(options)}: {error}; it takes {takes}") from error
     for name, value in options.items():
         expected = _expected(hints.get(name))
         if expected and not any(fits(value) for fits in expected.values()):
@@ -83,7 +84,7 @@ def _expected(hint: Any) -> dict[str, Callable[[Any], bool]]:
 
 def near(name: str, known: Iterable[str]) -> str:
     """The end of an error sentence: ``, did you mean 'tau'?``, or the known names."""
-    known = [str(known_name) for known_name in known]
+    known = {str(known_name) for known_name in known}
     close = get_close_matches(str(name), known, n=1)
     if close:
         return f", did you mean {close[0]!r}?"

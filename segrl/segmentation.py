@@ -197,6 +197,8 @@ def _inside(starts: Iterable[int], end: int) -> list[int]:
 
 def _merge_short(boundaries: list[int], min_tokens: int) -> list[int]:
     """The boundaries after each segment under ``min_tokens`` is merged into the previous, the first into the next."""
+    if min_tokens < 1:
+        raise ValueError(f"min_tokens={min_tokens}, expected 1 or more")
     merged = [boundaries[0]]
     for start, end in zip(boundaries[1:], boundaries[2:], strict=False):
         if end - start >= min_tokens and start - merged[0] >= min_tokens:

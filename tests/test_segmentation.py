@@ -154,6 +154,8 @@ def test_a_cap_joins_the_shortest_neighbours():
     assert segrl.segment(trace, cut, max_segments=2).boundaries == (0, 5, 10)
     with pytest.raises(ValueError, match="max_segments=0"):
         segrl.segment(trace, cut, max_segments=0)
+    with pytest.raises(ValueError, match="min_tokens=0"):
+        segrl.segment(trace, cut, min_tokens=0)
 
 
 def test_entropy_cuts_where_uncertainty_rises_after_a_sentence():

@@ -115,10 +115,13 @@ def _parsed(command: str, arguments: list[str]) -> tuple[list[str], str, str]:
 
 
 def _check(config) -> None:
-    """Refuse an output that would take the place of an input, or of another output, and no traces at all."""
+    """Refuse a limit below one, and an output that would take the place of an input or of another output, or would be
+    read as a part of an input's folder."""
     if config.get("limit") is not None and config.limit < 1:
         raise ValueError(f"limit={config.limit}, expected 1 or more, or null for all")
     places: dict[str, str] = {}
+    given = [(key, config.get(key)) for key in INPUTS]
+    folders = {os.path.realpath(path): key for key, path in given if isinstance(path, str) and os.path.isdir(path)}
     for key in INPUTS + OUTPUTS:
         path = config.get(key)
         if not isinstance(path, str) or (not os.path.isfile(path) and key not in OUTPUTS):
@@ -126,6 +129,9 @@ def _check(config) -> None:
         there = places.setdefault(os.path.realpath(path), key)
         if key in OUTPUTS and there != key:
             raise ValueError(f"{key}={path} would take the place of {there}; name another file")
+        holder = folders.get(os.path.realpath(os.path.dirname(path)))
+        if key in OUTPUTS and holder and path.endswith((".jsonl", ".parquet")):
+            raise ValueError(f"{key}={path} would be read as a part of {holder}; name another folder")
 
 
 def _fail(sentence: str) -> int:

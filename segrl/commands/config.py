@@ -32,6 +32,7 @@ RENAMED = {
     "segrl.weighting": "segrl.rule",
     "segrl.weighting_options": "segrl.rule_options",
 }
+OPTION = re.compile(r"Could not find '([^']+)/([^'/]+)'\s+Available options in '[^']+':((?:\n\t\S+)+)")
 MANY = 12  # keys that an error sentence does not list
 OWN_GROUPS = ("preset", "method")  # folders in a command's own folder
 # What `preset` was called in each command.
@@ -55,12 +56,12 @@ def compose(command: str, overrides: list[str]) -> DictConfig:
     _check_former(command, overrides)
     _check_groups(command, overrides)
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        try:
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             typed = _opened(command, _quoted(command, overrides))
             config = hydra_compose(command, overrides=[_search_path(command), *typed])
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(_sentence(command, error)) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_sentence(command, error)) from error
     OmegaConf.set_readonly(config, True)
     return config
 
@@ -210,6 +211,14 @@ def _sentence(command: str, error: Exception) -> str:
     unknown = re.search(r"Could not override '([^']+)'", str(error))
     if unknown:
         return _unknown_key(command, unknown[1])
+    if option := OPTION.search(str(error)):
+        return f"there is no {option[1]}={option[2]}{near(option[2], option[3].split())}"
+    unread = next((str(one) for cause in chain if (one := getattr(cause, "override", None))), None)
+    if unread or "Ambiguous value" in str(error):
+        typed = unread or re.findall(r"'([^']+)'", str(error))[0]
+        key = typed.partition("=")[0]
+        quoted = f"a text with spaces, commas or signs as {key}=\"'a, b'\""
+        return f"{typed} cannot be read; write a list as {key}=[a,b], and {quoted}"
     return " ".join(str(error).split())
 
 
@@ -220,12 +229,20 @@ def _unknown_key(command: str, key: str) -> str:
 
         if last in REMOVED:
             return REMOVED[last]
-    known = _keys(command, parent)
+    known = _keys(command, parent) or _verls_keys(command, parent)
+    if not known and parent:
+        return _unknown_key(command, parent)
     if len(known) > MANY and not get_close_matches(last, known):
         return (
             f"there is no key {key!r}; `segrl {command} --help{f' {parent}' if parent else ''}` lists those there are"
         )
     return f"there is no key {key!r}{near(last, known)}"
+
+
+def _verls_keys(command: str, parent: str) -> set[str]:
+    """The keys under ``parent`` in verl's own config."""
+    node = OmegaConf.select(compose(command, []), parent) if command in ON_VERL else None
+    return {str(key) for key in node} if isinstance(node, DictConfig) else set()
 
 
 def _keys(command: str, parent: str) -> set[str]:

@@ -27,14 +27,16 @@ from segrl.importance.misleading import Suspect
 from segrl.loading import load_model
 from segrl.report import Entry, View, draw, page, picture, terminal
 from segrl.report.page import SETTINGS
-from segrl.selection import select
+from segrl.selection import check_unit, select
 from segrl.text.prompting import THINK_END
 from segrl.tokenization import tokenize
 from segrl.types import Attribution, Evidence, Segments, SegmentScores, TokenisedTrace, Trace
 
+FEWEST = 5  # thoughts of which one can be marked
 PAGES = (".html", ".svg")
 LEGEND = (
-    "Bar and percentage: the thought's share. Dimmed: dropped. Blue tokens speak for {}, underlined ones against it."
+    "Bar and percentage: the thought's share. strength: kept as one of the strongest. forced: kept as the first or the "
+    "last. Dimmed: dropped. Blue tokens speak for {}, underlined ones against it."
 )
 
 
@@ -55,7 +57,7 @@ def explain(config: DictConfig) -> None:
     trace, verdict = response.trace, response.verdict
     entry = _misled(response, config) if verdict is not None and verdict.wrong else _carried(response, config)
     if entry.suspect:
-        sentence = _about_suspect(trace, entry.suspect)
+        sentence = _about_suspect(trace, entry.suspect, int(response.segments.thought_S.sum()))
     else:
         sentence = _about_carried(trace, entry.views[config.measure], config.measure)
     style = "default" if entry.misled is None else "bold red"
@@ -80,6 +82,10 @@ def _check(config: DictConfig) -> None:
         needed(config, "problem")
     if config.id and not config.traces:
         raise ConfigError(f"id={config.id} is of a file of traces; give traces=...")
+    if config.response not in (None, "-") and not Path(config.response).is_file():
+        raise ConfigError(f"response={config.response}: there is no such file; give a file, or - for what is piped in")
+    for name in ("tau", "beta"):
+        check_unit(f"selection.{name}", config.selection[name])
     if config.page and Path(config.page).suffix not in PAGES:
         raise ConfigError(f"page={config.page}, expected a file that ends in {' or '.join(PAGES)}")
     if measure_of(config.measure).level == "token":
@@ -114,9 +120,10 @@ def _read(place: str) -> str:
     """The text of the file, or what is piped in where the place is ``-``."""
     if place == "-":
         return sys.stdin.read()
-    if not Path(place).is_file():
-        raise FileNotFoundError(f"response={place}: there is no such file; give a file, or - for what is piped in")
-    return Path(place).read_text(encoding="utf-8")
+    try:
+        return Path(place).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"response={place} is not UTF-8 text ({error}); give a file of text") from error
 
 
 def _sampled(problem: Trace, config: DictConfig, model, tokenizer) -> Trace:
@@ -163,7 +170,9 @@ def _misled(response: Response, config: DictConfig) -> Entry:
     evidence = _evidence(response, misleading.NEEDS, "contrast", config)
     readings_RS = misleading.readings(evidence, segments)
     views = {
-        "contrast": _view(segments, misleading.in_common(readings_RS, segments), "contrast", config),
+        "contrast": _view(segments, misleading.in_common(readings_RS, segments), "contrast", config)._replace(
+            measure=f"mean of {', '.join(read.__name__ for read in misleading.READINGS)}"
+        ),
         config.measure: _of_own(response, config),
     }
     assert isinstance(evidence.contrast, Attribution)
@@ -205,7 +214,7 @@ def _about_carried(trace: TokenisedTrace, view: View, measure: str) -> str:
     )
 
 
-def _about_suspect(trace: TokenisedTrace, suspect: Suspect) -> str:
+def _about_suspect(trace: TokenisedTrace, suspect: Suspect, thoughts: int) -> str:
     """Which thought is marked and how far it lies above chance, or why none is marked."""
     name, answer = f"thought {suspect.thought + 1}", own_answer(trace)
     share = f"{suspect.score:.0%} of what speaks for {answer} and against {trace.answer} lies on"
@@ -222,7 +231,8 @@ def _about_suspect(trace: TokenisedTrace, suspect: Suspect) -> str:
             "does not show whether it went wrong or carried on an earlier mistake. `segrl select "
             "measure=continuation_gain` samples on from each thought, which can show it."
         )
-    return f"No thought is marked: {share} the best, {name}; {chance}."
+    few = f". With fewer than {FEWEST} thoughts chance does as well" if thoughts < FEWEST else ""
+    return f"No thought is marked: {share} the best, {name}; {chance}{few}."
 
 
 def _named(thoughts: list[int]) -> str:

@@ -73,11 +73,15 @@ def select(config: DictConfig) -> None:
     """Write each trace's segments, scores and which of them to keep; for a token measure each token's."""
     from segrl.commands.scoring import scored_traces
     from segrl.data import save_traces, write_rows
-    from segrl.data.files import write_text
+    from segrl.data.files import ending, write_text
+    from segrl.selection import check_unit
     from segrl.selection import select as choose
     from segrl.sft.pruning import prune
 
     _, out = needed(config, "traces", "out")
+    ending(out)
+    for name in ("tau", "beta"):
+        check_unit(f"selection.{name}", config.selection[name])
     selected, failed, traces = [], [], []
     for trace, segments, scores, error in scored_traces(config):
         traces.append(trace)

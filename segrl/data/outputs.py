@@ -35,10 +35,11 @@ def detect(row: Row, where: str) -> str:
     for name, (columns, _) in FORMATS.items():
         if all(any(column in row for column in alternatives) for alternatives in columns):
             return name
-    known = "; ".join(f"{' + '.join('|'.join(c) for c in columns)} ({name})" for name, (columns, _) in FORMATS.items())
+    formats = {name: columns for name, (columns, _) in FORMATS.items() if name != "segrl traces"}
+    known = "; ".join(f"{' + '.join('|'.join(c) for c in columns)} ({name})" for name, columns in formats.items())
     raise ValueError(
         f"{where} has the columns {', '.join(map(str, row)) or 'none'}, and no format of saved outputs has these; "
-        f"expected {known}"
+        f"expected problem + answer + response, or {known}"
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -17,6 +18,7 @@ from segrl.data import read_rows
 from segrl.data.files import write_text
 from segrl.types import Trace
 
+HASH = re.compile("[0-9a-f]{16}")
 T = TypeVar("T", bound=Trace)
 
 
@@ -53,9 +55,10 @@ class Shards(Generic[T]):
         if changed:
             name = min(changed)
             old, new = changed[name]
+            kind = " (hashes of their content)" if all(HASH.fullmatch(str(value)) for value in (old, new)) else ""
             raise ValueError(
                 f"{self.folder} holds the beginning of another job: {name} was {old!r}, now "
-                f"{new!r}; choose another out=, or remove the folder"
+                f"{new!r}{kind}; choose another out=, or remove the folder"
             )
 
 

@@ -29,7 +29,8 @@ TINTED = 0.25  # of the trace's largest token score; weaker ones are left as the
 def terminal(entry: Entry) -> RenderableType:
     """A panel: the head, then each segment with its number, bar, rank, share, consistency and reason.
 
-    Dropped segments are dimmed; the thought that misled is red, and called so.
+    The consistency ``c`` is left out where the measure has none. Dropped segments are dimmed; the thought that misled
+    is red, and called so.
     """
     trace, segments = entry.trace, entry.segments
     measure, view = next(iter(entry.views.items()), (None, None))
@@ -38,7 +39,7 @@ def terminal(entry: Entry) -> RenderableType:
         number = "" if kind == "answer" else str(s + 1)
         lines.add_row(Text(number, "dim"), *_segment(entry, view, s, entry.misled == s))
     title = f"{trace.id}   {segments.tokens} tokens, {len(segments)} segments"
-    return Panel(Group(_head(entry, measure), Text(""), lines), title=Text(title), title_align="left")
+    return Panel(Group(_head(entry, measure, view), Text(""), lines), title=Text(title), title_align="left")
 
 
 def draw(renderable: RenderableType, console: Console | None = None) -> None:
@@ -53,7 +54,7 @@ def picture(renderable: RenderableType, title: str) -> str:
     return console.export_svg(title=title, code_format=WEB_FONT.sub("", CONSOLE_SVG_FORMAT))
 
 
-def _head(entry: Entry, measure: str | None) -> Text:
+def _head(entry: Entry, measure: str | None, view: View | None) -> Text:
     trace, verdict, attribution = entry.trace, entry.verdict, entry.attribution
     facts = {"problem": trace.problem.strip(), "gold": trace.answer or "none"}
     if verdict is not None:
@@ -65,7 +66,8 @@ def _head(entry: Entry, measure: str | None) -> Text:
         if attribution.flags:
             facts["flags"] = ", ".join(attribution.flags)
     if measure is not None:
-        facts["measure"] = measure
+        named = view.measure if view else None
+        facts["measure"] = measure if named in (None, measure) else f"{named} ({measure})"
     lines = [Text.assemble((f"{name:<10}", "bold"), value) for name, value in facts.items()]
     return Text("\n").join(lines)
 
@@ -80,7 +82,8 @@ def _segment(entry: Entry, view: View | None, s: int, misled: bool) -> tuple[Tex
     share, strongest = float(view.scores.share_S[s]), max(float(view.scores.share_S.max()), 1e-12)
     kept, consistency = bool(view.selection.keep_S[s]), float(view.scores.consistency_S[s])
     rank = ranks_of(view.scores)[s]
-    numbers = f"#{rank:<3} {100 * share:3.0f}% c {consistency:.2f}" if rank else f"{'answer':<16}"
+    signs = f" c {consistency:.2f}" if bool(view.scores.consistency_S.any()) else ""
+    numbers = f"#{rank:<3} {100 * share:3.0f}%{signs}" if rank else f"{'answer':<{9 + len(signs)}}"
     reason = "misled" if misled else view.selection.reason_S[s]
     gutter = f"{'█' * round(BAR * share / strongest):>{BAR}} {numbers} {reason:<12}"
     if misled:

@@ -170,6 +170,20 @@ def test_an_output_never_takes_the_place_of_another_file_of_the_command(tmp_path
     assert not (tmp_path / "o.parquet").exists()
 
 
+def test_an_output_is_not_written_into_the_folder_of_the_traces(planted, capsys):
+    out = planted.parent / "segments.jsonl"
+    assert main(["segment", f"traces={planted.parent}", f"out={out}"]) == 2
+    assert f"out={out} would be read as a part of traces" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_model_folder_without_a_tokenizer_is_named(planted, tmp_path, capsys):
+    """Of its config.json alone transformers makes a tokenizer that knows no letter."""
+    (tmp_path / "config.json").write_bytes((toy.MODEL_PATH / "config.json").read_bytes())
+    assert main(["segment", f"traces={planted}", f"out={tmp_path / 'o.jsonl'}", f"model_path={tmp_path}"]) == 2
+    assert "the folder has no tokenizer.json; copy the files" in capsys.readouterr().err
+
+
 def test_a_file_of_another_kind_is_named(planted, tmp_path, capsys):
     segments = tmp_path / "segments.parquet"
     run("segment", f"traces={planted}", f"out={segments}")

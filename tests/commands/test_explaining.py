@@ -119,6 +119,7 @@ def test_a_typed_problem_is_answered_by_the_model_at_model_path(explained):
     ("response", "sentence"),
     [
         (None, "there is no such file"),
+        (b"\xff\xfe", "is not UTF-8 text"),
         ("a = 2, so \\boxed{2}", "the response has no </think>"),
         ("<think>\n</think> \\boxed{2}", "the response has nothing before </think>"),
         ("a = 2</think> It is 2.", "the response boxes no answer behind </think>"),
@@ -127,7 +128,7 @@ def test_a_typed_problem_is_answered_by_the_model_at_model_path(explained):
 def test_a_response_without_its_parts_is_refused(tmp_path, capsys, response, sentence):
     file = tmp_path / "r.txt"
     if response is not None:
-        file.write_text(response)
+        file.write_bytes(response if isinstance(response, bytes) else response.encode())
     assert main(["explain", "problem=What is a?", f"response={file}"]) == 2
     assert sentence in capsys.readouterr().err
 
@@ -140,6 +141,7 @@ def test_a_response_without_its_parts_is_refused(tmp_path, capsys, response, sen
         (["model_path=elsewhere"], "problem must be given"),
         (["traces=t.jsonl", "answer=2"], "leave out answer"),
         (["id=a"], "give traces=..."),
+        (["selection.tau=7"], "selection.tau=7.0, expected a number from 0 to 1"),
         (["page=out.txt"], "ends in .html or .svg"),
         (["measure=ig_tokens"], "measure=ig_tokens scores tokens"),
         (["measure=strength", "measure_options.aggregate=1"], "measure='strength': aggregate=1, expected one of sqrt"),

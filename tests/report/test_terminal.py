@@ -3,7 +3,7 @@ from io import StringIO
 
 import pytest
 from rich.console import Console
-from testkit.pages import ARABIC, CHINESE, HOSTILE, entry_of, many_kinds
+from testkit.pages import ARABIC, CHINESE, HOSTILE, contrasted, entry_of, many_kinds
 
 from segrl.importance.misleading import Suspect
 from segrl.report import Entry, draw, ranks_of, terminal
@@ -28,6 +28,13 @@ def test_the_head_and_every_segment_with_its_numbers():
     assert "#1    61% c 1.00 consistency" in numbers[1]
     assert "#3    10% c 1.00 forced" in numbers[2]
     assert len(numbers) == 3
+
+
+def test_a_measure_is_called_by_its_name_and_has_no_consistency_that_it_does_not_know():
+    entry = contrasted(["a b", "c", "</think> x"], [1.0, 3.0, 0.0])
+    text = shown(entry._replace(views={"file": entry.views["mistake"]._replace(measure="alone")}))
+    assert "measure   alone (file)" in text
+    assert "#1    75% strength" in text
 
 
 @pytest.mark.parametrize("entry", many_kinds(), ids=lambda entry: entry.trace.id)
