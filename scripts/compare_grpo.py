@@ -268,7 +268,7 @@ def draw_differences(main: Mapping[str, Crossed], explored: Mapping[str, Crossed
         axes.plot(100 * compared.mean, row, "o", color=colour, markerfacecolor=colour if several else "white")
     names = [f"{name} ({compared.seeds} seed{'s' * (compared.seeds > 1)})" for name, compared in all_of_them.items()]
     axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
+    axes.set_ylim(len(all_of_them) - 0.5, -0.5)
     axes.axvline(0, color="grey", linewidth=0.8)
     axes.set_xlabel("difference in points; intervals of 95%, each by itself")
     figure.savefig(path)
