@@ -142,7 +142,8 @@ def _quoted(command: str, overrides: list[str]) -> list[str]:
     """
     texts, home = TEXTS.get(command, ()), rf"\1{Path.home()}/"
     return [
-        _in_quotes(one) if one.partition("=")[0] in texts else re.sub(r"^([^=]+=)~/", home, one) for one in overrides
+        _in_quotes(override) if override.partition("=")[0] in texts else re.sub(r"^([^=]+=)~/", home, override)
+        for override in overrides
     ]
 
 
@@ -183,7 +184,7 @@ def _verl_configs() -> Path:
 def _opened(command: str, overrides: list[str]) -> list[str]:
     """A free mapping such as ``measure_options`` takes any key; Hydra wants a ``++`` before such a one."""
     schema = _own_schema(command)
-    return [f"++{one}" if _is_free(schema, one.partition("=")[0]) else one for one in overrides]
+    return [f"++{override}" if _is_free(schema, override.partition("=")[0]) else override for override in overrides]
 
 
 def _is_free(schema: type, key: str) -> bool:
@@ -213,7 +214,7 @@ def _sentence(command: str, error: Exception) -> str:
         return _unknown_key(command, unknown[1])
     if option := OPTION.search(str(error)):
         return f"there is no {option[1]}={option[2]}{near(option[2], option[3].split())}"
-    unread = next((str(one) for cause in chain if (one := getattr(cause, "override", None))), None)
+    unread = next((str(typed) for cause in chain if (typed := getattr(cause, "override", None))), None)
     if unread or "Ambiguous value" in str(error):
         typed = unread or re.findall(r"'([^']+)'", str(error))[0]
         key = typed.partition("=")[0]
