@@ -35,10 +35,19 @@ RENAMED = {
 OPTION = re.compile(r"Could not find '([^']+)/([^'/]+)'\s+Available options in '[^']+':((?:\n\t\S+)+)")
 MANY = 12  # keys that an error sentence does not list
 OWN_GROUPS = ("preset", "method")  # folders in a command's own folder
-# What `preset` was called in each command.
-PRESET_BEFORE = {"sft": "sft_preset", "grpo": "grpo_preset", "evaluate": "evaluation", "quickstart": "size"}
-# Keys whose values are taken as they are typed: ids of samples hold a #, which Hydra does not read.
-TEXTS = {"explain": ("problem", "answer", "response", "id"), "show": ("id",)}
+# Keys at the top of a command that users knew by another name.
+RENAMED_IN = {
+    "sft": {"sft_preset": "preset"},
+    "grpo": {"grpo_preset": "preset"},
+    "evaluate": {"evaluation": "preset"},
+    "quickstart": {"size": "preset", "sft": "for_sft", "grpo": "for_grpo"},
+}
+# Keys whose values are taken as they are typed: Hydra reads no # in the id of a sample and no = in a value.
+TEXTS = {
+    "explain": ("problem", "answer", "response", "id"),
+    "show": ("id",),
+    "quickstart": ("for_sft", "for_grpo"),
+}
 
 
 class ConfigError(ValueError):
@@ -119,8 +128,8 @@ def _check_former(command: str, overrides: list[str]) -> None:
     """Refuse a key's former name with the new one. After a ``+`` Hydra would add the key, and nothing would read it."""
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")
-        if key == PRESET_BEFORE.get(command):
-            raise ConfigError(f"{key}= is now preset={value}")
+        if now := RENAMED_IN.get(command, {}).get(key):
+            raise ConfigError(f"{key}= is now {now}={value}")
         former = next((name for name in RENAMED if f"{key}.".startswith(f"{name}.")), None)
         if former and not (command == "grpo" and former.startswith("segrl.")):
             raise ConfigError(f"{former}= is now {RENAMED[former]}=")

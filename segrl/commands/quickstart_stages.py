@@ -137,7 +137,7 @@ def sft(config: DictConfig) -> list[str]:
     arguments += [f"out={out / 'sft'}", f"data.train_batch_size={config.batch}"]
     if config.model_path:
         arguments += ["optim.lr=1e-5", f"data.max_length={USERS_PROMPT + config.max_tokens}"]
-    return [*arguments, *config.sft]
+    return [*arguments, *shlex.split(config.for_sft)]
 
 
 def grpo(config: DictConfig) -> list[str]:
@@ -154,7 +154,7 @@ def grpo(config: DictConfig) -> list[str]:
         arguments += ["actor_rollout_ref.actor.optim.lr=1e-6"]
     # As in SFT before, all weights are trained, not adapters.
     gpu = ["preset=one_gpu", "actor_rollout_ref.model.lora_rank=0"]
-    return [*(["preset=toy_cpu"] if on_cpu() else gpu), *arguments, *config.grpo]
+    return [*(["preset=toy_cpu"] if on_cpu() else gpu), *arguments, *shlex.split(config.for_grpo)]
 
 
 def on_cpu() -> bool:

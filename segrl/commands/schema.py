@@ -203,8 +203,8 @@ class Quickstart:
     seed: int = MISSING
     max_tokens: int = MISSING
     backend: str = MISSING
-    sft: list[str] = MISSING
-    grpo: list[str] = MISSING
+    for_sft: str = MISSING
+    for_grpo: str = MISSING
 
 
 SCHEMAS: dict[str, type] = {

@@ -283,6 +283,7 @@ def test_a_misspelt_preset_names_its_neighbour(command):
         ("sft", "sft_preset=toy_cpu", "sft_preset= is now preset=toy_cpu"),
         ("evaluate", "evaluation=paper", "evaluation= is now preset=paper"),
         ("quickstart", "size=short", "size= is now preset=short"),
+        ("quickstart", "grpo=method=grail", "grpo= is now for_grpo=method=grail"),
     ],
 )
 def test_a_former_name_is_refused_with_the_new_one(command, typed, sentence):

@@ -28,6 +28,7 @@ def stages(*overrides, backend="vllm", trained=True):
 
 
 USERS = ["model_path=m", "data_path=p.jsonl", "max_tokens=1024"]
+USERS += ["for_sft=optim.lr=1e-6 data.max_length=4096", "for_grpo=method=grail"]
 
 
 @pytest.mark.e2e
@@ -38,7 +39,11 @@ def test_every_stage_is_a_command_that_composes(given, on_cpu, monkeypatch):
     assert [stage.name for stage in planned] == [name for name in WHOLE if given != USERS or name != "mistakes"]
     for stage in planned:
         if stage.command not in ON_VERL or find_spec("verl"):
-            assert compose(stage.command, list(stage.arguments))
+            composed = compose(stage.command, list(stage.arguments))
+            if given == USERS and stage.name == "sft":
+                assert (composed.optim.lr, composed.data.max_length) == (1e-6, 4096)
+            if given == USERS and stage.name == "grpo":
+                assert composed.segrl.measure == "grail"
 
 
 def test_without_verl_nothing_is_trained_and_the_page_has_no_rollouts():
