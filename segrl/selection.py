@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from segrl.types import Segments, SegmentScores, Selection
 
 ROUNDING = 1e-12  # plain floats keep 22 of 30 equal segments where 21 reach 0.7
 CONSISTENCIES = ("plain", "excess")
+SHARES = ("tau", "beta", "match_tokens", "match_segments")
 
 
 def select(
@@ -35,8 +37,7 @@ def select(
     share of thoughts.
     """
     shares = {"match_tokens": match_tokens, "match_segments": match_segments}
-    for name, value in {"tau": tau, "beta": beta, **shares}.items():
-        check_unit(name, value)
+    check_shares({"tau": tau, "beta": beta, **shares})
     if match_tokens is not None and match_segments is not None:
         raise ValueError(f"match_tokens={match_tokens} and match_segments={match_segments} are two shares; give one")
     passes_S = _passing(scores, beta, beta_min_tokens, consistency)
@@ -122,7 +123,9 @@ def _forced(scores: SegmentScores, force: Sequence[int]) -> list[int]:
     return (torch.isin(segment_S, inside) | ~scores.thought_S).nonzero().flatten().tolist()
 
 
-def check_unit(name: str, value: float | None) -> None:
-    """Refuse a value outside 0 to 1."""
-    if value is not None and not 0 <= value <= 1:
-        raise ValueError(f"{name}={value}, expected a number from 0 to 1")
+def check_shares(given: Mapping[str, Any], section: str = "") -> None:
+    """Refuse a share outside 0 to 1 among the options of ``select``, by the name that it has in a config's section."""
+    for name in SHARES:
+        value = given.get(name)
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f"{section}{name}={value}, expected a number from 0 to 1")

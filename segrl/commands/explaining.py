@@ -27,7 +27,7 @@ from segrl.importance.misleading import Suspect
 from segrl.loading import load_model
 from segrl.report import Entry, View, draw, page, picture, terminal
 from segrl.report.page import SETTINGS
-from segrl.selection import check_unit, select
+from segrl.selection import check_shares, select
 from segrl.text.prompting import THINK_END
 from segrl.tokenization import tokenize
 from segrl.types import Attribution, Evidence, Segments, SegmentScores, TokenisedTrace, Trace
@@ -84,8 +84,7 @@ def _check(config: DictConfig) -> None:
         raise ConfigError(f"id={config.id} is of a file of traces; give traces=...")
     if config.response not in (None, "-") and not Path(config.response).is_file():
         raise ConfigError(f"response={config.response}: there is no such file; give a file, or - for what is piped in")
-    for name in ("tau", "beta"):
-        check_unit(f"selection.{name}", config.selection[name])
+    check_shares(config.selection, "selection.")
     if config.page and Path(config.page).suffix not in PAGES:
         raise ConfigError(f"page={config.page}, expected a file that ends in {' or '.join(PAGES)}")
     if measure_of(config.measure).level == "token":

@@ -35,15 +35,14 @@ def show(config: DictConfig) -> None:
 def report(config: DictConfig) -> None:
     """Write all traces and rollouts, their scores and selections as one HTML file that opens anywhere."""
     from segrl.report import curves_of, load_metrics, load_rollouts, measures_of, page
-    from segrl.selection import check_unit
+    from segrl.selection import check_shares
 
     (out,) = needed(config, "out")
     if not config.traces and not config.rollouts:
         raise ConfigError("traces or rollouts must be given: traces=..., or what segrl.dump_dir holds as rollouts=...")
     paths = config.selections
     selections = [paths] if isinstance(paths, str) else list(paths or [])
-    for name in ("tau", "beta"):
-        check_unit(name, config[name])
+    check_shares(config)
     entries = _entries(tokenised(config), selections, config.attributions) if config.traces else []
     rollouts = load_rollouts(config.rollouts, limit=config.limit) if config.rollouts else []
     path = config.traces or config.rollouts

@@ -74,14 +74,13 @@ def select(config: DictConfig) -> None:
     from segrl.commands.scoring import scored_traces
     from segrl.data import save_traces, write_rows
     from segrl.data.files import ending, write_text
-    from segrl.selection import check_unit
+    from segrl.selection import check_shares
     from segrl.selection import select as choose
     from segrl.sft.pruning import prune
 
     _, out = needed(config, "traces", "out")
     ending(out)
-    for name in ("tau", "beta"):
-        check_unit(f"selection.{name}", config.selection[name])
+    check_shares(config.selection, "selection.")
     selected, failed, traces = [], [], []
     for trace, segments, scores, error in scored_traces(config):
         traces.append(trace)
