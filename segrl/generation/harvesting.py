@@ -7,11 +7,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from segrl.grading.verdict import UNDECIDED
 from segrl.types import Trace
 
 KEEPS = {"correct": (True,), "incorrect": (False,), "both": (True, False)}
-# A candidate with such a status is neither right nor wrong.
-UNJUDGED = ("timeout", "refused", "gold_unparsable")
 
 
 def harvest(judged: Iterable[Trace], keep: str = "both", unanswered: bool = False) -> tuple[list[Trace], list[dict]]:
@@ -52,7 +51,7 @@ def by_problem(traces: Iterable[Trace]) -> dict[str, list[Trace]]:
 
 def _wrong(trace: Trace, unanswered: bool) -> bool:
     status = trace.meta["status"]
-    return not trace.meta["correct"] and status not in UNJUDGED and (unanswered or status != "no_answer")
+    return not trace.meta["correct"] and status not in UNDECIDED and (unanswered or status != "no_answer")
 
 
 def _shortest(traces: Sequence[Trace]) -> Trace | None:

@@ -21,7 +21,8 @@ from segrl.grading.tree import Node, is_value, variables
 
 LONG = 20_000  # characters
 COMPARED = ("exact", "numeric", "symbolic")
-STATUSES = (*COMPARED, "no_answer", "gold_unparsable", "timeout", "refused")
+UNDECIDED = ("gold_unparsable", "timeout", "refused")
+STATUSES = (*COMPARED, "no_answer", *UNDECIDED)
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Verdict:
     def wrong(self) -> bool:
         """Whether the answer was compared and is another one than the gold one."""
         return not self.correct and self.status in COMPARED
+
+    @property
+    def word(self) -> str:
+        """``right``, ``wrong``, or ``undecided`` where grading gave up."""
+        return "right" if self.correct else "undecided" if self.status in UNDECIDED else "wrong"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ function drawHead(pane, trace, view, reason) {
     return fact;
   };
   say("verdict", verdict.words, verdict.name);
-  if (head.correct !== undefined) say("answered", head.answered ?? "nothing");
+  if (head.verdict) say("answered", head.answered ?? "nothing");
   if (head.step === undefined) say("gold", head.gold ?? "none");
   else sayCredit(head, trace, say);
   if (certificate(head) >= 0) say("completeness gap", number(head.gap), isLow(head) ? "wrong" : "");

@@ -1,11 +1,14 @@
 // The list of traces: filtered, sorted, searched.
 
-/** Of a rollout a reward above zero is right. */
-const rightOf = (head) => (head.reward === undefined ? head.correct : head.reward > 0);
+/** Whether the response is right; undefined where nobody knows. Of a rollout a reward above zero is right. */
+function rightOf(head) {
+  if (head.reward !== undefined) return head.reward > 0;
+  return { right: true, wrong: false }[head.verdict];
+}
 
 function verdictOf(head) {
   const right = rightOf(head), name = right ? "right" : "wrong";
-  if (right === undefined) return { mark: "·", name: "none", words: "not graded" };
+  if (right === undefined) return { mark: "·", name: "none", words: head.verdict ? `undecided (${head.status})` : "not graded" };
   return { mark: right ? "✓" : "✗", name, words: head.status ? `${name} (${head.status})` : `reward ${number(head.reward)}` };
 }
 

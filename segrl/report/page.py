@@ -101,7 +101,7 @@ def _head(entry: Entry, problems: Mapping[str, int]) -> dict[str, Any]:
     head: dict[str, Any] = {"id": trace.id, "tokens": entry.segments.tokens, "gold": trace.answer}
     head["problem"] = problems[_problem_id(entry)]
     if verdict is not None:
-        head |= {"correct": verdict.correct, "status": verdict.status, "answered": verdict.pred}
+        head |= {"verdict": verdict.word, "status": verdict.status, "answered": verdict.pred}
     if attribution is not None:
         head |= {
             "gap": _finite(attribution.gap),

@@ -58,7 +58,7 @@ def _head(entry: Entry, measure: str | None, view: View | None) -> Text:
     trace, verdict, attribution = entry.trace, entry.verdict, entry.attribution
     facts = {"problem": trace.problem.strip(), "gold": trace.answer or "none"}
     if verdict is not None:
-        facts["verdict"] = f"{'right' if verdict.correct else 'wrong'} ({verdict.status}), answered {verdict.pred}"
+        facts["verdict"] = f"{verdict.word} ({verdict.status}), answered {verdict.pred}"
     if attribution is not None:
         facts["explained"] = EXPLAINED[attribution.target]
         if attribution.gap is not None:

@@ -1,6 +1,7 @@
 """The page in a real browser: headless Chromium, from a file, without a network."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 from testkit.pages import contrasted, dumped, entry_of, many_kinds
@@ -289,6 +290,7 @@ def test_what_was_tested_is_marked_and_jumped_to_and_nothing_else_is_called_misl
         (wrong, (["0", "1"], [[], [1]], ["speaks most for the wrong answer: segment 2"])),
         (contrasted([*pieces, "</think> \\boxed{13}"], [-0.5, -2.0, -1.0, 0.0]), none),
         (right, none),
+        (wrong._replace(verdict=replace(wrong.verdict, status="timeout")), none),
     ]
     shown(browser, [entry for entry, _ in cases], tmp_path)
     heads, colours = [], []
@@ -300,7 +302,9 @@ def test_what_was_tested_is_marked_and_jumped_to_and_nothing_else_is_called_misl
         heads.append(run(browser, HEAD))
         bar = "document.querySelector('.track i:not([hidden])')"
         colours.append(run(browser, f"return getComputedStyle({bar} ?? document.body).backgroundColor"))
-    assert ["misleading thought none marked" in head for head in heads] == [False, True, True, False, False, False]
+    assert ["misleading thought none marked" in head for head in heads] == [False, True, True, *[False] * 4]
+    words = ["wrong (numeric)"] * 5 + ["right (exact)", "undecided (timeout)"]
+    assert [word for word, head in zip(words, heads, strict=True) if word not in head] == []
     assert colours[0] == colours[3] != colours[5]
     run(browser, "open(0); document.querySelector('.head button').click()")
     assert run(browser, FOCUSED) == ["0", "2"]

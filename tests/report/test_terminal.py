@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -28,6 +29,8 @@ def test_the_head_and_every_segment_with_its_numbers():
     assert "#1    61% c 1.00 consistency" in numbers[1]
     assert "#3    10% c 1.00 forced" in numbers[2]
     assert len(numbers) == 3
+    given_up = entry._replace(verdict=replace(entry.verdict, correct=False, status="timeout"))
+    assert "verdict   undecided (timeout), answered 12" in shown(given_up)
 
 
 def test_a_measure_is_called_by_its_name_and_has_no_consistency_that_it_does_not_know():
