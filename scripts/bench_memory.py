@@ -80,7 +80,7 @@ def sft(folder: Path, model: Path) -> list[str]:
 def grpo(folder: Path, model: Path) -> list[str]:
     sizes = ["data.train_batch_size=8", "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=2048"]
     sizes += ["data.max_response_length=256", "segrl.tokens_per_forward=2048", "trainer.total_training_steps=1"]
-    return ["grpo", "preset=toy_cpu", f"model_path={model}", *sizes]
+    return ["grpo", "preset=toy_cpu", "segrl.rule=rank", f"model_path={model}", *sizes]
 
 
 STEPS: dict[str, Callable[[Path, Path], list[str]]] = {"sft": sft, "grpo": grpo}

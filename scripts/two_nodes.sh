@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # GRPO over two nodes, both of them on this machine: two raylets on loopback, each with one logical GPU and a temporary
-# folder of its own, and `segrl grpo preset=toy_cpu` over trainer.nnodes=2. What it shows is the recipe for real
-# nodes (docs/verl.md): there, `ray start --head` runs on the first and `ray start --address` on the second.
+# folder of its own, and `segrl grpo preset=toy_cpu segrl.rule=rank` over trainer.nnodes=2. What it shows is the recipe
+# for real nodes (docs/verl.md): there, `ray start --head` runs on the first and `ray start --address` on the second.
 #
 #   scripts/two_nodes.sh OUT [overrides]     LIMIT=600: seconds after which everything is ended
 set -euo pipefail
@@ -62,7 +62,7 @@ node "$second" --address="$first:$port" --temp-dir="$folder/2"
 nodes 2
 
 # The sizes of the cluster are those that its nodes announced: ray.init takes none when it joins one.
-RAY_ADDRESS="$first:$port" timeout "${LIMIT:-600}" "$python" -m segrl grpo preset=toy_cpu out="$out" \
+RAY_ADDRESS="$first:$port" timeout "${LIMIT:-600}" "$python" -m segrl grpo preset=toy_cpu segrl.rule=rank out="$out" \
     trainer.nnodes=2 trainer.n_gpus_per_node=1 trainer.total_training_steps=2 \
     ray_kwargs.ray_init.num_gpus=null ray_kwargs.ray_init.num_cpus=null \
     ray_kwargs.ray_init.object_store_memory=null +ray_kwargs.ray_init._node_ip_address="$first" "$@"

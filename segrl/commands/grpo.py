@@ -88,9 +88,10 @@ def summary(config: DictConfig, settings: CreditSettings) -> str:
     steps = config.trainer.total_training_steps or f"{config.trainer.total_epochs} epochs of"
     batches = prompts // actor.ppo_mini_batch_size
     measures = " and ".join(side.measure for side in settings.sides)
+    weighing = "no weights" if settings.rule == "uniform" else f"rule {settings.rule}, measure {measures}"
     return (
-        f"GRPO, rule {settings.rule}, measure {measures}: {steps} steps, each {prompts} prompts x {n} = "
-        f"{prompts * n} rollouts, {batches} mini-batches of {actor.ppo_mini_batch_size * n} and "
+        f"GRPO, {weighing}: {steps} steps, each {prompts} prompts x {n} = {prompts * n} rollouts, "
+        f"{batches} mini-batches of {actor.ppo_mini_batch_size * n} and "
         f"{batches * actor.ppo_epochs} optimiser steps; {attribution_cost(config, settings)}"
     )
 

@@ -144,6 +144,8 @@ def grpo(config: DictConfig) -> list[str]:
     out = Path(config.out)
     arguments = [f"model_path={out / 'sft' / 'model'}", f"data_path={out / 'problems.jsonl'}", f"out={out / 'grpo'}"]
     arguments += [f"data.train_batch_size={config.batch}", f"segrl.dump_dir={out / 'grpo' / 'rollouts'}"]
+    if not any(key.startswith("method=") for key in config.grpo):  # which has a rule of its own
+        arguments += ["segrl.rule=rank"]
     arguments += [f"trainer.total_training_steps={config.steps}", f"trainer.save_freq={config.steps}"]
     arguments += ["trainer.logger=[console,file]"]
     if config.model_path or config.data_path:

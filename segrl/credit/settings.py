@@ -41,6 +41,11 @@ AT_LEAST_ONE = (
     "fidelity_nodes",
     "attributor_workers",
 )
+# Keys that say how to weigh, and so nothing to the rule uniform.
+ONLY_FOR_WEIGHTS = (
+    *("rule_options", "measure", "measure_options", "negative_measure", "negative_measure_options", "permuted"),
+    *("scope", "mean_one", "form", "centred", "sign", "warmup_steps", "target", "path", "output", "attributor"),
+)
 # Keys that earlier versions had, and what to set in their place.
 REMOVED = {
     "budget": "segrl.budget is no longer a setting: set segrl.nodes, the points on each path, and segrl.share, the "
@@ -88,7 +93,9 @@ class Side:
 class CreditSettings:
     """How a rollout's advantage is spread over its tokens: the section ``segrl`` of `segrl grpo`."""
 
-    rule: str = "rank"  # scores to weights: rank, linear, top, ..., or package.module:function; uniform is plain GRPO
+    # what turns scores into weights: uniform (all weights one, plain GRPO), rank, linear, top, ..., or
+    # package.module:function
+    rule: str = "uniform"
     rule_options: dict[str, Any] = field(default_factory=dict)  # of that rule: {low: 0.8, high: 1.2} for rank
     # what a thought adds to the answer, read from one gate; or another measure that can be read while training, or
     # package.module:function
@@ -146,7 +153,8 @@ class CreditSettings:
     # seconds after which a start or a step is taken to hang and the job ends; null: never. A validation of twice a
     # step's rollouts gets twice as long
     step_timeout: float | None = 7200
-    dump_dir: str | None = None  # folder of one jsonl a step: segments, scores, weights, advantages of every response
+    # folder of one jsonl a step: segments, scores, weights, advantages of every response; rule=uniform writes none
+    dump_dir: str | None = None
     curriculum: CurriculumSettings = field(default_factory=CurriculumSettings)
 
     def __post_init__(self) -> None:
@@ -197,6 +205,17 @@ class CreditSettings:
                 f"segrl.attributor={self.attributor} with attributor_path={self.attributor_path}: a frozen attributor "
                 "needs a path, and the others take none"
             )
+        if self.rule == "uniform" and (given := self._for_weights()):
+            raise ValueError(
+                f"{' '.join(given)} would change nothing: segrl.rule=uniform, the default, weighs no token; give "
+                "segrl.rule=rank or method=<name> too, or leave them out"
+            )
+
+    def _for_weights(self) -> list[str]:
+        """What is given of the keys that say how to weigh; the class holds their defaults, but for empty options."""
+        changed = [name for name in ONLY_FOR_WEIGHTS if getattr(self, name) != getattr(type(self), name, {})]
+        given = [f"segrl.{name}={getattr(self, name)}" for name in changed]
+        return given + (["segrl.regulation"] if self.regulation.regulates else [])
 
     def side(self, advantage: float) -> Side:
         """How responses of such an advantage are measured."""

@@ -92,12 +92,14 @@ def test_vllm_that_stays_awake_counts_in_every_phase():
 
 def test_what_attributes_nothing_or_elsewhere_has_no_such_phase():
     for given in (
-        ["segrl.rule=uniform"],
-        ["segrl.measure=length"],
-        ["segrl.attributor=frozen", "segrl.attributor_path=x"],
+        [],
+        ["segrl.rule=rank", "segrl.measure=length"],
+        ["segrl.rule=rank", "segrl.attributor=frozen", "segrl.attributor_path=x"],
     ):
         assert "attribution" not in [phase.name for phase in planned("grpo", "one_gpu", *given).phases]
-    assert "attribution" in [phase.name for phase in planned("grpo", "one_gpu").phases]
+    weighed = planned("grpo", "one_gpu", "segrl.rule=rank")
+    assert "attribution" in [phase.name for phase in weighed.phases]
+    assert weighed.hours > planned("grpo", "one_gpu").hours
 
 
 def test_the_scoring_of_a_cold_start_is_planned_by_its_forwards():

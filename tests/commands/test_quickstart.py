@@ -8,6 +8,7 @@ import sys
 from importlib.util import find_spec
 
 import pytest
+from omegaconf import OmegaConf
 from testkit.pages import read
 
 from segrl import toy
@@ -51,6 +52,12 @@ def test_without_verl_nothing_is_trained_and_the_page_has_no_rollouts():
     assert [stage.name for stage in planned] == [*PREPARED, "mistakes", "explain", "report"]
     assert not any("rollouts" in argument for argument in planned[-1].arguments)
     assert "backend=transformers" in planned[0].arguments
+
+
+def test_grpo_weighs_by_rank_unless_a_method_is_given():
+    for more, weighing in (([], ["segrl.rule=rank"]), (["method=grail"], ["method=grail"])):
+        arguments = quickstart_stages.grpo(OmegaConf.merge(compose("quickstart", []), {"grpo": more}))
+        assert [one for one in arguments if one.startswith(("segrl.rule=", "method="))] == weighing
 
 
 def test_the_time_left_is_that_of_the_stages_to_come_on_a_machine_as_slow_as_it_was():

@@ -1,6 +1,7 @@
 """Which rollouts are attributed, and the reason why not."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from segrl.credit.choosing import LONGEST_ANSWER, WITHIN_GROUPS, equal_groups, r
 from segrl.credit.rollout import Rollout
 from segrl.credit.settings import CreditSettings
 from segrl.types import TokenisedTrace
+
+ranked = partial(CreditSettings, rule="rank")
 
 TWO = Segments((0, 4, 8, 10), ("thought", "thought", "answer"))
 
@@ -74,22 +77,22 @@ RIGHT, WRONG = rollout("a_0_0", 1.0, 0.5), rollout("a_1_0", 0.0, -0.5)
 )
 def test_attribution_is_spent_where_it_can_change_something(candidate, settings, reason):
     partner = WRONG if candidate.key == "a_0_0" else RIGHT
-    assert reasons([candidate, partner], CreditSettings(**settings), step=1)[candidate.key] == reason
+    assert reasons([candidate, partner], ranked(**settings), step=1)[candidate.key] == reason
 
 
 def test_a_group_with_equal_rewards_costs_nothing_even_where_rounding_leaves_an_advantage():
     # three rewards of 0.1 have a mean that is not 0.1 in float32, and (0.1 - mean) / 1e-6 is not zero
     group = [rollout(f"b_{i}_0", 0.1, 7e-3) for i in range(3)]
     assert equal_groups(group) == {"b"}
-    assert set(reasons(group, CreditSettings(sign="both"), step=1).values()) == {"equal_rewards"}
+    assert set(reasons(group, ranked(sign="both"), step=1).values()) == {"equal_rewards"}
 
 
 def test_one_session_is_compared_with_nothing():
     """Of its group the others failed; two turns of one session are one session."""
     lone = rollout("c_0_0", 1.0, 1.0)
     assert equal_groups([lone]) == equal_groups([lone, rollout("c_0_1", 1.0, 1.0)]) == set()
-    assert reasons([lone], CreditSettings(), step=1)["c_0_0"] is None
-    assert reasons([rollout("c_0_0", 0.0, 0.0)], CreditSettings(), step=1)["c_0_0"] == "equal_rewards"
+    assert reasons([lone], ranked(), step=1)["c_0_0"] is None
+    assert reasons([rollout("c_0_0", 0.0, 0.0)], ranked(), step=1)["c_0_0"] == "equal_rewards"
 
 
 # Three groups of rewards: equal ones, others, and a single one.
@@ -121,22 +124,20 @@ def test_equal_rewards_teach_nothing_where_verl_compares_groups_alone(estimator)
     within = estimator in WITHIN_GROUPS
     assert max(equal) < 1e-2 if within else min(equal) > 0.05
     batch = [rollout(key, reward, advantages[key]) for key, reward in REWARDS.items()]
-    why = reasons(batch, CreditSettings(sign="both"), step=1, within_groups=within)
+    why = reasons(batch, ranked(sign="both"), step=1, within_groups=within)
     assert {why[f"e_{i}_0"] for i in range(3)} == {"equal_rewards" if within else None}
     assert why["s_0_0"] == (None if advantages["s_0_0"] else "equal_rewards")
     assert why["u_0_0"] is None
 
 
 def test_a_response_too_long_for_the_model_weighs_one():
-    assert reasons([RIGHT, WRONG], CreditSettings(), 1, {"a_0_0": True})["a_0_0"] == "too_long"
+    assert reasons([RIGHT, WRONG], ranked(), 1, {"a_0_0": True})["a_0_0"] == "too_long"
 
 
 def test_only_every_so_many_steps_from_the_first_on():
-    attributed = [
-        step for step in range(1, 8) if reasons([RIGHT, WRONG], CreditSettings(every=3), step)["a_0_0"] is None
-    ]
+    attributed = [step for step in range(1, 8) if reasons([RIGHT, WRONG], ranked(every=3), step)["a_0_0"] is None]
     assert attributed == [1, 4, 7]
-    assert reasons([RIGHT, WRONG], CreditSettings(every=3), 2)["a_0_0"] == "off_step"
+    assert reasons([RIGHT, WRONG], ranked(every=3), 2)["a_0_0"] == "off_step"
 
 
 @given(st.integers(2, 12), st.floats(0.01, 1.0), st.integers(1, 50))
@@ -144,7 +145,7 @@ def test_a_share_bounds_the_tokens_of_the_step(pairs, share, step):
     batch = [
         member for i in range(pairs) for member in (replace(RIGHT, key=f"{i}_0_0"), replace(WRONG, key=f"{i}_1_0"))
     ]
-    why = reasons(batch, CreditSettings(share=share), step)
+    why = reasons(batch, ranked(share=share), step)
     chosen = [key for key, reason in why.items() if reason is None]
     assert 1 <= len(chosen) <= max(1, share * len(batch))
     assert len(chosen) == min(pairs, max(1, int(share * len(batch) + 1e-9)))  # all rollouts are of equal length

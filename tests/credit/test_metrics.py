@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ from segrl.credit.rollout import Rollout, evidence_of, weigh_rollout
 from segrl.credit.settings import CreditSettings
 from segrl.types import Stream, TokenisedTrace
 
+ranked = partial(CreditSettings, rule="rank")
+
 SCORES_T = torch.tensor([1.0, -1.0, 3.0, 3.0, 3.0, 0.5, 9.0, 9.0])
 
 
@@ -45,7 +48,7 @@ def rollout(key: str = "a_0_0", boundaries=(0, 2, 5, 6, 8)) -> Rollout:
 
 
 def weighed(scores_T=SCORES_T, gap: float = 0.1, **settings):
-    response, credit = rollout(), CreditSettings(**{"measure": "ig", **settings})
+    response, credit = rollout(), ranked(**{"measure": "ig", **settings})
     return weigh_rollout(response, evidence_of(response, Stream(scores_T, gap, 0.2), credit), credit, step=1)
 
 
@@ -75,7 +78,7 @@ def test_scores_that_tell_nothing_apart_are_counted():
 
 
 def test_agreement_is_the_mean_rank_correlation_of_the_thoughts_strengths():
-    credit = CreditSettings(measure="ig")
+    credit = ranked(measure="ig")
     response = weighed()  # strengths 1.41, 5.20, 0.5: ranks 2, 3, 1
 
     def other(*scores):

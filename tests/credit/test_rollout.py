@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from segrl.credit.rollout import Rollout, evidence_of, make_rollout, record, rol
 from segrl.credit.settings import CreditSettings
 from segrl.credit.spreading import spread
 from segrl.types import Stream, TokenisedTrace
+
+ranked = partial(CreditSettings, rule="rank")
 
 # Three thoughts of 2, 3 and 1 tokens, and the answer of 2.
 SEGMENTS = Segments((0, 2, 5, 6, 8), ("thought", "thought", "thought", "answer"))
@@ -34,14 +37,14 @@ def rollout(advantage: float = 0.5, answer: str | None = "7", trainable_T=None) 
 
 
 def weighed(response: Rollout, scores_T=SCORES_T, **settings):
-    credit = CreditSettings(**{"measure": "ig", **settings})
+    credit = ranked(**{"measure": "ig", **settings})
     return weigh_rollout(
         response, evidence_of(response, Stream(scores_T, gap=0.1, copy_share=0.2), credit), credit, step=1
     )
 
 
 def advantages(response):
-    return spread([response.rollout], [response], CreditSettings())[response.rollout.key]
+    return spread([response.rollout], [response], ranked())[response.rollout.key]
 
 
 def test_rank_weights_times_advantage_by_hand():
@@ -66,7 +69,7 @@ def test_options_reach_the_rule_and_the_measure():
 def test_the_default_measure_ranks_by_signed_sums():
     """Sums of 0, 9 and 0.5: ranks 1, 3, 2 are weights 0.8, 1.2, 1.0, of mean (2 * 0.8 + 3 * 1.2 + 1.0) / 6."""
     expected = torch.tensor([0.8, 0.8, 1.2, 1.2, 1.2, 1.0]) / (6.2 / 6)
-    response, credit = rollout(), CreditSettings()
+    response, credit = rollout(), ranked()
     evidence = evidence_of(response, Stream(SCORES_T, path="values"), credit)
     torch.testing.assert_close(weigh_rollout(response, evidence, credit, step=1).weights_T[:6], expected)
 
@@ -139,12 +142,12 @@ def test_scores_that_say_nothing_leave_the_advantages_as_they_were():
 
 def test_the_evidence_holds_what_the_measure_reads_and_nothing_else():
     response = rollout()
-    assert evidence_of(response, None, CreditSettings(measure="length")).ig is None
-    entropy = evidence_of(response, Stream(SCORES_T.abs()), CreditSettings(measure="entropy"))
+    assert evidence_of(response, None, ranked(measure="length")).ig is None
+    entropy = evidence_of(response, Stream(SCORES_T.abs()), ranked(measure="entropy"))
     assert torch.equal(entropy.entropy_T, SCORES_T.abs())
     assert entropy.ig is None
-    assert evidence_of(response, Stream(SCORES_T, gap=0.3), CreditSettings()).ig.gap == 0.3
-    contrast = evidence_of(response, Stream(SCORES_T, gap=0.3), CreditSettings(measure="mistake"))
+    assert evidence_of(response, Stream(SCORES_T, gap=0.3), ranked()).ig.gap == 0.3
+    contrast = evidence_of(response, Stream(SCORES_T, gap=0.3), ranked(measure="mistake"))
     assert (contrast.contrast.gap, contrast.ig) == (0.3, None)
     assert isinstance(entropy, Evidence)
 
@@ -170,9 +173,7 @@ def test_the_dump_says_how_a_rollout_ended():
     for end, finish in (("", "length"), (tokenizer.eos_token, "stop")):
         ids = [torch.tensor(tokenizer(text)["input_ids"]) for text in ("Q", f"so \\boxed{{7}}{end}")]
         trace = rollout_trace("r", *ids, torch.ones(len(ids[1])), tokenizer, {tokenizer.eos_token_id})
-        line = record(
-            make_rollout("p_0_0", trace, torch.ones(trace.tokens), CreditSettings()), None, None, trace.trainable_T
-        )
+        line = record(make_rollout("p_0_0", trace, torch.ones(trace.tokens), ranked()), None, None, trace.trainable_T)
         assert line["finish"] == finish
 
 

@@ -1,11 +1,14 @@
 """The segrl section of verl's config."""
 
 import re
+from functools import partial
 
 import pytest
 from omegaconf import OmegaConf
 
 from segrl.credit.settings import CreditSettings, credit_from
+
+ranked = partial(CreditSettings, rule="rank")
 
 
 @pytest.mark.parametrize(
@@ -55,8 +58,36 @@ def test_settings_that_are_not_given_keep_their_defaults():
     assert credit_from(OmegaConf.create({"segrl": {"interpolate": None}})).interpolate is None
 
 
-def test_by_default_a_rollout_is_read_at_one_gate():
+def test_by_default_grpo_is_plain():
     credit = CreditSettings()
+    assert (credit.rule, credit.attributes, credit.follows_a_path, credit.reads_gold) == ("uniform", *[False] * 3)
+
+
+@pytest.mark.parametrize(
+    ("section", "given"),
+    [
+        ({"measure": "length"}, "segrl.measure=length"),
+        ({"rule": "uniform", "permuted": True}, "segrl.permuted=True"),
+        ({"rule_options": {"low": 0.0}, "sign": "both"}, "segrl.rule_options={'low': 0.0} segrl.sign=both"),
+        ({"sign": "both", "negative_measure": "mistake"}, "segrl.negative_measure=mistake segrl.sign=both"),
+        ({"attributor": "frozen", "attributor_path": "x"}, "segrl.attributor=frozen"),
+        ({"regulation": {"entropy_weight": 0.1}}, "segrl.regulation"),
+    ],
+)
+def test_what_says_how_to_weigh_is_refused_without_a_rule(section, given):
+    sentence = f"{given} would change nothing: segrl.rule=uniform, the default, weighs no token; give segrl.rule=rank"
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
+        credit_from(OmegaConf.create({"segrl": section}))
+    credit_from(OmegaConf.create({"segrl": section | {"rule": "rank"}}))
+
+
+def test_keys_that_the_arms_of_a_comparison_share_are_no_sign_of_weighing():
+    shared = {"segmenter": "paragraphs", "dump_dir": "d", "every": 2, "share": 0.5, "curriculum": {"order": "gaussian"}}
+    assert credit_from(OmegaConf.create({"segrl": shared})).rule == "uniform"
+
+
+def test_weights_read_a_rollout_at_one_gate_by_default():
+    credit = ranked()
     assert (credit.measure, credit.path, credit.output) == ("contribution", "values", "log_odds")
     assert (credit.quadrature, credit.nodes, credit.begin, credit.interpolate) == ("midpoint", 1, 0.0, "response")
 
@@ -77,13 +108,13 @@ def test_by_default_a_rollout_is_read_at_one_gate():
     ],
 )
 def test_a_model_runs_only_for_measures_that_read_gradients_or_its_last_layer(settings, need, attributes):
-    credit = CreditSettings(**settings)
+    credit = ranked(**settings)
     assert ([side.need for side in credit.sides], credit.attributes) == ([need], attributes)
 
 
 def test_a_measure_of_contrasts_has_its_own_target():
     def explains(**settings):
-        credit = CreditSettings(**settings)
+        credit = ranked(**settings)
         return [side.explains for side in credit.sides], credit.reads_gold
 
     assert explains(measure="mistake") == explains(measure="mistake", target="gold") == (["contrast"], True)

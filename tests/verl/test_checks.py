@@ -1,6 +1,7 @@
 """What is refused before Ray starts, each with the way out."""
 
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -19,6 +20,9 @@ pytestmark = pytest.mark.skipif(not (toy.MODEL_PATH / "model.safetensors").exist
 
 def grpo_config(*overrides):
     return changed("grpo", "toy_cpu", *overrides)
+
+
+ranked = partial(CreditSettings, rule="rank")
 
 
 @pytest.mark.parametrize(
@@ -55,6 +59,7 @@ def grpo_config(*overrides):
         ),
         (["segrl.measure=oar", "segrl.begin=0.5"], "segrl.measure=oar reads the gradient at the input's embeddings"),
         (["segrl.measure=ig"], "take segrl.path=embeddings segrl.output=logp segrl.quadrature=calibrated with it"),
+        (["segrl.rule=uniform", "segrl.measure=length"], "segrl.measure=length would change nothing"),
         (["segrl.path=valeus"], "segrl.path='valeus', did you mean 'values'?"),
         (
             ["actor_rollout_ref.actor.policy_loss.loss_mode=geo_mean"],
@@ -102,7 +107,7 @@ def grpo_config(*overrides):
 )
 def test_what_cannot_be_done_is_refused(overrides, sentence):
     with pytest.raises(ValueError, match=re.escape(sentence)):
-        check_supported(grpo_config(*overrides))
+        check_supported(grpo_config("segrl.rule=rank", *overrides))
 
 
 @pytest.mark.parametrize(
@@ -131,6 +136,7 @@ def test_what_cannot_be_done_is_refused(overrides, sentence):
         ["segrl.nodes=50"],
         ["segrl.nodes=50", "segrl.quadrature=calibrated", "segrl.attributor=frozen", "segrl.attributor_path=x"],
         ["segrl.rule=uniform", "actor_rollout_ref.actor.policy_loss.loss_mode=geo_mean"],
+        ["segrl.rule=uniform", "actor_rollout_ref.actor.strategy=megatron"],
         ["segrl.measure=oracle", "+segrl.measure_options.inverted=true"],
         ["segrl.measure=delta", "segrl.sign=both", "segrl.rule=linear", "segrl.scope=batch"],
         ["segrl.measure=delta", "segrl.negative_measure=delta", "segrl.sign=both"],
@@ -140,13 +146,13 @@ def test_what_cannot_be_done_is_refused(overrides, sentence):
     ],
 )
 def test_what_can_be_done_is_let_through(overrides):
-    check_supported(grpo_config(*overrides))
+    check_supported(grpo_config("segrl.rule=rank", *overrides))
 
 
 @pytest.mark.parametrize("loss", ["clip_cov", "kl_cov"])
 def test_a_loss_that_picks_tokens_by_advantage_is_a_warning(loss):
     with pytest.warns(UserWarning, match="picks tokens by their advantage"):
-        check_supported(grpo_config(f"actor_rollout_ref.actor.policy_loss.loss_mode={loss}"))
+        check_supported(grpo_config("segrl.rule=rank", f"actor_rollout_ref.actor.policy_loss.loss_mode={loss}"))
 
 
 @pytest.mark.parametrize("cut", ["top_p=0.95", "top_k=20"])
@@ -181,9 +187,9 @@ def test_a_frozen_attributor_of_another_vocabulary_is_refused_before_it_is_loade
     config = grpo_config()
     checks.check_vocabularies(config, CreditSettings())
     assert read == []
-    checks.check_vocabularies(config, CreditSettings(attributor="frozen", attributor_path="alike"))
+    checks.check_vocabularies(config, ranked(attributor="frozen", attributor_path="alike"))
     with pytest.raises(ValueError, match="the attributor there has another vocabulary than the policy"):
-        checks.check_vocabularies(config, CreditSettings(attributor="frozen", attributor_path="there"))
+        checks.check_vocabularies(config, ranked(attributor="frozen", attributor_path="there"))
     assert read == [str(toy.MODEL_PATH), "alike", str(toy.MODEL_PATH), "there"]
 
 
@@ -240,21 +246,23 @@ def test_a_model_that_sees_images_is_refused_where_it_would_be_attributed():
     from transformers import LlavaConfig
 
     with pytest.raises(ValueError, match="a LlavaConfig with a vision_config, but attribution feeds token ids alone"):
-        check_reads_text(LlavaConfig(), CreditSettings())
-    check_reads_text(LlavaConfig(), CreditSettings(measure="length"))
-    check_reads_text(LlavaConfig().text_config, CreditSettings())
+        check_reads_text(LlavaConfig(), ranked())
+    check_reads_text(LlavaConfig(), ranked(measure="length"))
+    check_reads_text(LlavaConfig(), CreditSettings())
+    check_reads_text(LlavaConfig().text_config, ranked())
 
 
 def test_a_model_without_value_vectors_to_gate_is_refused_by_its_layer():
     from transformers import FalconConfig, Qwen2Config
 
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 8}
-    gated = CreditSettings(path="values")
+    gated = ranked(path="values")
     with pytest.raises(ValueError, match="layer 0, a FalconDecoderLayer, has none that segrl knows"):
         checks.check_gates(FalconConfig(**small), gated)
     for others in ({"path": "embeddings"}, {"path": "values", "measure": "length"}, {"measure": "oar"}):
-        checks.check_gates(FalconConfig(**small), CreditSettings(**others))
-    checks.check_gates(FalconConfig(**small), CreditSettings(path="values", attributor="frozen", attributor_path="x"))
+        checks.check_gates(FalconConfig(**small), ranked(**others))
+    checks.check_gates(FalconConfig(**small), ranked(attributor="frozen", attributor_path="x"))
+    checks.check_gates(FalconConfig(**small), CreditSettings())
     checks.check_gates(Qwen2Config(num_key_value_heads=1, **small), gated)
 
 

@@ -96,7 +96,7 @@ def test_a_whole_run_with_remove_padding(gpus, more, tmp_path, plain_environment
     pytest.importorskip("flash_attn")
     if torch.cuda.device_count() < gpus:
         pytest.skip(f"needs {gpus} GPUs")
-    entry = [sys.executable, "-m", "segrl", "grpo", "preset=one_gpu", f"model_path={toy.MODEL_PATH}"]
+    entry = [sys.executable, "-m", "segrl", "grpo", "preset=one_gpu", "segrl.rule=rank", f"model_path={toy.MODEL_PATH}"]
     entry += [f"out={tmp_path / 'out'}", f"segrl.dump_dir={tmp_path / 'dump'}", "trainer.total_training_steps=2"]
     entry += ["actor_rollout_ref.model.lora_rank=0", "actor_rollout_ref.model.use_remove_padding=true", *more]
     entry += [
@@ -136,7 +136,7 @@ def peak():
 
 # A trace of toy thoughts fills micro-batches of 16,384 tokens; vLLM serves and the actor trains short rollouts.
 SFT = ["preset=r1_distill_qwen_1.5b", "nproc=1", "mode=full", "data.train_batch_size=64", "data.max_length=512"]
-GRPO = ["preset=one_gpu", "actor_rollout_ref.model.lora_rank=0", "data.max_prompt_length=192"]
+GRPO = ["preset=one_gpu", "segrl.rule=rank", "actor_rollout_ref.model.lora_rank=0", "data.max_prompt_length=192"]
 GRPO += ["data.max_response_length=384", "actor_rollout_ref.rollout.max_model_len=640", "trainer.save_freq=-1"]
 
 

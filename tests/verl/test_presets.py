@@ -87,17 +87,22 @@ def test_the_sizes_of_the_presets():
 
 
 def test_the_summary_counts_rollouts_updates_and_what_attribution_costs():
-    config = preset("toy_cpu", "segrl.certificate_every=0")
+    config = preset("toy_cpu")
+    assert grpo.summary(config, credit_from(config)) == (
+        "GRPO, no weights: 60 steps, each 16 prompts x 4 = 64 rollouts, 1 mini-batches of 64 and 1 optimiser steps; "
+        "no attribution"
+    )
+    ranked = ("segrl.rule=rank", "segrl.certificate_every=0")
+    config = preset("toy_cpu", *ranked)
     assert grpo.summary(config, credit_from(config)) == (
         "GRPO, rule rank, measure contribution: 60 steps, each 16 prompts x 4 = 64 rollouts, 1 mini-batches of 64 and "
         "1 optimiser steps; attribution with 1 node(s) costs 0.50 x update_actor at most, less by the share of "
         "rollouts that have nothing to learn from"
     )
-    for override in ("segrl.rule=uniform", "segrl.measure=length"):
-        config = preset("toy_cpu", override)
-        assert grpo.summary(config, credit_from(config)).endswith("no attribution")
-    config = preset("toy_cpu", "segrl.share=0.5", "segrl.certificate_every=0", "segrl.every=2")
+    config = preset("toy_cpu", "segrl.rule=rank", "segrl.measure=length")
+    assert grpo.summary(config, credit_from(config)).endswith("no attribution")
+    config = preset("toy_cpu", *ranked, "segrl.share=0.5", "segrl.every=2")
     assert "costs 0.12 x update_actor at most" in grpo.summary(config, credit_from(config))
     split = "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"  # both ranks of a group do the group's work
-    config = preset("toy_cpu", "segrl.certificate_every=0", split)
+    config = preset("toy_cpu", *ranked, split)
     assert "costs 1.00 x update_actor at most" in grpo.summary(config, credit_from(config))

@@ -27,7 +27,7 @@ def test_an_attributor_that_dies_is_started_again_and_asked_again(monkeypatch):
     tokenizer = AutoTokenizer.from_pretrained(toy.MODEL_PATH)
     [trace] = [segrl.tokenize(sampled, tokenizer) for sampled in toy.sample_traces(1, seed=3)]
     request = Request(path="values", output="log_odds", interpolate=None)
-    credit = CreditSettings(attributor="frozen", attributor_path=str(toy.MODEL_PATH))
+    credit = CreditSettings(rule="rank", attributor="frozen", attributor_path=str(toy.MODEL_PATH))
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         ray.init(num_cpus=2, _temp_dir=folder, include_dashboard=False, log_to_driver=False)

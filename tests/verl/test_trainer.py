@@ -18,6 +18,7 @@ from verl.utils import tensordict_utils as tu
 
 from segrl.attribution.target import TEMPLATE
 from segrl.credit.checks import check_vocabulary
+from segrl.credit.settings import CreditSettings
 from segrl.types import Stream, Trace
 from segrl.verl import queue as queue_module
 from segrl.verl import trainer as trainer_module
@@ -144,7 +145,7 @@ def make(monkeypatch, tmp_path):
         queue = Queue(right)
         monkeypatch.setattr(queue_module, "tq", queue)
         config = changed("grpo", None, f"out={tmp_path}")
-        config.segrl = {"quadrature": "midpoint"} | segrl
+        config.segrl = {"rule": "rank", "quadrature": "midpoint"} | segrl
         trainer = Trainer(config)
         trainer.actor_rollout_wg = Actor(queue, ranks)
         trainer._setup()
@@ -228,11 +229,12 @@ def test_a_response_that_leaves_no_room_for_the_answer_weighs_one(make):
     assert trainer.actor_rollout_wg.batches == []
 
 
-def test_uniform_is_plain_grpo_bit_for_bit(make):
-    trainer, queue = make(rule="uniform")
+def test_the_default_is_plain_grpo_bit_for_bit(make, monkeypatch):
+    trainer, queue = make(rule=CreditSettings().rule)
+    monkeypatch.setattr(trainer_module, "rollouts_of", lambda *given: pytest.fail("rollouts were read"))
     before = {key: row["advantages"].clone() for key, row in queue.rows.items()}
     assert step(trainer, queue) == {}
-    assert trainer.actor_rollout_wg.batches == []
+    assert (trainer.actor_rollout_wg.batches, trainer.sources.frozen) == ([], None)
     assert all(torch.equal(queue.rows[key]["advantages"], before[key]) for key in before)
 
 

@@ -104,7 +104,7 @@ def rollout_of(key, pieces, advantage, reward, scores_T=None, problem="What is 5
     rollout = Rollout(key, trace, segments, torch.full((trace.tokens,), advantage), reward)
     if scores_T is None:
         return {**record(rollout, "other_sign", None, rollout.advantages_T), "prompt": problem}
-    credit = CreditSettings(**settings)
+    credit = CreditSettings(**{"rule": "rank", **settings})
     weighed = weigh_rollout(
         rollout, evidence_of(rollout, Stream(torch.tensor(scores_T), gap=0.1), credit), credit, step=1
     )
