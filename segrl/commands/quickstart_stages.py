@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 USERS_PROMPT = 512  # tokens, where the problems are not the toy world's
 SCORES = ("base", "sft", "grpo")  # folders of ``out/scores``, in the order of training
 MISTAKES = 100  # planted ones that attribution is to find
+UNWEIGHED = {"method=uniform", "segrl.rule=uniform"}
 FINDS = "contrast, prefix gain"  # the arm of docs/truth.md that finds them
 
 
@@ -87,7 +88,9 @@ def looking(config: DictConfig, trained: bool) -> list[Stage]:
     traces = f"traces={harvested(out)}"
     look = [*model, traces, f"selections={out / 'selections.parquet'}", f"attributions={out / 'attributions'}"]
     if trained:
-        look += [f"rollouts={out / 'grpo' / 'rollouts'}", f"metrics={out / 'logs' / 'grpo.jsonl'}"]
+        look += [f"metrics={out / 'logs' / 'grpo.jsonl'}"]
+    if trained and not UNWEIGHED & {*shlex.split(config.for_grpo)}:  # which leaves no rollouts to look at
+        look += [f"rollouts={out / 'grpo' / 'rollouts'}"]
     page = Stage("report", "report", [*look, f"out={out / 'report.html'}"], "Write all of it as a page.", 4)
     picture = f"page={out / 'trace.svg'}"
     if config.model_path:
@@ -144,7 +147,7 @@ def grpo(config: DictConfig) -> list[str]:
     out = Path(config.out)
     arguments = [f"model_path={out / 'sft' / 'model'}", f"data_path={out / 'problems.jsonl'}", f"out={out / 'grpo'}"]
     arguments += [f"data.train_batch_size={config.batch}", f"segrl.dump_dir={out / 'grpo' / 'rollouts'}"]
-    if not any(key.startswith("method=") for key in config.grpo):  # which has a rule of its own
+    if not any(key.startswith("method=") for key in shlex.split(config.for_grpo)):  # which has a rule of its own
         arguments += ["segrl.rule=rank"]
     arguments += [f"trainer.total_training_steps={config.steps}", f"trainer.save_freq={config.steps}"]
     arguments += ["trainer.logger=[console,file]"]

@@ -8,7 +8,6 @@ import sys
 from importlib.util import find_spec
 
 import pytest
-from omegaconf import OmegaConf
 from testkit.pages import read
 
 from segrl import toy
@@ -54,10 +53,18 @@ def test_without_verl_nothing_is_trained_and_the_page_has_no_rollouts():
     assert "backend=transformers" in planned[0].arguments
 
 
-def test_grpo_weighs_by_rank_unless_a_method_is_given():
-    for more, weighing in (([], ["segrl.rule=rank"]), (["method=grail"], ["method=grail"])):
-        arguments = quickstart_stages.grpo(OmegaConf.merge(compose("quickstart", []), {"grpo": more}))
-        assert [one for one in arguments if one.startswith(("segrl.rule=", "method="))] == weighing
+@pytest.mark.parametrize(
+    ("typed", "weighing", "rollouts"),
+    [
+        ([], ["segrl.rule=rank"], 1),
+        (["for_grpo=method=grail"], ["method=grail"], 1),
+        (["for_grpo=segrl.rule=uniform"], ["segrl.rule=rank", "segrl.rule=uniform"], 0),
+    ],
+)
+def test_grpo_weighs_by_rank_unless_told_otherwise_and_the_page_shows_its_rollouts(typed, weighing, rollouts):
+    planned = {stage.name: stage.arguments for stage in stages(*typed)}
+    assert [one for one in planned["grpo"] if one.startswith(("segrl.rule=", "method="))] == weighing
+    assert sum(one.startswith("rollouts=") for one in planned["report"]) == rollouts
 
 
 def test_the_time_left_is_that_of_the_stages_to_come_on_a_machine_as_slow_as_it_was():
