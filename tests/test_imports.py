@@ -123,7 +123,7 @@ ALLOWED_ARROWS = {
     "weighting": {"resolving", "types"},
     "segmentation": {"resolving", "tokenization", "types"},
     "attribution": {"grading", "loading", "resolving", "text", "tokenization", "types"},
-    "generation": {"loading", "resolving", "text", "types"},
+    "generation": {"grading", "loading", "resolving", "text", "types"},
     "importance": {
         *("attribution", "generation", "grading", "loading", "resolving", "text", "tokenization", "toy", "types"),
     },
