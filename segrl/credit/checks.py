@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from segrl.credit.choosing import WITHIN_GROUPS
 from segrl.credit.rollout import evidence_of, make_rollout, weigh_rollout
 from segrl.credit.settings import FROM_A_MODEL, OF_THE_ANSWER, CreditSettings, Side, credit_from
-from segrl.importance.lockstep import AFTER_PREFIXES, AT_THE_INPUT
+from segrl.importance.lockstep import AFTER_PREFIXES, AT_THE_INPUT, OF_SEGMENTS
 from segrl.types import Stream, TokenisedTrace
 
 # Losses that pick tokens by their advantage: a weight on the advantage changes the picks too.
@@ -239,7 +239,7 @@ def check_options(settings: CreditSettings) -> None:
     for advantage in (0.5, -0.5):
         advantages_T, cutting_T = torch.full((len(text),), advantage), torch.linspace(-1, 0, len(text))
         rollout = make_rollout("0_0_0", trace, advantages_T, settings, cutting_T=cutting_T)
-        of_segments = settings.side(advantage).need == AFTER_PREFIXES
+        of_segments = settings.side(advantage).need in OF_SEGMENTS
         stream = Stream(torch.linspace(-1, 1, len(rollout.segments.boundaries) if of_segments else len(text)))
         weigh_rollout(rollout, evidence_of(rollout, stream, settings), settings, step=1)
 

@@ -17,7 +17,7 @@ from segrl.credit.settings import ALONG_A_PATH, CreditSettings
 from segrl.grading.answer import extract
 from segrl.importance import score
 from segrl.importance.aggregation import permuted
-from segrl.importance.lockstep import AFTER_PREFIXES
+from segrl.importance.lockstep import AFTER_PREFIXES, SUPPORT
 from segrl.importance.reading import seed_of
 from segrl.segmentation import segment
 from segrl.selection import select
@@ -143,6 +143,8 @@ def evidence_of(rollout: Rollout, stream: Stream | None, settings: CreditSetting
             prefix_logp_S=torch.stack(after),
             empty_logp=float(empty),
         )
+    if need == SUPPORT:
+        return Evidence(rollout.trace, segments=rollout.segments, support_S=given(stream).scores_T[1:])
     fields: dict[str, Any] = {need: stream if need in ALONG_A_PATH else given(stream).scores_T}
     return Evidence(rollout.trace, **fields)
 

@@ -25,13 +25,14 @@ ATTRIBUTORS = ("live", "frozen", "ref")
 SCOPES = ("response", "batch")
 FORMS = ("times", "plus")
 QUADRATURES = RULES | {CALIBRATED: midpoint}  # midpoint serves until there is a calibration
-# What a measure may read inside GRPO: OF_THE_ANSWER from the attributor, ACROSS_RESPONSES from the actor, and what verl
-# has computed anyway, FROM_VERL.
+# What a measure may read inside GRPO: OF_THE_ANSWER and OF_THE_RESPONSE from the attributor, ACROSS_RESPONSES from the
+# actor, and what verl has computed anyway, FROM_VERL.
 OF_THE_ANSWER = ("ig", "contrast", "gradient_T", "gradnorm_T", "prefix_logp_S")
+OF_THE_RESPONSE = ("support_S",)
 ALONG_A_PATH = ("ig", "contrast")
 FROM_VERL = ("entropy_T", "logp_T")
 CUTTING = {"entropy": "entropy_T", "probability": "logp_T"}  # by segmenter, the number of each token that it reads
-FROM_A_MODEL = (*OF_THE_ANSWER, *ACROSS_RESPONSES)
+FROM_A_MODEL = (*OF_THE_ANSWER, *OF_THE_RESPONSE, *ACROSS_RESPONSES)
 AT_LEAST_ONE = (
     "nodes",
     "every",

@@ -75,6 +75,7 @@ MEASURES: dict[str, Measure] = {
     "entropy": Measure(measures.entropy, ("entropy_T",)),
     "surprise": Measure(measures.surprise, ("logp_T",)),
     "perplexity": Measure(measures.perplexity, ("logp_T", "perplexity_S")),
+    "support": Measure(measures.support, ("support_S",)),
 }
 
 

@@ -18,7 +18,7 @@ from segrl.importance.coalitions import alone, shapley, without_value
 from segrl.importance.confidence import confidences
 from segrl.importance.continuing import continuations
 from segrl.importance.reading import Reading
-from segrl.importance.streams import attentions, likelihoods, perplexities, token_streams
+from segrl.importance.streams import attentions, likelihoods, perplexities, supports, token_streams
 from segrl.resolving import near
 from segrl.types import Evidence, Segments, TokenisedTrace
 
@@ -65,6 +65,7 @@ NEEDS: dict[str, Callable[..., list[Fields]]] = {
     "without_value_S": without_value,
     "shapley_S": shapley,
     "perplexity_S": perplexities,
+    "support_S": supports,
     "confidence_S": confidences,
     "continued_S": continuations,
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,10 +20,13 @@ from segrl.attribution.target import answer_suffix, explain
 from segrl.importance.discriminating import coefficients, vectors_of
 from segrl.importance.keeping import in_one_forward, keeping
 from segrl.importance.reader import Reader
+from segrl.importance.streams import logps_of, losses, without_each
 from segrl.types import Stream, TokenisedTrace, given
 
 AT_THE_INPUT = ("gradient_T", "gradnorm_T")  # what the Reader gives, in its order
 AFTER_PREFIXES = "prefix_logp_S"
+SUPPORT = "support_S"
+OF_SEGMENTS = (AFTER_PREFIXES, SUPPORT)
 UNKNOWN = float("nan")
 FILLER_ANSWER = "0"  # explained in rows that only fill up the ranks, whose scores are not read
 
@@ -32,7 +36,8 @@ class Request:
     """What the driver asks of every rank."""
 
     # or contrast, with target=contrast; gradient_T and gradnorm_T, of gradient x embedding at the input itself;
-    # prefix_logp_S, the answer's value after each prefix; or coefficient_T, which compares responses
+    # prefix_logp_S, the answer's value after each prefix; support_S, what the rest loses without each segment; or
+    # coefficient_T, which compares responses
     need: str = "ig"
     model: str = "live"  # or ref
     alphas: tuple[float, ...] = (0.5,)
@@ -84,6 +89,8 @@ def attribute_in_lockstep(
     segments, for a need of segments."""
     if request.need == AFTER_PREFIXES:
         return _after_prefixes(model, traces, tokenizer, request, given(boundaries))
+    if request.need == SUPPORT:
+        return _supports(model, traces, request, given(boundaries))
     streams: list[Any] = [None] * len(traces)
     read = _at_the_input if request.need in AT_THE_INPUT else _along_the_path
     for part in parts(traces, request.tokens, request.agree):
@@ -138,6 +145,23 @@ def _after_prefixes(
     return streams
 
 
+def _supports(
+    model, traces: Sequence[TokenisedTrace], request: Request, boundaries: Sequence[Sequence[int]]
+) -> list[Stream]:
+    """What the rest of the response loses without each segment, after a zero for the first boundary."""
+    responses = [without_each(trace.response_ids, ends) for trace, ends in zip(traces, boundaries, strict=True)]
+    rows = [(trace.prompt_ids, rest) for trace, rests in zip(traces, responses, strict=True) for rest in rests]
+    logps: list[Any] = [None] * len(rows)
+    for part in agreed([len(prompt) + len(rest) for prompt, rest in rows], request.tokens, request.agree):
+        for i, logp_T in zip(part, logps_of(model, [rows[i] for i in part]), strict=True):
+            logps[i] = logp_T
+    of_response = iter(logps)
+    return [
+        Stream(torch.cat([torch.zeros(1), losses(list(islice(of_response, len(rests))), ends).float()]))
+        for rests, ends in zip(responses, boundaries, strict=True)
+    ]
+
+
 def compare_in_lockstep(
     model,
     traces: Sequence[TokenisedTrace],
@@ -168,9 +192,16 @@ def compare_in_lockstep(
 
 def parts(traces: Sequence[TokenisedTrace], tokens: int, agree: bool) -> list[list[int]]:
     """Indices of the rollouts that share each forward. With ``agree`` every rank has the same number of parts."""
-    lengths = [len(trace.prompt_ids) + trace.tokens for trace in traces]
+    return agreed([len(trace.prompt_ids) + trace.tokens for trace in traces], tokens, agree)
+
+
+def agreed(lengths: Sequence[int], tokens: int, agree: bool) -> list[list[int]]:
+    """Indices of the rows that share each forward. A rank with fewer rows than another has forwards reads its first row
+    again."""
     groups = together(lengths, tokens)
-    return split_until(groups, _most_on_any_rank(len(groups)) if agree else len(groups))
+    count = _most_on_any_rank(len(groups)) if agree else len(groups)
+    again = [[0]] * max(count - len(lengths), 0)
+    return split_until(groups, count - len(again)) + again
 
 
 def together(lengths: Sequence[int], tokens: int) -> list[list[int]]:

@@ -236,6 +236,11 @@ def perplexity(evidence: Evidence, segments: Segments) -> SegmentScores:
     return from_strength(given(evidence.perplexity_S).double() - whole, segments)
 
 
+def support(evidence: Evidence, segments: Segments) -> SegmentScores:
+    """What the log-probability of all that follows the segment, thoughts and answer, loses without it."""
+    return from_strength(given(evidence.support_S), segments)
+
+
 def first_correct(evidence: Evidence, segments: Segments) -> SegmentScores:
     """Score 1 up to the first segment that concludes the answer, and 0 after it (Chen et al. 2024)."""
     concluding = first_concluding(evidence.trace, segments)

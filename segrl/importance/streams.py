@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from segrl.attribution.evaluator import unwrapped
+from segrl.attribution.evaluator import left_padded, padded_inputs, unwrapped
+from segrl.attribution.path import evaluating
 from segrl.attribution.target import Explained
 from segrl.importance.reading import Reading, attending, read_on
 from segrl.types import Segments, TokenisedTrace
@@ -43,6 +45,50 @@ def _perplexities(model, trace: TokenisedTrace, segments: Segments) -> dict[str,
             values.append(whole)
     cost = read / (len(trace.prompt_ids) + trace.tokens)
     return {"perplexity_S": torch.stack(values), "cost": {"perplexity_S": cost}}
+
+
+def supports(
+    model, traces: Sequence[TokenisedTrace], tokenizer, segments: Sequence[Segments], reading: Reading
+) -> list[dict[str, Any]]:
+    """What the rest of the response loses without each segment, one forward each."""
+    return [_supports(model, trace, trace_segments) for trace, trace_segments in zip(traces, segments, strict=True)]
+
+
+def _supports(model, trace: TokenisedTrace, segments: Segments) -> dict[str, Any]:
+    rests = without_each(trace.response_ids, segments.boundaries)
+    logps = [_streams(model, trace.prompt_ids, rest)[0] for rest in rests]
+    read = sum(len(trace.prompt_ids) + len(rest) for rest in rests)
+    cost = read / (len(trace.prompt_ids) + trace.tokens)
+    return {"support_S": losses(logps, segments.boundaries), "cost": {"support_S": cost}}
+
+
+def without_each(response_ids: Tensor, boundaries: Sequence[int]) -> list[Tensor]:
+    """The response, then the response without each segment that something follows."""
+    inner = list(pairwise(boundaries))[:-1]
+    return [response_ids, *(torch.cat([response_ids[:start], response_ids[end:]]) for start, end in inner)]
+
+
+def losses(logps: Sequence[Tensor], boundaries: Sequence[int]) -> Tensor:
+    """What the tokens after each segment lose without it, from the log-probabilities of ``without_each``'s tokens;
+    nothing follows the last."""
+    whole_T, *without = (logp_T.double() for logp_T in logps)
+    inner = list(pairwise(boundaries))[:-1]
+    lost = [whole_T[end:].sum() - rest_T[start:].sum() for rest_T, (start, end) in zip(without, inner, strict=True)]
+    return torch.stack([*lost, whole_T.new_zeros(())])
+
+
+@torch.no_grad()
+def logps_of(model, rows: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """The log-probability of each response token after its prompt, from one forward; ``rows`` hold the tokens."""
+    ids = [torch.cat(row) for row in rows]
+    padded = left_padded(ids, 0, model.get_input_embeddings().weight.device)
+    with evaluating(model):
+        logits = model(**padded_inputs(model, *padded, keep=max(len(row[1]) for row in rows) + 1)).logits
+    logps = []
+    for (_, response_ids), logits_LV in zip(rows, logits, strict=True):
+        predicting_TV = logits_LV[-1 - len(response_ids) : -1]
+        logps.append(_of_logits(predicting_TV, response_ids.to(predicting_TV.device))[0].cpu())
+    return logps
 
 
 def token_streams(model, trace: TokenisedTrace) -> tuple[Tensor, Tensor]:

@@ -11,10 +11,10 @@ from transfer_queue import KVBatchMeta
 from segrl.attribution.cluster import ModelPool
 from segrl.credit.checks import check_vocabulary
 from segrl.credit.rollout import Rollout, evidence_of
-from segrl.credit.settings import OF_THE_ANSWER, CreditSettings, Side
+from segrl.credit.settings import OF_THE_ANSWER, OF_THE_RESPONSE, CreditSettings, Side
 from segrl.importance.discriminating import ACROSS_RESPONSES
 from segrl.importance.lockstep import (
-    AFTER_PREFIXES,
+    OF_SEGMENTS,
     Request,
     attribute_in_lockstep,
     explained,
@@ -57,6 +57,8 @@ class Sources:
             return [None] * len(chosen)
         if side.need in OF_THE_ANSWER:
             return self.attribute(batch, chosen, replace(request, need=side.need, target=side.explains), live)
+        if side.need in OF_THE_RESPONSE:
+            return self.attribute(batch, chosen, replace(request, need=side.need, target="own"), live)
         if side.compares_responses:
             return self.attribute(batch, chosen, replace(request, need=side.need, target="own"), live=True)
         keys = [rollout.key for rollout in chosen]
@@ -76,7 +78,7 @@ class Sources:
         if self.frozen is None or live:
             keys = [rollout.key for rollout in chosen]
             subset = dispatched(batch, keys, self.ranks, FIELDS, segrl=request)
-            if request.need == AFTER_PREFIXES:
+            if request.need in OF_SEGMENTS:
                 _tell(subset, BOUNDARIES, {rollout.key: rollout.segments.boundaries for rollout in chosen}, (0,))
             if request.need in ACROSS_RESPONSES:
                 _tell(subset, ADVANTAGE, {rollout.key: (rollout.advantage,) for rollout in chosen}, (0.0,))

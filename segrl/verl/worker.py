@@ -38,7 +38,7 @@ class AttributingWorker:
     def compute_segrl_scores(self, data: TensorDict) -> TensorDict:
         """Writes the fields ``SCORES``: one score a response token, and the gap and copy share of each rollout.
 
-        For the answer after each prefix there is one score a boundary of the rollout's segments instead.
+        For a need of segments there is one score a boundary of the rollout's segments instead.
         """
         request: Request = tu.get_non_tensor_data(data, "segrl", default=None)
         tokenizer = self.actor.model_config.tokenizer

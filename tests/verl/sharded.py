@@ -75,7 +75,7 @@ def adapted():
 
 bare, wrapped = adapted(), adapted()
 apply_fsdp2(wrapped, {"mesh": init_device_mesh("cpu", (world,)), "reshard_after_forward": True}, {})
-for need in ("gradnorm_T", "prefix_logp_S"):
+for need in ("gradnorm_T", "prefix_logp_S", "support_S"):
     asked = replace(request, need=need, target="own")
     boundaries = [segrl.segment(trace).boundaries for trace in traces]
     for what, whole, parted in (("plain", plain, sharded), ("LoRA", bare, wrapped)):
