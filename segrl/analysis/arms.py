@@ -243,6 +243,7 @@ CARRIES: dict[str, Arm] = {
     "alone": Measured("alone"),
     "first_and_last": Measured("first_and_last"),
     "perplexity": Measured("perplexity"),
+    "support": Measured("support"),
     "shapley, 16 forwards": Sampled(16),
     "shapley, 32 forwards": Sampled(32),
     "shapley, 64 forwards": Sampled(64),

@@ -18,6 +18,7 @@ from segrl.cost.hours import units
 from segrl.credit.checks import check_reads_text, check_supported, times_attributed
 from segrl.credit.settings import CreditSettings
 from segrl.data import shards
+from segrl.importance.lockstep import SUPPORT
 from segrl.launch import check_device, editable, loggers, run_verl
 from segrl.loading import check_weights
 from segrl.sft.stages import TRACKER
@@ -100,6 +101,8 @@ def attribution_cost(config: DictConfig, settings: CreditSettings) -> str:
     """What attribution costs, in units of verl's own update on the same rollouts."""
     if not settings.attributes:
         return "no attribution"
+    if any(side.need == SUPPORT for side in settings.sides):
+        return "support reads each weighed rollout once more for each of its thoughts, a forward each"
     each = units(settings.nodes, settings.share, attribution_checkpoints(config), settings.certificate_every)
     cost = times_attributed(config, settings) * each / settings.every
     return (

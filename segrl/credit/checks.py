@@ -94,7 +94,7 @@ def _reasons_of_engine(config: DictConfig, settings: CreditSettings) -> list[str
     reads_logits = [
         *(["segrl.output=log_odds"] if settings.output == "log_odds" and settings.follows_a_path else []),
         *(["a contrast"] if contrasts else []),
-        *(["segrl.measure=pmi"] if any(side.need == AFTER_PREFIXES for side in settings.sides) else []),
+        *(f"{side.key}={side.measure}" for side in settings.sides if side.need in OF_SEGMENTS),
     ]
     if model.get("use_fused_kernels") and reads_logits:
         reasons.append(

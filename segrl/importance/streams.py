@@ -50,7 +50,7 @@ def _perplexities(model, trace: TokenisedTrace, segments: Segments) -> dict[str,
 def supports(
     model, traces: Sequence[TokenisedTrace], tokenizer, segments: Sequence[Segments], reading: Reading
 ) -> list[dict[str, Any]]:
-    """What the rest of the response loses without each segment, one forward each."""
+    """What all that follows each segment loses without it, one forward each."""
     return [_supports(model, trace, trace_segments) for trace, trace_segments in zip(traces, segments, strict=True)]
 
 

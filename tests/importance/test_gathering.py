@@ -111,6 +111,23 @@ def test_perplexity_without_each_segment():
     assert evidence.cost["perplexity_S"] == pytest.approx(sum(lengths) / lengths[0])
 
 
+def test_support_is_what_the_rest_loses():
+    trace, segments, evidence = gathered("support")
+    model, prompt, response = tiny_model(), trace.prompt_ids, trace.response_ids
+
+    def rest(before, after):
+        """log p(after | the prompt and what stands before)"""
+        return slow_logp(model, torch.cat([prompt, before]), after)
+
+    for s, piece in enumerate(segments.slices[:-1]):
+        after = response[piece.stop :]
+        lost = rest(response[: piece.stop], after) - rest(response[: piece.start], after)
+        assert float(evidence.support_S[s]) == pytest.approx(float(lost), rel=1e-3, abs=1e-3)
+    assert float(evidence.support_S[-1]) == 0  # nothing follows the answer
+    lengths = [len(prompt) + trace.tokens - n for n in (0, *segments.tokens_S[:-1].tolist())]
+    assert evidence.cost["support_S"] == pytest.approx(sum(lengths) / lengths[0])
+
+
 # --- the answer's log-probability ------------------------------------------------------------------------------------
 
 

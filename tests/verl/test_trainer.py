@@ -334,6 +334,18 @@ def test_prefixes_are_asked_for_by_the_boundaries_of_segments(make, tmp_path):
     assert queue.rows[SILENT]["segrl_boundaries"].tolist() == [0]
 
 
+def test_support_is_asked_for_by_the_boundaries_of_segments_without_an_answer(make, tmp_path):
+    """One value a segment, after that of the first boundary; a response without an answer of its own is weighed too."""
+    trainer, queue = make(measure="support", dump_dir=str(tmp_path / "dump"))
+    step(trainer, queue)
+    [asked] = trainer.actor_rollout_wg.batches
+    assert (asked.extra_info["segrl"].need, asked.fields[-1]) == ("support_S", "segrl_boundaries")
+    lines = [json.loads(line) for line in (tmp_path / "dump" / "1.jsonl").read_text().splitlines()]
+    line = next(line for line in lines if line["key"] == "a_0_0")
+    assert line["strength"] == [*map(float, range(1, len(line["boundaries"]) - 1)), 0.0]
+    assert not any(line["uniform"] == "no_answer" for line in lines)
+
+
 def test_the_weight_of_entropy_follows_the_steps_and_is_found_again(make):
     """Half the target's entropy raises the weight by e^(gain / 2) a step; its bonus is added to the advantage."""
     regulation = {"entropy_weight": 0.01, "entropy_target": 0.4, "entropy_gain": 0.5}
