@@ -43,9 +43,9 @@ assert len({one for one, _ in counts}) == world, f"the ranks alone would take {c
 assert {one for _, one in counts} == {max(one for one, _ in counts)}, counts
 
 
-def close(found, expected, what):
+def close(found, expected, what, most=1e-5):
     error = float((found - expected).abs().max() / expected.abs().max())
-    assert error < 1e-5, f"rank {rank}, {what}: {error}"
+    assert error < most, f"rank {rank}, {what}: {error}"
 
 
 def masses(model, request):
@@ -82,7 +82,8 @@ for need in ("gradnorm_T", "prefix_logp_S", "support_S"):
         found = attribute_in_lockstep(parted, traces, tokenizer, asked, boundaries)
         expected = attribute_in_lockstep(whole, traces, tokenizer, replace(asked, agree=False), boundaries)
         for i, (stream, wanted) in enumerate(zip(found, expected, strict=True)):
-            close(stream.scores_T, wanted.scores_T, f"{what}, {need} of {i}")
+            most = 1e-4 if need == "support_S" else 1e-5  # sums of tens of log-probabilities, less one another
+            close(stream.scores_T, wanted.scores_T, f"{what}, {need} of {i}", most)
 
 # Coefficients compare the responses of all ranks: here each rank holds one side of the advantage.
 asked = replace(request, need="coefficient_T")
