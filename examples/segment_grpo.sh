@@ -6,6 +6,7 @@
 #   STEPS=pilot examples/segment_grpo.sh OUT          some of these: pilot, full, exploratory; and control, short (minutes)
 #   taskset -c 0 examples/segment_grpo.sh OUT &       on two cores, a cell at a time on each; SEEDS=0,2,4 names seeds that
 #   taskset -c 1 examples/segment_grpo.sh OUT         one of them takes, the pilot's apart
+#   BEST=grail examples/segment_grpo.sh OTHER_OUT     another arm in question
 #
 # If best minus uniform is null, the null says nothing before STEPS=control has run: could the grid see a difference?
 set -euo pipefail
@@ -13,7 +14,7 @@ out=${1:?usage: $0 OUT}
 here=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-$here/.venv/bin/python}
 
-grid() { "$python" "$here/scripts/compare_grpo.py" "$1" "$out" "$here/examples/segment_grpo.yaml" "${@:2}"; }
+grid() { "$python" "$here/scripts/compare_grpo.py" "$1" "$out" "$here/examples/segment_grpo.yaml" ${BEST:+"best=$BEST"} "${@:2}"; }
 
 compare=
 for size in ${STEPS:-pilot full exploratory}; do

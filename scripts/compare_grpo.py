@@ -362,11 +362,13 @@ def main() -> None:
     parser.add_argument("action", choices=("run", "power", "compare"))
     parser.add_argument("out", type=Path)
     parser.add_argument("spec", type=Path)
+    parser.add_argument("changes", nargs="*", help="keys of the specification to change, as best=grail")
     parser.add_argument("--size", default="full")
     parser.add_argument("--seeds", help="some of the size's seeds, as 0,2,4")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a SIGTERM ends the running cell too
-    spec = OmegaConf.to_container(OmegaConf.load(given.spec), resolve=True)
+    changed = OmegaConf.merge(OmegaConf.load(given.spec), OmegaConf.from_dotlist(given.changes))
+    spec = OmegaConf.to_container(changed, resolve=True)
     if given.action == "run":
         run(given.out, spec, given.size, [int(seed) for seed in given.seeds.split(",")] if given.seeds else None)
     elif given.action == "power":
