@@ -259,7 +259,7 @@ class Evidence:
     shapley_S: Tensor | None = None  # the Shapley value of each thought in the game v, and its standard error
     shapley_error_S: Tensor | None = None
     perplexity_S: Tensor | None = None  # of the response without segment s
-    support_S: Tensor | None = None  # what the log-probability of all that follows segment s loses without it
+    support_S: Tensor | None = None  # what the log-probability of what follows segment s loses without it
     confidence_S: Tensor | None = None  # share of sampled answers that are right after segment s
     continued_S: Tensor | None = None  # share of right answers where the response is sampled on after segment s
     answer_logp: float | None = None

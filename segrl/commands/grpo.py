@@ -102,7 +102,7 @@ def attribution_cost(config: DictConfig, settings: CreditSettings) -> str:
     if not settings.attributes:
         return "no attribution"
     if any(side.need == SUPPORT for side in settings.sides):
-        return "support reads each weighed rollout once more for each of its thoughts, a forward each"
+        return f"support reads each weighed rollout {settings.forwards + 1} times more, a forward each"
     each = units(settings.nodes, settings.share, attribution_checkpoints(config), settings.certificate_every)
     cost = times_attributed(config, settings) * each / settings.every
     return (

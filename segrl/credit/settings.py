@@ -128,6 +128,9 @@ class CreditSettings:
     # what is read of the answer: log_odds, which also move where the model is sure, or logp, the paper's;
     # target=contrast reads its own
     output: str = "log_odds"
+    # of measure=support: in how many forwards the segments are taken out. Every n-th is out in the same one, and counts
+    # by what the n - 1 segments after it lose
+    forwards: int = 4
     begin: float = 0.0  # where on the path to begin, 1 being the input
     nodes: int = 1  # points of the path at which the model is evaluated
     # what attribution.quadrature takes: the gate at 0.5; or calibrated, for path=embeddings: nodes where the first
@@ -189,6 +192,8 @@ class CreditSettings:
         for name in AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ValueError(f"segrl.{name}={getattr(self, name)}, expected 1 or more")
+        if self.forwards < 2:  # one would take out all segments, and nothing be left to lose anything
+            raise ValueError(f"segrl.forwards={self.forwards}, expected 2 or more")
         if self.quadrature == CALIBRATED and self.attributor != "frozen" and self.nodes > self.calibration_nodes:
             raise ValueError(
                 f"segrl.nodes={self.nodes} are to be chosen among segrl.calibration_nodes={self.calibration_nodes}; "

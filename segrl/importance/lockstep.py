@@ -20,7 +20,7 @@ from segrl.attribution.target import answer_suffix, explain
 from segrl.importance.discriminating import coefficients, vectors_of
 from segrl.importance.keeping import in_one_forward, keeping
 from segrl.importance.reader import Reader
-from segrl.importance.streams import logps_of, losses, without_each
+from segrl.importance.streams import kept_in_turn, logps_of, losses
 from segrl.types import Stream, TokenisedTrace, given
 
 AT_THE_INPUT = ("gradient_T", "gradnorm_T")  # what the Reader gives, in its order
@@ -36,7 +36,7 @@ class Request:
     """What the driver asks of every rank."""
 
     # or contrast, with target=contrast; gradient_T and gradnorm_T, of gradient x embedding at the input itself;
-    # prefix_logp_S, the answer's value after each prefix; support_S, what the rest loses without each segment; or
+    # prefix_logp_S, the answer's value after each prefix; support_S, what follows each segment loses without it; or
     # coefficient_T, which compares responses
     need: str = "ig"
     model: str = "live"  # or ref
@@ -47,6 +47,7 @@ class Request:
     output: str = "logp"
     begin: float = 0.0
     interpolate: str | None = "response"
+    forwards: int = 4  # of support_S
     tokens: int = 16_384  # of one forward
     checkpointing: bool = False
     certificate: bool = False
@@ -148,18 +149,23 @@ def _after_prefixes(
 def _supports(
     model, traces: Sequence[TokenisedTrace], request: Request, boundaries: Sequence[Sequence[int]]
 ) -> list[Stream]:
-    """What the rest of the response loses without each segment, after a zero for the first boundary."""
-    responses = [without_each(trace.response_ids, ends) for trace, ends in zip(traces, boundaries, strict=True)]
-    rows = [(trace.prompt_ids, rest) for trace, rests in zip(traces, responses, strict=True) for rest in rests]
+    """What follows each segment loses without it, after a zero for the first boundary."""
+    cuts = [[int(end) for end in ends] for ends in boundaries]
+    # A row that only fills up the ranks has no segment, and is read once as one.
+    cuts = [ends if len(ends) > 1 else [0, trace.tokens] for trace, ends in zip(traces, cuts, strict=True)]
+    kept = [kept_in_turn(ends, request.forwards) for ends in cuts]
+    pairs = zip(traces, kept, strict=True)
+    rows = [(trace.prompt_ids, trace.response_ids[kept_T]) for trace, of_trace in pairs for kept_T in of_trace]
     logps: list[Any] = [None] * len(rows)
     for part in agreed([len(prompt) + len(rest) for prompt, rest in rows], request.tokens, request.agree):
         for i, logp_T in zip(part, logps_of(model, [rows[i] for i in part]), strict=True):
             logps[i] = logp_T
-    of_response = iter(logps)
-    return [
-        Stream(torch.cat([torch.zeros(1), losses(list(islice(of_response, len(rests))), ends).float()]))
-        for rests, ends in zip(responses, boundaries, strict=True)
+    remaining = iter(logps)
+    supports = [
+        losses(list(islice(remaining, len(of_trace))), of_trace, ends)
+        for of_trace, ends in zip(kept, cuts, strict=True)
     ]
+    return [Stream(torch.cat([torch.zeros(1), support_S.float()])) for support_S in supports]
 
 
 def compare_in_lockstep(

@@ -237,7 +237,8 @@ def perplexity(evidence: Evidence, segments: Segments) -> SegmentScores:
 
 
 def support(evidence: Evidence, segments: Segments) -> SegmentScores:
-    """What the log-probability of all that follows the segment, thoughts and answer, loses without it."""
+    """What the log-probability of what follows the segment, thoughts and answer, loses without it; of all that follows
+    where ``forwards`` suffice to take out each by itself."""
     return from_strength(given(evidence.support_S), segments)
 
 

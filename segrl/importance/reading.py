@@ -22,7 +22,9 @@ class EvidenceSettings:
     shared_prefixes: bool = False
     output: str = "logp"  # what pmi and others without a path read of the answer: logp or log_odds
     subset_output: str = "log_odds"  # the same of alone, first_and_last and shapley
-    forwards: int = 64  # of shapley alone: subsets of the thoughts that are read; exact where that is all of them
+    # of shapley: subsets of the thoughts that are read, exact where these are all; of support: in how many forwards the
+    # segments are taken out, one in each where these suffice, else every n-th together
+    forwards: int = 64
     samples: int = 32  # of confidence_gain alone: answers forced after each prefix of the thinking
     continuations: int = 8  # of continuation_gain alone: samples of the response from each prefix on
     continued_tokens: int = 256  # tokens of such a sample at most
@@ -46,6 +48,8 @@ class Reading(EvidenceSettings):
         for name in ("output", "subset_output"):
             if getattr(self, name) not in OUTPUTS:
                 raise ValueError(f"{name}={getattr(self, name)!r}, expected one of {OUTPUTS}")
+        if self.forwards < 2:
+            raise ValueError(f"forwards={self.forwards}, expected 2 or more")
         for name in ("continuations", "continued_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}, expected 1 or more")

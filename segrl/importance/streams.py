@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -50,31 +49,43 @@ def _perplexities(model, trace: TokenisedTrace, segments: Segments) -> dict[str,
 def supports(
     model, traces: Sequence[TokenisedTrace], tokenizer, segments: Sequence[Segments], reading: Reading
 ) -> list[dict[str, Any]]:
-    """What all that follows each segment loses without it, one forward each."""
-    return [_supports(model, trace, trace_segments) for trace, trace_segments in zip(traces, segments, strict=True)]
+    """What the segments after each one lose without it, from at most ``forwards`` forwards and one over the whole."""
+    pairs = zip(traces, segments, strict=True)
+    return [_supports(model, trace, trace_segments, reading.forwards) for trace, trace_segments in pairs]
 
 
-def _supports(model, trace: TokenisedTrace, segments: Segments) -> dict[str, Any]:
-    rests = without_each(trace.response_ids, segments.boundaries)
-    logps = [_streams(model, trace.prompt_ids, rest)[0] for rest in rests]
-    read = sum(len(trace.prompt_ids) + len(rest) for rest in rests)
+def _supports(model, trace: TokenisedTrace, segments: Segments, forwards: int) -> dict[str, Any]:
+    kept = kept_in_turn(segments.boundaries, forwards)
+    logps = [_streams(model, trace.prompt_ids, trace.response_ids[kept_T])[0] for kept_T in kept]
+    read = sum(len(trace.prompt_ids) + int(kept_T.sum()) for kept_T in kept)
     cost = read / (len(trace.prompt_ids) + trace.tokens)
-    return {"support_S": losses(logps, segments.boundaries), "cost": {"support_S": cost}}
+    return {"support_S": losses(logps, kept, segments.boundaries), "cost": {"support_S": cost}}
 
 
-def without_each(response_ids: Tensor, boundaries: Sequence[int]) -> list[Tensor]:
-    """The response, then the response without each segment that something follows."""
-    inner = list(pairwise(boundaries))[:-1]
-    return [response_ids, *(torch.cat([response_ids[:start], response_ids[end:]]) for start, end in inner)]
+def kept_in_turn(boundaries: Sequence[int], forwards: int) -> list[Tensor]:
+    """The tokens that stay: all of them, then all but those of every n-th segment, the first of which is each in turn;
+    n is ``forwards``, or the number of segments but the last, which always stays."""
+    last = len(boundaries) - 2
+    index_T = torch.arange(last + 1).repeat_interleave(torch.tensor(boundaries).diff())
+    turns = min(forwards, last)
+    out = [(index_T % turns == turn) & (index_T < last) for turn in range(turns)]
+    return [torch.ones_like(index_T, dtype=torch.bool), *(~out_T for out_T in out)]
 
 
-def losses(logps: Sequence[Tensor], boundaries: Sequence[int]) -> Tensor:
-    """What the tokens after each segment lose without it, from the log-probabilities of ``without_each``'s tokens;
-    nothing follows the last."""
-    whole_T, *without = (logp_T.double() for logp_T in logps)
-    inner = list(pairwise(boundaries))[:-1]
-    lost = [whole_T[end:].sum() - rest_T[start:].sum() for rest_T, (start, end) in zip(without, inner, strict=True)]
-    return torch.stack([*lost, whole_T.new_zeros(())])
+def losses(logps: Sequence[Tensor], kept: Sequence[Tensor], boundaries: Sequence[int]) -> Tensor:
+    """What the tokens after each segment lose without it, up to the next that is out as well; nothing follows the last.
+
+    ``logps`` are the log-probabilities of the tokens that ``kept_in_turn`` keeps."""
+    (whole_T, *without), (_, *kept) = (logp_T.double() for logp_T in logps), kept
+    support_S = whole_T.new_zeros(len(boundaries) - 1)
+    for turn, (logp_T, kept_T) in enumerate(zip(without, kept, strict=True)):
+        lost_T = torch.zeros_like(whole_T)
+        lost_T[kept_T] = whole_T[kept_T] - logp_T
+        starts = range(turn, len(support_S) - 1, len(kept))
+        ends = [*(boundaries[s] for s in starts[1:]), boundaries[-1]]
+        for s, end in zip(starts, ends, strict=True):
+            support_S[s] = lost_T[boundaries[s + 1] : end].sum()
+    return support_S
 
 
 @torch.no_grad()
@@ -86,8 +97,8 @@ def logps_of(model, rows: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
         logits = model(**padded_inputs(model, *padded, keep=max(len(row[1]) for row in rows) + 1)).logits
     logps = []
     for (_, response_ids), logits_LV in zip(rows, logits, strict=True):
-        predicting_TV = logits_LV[-1 - len(response_ids) : -1]
-        logps.append(_of_logits(predicting_TV, response_ids.to(predicting_TV.device))[0].cpu())
+        parts = _in_parts(logits_LV[-1 - len(response_ids) : -1], response_ids.to(logits_LV.device))
+        logps.append(torch.cat([logp_T for logp_T, _ in parts]).cpu())
     return logps
 
 
@@ -115,15 +126,20 @@ def _streams(model, prompt_ids: Tensor, response_ids: Tensor) -> tuple[Tensor, T
 
 
 def _of_logits(logits_TV: Tensor, ids_T: Tensor) -> tuple[Tensor, Tensor]:
-    """The log-probability of each token and the entropy, in parts of a quarter of ``LOGITS``: each is copied twice."""
-    streams = []
+    """The log-probability of each token and the entropy of the distribution it was drawn from."""
+    parts = _in_parts(logits_TV, ids_T)
+    streams = [(logp_T, torch.special.entr(logp_TV.exp_()).sum(-1)) for logp_T, logp_TV in parts]
+    logp_T, entropy_T = (torch.cat(parts_T) for parts_T in zip(*streams, strict=True))
+    return logp_T, entropy_T
+
+
+def _in_parts(logits_TV: Tensor, ids_T: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The log-probability of each token, and of the whole vocabulary there, in parts of a quarter of ``LOGITS``: each
+    is copied twice."""
     rows = max(1, LOGITS // 4 // logits_TV.shape[-1])
     for part_TV, part_T in zip(logits_TV.split(rows), ids_T.split(rows), strict=True):
         logp_TV = torch.log_softmax(part_TV.float(), -1)
-        logp_T = logp_TV.gather(-1, part_T[:, None]).squeeze(-1)
-        streams.append((logp_T, torch.special.entr(logp_TV.exp_()).sum(-1)))
-    logp_T, entropy_T = (torch.cat(parts_T) for parts_T in zip(*streams, strict=True))
-    return logp_T, entropy_T
+        yield logp_TV.gather(-1, part_T[:, None]).squeeze(-1), logp_TV
 
 
 # --- how much the answer attends to each token of the thinking -------------------------------------------------------

@@ -252,6 +252,7 @@ class SegmentCredit:
             output=settings.output,
             begin=settings.begin,
             interpolate=settings.interpolate,
+            forwards=settings.forwards,
             tokens=settings.tokens_per_forward
             or (CPU_TOKENS if on_cpu else config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu),
             checkpointing=self._checkpointing,

@@ -29,6 +29,7 @@ ranked = partial(CreditSettings, rule="rank")
         ({"begin": 1.0}, "segrl.begin=1.0, expected a point of the path from 0 to below 1"),
         ({"begin": -0.5}, "segrl.begin=-0.5, expected a point of the path from 0 to below 1"),
         ({"nodes": 0}, "segrl.nodes=0, expected 1 or more"),
+        ({"forwards": 1}, "segrl.forwards=1, expected 2 or more"),
         ({"every": 0}, "segrl.every=0, expected 1 or more"),
         ({"step_timeout": 0}, "segrl.step_timeout=0.0, expected seconds, or null"),
         ({"share": 0.0}, "segrl.share=0.0, expected a part of one"),

@@ -128,6 +128,20 @@ def test_support_is_what_the_rest_loses():
     assert evidence.cost["support_S"] == pytest.approx(sum(lengths) / lengths[0])
 
 
+def test_losses_by_hand():
+    # of five tokens, the segments 0, 1 2, 3 and 4
+    boundaries, whole = [0, 1, 3, 4, 5], [-1.0, -2, -3, -4, -5]
+    each, two = streams.kept_in_turn(boundaries, 3), streams.kept_in_turn(boundaries, 2)
+    assert [kept_T.int().tolist() for kept_T in each[1:]] == [[0, 1, 1, 1, 1], [1, 0, 0, 1, 1], [1, 1, 1, 0, 1]]
+    assert [kept_T.int().tolist() for kept_T in two[1:]] == [[0, 1, 1, 0, 1], [1, 0, 0, 1, 1]]
+    # what follows the first has -2 -3 -4 -5 with it and -16 without; the second -4 -5 and -10; the third -5 and -5.5
+    logps = [torch.tensor(values) for values in (whole, [-2.5, -3.5, -4.5, -5.5], [-1.0, -4, -6], [-1.0, -2, -3, -5.5])]
+    assert streams.losses(logps, each, boundaries).tolist() == [2.0, 1.0, 0.5, 0.0]
+    # the third is out with the first, which counts by what the second loses: -2 -3 with it and -6.5 without
+    logps = [torch.tensor(values) for values in (whole, [-2.5, -4, -7], [-1.0, -4, -6])]
+    assert streams.losses(logps, two, boundaries).tolist() == [1.5, 1.0, 2.0, 0.0]
+
+
 # --- the answer's log-probability ------------------------------------------------------------------------------------
 
 

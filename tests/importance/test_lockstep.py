@@ -119,13 +119,13 @@ def test_the_answer_after_each_prefix_comes_from_one_forward_a_trace(traces, out
     assert streams[-1].scores_T.tolist() == pytest.approx([expected[-1].empty_logp], rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.parametrize("tokens", [10_000, 1])
-def test_supports_in_parts_are_what_is_gathered(traces, tokens):
+@pytest.mark.parametrize(("tokens", "forwards"), [(10_000, 64), (1, 2)])
+def test_supports_in_parts_are_what_is_gathered(traces, tokens, forwards):
     model, tokenizer = tiny_model(), byte_level_tokenizer()
     segments = [segrl.segment(trace) for trace in traces]
-    expected = segrl.gather(model, traces, tokenizer, needs=("support",), segments=segments)
+    expected = segrl.gather(model, traces, tokenizer, needs=("support",), segments=segments, forwards=forwards)
     boundaries = [one.boundaries for one in segments[:-1]] + [(0,)]
-    request = Request(need="support_S", tokens=tokens)
+    request = Request(need="support_S", tokens=tokens, forwards=forwards)
     streams = attribute_in_lockstep(model, traces, tokenizer, request, boundaries)
     for stream, wanted in zip(streams[:-1], expected, strict=False):
         assert stream.scores_T.tolist() == pytest.approx([0, *wanted.support_S.tolist()], rel=1e-3, abs=1e-4)
