@@ -244,6 +244,7 @@ CARRIES: dict[str, Arm] = {
     "first_and_last": Measured("first_and_last"),
     "perplexity": Measured("perplexity"),
     "support": Measured("support"),
+    "support, 4 forwards": Measured("support", gathered={"forwards": 4}),
     "shapley, 16 forwards": Sampled(16),
     "shapley, 32 forwards": Sampled(32),
     "shapley, 64 forwards": Sampled(64),

@@ -132,8 +132,8 @@ class Measured(Cut, Spread):
     # what a segment is scored by: first_and_last, contribution, ig, ...; or package.module:function.
     # first_and_last: the answer's log-odds after the thought alone, and how much they fall without it; alone, shapley:
     # after other subsets of thoughts; contribution: what the segment adds to the answer, read from one gate; ig: the
-    # paper's, with attribution=paper; its parts strength, abs_ig_tokens, ig_tokens; support: what the rest of the
-    # response loses without the segment; rivals pmi, confidence_gain, confidence_gain_cheap, leave_one_out, grad_input,
+    # paper's, with attribution=paper; its parts strength, abs_ig_tokens, ig_tokens; support: what the text
+    # after the segment loses without it; rivals pmi, confidence_gain, confidence_gain_cheap, leave_one_out, grad_input,
     # oar, grail, attention, entropy, perplexity, first_correct; controls random, permuted_ig, length, position, oracle
     measure: str = "first_and_last"
 
