@@ -9,12 +9,13 @@
 #   examples/smollm2.sh OUT                everything; docs/benchmarks.md has the minutes of each stage
 #   STAGES="sft" examples/smollm2.sh OUT   some of these: problems base sft grpo page
 #   SIZE=short examples/smollm2.sh OUT     a few problems and steps, to see that all of it runs
-#   MODEL=folder METHODS="grail uniform" SEEDS="0 1" ARMS="full selective random" examples/smollm2.sh OUT
+#   MODEL=folder METHODS="support uniform" SEEDS="0 1" ARMS="full selective random" examples/smollm2.sh OUT
+#   DTYPE=float32 examples/smollm2.sh OUT  where bfloat16 is no faster: on a CPU without avx512_bf16 or amx_bf16
 set -euo pipefail
 out=${1:?usage: $0 OUT}
 here=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-$here/.venv/bin/python}
-arms=${ARMS:-full selective random} seeds=${SEEDS:-0 1} methods=${METHODS:-grail uniform}
+arms=${ARMS:-full selective random} seeds=${SEEDS:-0 1} methods=${METHODS:-support uniform} dtype=${DTYPE:-bfloat16}
 traces=512 problems=200 samples=4 epochs=2 steps=60
 if [ "${SIZE:-}" = short ]; then traces=16 problems=8 samples=2 epochs=1 steps=2; fi
 cores=$(nproc)
@@ -72,8 +73,8 @@ PYTHON
 }
 
 evaluate() {  # MODEL NAME
-  segrl evaluate "model_path=$1" "data_path=$out/test.jsonl" "out=$out/scores/$2" backend=vllm dtype=float32 \
-    generation.n=$samples generation.max_tokens=224 generation.vllm.engine.max_model_len=448
+  segrl evaluate "model_path=$1" "data_path=$out/test.jsonl" "out=$out/scores/$2" backend=vllm "dtype=$dtype" \
+    generation.n=$samples generation.max_tokens=192 generation.vllm.engine.max_model_len=448
 }
 
 choose() {  # ARM SEED: half of the thinking's tokens, by what the arm goes by
@@ -88,7 +89,7 @@ sft() {  # ARM SEED
   if [ "$1" != full ]; then given=("selections=$out/selections/$1-$2.parquet"); fi
   segrl sft preset=toy_cpu "model_path=$model" "traces=$out/train-$2.jsonl" "out=$out/sft/$1-$2" "${given[@]}" \
     "trainer.total_epochs=$epochs" data.train_batch_size=16 data.max_length=448 data.max_token_len_per_gpu=2048 \
-    optim.lr=2e-4
+    optim.lr=2e-4 "engine.mixed_precision.param_dtype=$dtype"
 }
 
 grpo() {  # METHOD
@@ -96,8 +97,9 @@ grpo() {  # METHOD
     segrl grpo preset=toy_cpu "method=$1" "model_path=$out/sft/selective-0/model" "data_path=$out/train-0.jsonl" \
     "out=$out/grpo/$1" "segrl.dump_dir=$out/grpo/$1/rollouts" segrl.segmenter=paragraphs \
     "trainer.logger=[console,file]" "trainer.total_training_steps=$steps" trainer.save_freq=5 data.train_batch_size=8 \
-    data.max_response_length=192 actor_rollout_ref.rollout.n=8 \
-    actor_rollout_ref.rollout.max_model_len=448 actor_rollout_ref.actor.optim.lr=1e-5
+    data.max_response_length=192 actor_rollout_ref.rollout.n=8 "actor_rollout_ref.rollout.dtype=$dtype" \
+    actor_rollout_ref.rollout.max_model_len=448 actor_rollout_ref.actor.optim.lr=1e-5 \
+    "actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype=$dtype"
 }
 
 page() {

@@ -33,6 +33,7 @@ from segrl.evaluation.results import markdown
 from segrl.loading import load_tokenizer
 from segrl.tokenization import tokenize_all
 from segrl.toy.kinds import kinds_of
+from segrl.toy.world import CLASSES
 from segrl.types import Trace
 from segrl.worlds import world_named, world_traces
 from segrl.worlds.halves import world_file
@@ -102,10 +103,17 @@ TABLES = {
         "worded", 60, {"wrong": True}, pretrained=True, without=(*EXPENSIVE_ON_MISTAKES, "continuations")
     ),
 }
-# Responses of the bundled model itself: the wrong ones to problems that it also solves, as they are in a group of GRPO.
+FREE = ("position", "length", "random", "surprise", "entropy")
+OF_THE_ANSWER = ("values, 1 at half", "alone", "pmi", "leave_one_out", "first_and_last", "grail", "oar", "attention")
+# Responses of the bundled model itself: the wrong ones to problems that it also solves, as they are in a group of GRPO,
+# or one right response to each.
 ROLLOUTS = {
     "toy_rollouts": ({"ask": "all"}, Table("toy", 200, {"wrong": True}, without=EXPENSIVE_ON_MISTAKES)),
     "toy_last_rollouts": ({"ask": "last"}, Table("toy", 200, {"wrong": True}, without=EXPENSIVE_ON_MISTAKES)),
+    "toy_last_right": (
+        {"ask": "last"},
+        Table("toy", 200, arms=("support", "support, 4 forwards", "perplexity", *OF_THE_ANSWER, *FREE)),
+    ),
 }
 PROBLEMS, PROBLEM_SEEDS = 400, {"dev": 300_000, "test": 300_001}
 DRAWN = {"n": 8, "temperature": 1.0, "top_p": 1.0, "max_tokens": 256}
@@ -149,29 +157,31 @@ def truth(name: str, table: Table, out: Path, model: str | None, **keys: Any) ->
 
 
 def rollouts(name: str, out: Path, half: str, limit: int | None) -> Iterator[Step]:
-    """The steps that sample responses to problems, and the table of the wrong ones whose wrong step is seen."""
+    """The steps that sample responses to problems, and the table of those whose truth is seen."""
     options, table = ROLLOUTS[name]
     folder, wanted = out / f"{name}-{half}", limit or table.limit
     problems, sampled = folder / "problems.jsonl", folder / "sampled"
     save_traces(toy.sample_problems(min(PROBLEMS, 4 * wanted), PROBLEM_SEEDS[half], **options), problems)
     given = {"data_path": str(problems), **{f"generation.{key}": value for key, value in DRAWN.items()}}
     yield Step(f"{name}: sampled", ["harvest", *typed({**given, "out": str(sampled)})])
-    wrong = _mistaken(load_traces(sampled / "traces.parquet"))[:wanted]
-    save_traces(wrong, folder / "wrong.jsonl")
-    print(f"{len(wrong)} wrong responses to problems that were solved too, with a step that is seen to be wrong")
-    keys = {"traces": str(folder / "wrong.jsonl"), "half": half, "limit": len(wrong)}
+    planted = _planted(load_traces(sampled / "traces.parquet"), table.options.get("wrong", False))[:wanted]
+    save_traces(planted, folder / "planted.jsonl")
+    print(f"{len(planted)} responses whose thoughts show what the table asks for")
+    keys = {"traces": str(folder / "planted.jsonl"), "half": half, "limit": len(planted)}
     yield truth(f"{name}-{half}/truth", table, out, None, **keys)
 
 
-def _mistaken(traces: Sequence[Trace]) -> list[Trace]:
-    """The wrong responses to problems that have a right one, each thought with the kind that its text shows."""
-    tokenizer, world = load_tokenizer(str(toy.MODEL_PATH)), world_named("toy")
-    solved = {trace.problem_id for trace in traces if trace.meta["correct"]}
-    wrong = [trace for trace in traces if not trace.meta["correct"] and trace.problem_id in solved]
+def _planted(traces: Sequence[Trace], wrong: bool) -> list[Trace]:
+    """Each thought with the kind that its text shows: of one right response to each problem, with needed and redundant
+    thoughts; or of the wrong ones, with a wrong step, to problems that have a right one."""
+    right = {trace.problem_id: trace for trace in traces if trace.meta["correct"]}
+    looked_at = [trace for trace in traces if not trace.meta["correct"] and trace.problem_id in right]
+    looked_at = looked_at if wrong else list(right.values())
     planted = []
-    for trace, tokenised in zip(wrong, tokenize_all(wrong, tokenizer), strict=True):
-        kinds = kinds_of(trace.problem, tokenised, world.cut(tokenised))
-        if "wrong" in kinds and len(kinds) > 3:
+    for trace, tokenised in zip(looked_at, tokenize_all(looked_at, load_tokenizer(str(toy.MODEL_PATH))), strict=True):
+        kinds = kinds_of(trace.problem, tokenised, world_named("toy").cut(tokenised))
+        classes = {CLASSES[kind] for kind in kinds}
+        if "wrong" in kinds and len(kinds) > 3 if wrong else {"needed", "redundant"} <= classes:
             planted.append(replace(trace, meta={**trace.meta, "kinds": list(kinds)}))
     return planted
 
