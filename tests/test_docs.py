@@ -113,6 +113,7 @@ ELSEWHERE = {
     "grpo segrl.dump_dir=...": "tests/verl/test_end_to_end.py",
     "grpo method=acpo": "tests/verl/test_end_to_end.py",
     "grpo method=contrast": "tests/verl/test_end_to_end.py",
+    "grpo method=support": "tests/verl/test_grpo_runs.py",
     "generate data_path=...": "tests/commands/test_quickstart.py",
     "quickstart model_path=... data_path=...": "tests/commands/test_quickstart.py",
 }
