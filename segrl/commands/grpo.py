@@ -13,12 +13,10 @@ from segrl.commands.config import needed
 from segrl.commands.grpo_export import check_disk, export
 from segrl.commands.grpo_rows import give_rows
 from segrl.commands.planning import announce, say_attention
-from segrl.commands.training_plans import attribution_checkpoints
-from segrl.cost.hours import units
+from segrl.commands.training_plans import attribution_units
 from segrl.credit.checks import check_reads_text, check_supported, times_attributed
 from segrl.credit.settings import CreditSettings
 from segrl.data import shards
-from segrl.importance.lockstep import SUPPORT
 from segrl.launch import check_device, editable, loggers, run_verl
 from segrl.loading import check_weights
 from segrl.sft.stages import TRACKER
@@ -101,11 +99,8 @@ def attribution_cost(config: DictConfig, settings: CreditSettings) -> str:
     """What attribution costs, in units of verl's own update on the same rollouts."""
     if not settings.attributes:
         return "no attribution"
-    if any(side.need == SUPPORT for side in settings.sides):
-        return f"support reads each weighed rollout {settings.forwards + 1} times more, a forward each"
-    each = units(settings.nodes, settings.share, attribution_checkpoints(config), settings.certificate_every)
-    cost = times_attributed(config, settings) * each / settings.every
+    cost = times_attributed(config, settings) * attribution_units(config, settings)
     return (
-        f"attribution with {settings.nodes} node(s) costs {cost:.2f} x update_actor at most, less by the share of "
-        "rollouts that have nothing to learn from"
+        f"attribution costs {cost:.2f} x update_actor at most, less by the share of rollouts that have nothing to "
+        "learn from"
     )

@@ -10,12 +10,14 @@ from omegaconf import DictConfig
 from segrl.cost import memory
 from segrl.cost.disk import checkpoint_bytes
 from segrl.cost.hardware import Hardware
-from segrl.cost.hours import hours, training_flops, units
+from segrl.cost.hours import EVALUATION, FORWARDS_OF_UPDATE, hours, training_flops, units
 from segrl.cost.memory import Phase, Serving, Training, bytes_of
 from segrl.cost.plan import Plan
 from segrl.cost.shape import Shape
 from segrl.credit.checks import has_reference
-from segrl.credit.settings import credit_from
+from segrl.credit.settings import ALONG_A_PATH, CreditSettings, Side, credit_from
+from segrl.importance.discriminating import ACROSS_RESPONSES
+from segrl.importance.lockstep import AFTER_PREFIXES, AT_THE_INPUT, SUPPORT
 
 SFT_REMEDIES = {
     **dict.fromkeys(
@@ -85,12 +87,31 @@ def _hours_of_step(config: DictConfig, shape: Shape, hardware: Hardware, gpus: i
         return None
     roles, settings = config.actor_rollout_ref, credit_from(config)
     length = config.data.max_prompt_length + config.data.max_response_length
-    tokens, checkpointing = config.data.train_batch_size * roles.rollout.n * length, attribution_checkpoints(config)
+    tokens = config.data.train_batch_size * roles.rollout.n * length
     update = training_flops(shape, tokens, length, roles.model.enable_gradient_checkpointing)
     forwards = 1 + has_reference(config)
-    added = 0.0 if not settings.attributes else units(settings.nodes, settings.share, checkpointing) / settings.every
-    flops = update * (1 + added) + forwards * tokens * shape.forward_flops(length)
+    flops = update * (1 + attribution_units(config, settings)) + forwards * tokens * shape.forward_flops(length)
     return hours(flops, gpus, hardware.tflops)
+
+
+def attribution_units(config: DictConfig, settings: CreditSettings) -> float:
+    """What attribution costs, in units of verl's own update on the same rollouts, at most: as much as that of the
+    measure that costs more."""
+    if not settings.attributes:
+        return 0.0
+    dearest = max(_units_of(side, settings, attribution_checkpoints(config)) for side in settings.sides)
+    return settings.share * dearest / settings.every
+
+
+def _units_of(side: Side, settings: CreditSettings, checkpointing: bool) -> float:
+    """The cost of the side's measure, in units of the update on the same rollouts."""
+    if side.need in ALONG_A_PATH:
+        return units(settings.nodes, 1.0, checkpointing, settings.certificate_every)
+    if side.need in AT_THE_INPUT:
+        return EVALUATION[checkpointing]
+    once = side.need in (AFTER_PREFIXES, *ACROSS_RESPONSES)
+    forwards = settings.forwards + 1 if side.need == SUPPORT else int(once)
+    return forwards / FORWARDS_OF_UPDATE[checkpointing]
 
 
 def attribution_checkpoints(config: DictConfig) -> bool:

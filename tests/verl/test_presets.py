@@ -96,8 +96,8 @@ def test_the_summary_counts_rollouts_updates_and_what_attribution_costs():
     config = preset("toy_cpu", *ranked)
     assert grpo.summary(config, credit_from(config)) == (
         "GRPO, rule rank, measure contribution: 60 steps, each 16 prompts x 4 = 64 rollouts, 1 mini-batches of 64 and "
-        "1 optimiser steps; attribution with 1 node(s) costs 0.50 x update_actor at most, less by the share of "
-        "rollouts that have nothing to learn from"
+        "1 optimiser steps; attribution costs 0.50 x update_actor at most, less by the share of rollouts that have "
+        "nothing to learn from"
     )
     config = preset("toy_cpu", "segrl.rule=rank", "segrl.measure=length")
     assert grpo.summary(config, credit_from(config)).endswith("no attribution")
@@ -106,3 +106,21 @@ def test_the_summary_counts_rollouts_updates_and_what_attribution_costs():
     split = "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"  # both ranks of a group do the group's work
     config = preset("toy_cpu", *ranked, split)
     assert "costs 1.00 x update_actor at most" in grpo.summary(config, credit_from(config))
+
+
+@pytest.mark.parametrize(
+    ("keys", "units"),
+    [
+        (("method=support",), "1.67"),  # five forwards, where an update is three
+        (("method=support", "segrl.forwards=2"), "1.00"),
+        (("method=grail",), "0.50"),  # a gradient at the input
+        (("method=acpo",), "0.33"),  # one forward
+        (("method=delta",), "0.33"),
+        (("method=contrast", "segrl.nodes=4", "segrl.certificate_every=0"), "2.00"),
+        (("method=contrast", "segrl.certificate_every=10"), "0.57"),  # two forwards more at every tenth step
+    ],
+)
+def test_the_summary_counts_what_the_measure_reads(keys, units):
+    pytest.importorskip("verl")
+    config = compose("grpo", ["preset=toy_cpu", *keys])
+    assert f"costs {units} x update_actor at most" in grpo.summary(config, credit_from(config))
