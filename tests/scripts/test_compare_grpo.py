@@ -20,7 +20,9 @@ from segrl.credit.settings import credit_from
 from segrl.data import read_rows
 
 EXAMPLE = ROOT / "examples" / "segment_grpo.yaml"
-SPEC = OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(EXAMPLE), {"best": "contrast"}), resolve=True)
+SEEDS = {"pilot": {"seeds": [0, 1]}, "full": {"seeds": [0, 1, 2, 3, 4, 5]}}
+GIVEN = OmegaConf.merge(OmegaConf.load(EXAMPLE), {"best": "contrast", "sizes": SEEDS})
+SPEC = OmegaConf.to_container(GIVEN, resolve=True)
 FEW = SPEC | {"problems": SPEC["problems"] | {"train": 8, "held_out": 4}}
 
 
@@ -253,7 +255,7 @@ def test_another_cell_in_the_folder_is_an_error(tmp_path, ran):
 
 def test_cells_of_another_best_arm_are_not_compared(tmp_path, without_verl):
     grid(tmp_path, "pilot", {(arm, 0): 20 for arm in ("uniform", "permuted", "contrast")})
-    other = OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(EXAMPLE), {"best": "paper"}), resolve=True)
+    other = OmegaConf.to_container(OmegaConf.merge(GIVEN, {"best": "paper"}), resolve=True)
     with pytest.raises(
         SystemExit, match=r"permuted/seed-0 holds .* has method=contrast, this one method=paper; choose"
     ):
@@ -304,6 +306,16 @@ def test_after_the_pilot_alone_nothing_is_compared(tmp_path):
     assert asked("pilot") == ["run", "power"]
     assert asked("") == ["run", "power", "run", "run", "compare"]
     assert asked("control") == asked("short") == ["run", "compare"]
+
+
+def test_another_arm_may_be_in_question(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(script, "run", lambda out, spec, *_: asked.append(spec))
+    monkeypatch.setattr(script.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["", "run", str(tmp_path), str(EXAMPLE), "best=grail", "--size", "pilot"])
+    script.main()
+    assert asked[0]["comparisons"][:2] == [["grail", "uniform"], ["grail", "permuted"]]
+    assert asked[0]["arms"]["permuted"] == ["method=grail", "segrl.permuted=true"]
 
 
 def test_the_rest_waits_for_what_the_pilot_says(tmp_path, ran):
