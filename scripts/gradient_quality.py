@@ -11,8 +11,8 @@ chosen for `both` (what helped in right responses, what misled in wrong ones); o
 half is measured with its own batches alone: the noise that a rule was chosen on is not in the report.
 
 Of the methods in configs/grpo/method five compete: `uniform`; `contrast` as `both` and `paper` as `paper's ig`, each
-with the rule that was chosen; `entropy` and `grail` with their own. Five do not: `grail_wrong`, `oar`, `cliff`, `delta`
-and `acpo`.
+with the rule that was chosen; `entropy` and `grail` with their own. Six do not: `grail_wrong`, `oar`, `cliff`, `delta`,
+`acpo` and `support`.
 
 Primary is the held-out reward after a step of equal KL along an arm's gradient of a batch, to first order. It is the
 step's product with the gradient of the expected reward, which the rollouts of the half's other batches estimate without
