@@ -6,7 +6,7 @@
 #
 # The solutions are those of the problems' generator: the model as it is answers none of these problems.
 #
-#   examples/smollm2.sh OUT                everything; docs/benchmarks.md has the minutes of each stage
+#   examples/smollm2.sh OUT                everything, in hours; OUT/stages has the minutes of each stage
 #   STAGES="sft" examples/smollm2.sh OUT   some of these: problems base sft grpo page
 #   SIZE=short examples/smollm2.sh OUT     a few problems and steps, to see that all of it runs
 #   MODEL=folder METHODS="support uniform" SEEDS="0 1" ARMS="full selective random" examples/smollm2.sh OUT

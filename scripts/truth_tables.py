@@ -174,14 +174,15 @@ def rollouts(name: str, out: Path, half: str, limit: int | None) -> Iterator[Ste
 def _planted(traces: Sequence[Trace], wrong: bool) -> list[Trace]:
     """Each thought with the kind that its text shows: of one right response to each problem, with needed and redundant
     thoughts; or of the wrong ones, with a wrong step, to problems that have a right one."""
+    tokenizer, world = load_tokenizer(str(toy.MODEL_PATH)), world_named("toy")
     right = {trace.problem_id: trace for trace in traces if trace.meta["correct"]}
     looked_at = [trace for trace in traces if not trace.meta["correct"] and trace.problem_id in right]
     looked_at = looked_at if wrong else list(right.values())
     planted = []
-    for trace, tokenised in zip(looked_at, tokenize_all(looked_at, load_tokenizer(str(toy.MODEL_PATH))), strict=True):
-        kinds = kinds_of(trace.problem, tokenised, world_named("toy").cut(tokenised))
-        classes = {CLASSES[kind] for kind in kinds}
-        if "wrong" in kinds and len(kinds) > 3 if wrong else {"needed", "redundant"} <= classes:
+    for trace, tokenised in zip(looked_at, tokenize_all(looked_at, tokenizer), strict=True):
+        kinds = kinds_of(trace.problem, tokenised, world.cut(tokenised))
+        both = {"needed", "redundant"} <= {CLASSES[kind] for kind in kinds}
+        if ("wrong" in kinds and len(kinds) > 3) if wrong else both:
             planted.append(replace(trace, meta={**trace.meta, "kinds": list(kinds)}))
     return planted
 
