@@ -3,7 +3,7 @@
 # protocol: OUT/grpo/model, OUT/scores/results.md. The same command goes on where it stopped.
 #
 #   examples/grpo_math.sh OUT                  R1-Distill-Qwen-1.5B on eight GPUs; further key=value go to segrl grpo
-#   examples/grpo_math.sh OUT method=contrast  with segment-weighted advantages; docs/methods.md has the methods
+#   examples/grpo_math.sh OUT method=uniform   plain GRPO, without segment weights; docs/methods.md has the methods
 #   PRESET=r1_distill_qwen_7b DATA=train.jsonl examples/grpo_math.sh OUT   another preset, problems of your own
 #   BENCHMARKS=folder examples/grpo_math.sh OUT                            local copies, <folder>/aime24.jsonl and so on
 #   PRESET=toy_cpu examples/grpo_math.sh OUT                               the toy world on a CPU

@@ -104,16 +104,15 @@ ELSEWHERE = {
     "truth limit=2 measures=[first_and_last,contribution,random] out=runs/truth": "tests/commands/test_analysing.py",
     "sft preset=toy_cpu traces=runs/traces out=runs/sft": "tests/verl/test_end_to_end.py",
     "truth world=toy half=dev": "tests/scripts/test_truth_tables.py",
-    "grpo preset=toy_cpu": "tests/verl/test_end_to_end.py",
-    "grpo preset=toy_cpu out=runs/toy": "tests/verl/test_end_to_end.py",
-    "grpo preset=toy_cpu out=runs/mine segrl.rule=rank "
-    "segrl.measure=my_measures:surprise": "tests/verl/test_grpo_runs.py",
+    "grpo preset=toy_cpu": "tests/scripts/test_examples.py",
+    "grpo preset=toy_cpu out=runs/toy": "tests/scripts/test_examples.py",
+    "grpo preset=toy_cpu out=runs/mine segrl.measure=my_measures:surprise": "tests/verl/test_grpo_runs.py",
     "grpo preset=toy_cpu out=runs/curriculum segrl.curriculum.order=shuffled segrl.curriculum.drop_solved=0.95 "
     "segrl.curriculum.convergence=gaussian segrl.curriculum.convergence_step=20": "tests/verl/test_grpo_runs.py",
     "grpo segrl.dump_dir=...": "tests/verl/test_end_to_end.py",
     "grpo method=acpo": "tests/verl/test_end_to_end.py",
     "grpo method=contrast": "tests/verl/test_end_to_end.py",
-    "grpo method=support": "tests/verl/test_grpo_runs.py",
+    "grpo method=uniform": "tests/verl/test_grpo_runs.py",
     "generate data_path=...": "tests/commands/test_quickstart.py",
     "quickstart model_path=... data_path=...": "tests/commands/test_quickstart.py",
 }
@@ -233,10 +232,10 @@ def test_the_readmes_own_measure_weighs_grpo_and_selects(tmp_path, monkeypatch, 
     monkeypatch.delitem(sys.modules, "my_measures", raising=False)
     trace, segments = trace_of(["a b", "c d", "e f", "</think> \\boxed{12}"])
     rollout = Rollout("a_0_0", trace, segments, torch.full((8,), 0.5), 1.0)
-    credit = CreditSettings(rule="rank", measure="my_measures:surprise")
+    credit = CreditSettings("rank", {"low": 0.0, "high": 2.0}, "my_measures:surprise")  # over method=support
     logp_T = -torch.tensor([1.0, 2.0, 4.0, 5.0, 0.1, 0.1, 9.0, 9.0])  # means 1.5, 4.5 and 0.1: ranks 1, 2 and 0
     weighed = weigh_rollout(rollout, evidence_of(rollout, Stream(logp_T), credit), credit, step=1)
-    assert weighed.weights_T.tolist() == pytest.approx([1.0, 1.0, 1.2, 1.2, 0.8, 0.8, 1.0, 1.0])
+    assert weighed.weights_T.tolist() == pytest.approx([1.0, 1.0, 2.0, 2.0, 0.0, 0.0, 1.0, 1.0])
     save_traces(toy.sample_traces(2, seed=1), tmp_path / "t.jsonl")
     given = [f"traces={tmp_path / 't.jsonl'}", f"out={tmp_path / 'o.parquet'}", "measure=my_measures:surprise"]
     assert main(["select", *given]) == 0

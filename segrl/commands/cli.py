@@ -14,7 +14,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Most used": {
         "quickstart": ("segrl.commands.quickstart:quickstart", "the whole path, on the bundled model or yours"),
         "sft": ("segrl.commands.sft:main", "selective SFT on verl: traces -> a trained model"),
-        "grpo": ("segrl.commands.grpo:main", "GRPO on verl, plain or with segment-weighted advantages"),
+        "grpo": ("segrl.commands.grpo:main", "GRPO on verl with segment-weighted advantages"),
     },
     "Traces": {
         "generate": ("segrl.commands.generating:generate", "problems -> traces, sampled from a model"),

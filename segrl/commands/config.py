@@ -67,7 +67,7 @@ def compose(command: str, overrides: list[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            typed = _opened(command, _quoted(command, overrides))
+            typed = _opened(command, _quoted(command, _own_rule(command, overrides)))
             config = hydra_compose(command, overrides=[_search_path(command), *typed])
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_sentence(command, error)) from error
@@ -141,8 +141,16 @@ def _check_groups(command: str, overrides: list[str]) -> None:
     for override in overrides:
         key, _, name = override.lstrip("+").partition("=")
         known = {file.stem for file in (CONFIG_DIR / command / key).glob("*.yaml")} if key in OWN_GROUPS else set()
-        if known and name not in known | {"null"}:
+        if known and name not in known:
             raise ConfigError(f"there is no {key}={name}{near(name, known)}")
+
+
+def _own_rule(command: str, overrides: list[str]) -> list[str]:
+    """The overrides, with ``method=uniform``, which has no options, where a rule is typed and no method: the options of
+    the default method are not that rule's."""
+    typed = {override.lstrip("+").partition("=")[0] for override in overrides}
+    alone = command == "grpo" and "segrl.rule" in typed and "method" not in typed
+    return [*overrides, "method=uniform"] if alone else overrides
 
 
 def _quoted(command: str, overrides: list[str]) -> list[str]:

@@ -11,7 +11,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "grpo": (
         "segrl grpo preset=toy_cpu out=runs/toy",
-        "segrl grpo preset=r1_distill_qwen_1.5b method=support data_path=train.jsonl out=runs/grpo",
+        "segrl grpo preset=r1_distill_qwen_1.5b method=uniform data_path=train.jsonl out=runs/plain",
     ),
     "generate": (
         "segrl generate limit=4 out=runs/traces",

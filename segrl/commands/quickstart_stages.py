@@ -147,9 +147,6 @@ def grpo(config: DictConfig) -> list[str]:
     out = Path(config.out)
     arguments = [f"model_path={out / 'sft' / 'model'}", f"data_path={out / 'problems.jsonl'}", f"out={out / 'grpo'}"]
     arguments += [f"data.train_batch_size={config.batch}", f"segrl.dump_dir={out / 'grpo' / 'rollouts'}"]
-    given = shlex.split(config.for_grpo)
-    if not any(key.startswith(("method=", "segrl.rule=")) for key in given):
-        arguments += ["method=support"]
     arguments += [f"trainer.total_training_steps={config.steps}", f"trainer.save_freq={config.steps}"]
     arguments += ["trainer.logger=[console,file]"]
     if config.model_path or config.data_path:
@@ -160,7 +157,7 @@ def grpo(config: DictConfig) -> list[str]:
         arguments += ["actor_rollout_ref.actor.optim.lr=1e-6"]
     # As in SFT before, all weights are trained, not adapters.
     gpu = ["preset=one_gpu", "actor_rollout_ref.model.lora_rank=0"]
-    return [*(["preset=toy_cpu"] if on_cpu() else gpu), *arguments, *given]
+    return [*(["preset=toy_cpu"] if on_cpu() else gpu), *arguments, *shlex.split(config.for_grpo)]
 
 
 def on_cpu() -> bool:

@@ -143,12 +143,15 @@ def _grpo_on_gpu(config: DictConfig, shape: Shape, hardware: Hardware) -> tuple[
 
 def _attribution_beside(config: DictConfig, shape: Shape, training: Training) -> Phase:
     """Attribution on the actor's own weights."""
-    settings, roles = config.segrl, config.actor_rollout_ref
+    settings, roles = credit_from(config), config.actor_rollout_ref
     tokens = settings.tokens_per_forward or roles.actor.ppo_max_token_len_per_gpu
-    path = settings.path if credit_from(config).follows_a_path else "embeddings"
-    work = memory.attribution(shape, tokens, attribution_checkpoints(config), training.precision, path)
+    path = settings.path if settings.follows_a_path else "embeddings"
+    checkpointing, needs = attribution_checkpoints(config), {side.need for side in settings.sides}
+    works = [memory.reading(shape, tokens, training.precision)] if SUPPORT in needs else []
+    if needs != {SUPPORT}:
+        works += [memory.attribution(shape, tokens, checkpointing, training.precision, path)]
     gathered = memory.passing(shape, training)["gathered"]
-    return Phase("attribution", {**memory.held(shape, training), "gathered": gathered, "attribution": work})
+    return Phase("attribution", {**memory.held(shape, training), "gathered": gathered, "attribution": max(works)})
 
 
 def _grpo_on_cpu(config: DictConfig, shape: Shape) -> Phase:

@@ -144,6 +144,12 @@ def attribution(shape: Shape, tokens: int, checkpointing: bool, precision: int =
     return tokens * ((kept + 2 * shape.hidden) * precision + reach)
 
 
+def reading(shape: Shape, tokens: int, precision: int = 2) -> float:
+    """Bytes of one forward of ``tokens`` tokens without a gradient, all of which have logits; a layer's activations are
+    freed before these are made."""
+    return tokens * max(shape.vocabulary, shape.layer_activations()) * precision
+
+
 @dataclass(frozen=True)
 class Serving:
     """How vLLM serves a model: on how many GPUs, with which share of a GPU's memory, to which length."""

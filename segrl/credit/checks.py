@@ -101,8 +101,8 @@ def _reasons_of_engine(config: DictConfig, settings: CreditSettings) -> list[str
             f"model.use_fused_kernels=true gives log-probabilities and no logits, which {' and '.join(reads_logits)} "
             f"read; set it to false{', or take segrl.output=logp' * (len(reads_logits) == 1 and not contrasts)}"
         )
-    frozen = "; a frozen attributor works there: segrl.attributor=frozen segrl.attributor_path=..."
-    return [reason + frozen * answers for reason in reasons]
+    frozen = ", and so does a frozen attributor: segrl.attributor=frozen segrl.attributor_path=..." if answers else ""
+    return [f"{reason}; segrl.rule=uniform works there{frozen}" for reason in reasons]
 
 
 def _reasons_of_source(config: DictConfig, settings: CreditSettings) -> list[str]:

@@ -97,9 +97,9 @@ class CreditSettings:
     # what turns scores into weights: uniform (all weights one, plain GRPO), rank, linear, top, ..., or
     # package.module:function
     rule: str = "uniform"
-    rule_options: dict[str, Any] = field(default_factory=dict)  # of that rule: {low: 0.8, high: 1.2} for rank
-    # what a thought adds to the answer, read from one gate; or another measure that can be read while training, or
-    # package.module:function
+    rule_options: dict[str, Any] = field(default_factory=dict)  # of that rule; rank without them is from 0.8 to 1.2
+    # what thoughts are compared by: support, what the next three lose without one; contribution, what one adds to the
+    # answer, read from one gate; or another measure that can be read while training, or package.module:function
     measure: str = "contribution"
     measure_options: dict[str, Any] = field(default_factory=dict)  # of that measure
     # the measure of responses of negative advantage, like mistake: what misled them; null: the same one
@@ -213,7 +213,7 @@ class CreditSettings:
             )
         if self.rule == "uniform" and (given := self._for_weights()):
             raise ValueError(
-                f"{' '.join(given)} would change nothing: segrl.rule=uniform, the default, weighs no token; give "
+                f"{' '.join(given)} would change nothing: segrl.rule=uniform weighs no token; give "
                 "segrl.rule=rank or method=<name> too, or leave them out"
             )
 

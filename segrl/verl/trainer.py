@@ -1,7 +1,7 @@
 """verl's trainers with one more step before the update: attribute, select, weigh.
 
 verl computes the advantages. The weights are applied to them in the TransferQueue, so the loss stays verl's own. The
-rule uniform, which is the default, leaves the step out.
+rule uniform leaves the step out.
 Importing this module registers the trainers under ``trainer.v1.trainer_mode``.
 """
 

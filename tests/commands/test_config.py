@@ -241,17 +241,34 @@ def test_the_module_runs_as_the_command():
 
 def test_a_key_beside_verls_is_known():
     pytest.importorskip("verl")
-    assert compose("grpo", ["segrl.rule_options.low=0.5"]).segrl.rule_options == {"low": 0.5}
+    assert compose("grpo", ["segrl.rule_options.low=0.5"]).segrl.rule_options == {"low": 0.5, "high": 2.0}
     with pytest.raises(ConfigError, match=r"no key 'segrl.mesure', did you mean 'measure'\?"):
         compose("grpo", ["segrl.mesure=x"])
     with pytest.raises(ConfigError, match=r"no key 'segrl\.foo'; `segrl grpo --help segrl` lists those there are"):
         compose("grpo", ["segrl.foo=x"])
 
 
+def test_a_rule_of_ones_own_has_nothing_of_the_default_method():
+    pytest.importorskip("verl")
+
+    def weighing(*typed):
+        section = compose("grpo", list(typed)).segrl
+        return section.rule, section.measure, section.rule_options
+
+    support = ("rank", "support", {"low": 0.0, "high": 2.0})
+    assert weighing() == weighing("method=support") == support
+    assert weighing("segrl.measure=entropy") == ("rank", "entropy", support[2])
+    assert weighing("segrl.rule=top") == ("top", "contribution", {})
+    assert weighing("segrl.rule=uniform") == weighing("method=uniform") == ("uniform", "contribution", {})
+    assert weighing("segrl.rule=linear", "method=support") == ("linear", "support", support[2])
+
+
 def test_a_misspelt_method_names_its_neighbour():
     pytest.importorskip("verl")
     with pytest.raises(ConfigError, match="there is no method=grial, did you mean 'grail'"):
         compose("grpo", ["method=grial", "out=here"])
+    with pytest.raises(ConfigError, match="there is no method=null, expected one of"):
+        compose("grpo", ["method=null", "out=here"])
 
 
 @pytest.mark.parametrize("path", sorted((CONFIG_DIR / "grpo" / "method").glob("*.yaml")), ids=lambda path: path.stem)

@@ -92,14 +92,21 @@ def test_vllm_that_stays_awake_counts_in_every_phase():
 
 def test_what_attributes_nothing_or_elsewhere_has_no_such_phase():
     for given in (
-        [],
+        ["segrl.rule=uniform"],
         ["segrl.rule=rank", "segrl.measure=length"],
         ["segrl.rule=rank", "segrl.attributor=frozen", "segrl.attributor_path=x"],
     ):
         assert "attribution" not in [phase.name for phase in planned("grpo", "one_gpu", *given).phases]
     weighed = planned("grpo", "one_gpu", "segrl.rule=rank")
     assert "attribution" in [phase.name for phase in weighed.phases]
-    assert weighed.hours > planned("grpo", "one_gpu").hours
+    assert planned("grpo", "one_gpu").hours > weighed.hours > planned("grpo", "one_gpu", "segrl.rule=uniform").hours
+
+
+def test_support_is_planned_with_the_logits_of_every_token():
+    """16,384 tokens x 151,936 words x 2 bytes; a layer has fewer numbers a token."""
+    tokens = "segrl.tokens_per_forward=16384"
+    (phase,) = (one for one in planned("grpo", "one_gpu", tokens).phases if one.name == "attribution")
+    assert phase.parts["attribution"] == 16384 * 151936 * 2
 
 
 def test_the_scoring_of_a_cold_start_is_planned_by_its_forwards():

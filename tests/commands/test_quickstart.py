@@ -56,12 +56,12 @@ def test_without_verl_nothing_is_trained_and_the_page_has_no_rollouts():
 @pytest.mark.parametrize(
     ("typed", "weighing", "rollouts"),
     [
-        ([], ["method=support"], 1),
+        ([], [], 1),
         (["for_grpo=method=grail"], ["method=grail"], 1),
         (["for_grpo=segrl.rule=uniform"], ["segrl.rule=uniform"], 0),
     ],
 )
-def test_grpo_weighs_by_support_unless_told_otherwise_and_the_page_shows_its_rollouts(typed, weighing, rollouts):
+def test_grpo_weighs_as_it_is_told_and_the_page_shows_its_rollouts(typed, weighing, rollouts):
     planned = {stage.name: stage.arguments for stage in stages(*typed)}
     assert [one for one in planned["grpo"] if one.startswith(("segrl.rule=", "method="))] == weighing
     assert sum(one.startswith("rollouts=") for one in planned["report"]) == rollouts

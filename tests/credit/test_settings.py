@@ -76,7 +76,7 @@ def test_by_default_grpo_is_plain():
     ],
 )
 def test_what_says_how_to_weigh_is_refused_without_a_rule(section, given):
-    sentence = f"{given} would change nothing: segrl.rule=uniform, the default, weighs no token; give segrl.rule=rank"
+    sentence = f"{given} would change nothing: segrl.rule=uniform weighs no token; give segrl.rule=rank"
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
         credit_from(OmegaConf.create({"segrl": section}))
     credit_from(OmegaConf.create({"segrl": section | {"rule": "rank"}}))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from testkit.real import smollm2_folder
-from testkit.runs import bounded
+from testkit.runs import bounded, weighed
 from transformers import AutoModelForCausalLM
 
 from segrl import toy
@@ -62,18 +62,21 @@ def test_a_cold_start_from_traces_like_limos(tmp_path, environment):
 
 
 def test_grpo_then_a_score(tmp_path, environment, ray_dir):
-    """With the weights of a method. Three steps save three checkpoints; two stay, and the last is the model."""
+    """By the default method. Three steps save three checkpoints; two stay, and the last is the model."""
     pytest.importorskip("verl")
     few = ["trainer.total_training_steps=3", "trainer.save_freq=1", "data.train_batch_size=8", "trainer.test_freq=3"]
     few += ["data.max_response_length=256", f"+ray_kwargs.ray_init._temp_dir={ray_dir}"]
-    few += ["data.val_max_samples=16", "trainer.logger=[console,tensorboard]", "method=contrast"]
+    few += ["data.val_max_samples=16", "trainer.logger=[console,tensorboard]"]
+    few += [f"segrl.dump_dir={tmp_path / 'dump'}"]
     log = run("grpo_math.sh", environment, tmp_path, tmp_path, *few)
-    assert "GRPO, rule rank, measure contribution and mistake: 3 steps" in log
+    assert "GRPO, rule rank, measure support: 3 steps" in log
     assert re.search(r"val-core/toy/acc/mean@1:\S*[01]", log)
     assert f"trained model, of step 3: {tmp_path / 'grpo' / 'model'}" in log
     kept = {path.parent.name for path in (tmp_path / "grpo" / "checkpoints").glob("global_step_*/actor")}
     assert kept == {"global_step_2", "global_step_3"}
     assert list((tmp_path / "grpo" / "tensorboard").glob("events.*"))
+    # Right responses alone, each with a thought that weighs nothing.
+    assert {(line["advantage"] > 0, min(line["weights"])) for line in weighed(tmp_path, 1, 2, 3)} == {(True, 0.0)}
     assert moved(tmp_path / "grpo" / "model")
     graded(tmp_path / "scores")
 

@@ -32,13 +32,13 @@ ranked = partial(CreditSettings, rule="rank")
         (["critic.enable=true"], "has a critic; take grpo or rloo"),
         (
             ["actor_rollout_ref.actor.strategy=fsdp"],
-            "attribution runs on fsdp2; a frozen attributor",
+            "attribution runs on fsdp2; segrl.rule=uniform works there, and so does a frozen attributor",
         ),
         (["actor_rollout_ref.actor.strategy=megatron"], "actor.strategy=megatron; attribution runs on fsdp2"),
         (["actor_rollout_ref.actor.strategy=veomni"], "actor.strategy=veomni; attribution runs on fsdp2"),
         (
             ["actor_rollout_ref.model.tiled_mlp.enabled=true"],
-            "model.tiled_mlp.enabled=true; attribution gives the last layer slices that verl's tiles do not take; a",
+            "model.tiled_mlp.enabled=true; attribution gives the last layer slices that verl's tiles do not take; segrl.rule",
         ),
         (["segrl.attributor=ref"], "segrl.attributor=ref without a reference: set actor.use_kl_loss=true"),
         (["segrl.sign=signed", "segrl.measure=length"], "take segrl.measure=contribution with it"),
@@ -51,11 +51,11 @@ ranked = partial(CreditSettings, rule="rank")
         (
             ["actor_rollout_ref.model.use_fused_kernels=true"],
             "model.use_fused_kernels=true gives log-probabilities and no logits, which segrl.output=log_odds read; set "
-            "it to false, or take segrl.output=logp; a frozen",
+            "it to false, or take segrl.output=logp; segrl.rule=uniform works there, and so does a frozen",
         ),
         (
             ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.target=contrast", "segrl.output=logp"],
-            "no logits, which a contrast read; set it to false; a frozen attributor works there",
+            "no logits, which a contrast read; set it to false; segrl.rule=uniform works there, and",
         ),
         (["segrl.measure=oar", "segrl.begin=0.5"], "segrl.measure=oar reads the gradient at the input's embeddings"),
         (["segrl.measure=ig"], "take segrl.path=embeddings segrl.output=logp segrl.quadrature=calibrated with it"),

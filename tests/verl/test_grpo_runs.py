@@ -109,9 +109,8 @@ def test_the_readmes_own_measure_and_a_reward_that_knows_how_rollouts_end(tmp_pa
     """The README's command, one step of it; responses may have 160 tokens, which are too few for some."""
     (tmp_path / "my_measures.py").write_text(own_measure())
     (tmp_path / "noting.py").write_text(NOTING.format(file=str(tmp_path / "noted")))
-    given = ["preset=toy_cpu", f"out={tmp_path / 'mine'}", "segrl.rule=rank"]
-    given += ["segrl.measure=my_measures:surprise", f"segrl.dump_dir={tmp_path / 'dump'}"]
-    given += ["trainer.total_training_steps=1", "data.train_batch_size=8"]
+    given = ["preset=toy_cpu", f"out={tmp_path / 'mine'}", "segrl.measure=my_measures:surprise"]
+    given += ["trainer.total_training_steps=1", "data.train_batch_size=8", f"segrl.dump_dir={tmp_path / 'dump'}"]
     reward = "reward.custom_reward_function"
     given += [f"{reward}.path={tmp_path / 'noting.py'}", f"{reward}.name=noted", "data.max_response_length=160"]
     here = environment | {"PYTHONPATH": f"{tmp_path}:{environment['PYTHONPATH']}"}

@@ -55,7 +55,7 @@ def test_a_preset_passes_verls_own_checks_and_ours(name, without_download):
 
 @needs_verl
 def test_the_yaml_and_the_dataclass_have_the_same_defaults():
-    config = compose("grpo", [])
+    config = compose("grpo", ["method=uniform"])
     assert credit_from(config) == CreditSettings()
     assert set(config.segrl) == set(OmegaConf.structured(CreditSettings()))
 
@@ -87,7 +87,7 @@ def test_the_sizes_of_the_presets():
 
 
 def test_the_summary_counts_rollouts_updates_and_what_attribution_costs():
-    config = preset("toy_cpu")
+    config = preset("toy_cpu", "segrl.rule=uniform")
     assert grpo.summary(config, credit_from(config)) == (
         "GRPO, no weights: 60 steps, each 16 prompts x 4 = 64 rollouts, 1 mini-batches of 64 and 1 optimiser steps; "
         "no attribution"

@@ -27,7 +27,10 @@ def changed(command: str, preset: str | None, *overrides: str) -> DictConfig:
     """As composing with these overrides, none of which names a group."""
     if command in ON_VERL:
         pytest.importorskip("verl")
-    config = editable(_composed(command, "out=here", *([f"preset={preset}"] if preset else [])))
+    groups = [f"preset={preset}"] if preset else []
+    if any(one.startswith("segrl.rule=") for one in overrides):
+        groups += ["method=uniform"]
+    config = editable(_composed(command, "out=here", *groups))
     for one in OverridesParser.create().parse_overrides(list(overrides)):
         OmegaConf.update(config, one.key_or_group, one.value(), force_add=one.is_add())
     return config
