@@ -13,13 +13,14 @@ from omegaconf import DictConfig
 
 from segrl.credit.choosing import WITHIN_GROUPS
 from segrl.credit.rollout import evidence_of, make_rollout, weigh_rollout
-from segrl.credit.settings import FROM_A_MODEL, OF_THE_ANSWER, CreditSettings, Side, credit_from
+from segrl.credit.settings import FROM_A_MODEL, OF_THE_ANSWER, OF_THE_RESPONSE, CreditSettings, Side, credit_from
 from segrl.importance.lockstep import AFTER_PREFIXES, AT_THE_INPUT, OF_SEGMENTS
 from segrl.types import Stream, TokenisedTrace
 
 # Losses that pick tokens by their advantage: a weight on the advantage changes the picks too.
 PICK_BY_ADVANTAGE = ("clip_cov", "kl_cov")
 MEAN_ADVANTAGE = ("geo_mean",)
+LOG_ODDS = "segrl.output=log_odds"
 
 
 def check_supported(config: DictConfig) -> CreditSettings:
@@ -92,16 +93,18 @@ def _reasons_of_engine(config: DictConfig, settings: CreditSettings) -> list[str
         )
     contrasts = any(side.explains == "contrast" for side in settings.sides)
     reads_logits = [
-        *(["segrl.output=log_odds"] if settings.output == "log_odds" and settings.follows_a_path else []),
+        *([LOG_ODDS] if settings.output == "log_odds" and settings.follows_a_path else []),
         *(["a contrast"] if contrasts else []),
         *(f"{side.key}={side.measure}" for side in settings.sides if side.need in OF_SEGMENTS),
     ]
     if model.get("use_fused_kernels") and reads_logits:
         reasons.append(
             f"model.use_fused_kernels=true gives log-probabilities and no logits, which {' and '.join(reads_logits)} "
-            f"read; set it to false{', or take segrl.output=logp' * (len(reads_logits) == 1 and not contrasts)}"
+            f"read; set it to false{', or take segrl.output=logp' * (reads_logits == [LOG_ODDS])}"
         )
-    frozen = ", and so does a frozen attributor: segrl.attributor=frozen segrl.attributor_path=..." if answers else ""
+    frozen = ""
+    if any(side.need in (*OF_THE_ANSWER, *OF_THE_RESPONSE) for side in settings.sides):
+        frozen = ", and so does a frozen attributor: segrl.attributor=frozen segrl.attributor_path=..."
     return [f"{reason}; segrl.rule=uniform works there{frozen}" for reason in reasons]
 
 

@@ -35,10 +35,14 @@ ranked = partial(CreditSettings, rule="rank")
             "attribution runs on fsdp2; segrl.rule=uniform works there, and so does a frozen attributor",
         ),
         (["actor_rollout_ref.actor.strategy=megatron"], "actor.strategy=megatron; attribution runs on fsdp2"),
+        (
+            ["segrl.measure=support", "actor_rollout_ref.actor.strategy=megatron"],
+            "attribution runs on fsdp2; segrl.rule=uniform works there, and so does a frozen attributor",
+        ),
         (["actor_rollout_ref.actor.strategy=veomni"], "actor.strategy=veomni; attribution runs on fsdp2"),
         (
             ["actor_rollout_ref.model.tiled_mlp.enabled=true"],
-            "model.tiled_mlp.enabled=true; attribution gives the last layer slices that verl's tiles do not take; segrl.rule",
+            "tiled_mlp.enabled=true; attribution gives the last layer slices that verl's tiles do not take; segrl.rule",
         ),
         (["segrl.attributor=ref"], "segrl.attributor=ref without a reference: set actor.use_kl_loss=true"),
         (["segrl.sign=signed", "segrl.measure=length"], "take segrl.measure=contribution with it"),
@@ -52,6 +56,10 @@ ranked = partial(CreditSettings, rule="rank")
             ["actor_rollout_ref.model.use_fused_kernels=true"],
             "model.use_fused_kernels=true gives log-probabilities and no logits, which segrl.output=log_odds read; set "
             "it to false, or take segrl.output=logp; segrl.rule=uniform works there, and so does a frozen",
+        ),
+        (
+            ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.measure=support"],
+            "which segrl.measure=support read; set it to false; segrl.rule=uniform works there",
         ),
         (
             ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.target=contrast", "segrl.output=logp"],
