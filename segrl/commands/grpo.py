@@ -5,6 +5,7 @@ last checkpoint becomes ``out/model``.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,8 +25,8 @@ from segrl.verl.checks import check_gates, check_reward, check_rows, check_sizes
 
 # What a run must have in common with the one whose checkpoints it goes on from.
 ARM = (
-    *("segrl.rule", "segrl.measure", "segrl.negative_measure", "segrl.permuted", "segrl.sign"),
-    *("segrl.path", "segrl.output", "segrl.target", "segrl.curriculum.order"),
+    *("segrl.rule", "segrl.rule_options", "segrl.measure", "segrl.negative_measure", "segrl.permuted", "segrl.sign"),
+    *("segrl.forwards", "segrl.path", "segrl.output", "segrl.target", "segrl.curriculum.order"),
     "algorithm.adv_estimator",
 )
 
@@ -39,6 +40,7 @@ def main(config: DictConfig) -> int:
     check_device(config)
     check_weights(config.actor_rollout_ref.model.path)
     settings = check_supported(config)
+    check_mode(config.trainer.v1.trainer_mode, settings)
     roles = config.actor_rollout_ref
     say_attention(roles.model, roles.actor.ulysses_sequence_parallel_size)
     announce("grpo", config)
@@ -66,17 +68,31 @@ def claim(config: DictConfig) -> None:
     note, checkpoints = Path(config.out) / "arm.json", Path(config.trainer.default_local_dir)
     if config.trainer.resume_mode != "auto" or not (checkpoints / TRACKER).exists():
         note.unlink(missing_ok=True)
-    for key, (there, now) in shards.claim(note, {key: OmegaConf.select(config, key) for key in ARM}).items():
+    for key, (there, now) in shards.claim(note, {key: _plain(OmegaConf.select(config, key)) for key in ARM}).items():
         raise ValueError(
             f"{config.out} holds checkpoints of another run: {key} was {there!r}, now {now!r}; choose another out=, or "
             "go on from them knowingly: trainer.resume_mode=resume_path trainer.resume_from_path=<a global_step folder>"
         )
 
 
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
 def complete(config: DictConfig) -> None:
     """``attributor_path`` is short for a frozen attributor."""
     if config.attributor_path and not config.segrl.attributor_path:
         config.segrl.attributor, config.segrl.attributor_path = "frozen", config.attributor_path
+
+
+def check_mode(mode: str, settings: CreditSettings) -> None:
+    """Raise where verl's own trainer is asked for with weights: it would leave them out."""
+    if settings.rule != "uniform" and not mode.startswith("segrl"):
+        ours = "segrl" if mode == "sync" else f"segrl_{mode}"
+        raise ValueError(
+            f"trainer.v1.trainer_mode={mode} is a trainer of verl's own, which weighs nothing; take "
+            f"trainer.v1.trainer_mode={ours}, or method=uniform"
+        )
 
 
 # --- what is said before it starts -----------------------------------------------------------------------------------

@@ -144,11 +144,12 @@ def _grpo_on_gpu(config: DictConfig, shape: Shape, hardware: Hardware) -> tuple[
 def _attribution_beside(config: DictConfig, shape: Shape, training: Training) -> Phase:
     """Attribution on the actor's own weights."""
     settings, roles = credit_from(config), config.actor_rollout_ref
-    tokens = settings.tokens_per_forward or roles.actor.ppo_max_token_len_per_gpu
+    longest = config.data.max_prompt_length + config.data.max_response_length  # a rank reads a row whole
+    tokens = max(settings.tokens_per_forward or roles.actor.ppo_max_token_len_per_gpu, longest)
     path = settings.path if settings.follows_a_path else "embeddings"
     checkpointing, needs = attribution_checkpoints(config), {side.need for side in settings.sides}
     works = [memory.reading(shape, tokens, training.precision)] if SUPPORT in needs else []
-    if needs != {SUPPORT}:
+    if settings.reads_answers or not works:
         works += [memory.attribution(shape, tokens, checkpointing, training.precision, path)]
     gathered = memory.passing(shape, training)["gathered"]
     return Phase("attribution", {**memory.held(shape, training), "gathered": gathered, "attribution": max(works)})

@@ -38,7 +38,7 @@ def check_supported(config: DictConfig) -> CreditSettings:
     if actor.policy_loss.loss_mode in MEAN_ADVANTAGE and settings.rule != "uniform":
         reasons.append(
             f"actor.policy_loss.loss_mode={actor.policy_loss.loss_mode} takes each response's mean advantage, which "
-            "weights of mean one leave as it was; take another loss, or segrl.rule=uniform"
+            "weights of mean one leave as it was; take another loss, or method=uniform"
         )
     if reasons:
         raise ValueError(f"segrl grpo cannot run this: {'; '.join(reasons)}")
@@ -86,8 +86,7 @@ def _reasons_of_engine(config: DictConfig, settings: CreditSettings) -> list[str
     reasons = []
     if strategy != "fsdp2":
         reasons.append(f"actor.strategy={strategy}; attribution runs on fsdp2")
-    answers = any(side.need in OF_THE_ANSWER for side in settings.sides)
-    if answers and (model.get("tiled_mlp") or {}).get("enabled"):
+    if settings.reads_answers and (model.get("tiled_mlp") or {}).get("enabled"):
         reasons.append(
             "model.tiled_mlp.enabled=true; attribution gives the last layer slices that verl's tiles do not take"
         )
@@ -105,7 +104,7 @@ def _reasons_of_engine(config: DictConfig, settings: CreditSettings) -> list[str
     frozen = ""
     if any(side.need in (*OF_THE_ANSWER, *OF_THE_RESPONSE) for side in settings.sides):
         frozen = ", and so does a frozen attributor: segrl.attributor=frozen segrl.attributor_path=..."
-    return [f"{reason}; segrl.rule=uniform works there{frozen}" for reason in reasons]
+    return [f"{reason}; plain GRPO works there (method=uniform){frozen}" for reason in reasons]
 
 
 def _reasons_of_source(config: DictConfig, settings: CreditSettings) -> list[str]:
@@ -257,7 +256,7 @@ def check_reads_text(model_config, settings: CreditSettings) -> None:
     if settings.attributes and getattr(model_config, "vision_config", None) is not None:
         raise ValueError(
             f"the model is a {type(model_config).__name__} with a vision_config, but attribution feeds token ids "
-            "alone, without images; take a segrl.measure that runs no model, like entropy or length"
+            "alone, without images; take method=uniform, or a segrl.measure that runs no model, like entropy or length"
         )
 
 

@@ -91,14 +91,15 @@ def keywords(text: str) -> int:
     return sum(1 for _ in _KEYWORD.finditer(text))
 
 
-def nearly_plain(rollouts: Sequence[Rollout]) -> str | None:
-    """A warning where most responses have too few segments for their weights to differ much."""
+def too_short(rollouts: Sequence[Rollout]) -> str | None:
+    """A warning where most responses have too few segments for their weights to say much."""
     few = sum(rollout.thoughts < FEW_SEGMENTS for rollout in rollouts)
     if 2 * few <= len(rollouts):
         return None
     return (
-        f"{few} of the first {len(rollouts)} responses have fewer than {FEW_SEGMENTS} segments: this run is nearly "
-        "plain GRPO. Cut finer (segrl.segmenter=paragraphs, or fixed), or take a model that thinks longer"
+        f"{few} of the first {len(rollouts)} responses have fewer than {FEW_SEGMENTS} segments, too few to weigh: a "
+        "single one is not weighed, and of two one gets the lowest weight. Cut finer (segrl.segmenter=paragraphs, or "
+        "fixed), take a model that thinks longer, or method=uniform"
     )
 
 

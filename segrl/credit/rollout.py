@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segrl.credit.settings import ALONG_A_PATH, CreditSettings
+from segrl.credit.settings import ALONG_A_PATH, OF_THE_ANSWER, CreditSettings
 from segrl.grading.answer import extract
 from segrl.importance import score
 from segrl.importance.aggregation import permuted
@@ -213,7 +213,7 @@ def _confidence(evidence: Evidence) -> float | None:
 
 def _target(rollout: Rollout, settings: CreditSettings) -> str | None:
     side = settings.side(rollout.advantage)
-    return side.explains if side.need else None
+    return side.explains if side.need in OF_THE_ANSWER else None
 
 
 def _pools(rollouts: Sequence[Rollout], settings: CreditSettings) -> list[list[Rollout]]:

@@ -5,6 +5,7 @@ Nothing here knows of verl, Ray or a model.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
@@ -47,6 +48,8 @@ ONLY_FOR_WEIGHTS = (
     *("rule_options", "measure", "measure_options", "negative_measure", "negative_measure_options", "permuted"),
     *("scope", "mean_one", "form", "centred", "sign", "warmup_steps", "target", "path", "output", "attributor"),
 )
+# Keys that say which answer a measure explains, and along which path.
+ONLY_FOR_ANSWERS = ("target", "path", "output", "begin", "nodes", "quadrature")
 # Keys that earlier versions had, and what to set in their place.
 REMOVED = {
     "budget": "segrl.budget is no longer a setting: set segrl.nodes, the points on each path, and segrl.share, the "
@@ -92,7 +95,10 @@ class Side:
 
 @dataclass
 class CreditSettings:
-    """How a rollout's advantage is spread over its tokens: the section ``segrl`` of `segrl grpo`."""
+    """How a rollout's advantage is spread over its tokens: the section ``segrl`` of `segrl grpo`.
+
+    These defaults are those of verl's own command, which weighs nothing; `segrl grpo` adds method/support.yaml.
+    """
 
     # what turns scores into weights: uniform (all weights one, plain GRPO), rank, linear, top, ..., or
     # package.module:function
@@ -211,6 +217,12 @@ class CreditSettings:
                 f"segrl.attributor={self.attributor} with attributor_path={self.attributor_path}: a frozen attributor "
                 "needs a path, and the others take none"
             )
+        if self.rule != "uniform" and not self.reads_answers and (given := self._changed(ONLY_FOR_ANSWERS)):
+            measures = " and ".join(f"{side.key}={side.measure}" for side in self.sides)
+            raise ValueError(
+                f"{' '.join(given)} would change nothing: {measures} explains no answer; take one that does, like "
+                "segrl.measure=contribution, or leave them out"
+            )
         if self.rule == "uniform" and (given := self._for_weights()):
             raise ValueError(
                 f"{' '.join(given)} would change nothing: segrl.rule=uniform weighs no token; give "
@@ -218,10 +230,13 @@ class CreditSettings:
             )
 
     def _for_weights(self) -> list[str]:
-        """What is given of the keys that say how to weigh; the class holds their defaults, but for empty options."""
-        changed = [name for name in ONLY_FOR_WEIGHTS if getattr(self, name) != getattr(type(self), name, {})]
-        given = [f"segrl.{name}={getattr(self, name)}" for name in changed]
-        return given + (["segrl.regulation"] if self.regulation.regulates else [])
+        """What is given of the keys that say how to weigh."""
+        return self._changed(ONLY_FOR_WEIGHTS) + (["segrl.regulation"] if self.regulation.regulates else [])
+
+    def _changed(self, names: Sequence[str]) -> list[str]:
+        """Those of the keys that have another value than by default; options are empty by default."""
+        changed = [name for name in names if getattr(self, name) != getattr(type(self), name, {})]
+        return [f"segrl.{name}={getattr(self, name)}" for name in changed]
 
     def side(self, advantage: float) -> Side:
         """How responses of such an advantage are measured."""
@@ -246,6 +261,11 @@ class CreditSettings:
     def attributes(self) -> bool:
         """Whether a model has to run for the scores."""
         return self.rule != "uniform" and any(side.need in FROM_A_MODEL for side in self.sides)
+
+    @property
+    def reads_answers(self) -> bool:
+        """Whether a model has to explain an answer for the scores."""
+        return self.rule != "uniform" and any(side.need in OF_THE_ANSWER for side in self.sides)
 
     @property
     def follows_a_path(self) -> bool:

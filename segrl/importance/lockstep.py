@@ -162,8 +162,8 @@ def _supports(
             logps[i] = logp_T
     remaining = iter(logps)
     supports = [
-        losses(list(islice(remaining, len(of_trace))), of_trace, ends)
-        for of_trace, ends in zip(kept, cuts, strict=True)
+        losses(list(islice(remaining, len(of_trace))), of_trace, ends, trace.trainable_T)
+        for trace, of_trace, ends in zip(traces, kept, cuts, strict=True)
     ]
     return [Stream(torch.cat([torch.zeros(1), support_S.float()])) for support_S in supports]
 

@@ -59,7 +59,8 @@ def _supports(model, trace: TokenisedTrace, segments: Segments, forwards: int) -
     logps = [_streams(model, trace.prompt_ids, trace.response_ids[kept_T])[0] for kept_T in kept]
     read = sum(len(trace.prompt_ids) + int(kept_T.sum()) for kept_T in kept)
     cost = read / (len(trace.prompt_ids) + trace.tokens)
-    return {"support_S": losses(logps, kept, segments.boundaries), "cost": {"support_S": cost}}
+    support_S = losses(logps, kept, segments.boundaries, trace.trainable_T)
+    return {"support_S": support_S, "cost": {"support_S": cost}}
 
 
 def kept_in_turn(boundaries: Sequence[int], forwards: int) -> list[Tensor]:
@@ -72,15 +73,16 @@ def kept_in_turn(boundaries: Sequence[int], forwards: int) -> list[Tensor]:
     return [torch.ones_like(index_T, dtype=torch.bool), *(~out_T for out_T in out)]
 
 
-def losses(logps: Sequence[Tensor], kept: Sequence[Tensor], boundaries: Sequence[int]) -> Tensor:
+def losses(logps: Sequence[Tensor], kept: Sequence[Tensor], boundaries: Sequence[int], written_T: Tensor) -> Tensor:
     """What the tokens after each segment lose without it, up to the next that is out as well; nothing follows the last.
 
-    ``logps`` are the log-probabilities of the tokens that ``kept_in_turn`` keeps."""
+    ``logps`` are the log-probabilities of the tokens that ``kept_in_turn`` keeps; those that the model has written count.
+    """
     (whole_T, *without), (_, *kept) = (logp_T.double() for logp_T in logps), kept
     support_S = whole_T.new_zeros(len(boundaries) - 1)
     for turn, (logp_T, kept_T) in enumerate(zip(without, kept, strict=True)):
         lost_T = torch.zeros_like(whole_T)
-        lost_T[kept_T] = whole_T[kept_T] - logp_T
+        lost_T[kept_T] = (whole_T[kept_T] - logp_T) * written_T[kept_T]
         starts = range(turn, len(support_S) - 1, len(kept))
         ends = [*(boundaries[s] for s in starts[1:]), boundaries[-1]]
         for s, end in zip(starts, ends, strict=True):

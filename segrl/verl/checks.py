@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from segrl.attribution.gates import value_projections
 from segrl.attribution.target import TEMPLATE
 from segrl.credit.checks import check_vocabulary, position_limit
-from segrl.credit.settings import CreditSettings
+from segrl.credit.settings import CreditSettings, credit_from
 from segrl.data import read_rows
 from segrl.loading import load_tokenizer
 from segrl.text.prompting import THINK_END
@@ -83,7 +83,7 @@ def check_sizes(config: DictConfig) -> None:
             f"max_prompt_length={data.max_prompt_length} and max_response_length={data.max_response_length} come to "
             f"{length} tokens, the model {roles.model.path} takes {limit}"
         )
-    if limit and length + len(TEMPLATE) > limit:
+    if limit and credit_from(config).reads_answers and length + len(TEMPLATE) > limit:
         warnings.warn(
             f"a response of all {data.max_response_length} tokens leaves no room for the answer that attribution "
             f"appends (the model takes {limit}); the weights of such responses are one",

@@ -34,7 +34,7 @@ from segrl.credit.checks import (
 from segrl.credit.choosing import answers, off_step, reasons
 from segrl.credit.curriculum import Curriculum
 from segrl.credit.memory import Memory, calibration_settings
-from segrl.credit.metrics import agreement, check_finite, credit_metrics, nearly_plain, time_metrics
+from segrl.credit.metrics import agreement, check_finite, credit_metrics, time_metrics, too_short
 from segrl.credit.regulating import Likelihoods, Regulation, steered
 from segrl.credit.rollout import Rollout, Weighed, record, weigh_rollouts
 from segrl.credit.settings import CreditSettings
@@ -157,7 +157,7 @@ class SegmentCredit:
             return
         rollouts = rollouts_of(batch, self.tokenizer, self.ends, self.settings)
         by_segments = any(side.least_thoughts > 1 for side in self.settings.sides)
-        if by_segments and "plain" not in self.warned and (sentence := nearly_plain(rollouts)):
+        if by_segments and "plain" not in self.warned and (sentence := too_short(rollouts)):
             self._warn(sentence, once="plain")
         self.warned.add("plain")  # only the first batch is looked at
         why = self._reasons(rollouts)

@@ -17,9 +17,9 @@ from segrl.credit.metrics import (
     credit_metrics,
     effective_share,
     keywords,
-    nearly_plain,
     selected_ratio,
     time_metrics,
+    too_short,
 )
 from segrl.credit.rollout import Rollout, evidence_of, weigh_rollout
 from segrl.credit.settings import CreditSettings
@@ -132,8 +132,8 @@ def test_a_loss_that_is_not_a_number_ends_the_run_with_its_name():
 
 def test_mostly_short_responses_are_a_warning():
     few, many = rollout(boundaries=(0, 4, 6, 8)), rollout()
-    assert nearly_plain([few, many]) is None
-    assert "2 of the first 3 responses have fewer than 3 segments" in nearly_plain([few, few, many])
+    assert too_short([few, many]) is None
+    assert "2 of the first 3 responses have fewer than 3 segments" in too_short([few, few, many])
 
 
 def test_every_metric_is_explained_and_none_is_taken_for_a_sum_by_verl():

@@ -17,6 +17,7 @@ from segrl.importance.gathering import NEEDS, prefix_answer_logprob, token_strea
 from segrl.importance.keeping import keeping, kept_answer_value, of_thoughts
 from segrl.importance.reader import Reader
 from segrl.importance.reading import Reading
+from segrl.importance.streams import kept_in_turn, losses
 from segrl.types import Evidence
 
 TEXT = "Okay, 12 and 3.\n\nWait, 3 + 4 = 7.\n\nHowever, x is 7.\n</think> So, \\boxed{7}"
@@ -109,6 +110,29 @@ def test_perplexity_without_each_segment():
         assert float(evidence.perplexity_S[s]) == pytest.approx(torch.tensor(-slow / len(rest)).exp().item(), rel=1e-3)
     lengths = [len(trace.prompt_ids) + trace.tokens - n for n in (0, *segments.tokens_S[:-1].tolist())]
     assert evidence.cost["perplexity_S"] == pytest.approx(sum(lengths) / lengths[0])
+
+
+def test_a_last_thought_that_nothing_follows_has_the_median_of_the_others():
+    """Of three open thoughts the first two lose 5 and 1; with an answer behind them the last one loses nothing."""
+    lost = torch.tensor([5.0, 1.0, 0.0])
+
+    def strengths(*kinds):
+        segments = Segments((0, 2, 4, 6), kinds)
+        evidence = Evidence(made()[0], segments=segments, support_S=lost)
+        return segrl.score(evidence, segments, measure="support").strength_S.tolist()
+
+    assert strengths("thought", "thought", "thought") == [5, 1, 3]
+    assert strengths("thought", "thought", "answer") == [5, 1, 0]
+
+
+def test_support_counts_what_the_model_has_written():
+    """A tool's two tokens, which the second segment ends with, lose 8 and count for nothing."""
+    kept = kept_in_turn((0, 2, 6, 8), 4)
+    whole, without_first, without_second = torch.zeros(8), -torch.arange(1.0, 7), -torch.arange(1.0, 5)
+    written_T = torch.tensor([1, 1, 1, 1, 0, 0, 1, 1]) > 0
+    logps, cuts = [whole, without_first, without_second], (0, 2, 6, 8)
+    assert losses(logps, kept, cuts, torch.ones(8) > 0).tolist() == [1 + 2 + 3 + 4 + 5 + 6, 3 + 4, 0]
+    assert losses(logps, kept, cuts, written_T).tolist() == [1 + 2 + 5 + 6, 3 + 4, 0]
 
 
 def test_support_is_what_the_rest_loses():

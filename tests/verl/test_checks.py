@@ -32,17 +32,17 @@ ranked = partial(CreditSettings, rule="rank")
         (["critic.enable=true"], "has a critic; take grpo or rloo"),
         (
             ["actor_rollout_ref.actor.strategy=fsdp"],
-            "attribution runs on fsdp2; segrl.rule=uniform works there, and so does a frozen attributor",
+            "attribution runs on fsdp2; plain GRPO works there (method=uniform), and so does a frozen attributor",
         ),
         (["actor_rollout_ref.actor.strategy=megatron"], "actor.strategy=megatron; attribution runs on fsdp2"),
         (
             ["segrl.measure=support", "actor_rollout_ref.actor.strategy=megatron"],
-            "attribution runs on fsdp2; segrl.rule=uniform works there, and so does a frozen attributor",
+            "attribution runs on fsdp2; plain GRPO works there (method=uniform), and so does a frozen attributor",
         ),
         (["actor_rollout_ref.actor.strategy=veomni"], "actor.strategy=veomni; attribution runs on fsdp2"),
         (
             ["actor_rollout_ref.model.tiled_mlp.enabled=true"],
-            "tiled_mlp.enabled=true; attribution gives the last layer slices that verl's tiles do not take; segrl.rule",
+            "tiled_mlp.enabled=true; attribution gives the last layer slices that verl's tiles do not take; plain",
         ),
         (["segrl.attributor=ref"], "segrl.attributor=ref without a reference: set actor.use_kl_loss=true"),
         (["segrl.sign=signed", "segrl.measure=length"], "take segrl.measure=contribution with it"),
@@ -55,15 +55,15 @@ ranked = partial(CreditSettings, rule="rank")
         (
             ["actor_rollout_ref.model.use_fused_kernels=true"],
             "model.use_fused_kernels=true gives log-probabilities and no logits, which segrl.output=log_odds read; set "
-            "it to false, or take segrl.output=logp; segrl.rule=uniform works there, and so does a frozen",
+            "it to false, or take segrl.output=logp; plain GRPO works there (method=uniform), and so does a frozen",
         ),
         (
             ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.measure=support"],
-            "which segrl.measure=support read; set it to false; segrl.rule=uniform works there",
+            "which segrl.measure=support read; set it to false; plain GRPO works there (method=uniform)",
         ),
         (
             ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.target=contrast", "segrl.output=logp"],
-            "no logits, which a contrast read; set it to false; segrl.rule=uniform works there, and",
+            "no logits, which a contrast read; set it to false; plain GRPO works there (method=uniform), and",
         ),
         (["segrl.measure=oar", "segrl.begin=0.5"], "segrl.measure=oar reads the gradient at the input's embeddings"),
         (["segrl.measure=ig"], "take segrl.path=embeddings segrl.output=logp segrl.quadrature=calibrated with it"),
@@ -155,6 +155,13 @@ def test_what_cannot_be_done_is_refused(overrides, sentence):
 )
 def test_what_can_be_done_is_let_through(overrides):
     check_supported(grpo_config("segrl.rule=rank", *overrides))
+
+
+def test_keys_of_an_answer_are_refused_where_none_is_read():
+    for given in ("segrl.target=contrast", "segrl.path=embeddings", "segrl.nodes=4"):
+        with pytest.raises(ValueError, match=f"{given} would change nothing: segrl.measure=support explains no answer"):
+            check_supported(grpo_config(given))
+    check_supported(grpo_config("segrl.negative_measure=mistake", "segrl.sign=both", "segrl.nodes=4"))
 
 
 @pytest.mark.parametrize("loss", ["clip_cov", "kl_cov"])
