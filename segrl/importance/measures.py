@@ -238,8 +238,8 @@ def perplexity(evidence: Evidence, segments: Segments) -> SegmentScores:
 
 def support(evidence: Evidence, segments: Segments) -> SegmentScores:
     """What the log-probability of what follows the segment, thoughts and answer, loses without it; of all that follows
-    where ``forwards`` suffice to take out each by itself. A last thought with no answer behind it has the others' median.
-    """
+    where ``forwards`` suffice to take out each by itself. A last thought with no answer behind it has the median of the
+    others."""
     support_S = given(evidence.support_S)
     if len(segments) > 1 and segments.thought_S[-1]:
         support_S = torch.cat([support_S[:-1], support_S[:-1].quantile(0.5)[None]])

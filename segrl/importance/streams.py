@@ -76,7 +76,7 @@ def kept_in_turn(boundaries: Sequence[int], forwards: int) -> list[Tensor]:
 def losses(logps: Sequence[Tensor], kept: Sequence[Tensor], boundaries: Sequence[int], written_T: Tensor) -> Tensor:
     """What the tokens after each segment lose without it, up to the next that is out as well; nothing follows the last.
 
-    ``logps`` are the log-probabilities of the tokens that ``kept_in_turn`` keeps; those that the model has written count.
+    ``logps`` are the log-probabilities of the tokens that ``kept_in_turn`` keeps; those that the model wrote count.
     """
     (whole_T, *without), (_, *kept) = (logp_T.double() for logp_T in logps), kept
     support_S = whole_T.new_zeros(len(boundaries) - 1)

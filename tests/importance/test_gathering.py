@@ -114,11 +114,11 @@ def test_perplexity_without_each_segment():
 
 def test_a_last_thought_that_nothing_follows_has_the_median_of_the_others():
     """Of three open thoughts the first two lose 5 and 1; with an answer behind them the last one loses nothing."""
-    lost = torch.tensor([5.0, 1.0, 0.0])
+    (trace, _), lost = made(), torch.tensor([5.0, 1.0, 0.0])
 
     def strengths(*kinds):
-        segments = Segments((0, 2, 4, 6), kinds)
-        evidence = Evidence(made()[0], segments=segments, support_S=lost)
+        segments = Segments((0, 2, 4, trace.tokens), kinds)
+        evidence = Evidence(trace, segments=segments, support_S=lost)
         return segrl.score(evidence, segments, measure="support").strength_S.tolist()
 
     assert strengths("thought", "thought", "thought") == [5, 1, 3]
