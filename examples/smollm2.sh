@@ -77,7 +77,7 @@ evaluate() {  # MODEL NAME
     generation.n=$samples generation.max_tokens=192 generation.vllm.engine.max_model_len=448
 }
 
-choose() {  # ARM SEED: half of the thinking's tokens, by what the arm goes by
+choose() {  # ARM SEED: half of the thinking's tokens, by first_and_last, or by its scores dealt out at random
   local measure=first_and_last
   if [ "$1" = random ]; then measure=random; fi
   segrl select "model_path=$model" "traces=$out/train-$2.jsonl" "out=$out/selections/$1-$2.parquet" "measure=$measure" \
@@ -102,10 +102,16 @@ grpo() {  # METHOD
     "actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype=$dtype"
 }
 
-page() {
-  segrl select "model_path=$model" "traces=$out/scores/selective-0/responses/problems" "out=$out/why.parquet" limit=64
-  segrl report "traces=$out/scores/selective-0/responses/problems" limit=64 "selections=$out/why.parquet" \
-    "model_path=$model" "out=$out/report.html"
+page() {  # of 16 problems, four responses each: what carried their answers, and what misled
+  local of=("model_path=$model" "traces=$out/scores/selective-0/responses/problems" limit=64) contrast
+  segrl attribute "${of[@]}" attribution.target=own "out=$out/page/attributions"
+  segrl select "${of[@]}" "out=$out/page/first_and_last.parquet"
+  segrl select "${of[@]}" measure=mistake "out=$out/page/mistake.parquet"
+  for contrast in pmi alone; do
+    segrl select "${of[@]}" "measure=$contrast" attribution.target=contrast "out=$out/page/$contrast.parquet"
+  done
+  segrl report "${of[@]}" "attributions=$out/page/attributions" "out=$out/report.html" \
+    "selections=[$out/page/first_and_last.parquet,$out/page/mistake.parquet,$out/page/pmi.parquet,$out/page/alone.parquet]"
   for method in $methods; do
     if [ -d "$out/grpo/$method/rollouts" ]; then  # uniform weights leave none
       segrl report "rollouts=$out/grpo/$method/rollouts" "metrics=$out/grpo/$method/metrics.jsonl" \

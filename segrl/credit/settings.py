@@ -104,8 +104,8 @@ class CreditSettings:
     # package.module:function
     rule: str = "uniform"
     rule_options: dict[str, Any] = field(default_factory=dict)  # of that rule; rank without them is from 0.8 to 1.2
-    # what thoughts are compared by: support, what the next three lose without one; contribution, what one adds to the
-    # answer, read from one gate; or another measure that can be read while training, or package.module:function
+    # what thoughts are compared by: support, how much less likely the next three become without one; contribution, what
+    # one adds to the answer, read from one gate; or another that can be read while training, or package.module:function
     measure: str = "contribution"
     measure_options: dict[str, Any] = field(default_factory=dict)  # of that measure
     # the measure of responses of negative advantage, like mistake: what misled them; null: the same one

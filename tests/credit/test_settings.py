@@ -59,7 +59,7 @@ def test_settings_that_are_not_given_keep_their_defaults():
     assert credit_from(OmegaConf.create({"segrl": {"interpolate": None}})).interpolate is None
 
 
-def test_by_default_grpo_is_plain():
+def test_without_keys_nothing_is_weighed():
     credit = CreditSettings()
     assert (credit.rule, credit.attributes, credit.follows_a_path, credit.reads_gold) == ("uniform", *[False] * 3)
 

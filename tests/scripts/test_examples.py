@@ -86,14 +86,15 @@ def test_grpo_then_a_score(tmp_path, environment, ray_dir):
 def test_a_pretrained_model_from_end_to_end(tmp_path, environment):
     """A few problems and steps of everything; a second start does nothing again."""
     pytest.importorskip("verl")
-    short = {"SIZE": "short", "MODEL": smollm2_folder(), "SEEDS": "0", "ARMS": "full selective", "METHODS": "grail"}
+    short = {"SIZE": "short", "MODEL": smollm2_folder(), "SEEDS": "0", "ARMS": "selective random"}
     log = run("smollm2.sh", environment | short, tmp_path, tmp_path, seconds=2900)
-    differences = ["full minus base", "selective minus base", "selective minus full", "GRPO grail minus SFT selective"]
+    differences = ["selective minus base", "random minus base", "selective minus random"]
+    differences += ["GRPO support minus SFT selective", "GRPO support minus uniform", "GRPO uniform minus SFT selective"]
     assert [line for line in differences if line in log] == differences
-    assert log.count("a - b = ") == 4
+    assert log.count("a - b = ") == 6
     problems = {name: {row["problem"] for row in read_rows(tmp_path / f"{name}.jsonl")} for name in ("train-0", "test")}
     assert not problems["train-0"] & problems["test"]
-    assert {path.name for path in tmp_path.glob("*.html")} == {"report.html", "grpo-grail.html"}
+    assert {path.name for path in tmp_path.glob("*.html")} == {"report.html", "grpo-support.html"}
     again = run("smollm2.sh", environment | short, tmp_path, tmp_path)
     assert "==" not in again
-    assert again.count("a - b = ") == 4
+    assert again.count("a - b = ") == 6

@@ -229,7 +229,7 @@ def test_a_response_that_leaves_no_room_for_the_answer_weighs_one(make):
     assert trainer.actor_rollout_wg.batches == []
 
 
-def test_the_default_is_plain_grpo_bit_for_bit(make, monkeypatch):
+def test_without_keys_it_is_plain_grpo_bit_for_bit(make, monkeypatch):
     trainer, queue = make(rule=CreditSettings().rule)
     monkeypatch.setattr(trainer_module, "rollouts_of", lambda *given: pytest.fail("rollouts were read"))
     before = {key: row["advantages"].clone() for key, row in queue.rows.items()}
