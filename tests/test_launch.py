@@ -155,7 +155,7 @@ def test_without_problems_to_validate_on_nothing_is_validated(tmp_path):
     on = ("trainer.test_freq=10", "trainer.val_before_train=true")
     config = grpo_config(f"out={tmp_path}", f"data_path={tmp_path / 'mine.jsonl'}", *on)
     assert give_rows(config) == (
-        "nothing is validated while it trains, for want of a val_path such as aime24, [aime24,amc23] or a file"
+        "nothing is validated while it trains; for that give val_path=aime24, val_path=[aime24,amc23] or a file"
     )
     assert (config.trainer.val_before_train, config.trainer.test_freq) == (False, -1)
 

@@ -64,7 +64,7 @@ def main(config: DictConfig) -> int:
 
 
 def claim(config: DictConfig) -> None:
-    """verl goes on from whatever checkpoint lies in the folder; that of another arm would mix two of a comparison."""
+    """Raise where checkpoints of another arm lie in the folder, from which verl would go on; else note the arm."""
     note, checkpoints = Path(config.out) / "arm.json", Path(config.trainer.default_local_dir)
     if config.trainer.resume_mode != "auto" or not (checkpoints / TRACKER).exists():
         note.unlink(missing_ok=True)
@@ -76,11 +76,12 @@ def claim(config: DictConfig) -> None:
 
 
 def _plain(value: Any) -> Any:
+    """The value of a key, of a section as a dict."""
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def complete(config: DictConfig) -> None:
-    """``attributor_path`` is short for a frozen attributor."""
+    """Set the keys of a frozen attributor where ``attributor_path`` is given, which is short for them."""
     if config.attributor_path and not config.segrl.attributor_path:
         config.segrl.attributor, config.segrl.attributor_path = "frozen", config.attributor_path
 
@@ -102,12 +103,13 @@ def summary(config: DictConfig, settings: CreditSettings) -> str:
     prompts, n, actor = config.data.train_batch_size, config.actor_rollout_ref.rollout.n, config.actor_rollout_ref.actor
     steps = config.trainer.total_training_steps or f"{config.trainer.total_epochs} epochs of"
     batches = prompts // actor.ppo_mini_batch_size
+    updates = batches * actor.ppo_epochs
     measures = " and ".join(side.measure for side in settings.sides)
     weighing = "no weights" if settings.rule == "uniform" else f"rule {settings.rule}, measure {measures}"
     return (
         f"GRPO, {weighing}: {steps} steps, each {prompts} prompts x {n} = {prompts * n} rollouts, "
-        f"{batches} mini-batches of {actor.ppo_mini_batch_size * n} and "
-        f"{batches * actor.ppo_epochs} optimiser steps; {attribution_cost(config, settings)}"
+        f"{batches} mini-batch{'es' * (batches != 1)} of {actor.ppo_mini_batch_size * n}, "
+        f"{updates} optimiser step{'s' * (updates != 1)}; {attribution_cost(config, settings)}"
     )
 
 
@@ -116,7 +118,4 @@ def attribution_cost(config: DictConfig, settings: CreditSettings) -> str:
     if not settings.attributes:
         return "no attribution"
     cost = times_attributed(config, settings) * attribution_units(config, settings)
-    return (
-        f"attribution costs {cost:.2f} x update_actor at most, less by the share of rollouts that have nothing to "
-        "learn from"
-    )
+    return f"attribution takes {cost:.2f} times the update at most; rollouts that are not weighed cost nothing"

@@ -1,6 +1,6 @@
 """What ``segrl grpo`` leaves: the last checkpoint as a plain Hugging Face folder, and room on the disk for it.
 
-The last one, not the best of the validations: of thirty problems, whichever step happened to be lucky would be chosen.
+It takes the last one, not the best of the validations: on thirty problems luck decides which step is best.
 Every checkpoint that is kept holds its model too, in ``actor/huggingface``.
 """
 

@@ -22,7 +22,7 @@ def give_rows(config: DictConfig) -> str | None:
     # verl reads a file to validate on even where it never validates.
     config.data.val_files, config.data.val_max_samples = config.data.train_files, config.data.train_batch_size
     config.trainer.val_before_train, config.trainer.test_freq = False, -1
-    return "nothing is validated while it trains, for want of a val_path such as aime24, [aime24,amc23] or a file"
+    return "nothing is validated while it trains; for that give val_path=aime24, val_path=[aime24,amc23] or a file"
 
 
 def rows_file(config: DictConfig, split: str) -> str:

@@ -167,7 +167,7 @@ def select_plan(
     lengths: Sequence[int] = (),
     thoughts: Sequence[int] = (),
 ) -> Plan | None:
-    """Of a measure that only reads the answer after parts of the thinking; None for another."""
+    """The plan of a measure that only reads the answer after parts of the thinking; None for another."""
     from segrl.commands.attributing import workers_of
     from segrl.importance.keeping import CPU_NODES, NODES
 
@@ -190,7 +190,7 @@ def select_plan(
 def evaluate_plan(
     config: DictConfig, shape: Shape, hardware: Hardware, details: Mapping[str, Any], samples: int = 0
 ) -> Plan | None:
-    """None where a server answers."""
+    """The plan of sampling; None where a server answers."""
     generation = config.generation
     if config.backend not in ("transformers", "vllm"):
         return None

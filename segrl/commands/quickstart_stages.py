@@ -36,7 +36,7 @@ def stages_of(config: DictConfig, backend: str, trained: bool) -> list[Stage]:
 
 
 def preparation(config: DictConfig, backend: str) -> list[Stage]:
-    """From problems to selected thoughts of the model's own right solutions."""
+    """The stages from problems to selected thoughts of the model's own right solutions."""
     out, model = Path(config.out), model_of(config)
     samples, traces = f"traces={out / 'samples'}", f"traces={harvested(out)}"
     learning = [f"data_path={out / 'problems.jsonl'}", *sampling(config, backend), f"generation.n={config.samples}"]
@@ -127,7 +127,7 @@ def harvested(out: Path) -> Path:
 
 
 def sampling(config: DictConfig, backend: str) -> list[str]:
-    """Without compiling where the bundled model answers: that takes longer than the answers."""
+    """The keys of sampling. The bundled model is not compiled, which takes longer than its answers."""
     eagerly = backend == "vllm" and not config.model_path
     arguments = [f"backend={backend}", f"generation.max_tokens={config.max_tokens}"]
     return arguments + (["generation.vllm.engine.enforce_eager=true"] if eagerly else [])

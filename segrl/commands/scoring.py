@@ -69,7 +69,7 @@ def _of_row(trace: TokenisedTrace, segments: Segments, row: Row) -> ScoredTrace:
 
 
 def _saved(config: DictConfig) -> Iterator[ScoredTrace]:
-    """By the attributions that `segrl attribute` wrote."""
+    """Each trace, scored by the attributions that `segrl attribute` wrote."""
     rows = by_id(config.attributions, records.ATTRIBUTIONS)
     for trace in tokenised(config):
         row = rows.get(trace.id)
@@ -87,7 +87,7 @@ def _saved(config: DictConfig) -> Iterator[ScoredTrace]:
 
 
 def _computed(config: DictConfig) -> Iterator[ScoredTrace]:
-    """By what the measure reads of the model at ``attributor_path``."""
+    """Each trace, scored by what the measure reads of the model at ``attributor_path``."""
     check_measure(config.measure, config.attribution.path)
     check_model(**attributor(config))
     traces = tokenised(config)

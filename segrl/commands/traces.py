@@ -121,7 +121,7 @@ def _summary(selected: Sequence[Selected], failed: int) -> str:
     total = sum(trace.tokens for trace, _, _, _ in selected)
     flat = sum(float(scores.share_S.sum()) == 0 for _, _, scores, _ in selected)
     nothing = f", {flat} traces without a segment above zero" if flat else ""
-    nothing += f", nothing of {failed} traces that could not be scored" if failed else ""
+    nothing += f", {failed} traces left out that could not be scored" if failed else ""
     return f"{len(selected)} traces, {kept} of {total} tokens kept ({100 * kept / total:.0f}%){nothing}"
 
 

@@ -77,7 +77,7 @@ def grpo_plan(config: DictConfig, shape: Shape, hardware: Hardware, details: Map
         checkpoint_bytes(shape.parameters, contents, bool(roles.model.lora_rank)),
         trainer.max_actor_ckpt_to_keep,
         _hours_of_step(config, shape, hardware, gpus),
-        "a step at most, generation not counted",
+        "at most for a step, without its generation",
     )
 
 
@@ -166,7 +166,7 @@ def _grpo_on_cpu(config: DictConfig, shape: Shape) -> Phase:
 
 
 def _actor(config: DictConfig, phase: str) -> Training:
-    """How verl's actor trains, or computes log-probs."""
+    """The sizes with which verl's actor trains, or computes log-probs."""
     roles, trainer = config.actor_rollout_ref, config.trainer
     lengths = config.data.max_prompt_length + config.data.max_response_length
     names = ("ppo_micro_batch_size_per_gpu", "ppo_max_token_len_per_gpu")

@@ -135,7 +135,7 @@ class Difficulty:
         self.visits: dict[int, int] = {}
 
     def update(self, problem: int, passed: float) -> None:
-        """``passed``: the share of the problem's rollouts in one step that passed."""
+        """Take one step into the average: ``passed`` is the share of the problem's rollouts that passed in it."""
         if not 0 <= passed <= 1:
             raise ValueError(f"problem {problem}: a share of {passed} of its rollouts passed, expected one from 0 to 1")
         average = self.rates.get(problem, passed)
@@ -206,7 +206,7 @@ class Curriculum:
             yield self.waiting.popleft()
 
     def observe(self, passed: Mapping[int, float], step: int, entropy: float | None = None) -> None:
-        """``passed``: by row, the share of its rollouts in this step that passed. ``entropy``: the policy's."""
+        """Note a step: by row, the share of its rollouts that passed; and the policy's entropy."""
         for row, share in passed.items():
             self.difficulty.update(row, share)
         before = self.phases.converging

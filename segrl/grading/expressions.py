@@ -133,7 +133,7 @@ class Expressions(Tokens):
         return self.variable(word) if len(word) == 1 else self.fail(word)
 
     def mixed(self, node: Node) -> Node:
-        r"""``2\frac{1}{3}`` and ``2 1/3`` are sums."""
+        r"""The sum that a mixed number is, as ``2\frac{1}{3}`` and ``2 1/3``."""
         value = node[1]
         if node[2] is not None or value.denominator != 1:
             return node

@@ -72,7 +72,7 @@ class Parser(Expressions):
         return at < len(self.tokens) and self.tokens[at][1] == "="
 
     def clause(self, node: Node) -> Node:
-        """``n where n = 7`` is 7; what else follows ``where`` or ``for`` is kept as text."""
+        """The value with what follows ``where`` or ``for``: ``n where n = 7`` is 7; other clauses are kept as text."""
         start = self.at
         opening = self.take()[3:-1].lower()
         rest = "".join(text for _, text in self.tokens[start:])

@@ -26,7 +26,8 @@ def _spelt(node: Node) -> list[Node]:
 
 
 def _relation(node: Node) -> Node:
-    """``x = 5 + 5 = 10 \\approx 9.9`` is ``x = 10``; ``3 + 4 = 7`` is 7; ``7 = 8`` stays an equation."""
+    """What a chain of equations says: ``x = 5 + 5 = 10 \\approx 9.9`` is ``x = 10``, ``3 + 4 = 7`` is 7, ``7 = 8`` is
+    itself."""
     ops, members = list(node[1]), list(node[2])
     if "~" in ops:
         at = ops.index("~")
@@ -48,7 +49,7 @@ def _relation(node: Node) -> Node:
 
 
 def _list(items: list[Node], joint: str) -> Node:
-    """``x = 1, 2`` gives both to x; ``p = 5, q = 2; p = 7, q = 2`` are two pairs."""
+    """The list that the items make: ``x = 1, 2`` gives both to x; ``p = 5, q = 2; p = 7, q = 2`` are two pairs."""
     if len(items) > MOST_ITEMS:
         raise NotExact("a list of too many items")
     items = [item for item in items if not _is_domain(item)] or items

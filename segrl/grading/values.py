@@ -244,5 +244,5 @@ def _holds_i(a: Node, b: Node) -> bool:
 
 
 def _same_size(left: Any, right: Any) -> bool | None:
-    """None for complex values of equal size, which may lie on different branches; False for other values."""
+    """Whether complex values are equal: None where their size is, since they may lie on different branches."""
     return None if close(abs(left), abs(right)) else False

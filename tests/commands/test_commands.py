@@ -201,7 +201,7 @@ def test_a_trace_whose_attribution_failed_is_selected_nothing_of(planted, tmp_pa
     run("attribute", given, f"out={tmp_path / 'ig'}", *few)
     saved = ["measure=contribution", f"attributions={tmp_path / 'ig'}"]
     run("select", given, *saved, f"out={tmp_path / 'o.parquet'}")
-    assert "nothing of 1 traces that could not be scored" in capsys.readouterr().out
+    assert "1 traces left out that could not be scored" in capsys.readouterr().out
     rows = {row["id"]: row for row in read_rows(tmp_path / "o.parquet")}
     failed, found = (rows[trace.id] for trace in traces)
     assert "answer" in failed["error"]

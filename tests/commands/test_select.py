@@ -244,7 +244,7 @@ def test_a_trace_that_was_mended_is_not_dropped_for_what_it_was(tmp_path, capsys
     run("attribute", f"traces={given}", f"out={tmp_path / 'a'}")
     saved = [f"attributions={tmp_path / 'a'}", "measure=contribution"]
     run("select", f"traces={given}", *saved, f"out={tmp_path / 's.jsonl'}")
-    assert "nothing of 1 traces that could not be scored" in capsys.readouterr().out
+    assert "1 traces left out that could not be scored" in capsys.readouterr().out
     save_traces([right, other], given)
     assert main(["attribute", f"traces={given}", f"out={tmp_path / 'a'}"]) == 2
     assert "holds the beginning of another job: traces was '" in capsys.readouterr().err

@@ -89,23 +89,22 @@ def test_the_sizes_of_the_presets():
 def test_the_summary_counts_rollouts_updates_and_what_attribution_costs():
     config = preset("toy_cpu", "segrl.rule=uniform")
     assert grpo.summary(config, credit_from(config)) == (
-        "GRPO, no weights: 60 steps, each 16 prompts x 4 = 64 rollouts, 1 mini-batches of 64 and 1 optimiser steps; "
+        "GRPO, no weights: 60 steps, each 16 prompts x 4 = 64 rollouts, 1 mini-batch of 64, 1 optimiser step; "
         "no attribution"
     )
     ranked = ("segrl.rule=rank", "segrl.certificate_every=0")
     config = preset("toy_cpu", *ranked)
     assert grpo.summary(config, credit_from(config)) == (
-        "GRPO, rule rank, measure contribution: 60 steps, each 16 prompts x 4 = 64 rollouts, 1 mini-batches of 64 and "
-        "1 optimiser steps; attribution costs 0.50 x update_actor at most, less by the share of rollouts that have "
-        "nothing to learn from"
+        "GRPO, rule rank, measure contribution: 60 steps, each 16 prompts x 4 = 64 rollouts, 1 mini-batch of 64, 1 "
+        "optimiser step; attribution takes 0.50 times the update at most; rollouts that are not weighed cost nothing"
     )
     config = preset("toy_cpu", "segrl.rule=rank", "segrl.measure=length")
     assert grpo.summary(config, credit_from(config)).endswith("no attribution")
     config = preset("toy_cpu", *ranked, "segrl.share=0.5", "segrl.every=2")
-    assert "costs 0.12 x update_actor at most" in grpo.summary(config, credit_from(config))
+    assert "takes 0.12 times the update at most" in grpo.summary(config, credit_from(config))
     split = "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"  # both ranks of a group do the group's work
     config = preset("toy_cpu", *ranked, split)
-    assert "costs 1.00 x update_actor at most" in grpo.summary(config, credit_from(config))
+    assert "takes 1.00 times the update at most" in grpo.summary(config, credit_from(config))
 
 
 @pytest.mark.parametrize(
@@ -123,4 +122,4 @@ def test_the_summary_counts_rollouts_updates_and_what_attribution_costs():
 def test_the_summary_counts_what_the_measure_reads(keys, units):
     pytest.importorskip("verl")
     config = compose("grpo", ["preset=toy_cpu", *keys])
-    assert f"costs {units} x update_actor at most" in grpo.summary(config, credit_from(config))
+    assert f"takes {units} times the update at most" in grpo.summary(config, credit_from(config))
