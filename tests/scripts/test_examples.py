@@ -88,12 +88,8 @@ def test_a_pretrained_model_from_end_to_end(tmp_path, environment):
     pytest.importorskip("verl")
     short = {"SIZE": "short", "MODEL": smollm2_folder(), "SEEDS": "0", "ARMS": "selective random"}
     log = run("smollm2.sh", environment | short, tmp_path, tmp_path, seconds=2900)
-    differences = ["selective minus base", "random minus base", "selective minus random"]
-    differences += [
-        "GRPO support minus SFT selective",
-        "GRPO support minus uniform",
-        "GRPO uniform minus SFT selective",
-    ]
+    differences = ["SFT selective minus base", "SFT random minus base", "SFT selective minus random"]
+    differences += [f"GRPO {pair}" for pair in ("support minus SFT", "support minus uniform", "uniform minus SFT")]
     assert [line for line in differences if line in log] == differences
     assert log.count("a - b = ") == 6
     problems = {name: {row["problem"] for row in read_rows(tmp_path / f"{name}.jsonl")} for name in ("train-0", "test")}
