@@ -120,7 +120,7 @@ def test_a_measure_of_contrasts_has_its_own_target():
 
     assert explains(measure="mistake") == explains(measure="mistake", target="gold") == (["contrast"], True)
     assert explains(target="gold") == (["gold"], True)
-    assert explains(target="gold", measure="entropy") == (["gold"], False)  # which reads nothing of an answer
+    assert explains(measure="entropy") == (["own"], False)  # which reads nothing of an answer
     assert explains(target="gold", measure="length", sign="both", negative_measure="mistake")[1]
     assert explains(sign="both") == (["own"], False)
     assert explains(sign="both", negative_measure="mistake") == (["own", "contrast"], True)

@@ -17,7 +17,6 @@ from segrl.importance.gathering import NEEDS, prefix_answer_logprob, token_strea
 from segrl.importance.keeping import keeping, kept_answer_value, of_thoughts
 from segrl.importance.reader import Reader
 from segrl.importance.reading import Reading
-from segrl.importance.streams import kept_in_turn, losses
 from segrl.types import Evidence
 
 TEXT = "Okay, 12 and 3.\n\nWait, 3 + 4 = 7.\n\nHowever, x is 7.\n</think> So, \\boxed{7}"
@@ -125,16 +124,6 @@ def test_a_last_thought_that_nothing_follows_has_the_median_of_the_others():
     assert strengths("thought", "thought", "answer") == [5, 1, 0]
 
 
-def test_support_counts_what_the_model_has_written():
-    """A tool's two tokens, which the second segment ends with, lose 8 and count for nothing."""
-    kept = kept_in_turn((0, 2, 6, 8), 4)
-    whole, without_first, without_second = torch.zeros(8), -torch.arange(1.0, 7), -torch.arange(1.0, 5)
-    written_T = torch.tensor([1, 1, 1, 1, 0, 0, 1, 1]) > 0
-    logps, cuts = [whole, without_first, without_second], (0, 2, 6, 8)
-    assert losses(logps, kept, cuts, torch.ones(8) > 0).tolist() == [1 + 2 + 3 + 4 + 5 + 6, 3 + 4, 0]
-    assert losses(logps, kept, cuts, written_T).tolist() == [1 + 2 + 5 + 6, 3 + 4, 0]
-
-
 def test_support_is_what_the_rest_loses():
     trace, segments, evidence = gathered("support")
     model, prompt, response = tiny_model(), trace.prompt_ids, trace.response_ids
@@ -154,16 +143,19 @@ def test_support_is_what_the_rest_loses():
 
 def test_losses_by_hand():
     # of five tokens, the segments 0, 1 2, 3 and 4
-    boundaries, whole = [0, 1, 3, 4, 5], [-1.0, -2, -3, -4, -5]
+    boundaries, whole, written_T = [0, 1, 3, 4, 5], [-1.0, -2, -3, -4, -5], torch.ones(5, dtype=torch.bool)
     each, two = streams.kept_in_turn(boundaries, 3), streams.kept_in_turn(boundaries, 2)
     assert [kept_T.int().tolist() for kept_T in each[1:]] == [[0, 1, 1, 1, 1], [1, 0, 0, 1, 1], [1, 1, 1, 0, 1]]
     assert [kept_T.int().tolist() for kept_T in two[1:]] == [[0, 1, 1, 0, 1], [1, 0, 0, 1, 1]]
     # what follows the first has -2 -3 -4 -5 with it and -16 without; the second -4 -5 and -10; the third -5 and -5.5
     logps = [torch.tensor(values) for values in (whole, [-2.5, -3.5, -4.5, -5.5], [-1.0, -4, -6], [-1.0, -2, -3, -5.5])]
-    assert streams.losses(logps, each, boundaries).tolist() == [2.0, 1.0, 0.5, 0.0]
+    assert streams.losses(logps, each, boundaries, written_T).tolist() == [2.0, 1.0, 0.5, 0.0]
+    # the fourth token is a tool's, so its loss of 0.5 does not count
+    tools_T = torch.tensor([1, 1, 1, 0, 1]) > 0
+    assert streams.losses(logps, each, boundaries, tools_T).tolist() == [1.5, 1.0, 0.5, 0.0]
     # the third is out with the first, which counts by what the second loses: -2 -3 with it and -6.5 without
     logps = [torch.tensor(values) for values in (whole, [-2.5, -4, -7], [-1.0, -4, -6])]
-    assert streams.losses(logps, two, boundaries).tolist() == [1.5, 1.0, 2.0, 0.0]
+    assert streams.losses(logps, two, boundaries, written_T).tolist() == [1.5, 1.0, 2.0, 0.0]
 
 
 # --- the answer's log-probability ------------------------------------------------------------------------------------

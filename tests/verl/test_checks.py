@@ -1,6 +1,7 @@
 """What is refused before Ray starts, each with the way out."""
 
 import re
+import warnings
 from functools import partial
 
 import pytest
@@ -124,7 +125,7 @@ def test_what_cannot_be_done_is_refused(overrides, sentence):
         ["actor_rollout_ref.actor.strategy=megatron", "segrl.attributor=frozen", "segrl.attributor_path=x"],
         ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.output=logp"],
         ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.output=logp", "segrl.path=embeddings"],
-        ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.measure=length", "segrl.target=contrast"],
+        ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.measure=length"],
         [
             "actor_rollout_ref.model.use_fused_kernels=true",
             "segrl.attributor=frozen",
@@ -237,8 +238,12 @@ def test_sizes_that_fit_pass_and_a_tight_one_is_a_warning():
     checks.check_sizes(grpo_config())
     split = ["trainer.n_gpus_per_node=128", "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"]
     checks.check_sizes(grpo_config(*split))  # 64 rollouts over 64 data-parallel ranks
+    tight = ["data.max_response_length=830", "actor_rollout_ref.rollout.max_model_len=1024"]
     with pytest.warns(UserWarning, match="leaves no room for the answer"):
-        checks.check_sizes(grpo_config("data.max_response_length=830", "actor_rollout_ref.rollout.max_model_len=1024"))
+        checks.check_sizes(grpo_config("segrl.rule=rank", *tight))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        checks.check_sizes(grpo_config(*tight))  # support appends no answer
 
 
 def test_the_models_config_is_the_one_that_verls_workers_read(tmp_path):
