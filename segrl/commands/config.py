@@ -19,7 +19,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from segrl.commands.schema import SCHEMAS
 from segrl.resolving import near
 
-__all__ = ["CONFIG_DIR", "ON_VERL", "ConfigError", "compose", "needed"]
+__all__ = ["CONFIG_DIR", "ON_VERL", "ConfigError", "compose", "needed", "selected"]
 
 _PACKAGED = Path(__file__).parent.parent / "configs"
 CONFIG_DIR = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "configs"
@@ -171,6 +171,12 @@ def _in_quotes(override: str) -> str:
     value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # no interpolation; backslashes before it count double
     value = re.sub(r"(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
     return f"{key}{equals}'{value}'"
+
+
+def selected(config: DictConfig, key: str) -> Any:
+    """The value of a dotted key, a section as plain dicts and lists."""
+    value: Any = OmegaConf.select(config, key)
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def needed(config: DictConfig, *keys: str) -> list[Any]:

@@ -5,12 +5,11 @@ last checkpoint becomes ``out/model``.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from segrl.commands.common import say
-from segrl.commands.config import needed
+from segrl.commands.config import needed, selected
 from segrl.commands.grpo_export import check_disk, export
 from segrl.commands.grpo_rows import give_rows
 from segrl.commands.planning import announce, say_attention
@@ -68,16 +67,11 @@ def claim(config: DictConfig) -> None:
     note, checkpoints = Path(config.out) / "arm.json", Path(config.trainer.default_local_dir)
     if config.trainer.resume_mode != "auto" or not (checkpoints / TRACKER).exists():
         note.unlink(missing_ok=True)
-    for key, (there, now) in shards.claim(note, {key: _plain(OmegaConf.select(config, key)) for key in ARM}).items():
+    for key, (there, now) in shards.claim(note, {key: selected(config, key) for key in ARM}).items():
         raise ValueError(
             f"{config.out} holds checkpoints of another run: {key} was {there!r}, now {now!r}; choose another out=, or "
             "go on from them knowingly: trainer.resume_mode=resume_path trainer.resume_from_path=<a global_step folder>"
         )
-
-
-def _plain(value: Any) -> Any:
-    """The value of a key, of a section as a dict."""
-    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def complete(config: DictConfig) -> None:

@@ -6,11 +6,10 @@ import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from segrl.commands.config import ON_VERL, OWN_GROUPS
+from segrl.commands.config import ON_VERL, OWN_GROUPS, selected
 from segrl.commands.describing import Described, Key, command_keys, options, shown
 from segrl.commands.examples import EXAMPLES
 from segrl.resolving import near
@@ -122,9 +121,7 @@ def _under(described: Described, *sections: str) -> list[Key]:
 
 def _now(key: Key, config: DictConfig) -> Key:
     """The key with its value in the config."""
-    value: Any = OmegaConf.select(config, key.name)
-    plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-    return key._replace(value=shown(plain))
+    return key._replace(value=shown(selected(config, key.name)))
 
 
 def _table(keys: Sequence[Key], room: int, more: str = "") -> list[str]:
