@@ -20,7 +20,7 @@ from segrl.types import TokenisedTrace
 
 OUT = Path(__file__).parent.parent / "docs" / "trace.png"
 SEED = 9
-SIZE = "1320,725"
+SIZE = "1320,750"
 
 
 def main() -> int:
@@ -57,7 +57,7 @@ def entry(model, tokenizer, trace: TokenisedTrace) -> Entry:
     view = View(segments, scores, segrl.select(scores), target="contrast")
     readings_RS = misleading.readings(evidence, segments)
     suspect = misleading.misled(trace, segments, readings_RS) if verdict.wrong else None
-    [attribution] = segrl.attribute(model, [trace], tokenizer)
+    [attribution] = segrl.attribute(model, [trace], tokenizer, target="contrast")
     return Entry(trace, segments, verdict, attribution, {"mistake": view}, suspect=suspect)
 
 

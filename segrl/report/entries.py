@@ -65,6 +65,12 @@ class Entry(NamedTuple):
         return offsets_T[:, 1].cummax(0).values.tolist()
 
 
+def explained(attribution: Attribution, verdict: Verdict | None) -> str:
+    """The answer that was explained: a right response has no other to contrast, so it is the gold one."""
+    right = verdict is not None and verdict.correct
+    return "gold" if attribution.target == "contrast" and right else attribution.target
+
+
 def measures_of(entries: Sequence[Entry]) -> list[str]:
     """The measures of all traces, in the order they were given."""
     return list(dict.fromkeys(name for entry in entries for name in entry.views))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from segrl.report.curves import Curve
-from segrl.report.entries import Entry, View, is_contrast, measures_of
+from segrl.report.entries import Entry, View, explained, is_contrast, measures_of
 from segrl.types import SegmentScores
 
 FOLDER = Path(__file__).parent
@@ -106,7 +106,7 @@ def _head(entry: Entry, problems: Mapping[str, int]) -> dict[str, Any]:
         head |= {
             "gap": _finite(attribution.gap),
             "flags": list(attribution.flags),
-            "target": attribution.target,
+            "target": explained(attribution, verdict),
             "copied": _finite(attribution.copy_share),
         }
     if rollout is not None:

@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Column, Table
 from rich.text import Text
 
-from segrl.report.entries import Entry, View, ranks_of
+from segrl.report.entries import Entry, View, explained, ranks_of
 
 BAR = 8
 MISLED = "bold red"
@@ -60,7 +60,7 @@ def _head(entry: Entry, measure: str | None, view: View | None) -> Text:
     if verdict is not None:
         facts["verdict"] = f"{verdict.word} ({verdict.status}), answered {verdict.pred}"
     if attribution is not None:
-        facts["explained"] = EXPLAINED[attribution.target]
+        facts["explained"] = EXPLAINED[explained(attribution, verdict)]
         if attribution.gap is not None:
             facts["gap"] = f"{attribution.gap:.3g}"
         if attribution.flags:

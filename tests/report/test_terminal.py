@@ -33,6 +33,14 @@ def test_the_head_and_every_segment_with_its_numbers():
     assert "verdict   undecided (timeout), answered 12" in shown(given_up)
 
 
+def test_a_contrast_of_a_right_response_explains_the_gold_answer():
+    entry = entry_of(["a b", "c", "</think> \\boxed{12}"], scores_T=[1.0, -1.0, 3.0, 0.0, 0.0])
+    entry = entry._replace(attribution=replace(entry.attribution, target="contrast"))
+    assert "explained the gold answer\n" in re.sub(" +", " ", shown(entry)).replace(" │", "")
+    wrong = entry._replace(verdict=replace(entry.verdict, correct=False, status="numeric"))
+    assert "explained the response's own answer against the gold one" in re.sub(" +", " ", shown(wrong))
+
+
 def test_a_measure_is_called_by_its_name_and_has_no_consistency_that_it_does_not_know():
     entry = contrasted(["a b", "c", "</think> x"], [1.0, 3.0, 0.0])
     text = shown(entry._replace(views={"file": entry.views["mistake"]._replace(measure="alone")}))
