@@ -3,10 +3,10 @@
 # same steps; the first argument is the output folder, and the same command goes on where it stopped.
 # STEPS=short: one seed of few traces.
 set -euo pipefail
-out=${1:?usage: examples/compare_measures.sh OUT}
-python=$(dirname "$0")/../.venv/bin/python
-[ -x "$python" ] || python=python
+out=${1:?usage: $0 OUT}
+here=$(cd "$(dirname "$0")/.." && pwd)
+python=${PYTHON:-$here/.venv/bin/python}
 sizes=(--seeds "${SEEDS:-5}")
 [ "${STEPS:-}" = short ] && sizes=(--seeds 1 --traces 16 --epochs 1 --problems 32)
-"$python" "$(dirname "$0")/../scripts/compare_sft.py" "$out/measures" --arms measures "${sizes[@]}"
-exec "$python" "$(dirname "$0")/../scripts/compare_sft.py" "$out/grid" --arms grid "${sizes[@]}"
+"$python" "$here/scripts/compare_sft.py" "$out/measures" --arms measures "${sizes[@]}"
+exec "$python" "$here/scripts/compare_sft.py" "$out/grid" --arms grid "${sizes[@]}"

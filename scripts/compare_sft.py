@@ -67,7 +67,7 @@ def power_arms() -> dict[str, Arm]:
     """The arms of ``power``. The planted truth keeps needed thoughts, corrections and the close alone; the others keep
     as many tokens."""
     planted = ("selection.tau=1", "selection.beta=1", "selection.force=[]")
-    measures = {"first_and_last": "default", "alone": "default", "contribution": "default"}
+    measures = {"first_and_last": "default", "alone": "default", "contribution": "default", "support": "default"}
     measures |= {"permuted_ig": "paper", "random": "paper"}
     return {
         "full": Arm("full"),

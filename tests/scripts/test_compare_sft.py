@@ -66,15 +66,12 @@ def test_a_budget_counts_right_answers_that_end_within_it(script, tmp_path):
 def test_arms_of_power_keep_as_many_tokens_as_are_needed(script):
     arms = script.arms_of("power")
     keeping = {name for name, arm in arms.items() if f"selection.match_tokens={script.NEEDED}" in arm.selection}
-    assert keeping == {"ig", "first_and_last", "alone", "contribution", "permuted_ig", "random", "ig per trace"}
+    measured = {"first_and_last", "alone", "contribution", "support"}
+    assert keeping == measured | {"ig", "permuted_ig", "random", "ig per trace"}
     assert {name for name, arm in arms.items() if arm.normalise == "trace"} == {
         name for name in arms if "per" in name[-9:]
     }
-    assert {name for name, arm in arms.items() if arm.attribution == "default"} == {
-        "first_and_last",
-        "alone",
-        "contribution",
-    }
+    assert {name for name, arm in arms.items() if arm.attribution == "default"} == measured
 
 
 def test_only_short_problems_are_drawn_where_asked(script):

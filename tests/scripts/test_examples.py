@@ -98,3 +98,34 @@ def test_a_pretrained_model_from_end_to_end(tmp_path, environment):
     again = run("smollm2.sh", environment | short, tmp_path, tmp_path)
     assert "==" not in again
     assert again.count("a - b = ") == 6
+
+
+def test_a_table_of_the_paper_is_planned(tmp_path, environment):
+    log = run("paper_tables.sh", environment, tmp_path, tmp_path / "out", "table2", "--plan")
+    assert "21 of 21 commands are ahead: 7 trainings, 7 evaluations" in log
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize(
+    ("name", "variables", "arms"),
+    [
+        ("selective_sft.sh", {}, {"": {"full", "selective", "pruned", "random", "oracle"}}),
+        ("selective_sft.sh", {"TRACES": "redundant"}, {"": {"full", "planted", "first_and_last", "support", "random"}}),
+        ("compare_measures.sh", {}, {"measures": {"full", "ig mask", "support prune"}, "grid": {"tau 0.7 beta 0.8"}}),
+    ],
+    ids=["ordinary", "redundant", "measures"],
+)
+def test_the_short_forms_of_the_sft_comparisons(tmp_path, environment, name, variables, arms):
+    """Each arm's row says how many tokens it kept and what it is worth beside full SFT."""
+    pytest.importorskip("verl")
+    run(name, environment | variables | {"STEPS": "short"}, tmp_path, tmp_path / "out", seconds=2900)
+    for folder, wanted in arms.items():
+        table = (tmp_path / "out" / folder / "table.md").read_text()
+        cells = [[cell.strip() for cell in line.split("|")] for line in table.splitlines()]
+        rows = {row[1]: row for row in cells if len(row) > 6}
+        assert wanted <= rows.keys()
+        for arm in wanted - {"full"}:
+            assert 0 < float(rows[arm][4].rstrip("%")) < 100
+            assert re.match(r"[+-]\d+\.\d \[", rows[arm][6])
