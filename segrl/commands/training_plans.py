@@ -14,7 +14,7 @@ from segrl.cost.hours import EVALUATION, FORWARDS_OF_UPDATE, hours, training_flo
 from segrl.cost.memory import Phase, Serving, Training, bytes_of
 from segrl.cost.plan import Plan
 from segrl.cost.shape import Shape
-from segrl.credit.checks import has_reference
+from segrl.credit.checks import has_reference, logps_serve
 from segrl.credit.settings import ALONG_A_PATH, CreditSettings, Side, credit_from
 from segrl.importance.discriminating import ACROSS_RESPONSES
 from segrl.importance.lockstep import AFTER_PREFIXES, AT_THE_INPUT, SUPPORT
@@ -99,18 +99,20 @@ def attribution_units(config: DictConfig, settings: CreditSettings) -> float:
     measure that costs more."""
     if not settings.attributes:
         return 0.0
-    dearest = max(_units_of(side, settings, attribution_checkpoints(config)) for side in settings.sides)
+    checkpointing, whole = attribution_checkpoints(config), not logps_serve(config, settings)
+    dearest = max(_units_of(side, settings, checkpointing, whole) for side in settings.sides)
     return settings.share * dearest / settings.every
 
 
-def _units_of(side: Side, settings: CreditSettings, checkpointing: bool) -> float:
-    """The cost of the side's measure, in units of the update on the same rollouts."""
+def _units_of(side: Side, settings: CreditSettings, checkpointing: bool, whole: bool) -> float:
+    """The cost of the side's measure, in units of the update on the same rollouts. ``whole``: whether `support` reads
+    whole responses too."""
     if side.need in ALONG_A_PATH:
         return units(settings.nodes, 1.0, checkpointing, settings.certificate_every)
     if side.need in AT_THE_INPUT:
         return EVALUATION[checkpointing]
     once = side.need in (AFTER_PREFIXES, *ACROSS_RESPONSES)
-    forwards = settings.forwards + 1 if side.need == SUPPORT else int(once)
+    forwards = settings.forwards + whole if side.need == SUPPORT else int(once)
     return forwards / FORWARDS_OF_UPDATE[checkpointing]
 
 

@@ -208,6 +208,12 @@ def bypasses(config: DictConfig) -> bool:
     return bool((config.algorithm.get("rollout_correction") or {}).get("bypass_mode", False))
 
 
+def logps_serve(config: DictConfig, settings: CreditSettings) -> bool:
+    """Whether verl's log-probs of a response are what the attributor would read: the live actor's, at temperature 1."""
+    by_actor = settings.attributor == "live" and not bypasses(config)
+    return by_actor and config.actor_rollout_ref.rollout.temperature == 1
+
+
 def times_attributed(config: DictConfig, settings: CreditSettings) -> int:
     """On how many ranks a rollout is attributed: each rank of a Ulysses group attributes the group's rollouts."""
     return 1 if settings.attributor == "frozen" else config.actor_rollout_ref.actor.ulysses_sequence_parallel_size

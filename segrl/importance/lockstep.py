@@ -48,6 +48,7 @@ class Request:
     begin: float = 0.0
     interpolate: str | None = "response"
     forwards: int = 4  # of support_S
+    logps_given: bool = False  # of support_S: those of the whole responses come with the rollouts, and are not read
     tokens: int = 16_384  # of one forward
     checkpointing: bool = False
     certificate: bool = False
@@ -85,13 +86,14 @@ def attribute_in_lockstep(
     tokenizer,
     request: Request,
     boundaries: Sequence[Sequence[int]] | None = None,
+    logps: Sequence[Tensor] | None = None,
 ) -> list[Stream]:
     """One stream a trace; its scores are NaN where the model's were not finite. ``boundaries``: those of each trace's
-    segments, for a need of segments."""
+    segments, for a need of segments. ``logps``: those of each response, where they are given."""
     if request.need == AFTER_PREFIXES:
         return _after_prefixes(model, traces, tokenizer, request, given(boundaries))
     if request.need == SUPPORT:
-        return _supports(model, traces, request, given(boundaries))
+        return _supports(model, traces, request, given(boundaries), logps)
     streams: list[Any] = [None] * len(traces)
     read = _at_the_input if request.need in AT_THE_INPUT else _along_the_path
     for part in parts(traces, request.tokens, request.agree):
@@ -147,23 +149,29 @@ def _after_prefixes(
 
 
 def _supports(
-    model, traces: Sequence[TokenisedTrace], request: Request, boundaries: Sequence[Sequence[int]]
+    model,
+    traces: Sequence[TokenisedTrace],
+    request: Request,
+    boundaries: Sequence[Sequence[int]],
+    logps: Sequence[Tensor] | None,
 ) -> list[Stream]:
     """What follows each segment loses without it, after a zero for the first boundary."""
     cuts = [[int(end) for end in ends] for ends in boundaries]
     # A row that only fills up the ranks has no segment, and is read once as one.
     cuts = [ends if len(ends) > 1 else [0, trace.tokens] for trace, ends in zip(traces, cuts, strict=True)]
     kept = [kept_in_turn(ends, request.forwards) for ends in cuts]
-    pairs = zip(traces, kept, strict=True)
+    known = [[] if logps is None or len(of_trace) == 1 else [logps[t]] for t, of_trace in enumerate(kept)]
+    unread = [of_trace[len(whole) :] for of_trace, whole in zip(kept, known, strict=True)]
+    pairs = zip(traces, unread, strict=True)
     rows = [(trace.prompt_ids, trace.response_ids[kept_T]) for trace, of_trace in pairs for kept_T in of_trace]
-    logps: list[Any] = [None] * len(rows)
+    read: list[Any] = [None] * len(rows)
     for part in agreed([len(prompt) + len(rest) for prompt, rest in rows], request.tokens, request.agree):
         for i, logp_T in zip(part, logps_of(model, [rows[i] for i in part]), strict=True):
-            logps[i] = logp_T
-    remaining = iter(logps)
+            read[i] = logp_T
+    remaining = iter(read)
     supports = [
-        losses(list(islice(remaining, len(of_trace))), of_trace, ends, trace.trainable_T)
-        for trace, of_trace, ends in zip(traces, kept, cuts, strict=True)
+        losses([*whole, *islice(remaining, len(of_trace) - len(whole))], of_trace, ends, trace.trainable_T)
+        for trace, whole, of_trace, ends in zip(traces, known, kept, cuts, strict=True)
     ]
     return [Stream(torch.cat([torch.zeros(1), support_S.float()])) for support_S in supports]
 

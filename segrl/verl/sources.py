@@ -82,6 +82,7 @@ class Sources:
                 _tell(subset, BOUNDARIES, {rollout.key: rollout.segments.boundaries for rollout in chosen}, (0,))
             if request.need in ACROSS_RESPONSES:
                 _tell(subset, ADVANTAGE, {rollout.key: (rollout.advantage,) for rollout in chosen}, (0.0,))
+            if request.need in ACROSS_RESPONSES or (request.need in OF_THE_RESPONSE and request.logps_given):
                 subset.fields = [*subset.fields, LOGP]
             self.workers.compute_segrl_scores(subset)
             return streams_of(*columns(keys, batch.partition_id, SCORES), path=request.path)

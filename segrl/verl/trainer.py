@@ -28,6 +28,7 @@ from segrl.credit.checks import (
     check_reads_text,
     check_supported,
     compares_within_groups,
+    logps_serve,
     position_limit,
     runs_live,
 )
@@ -253,6 +254,7 @@ class SegmentCredit:
             begin=settings.begin,
             interpolate=settings.interpolate,
             forwards=settings.forwards,
+            logps_given=logps_serve(config, settings),
             tokens=settings.tokens_per_forward
             or (CPU_TOKENS if on_cpu else config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu),
             checkpointing=self._checkpointing,

@@ -49,7 +49,8 @@ class AttributingWorker:
                 streams = compare_in_lockstep(model, traces, data[LOGP].unbind(), advantages, request)
             else:
                 boundaries = [row.tolist() for row in data[BOUNDARIES].unbind()] if BOUNDARIES in data else None
-                streams = attribute_in_lockstep(model, traces, tokenizer, request, boundaries)
+                logps = data[LOGP].unbind() if LOGP in data else None
+                streams = attribute_in_lockstep(model, traces, tokenizer, request, boundaries, logps)
         return _columns(
             segrl_scores=_jagged([stream.scores_T for stream in streams]),
             segrl_gap=known([stream.gap for stream in streams]),

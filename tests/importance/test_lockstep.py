@@ -23,6 +23,7 @@ from segrl.importance.lockstep import (
     split_until,
     together,
 )
+from segrl.importance.streams import token_streams
 
 TEXTS = ["Okay, 3 + 4.\n\nWait, it is 7.", "Okay, 3.\n\nWait, 4 and so 7.\n\nHowever, 7 it is.", "Okay,\n\nWait, 7"]
 
@@ -121,16 +122,24 @@ def test_the_answer_after_each_prefix_comes_from_one_forward_a_trace(traces, out
 
 @pytest.mark.parametrize(("tokens", "forwards"), [(10_000, 64), (1, 2)])
 def test_supports_in_parts_are_what_is_gathered(traces, tokens, forwards):
+    """Whether whole responses are read or their log-probabilities come with them, which spares a row each."""
     model, tokenizer = tiny_model(), byte_level_tokenizer()
     segments = [segrl.segment(trace) for trace in traces]
     expected = segrl.gather(model, traces, tokenizer, needs=("support",), segments=segments, forwards=forwards)
     boundaries = [one.boundaries for one in segments[:-1]] + [(0,)]
     request = Request(need="support_S", tokens=tokens, forwards=forwards)
-    streams = attribute_in_lockstep(model, traces, tokenizer, request, boundaries)
-    for stream, wanted in zip(streams[:-1], expected, strict=False):
-        assert stream.scores_T.tolist() == pytest.approx([0, *wanted.support_S.tolist()], rel=1e-3, abs=1e-4)
-        assert bool(stream.scores_T.any())
-    assert not streams[-1].scores_T.any()  # a row that only fills up the ranks has no segment
+    whole, rows = [token_streams(model, trace)[0] for trace in traces], []
+    model.register_forward_hook(lambda *seen: rows.append(len(seen[-1].logits)))
+    counts = []
+    for logps in (None, whole):
+        rows.clear()
+        streams = attribute_in_lockstep(model, traces, tokenizer, request, boundaries, logps)
+        counts.append(sum(rows))
+        for stream, wanted in zip(streams[:-1], expected, strict=False):
+            assert stream.scores_T.tolist() == pytest.approx([0, *wanted.support_S.tolist()], rel=1e-3, abs=1e-4)
+            assert bool(stream.scores_T.any())
+        assert not streams[-1].scores_T.any()  # a row that only fills up the ranks has no segment
+    assert counts[0] - counts[1] == len(traces) - 1
 
 
 def test_gradient_times_embedding_is_one_node_at_the_input_of_a_path_from_zero(traces):

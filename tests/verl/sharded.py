@@ -79,7 +79,8 @@ for need in ("gradnorm_T", "prefix_logp_S", "support_S"):
     asked = replace(request, need=need, target="own")
     boundaries = [segrl.segment(trace).boundaries for trace in traces]
     for what, whole, parted in (("plain", plain, sharded), ("LoRA", bare, wrapped)):
-        found = attribute_in_lockstep(parted, traces, tokenizer, asked, boundaries)
+        logps = [token_streams(whole, trace)[0] for trace in traces] if (need, what) == ("support_S", "LoRA") else None
+        found = attribute_in_lockstep(parted, traces, tokenizer, asked, boundaries, logps)
         expected = attribute_in_lockstep(whole, traces, tokenizer, replace(asked, agree=False), boundaries)
         for i, (stream, wanted) in enumerate(zip(found, expected, strict=True)):
             most = 1e-4 if need == "support_S" else 1e-5  # sums of tens of log-probabilities, less one another

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -339,11 +340,33 @@ def test_support_is_asked_for_by_the_boundaries_of_segments_without_an_answer(ma
     trainer, queue = make(measure="support", dump_dir=str(tmp_path / "dump"))
     step(trainer, queue)
     [asked] = trainer.actor_rollout_wg.batches
-    assert (asked.extra_info["segrl"].need, asked.fields[-1]) == ("support_S", "segrl_boundaries")
+    assert asked.extra_info["segrl"].need == "support_S"
+    assert asked.fields[-2:] == ["segrl_boundaries", "old_log_probs"]
     lines = [json.loads(line) for line in (tmp_path / "dump" / "1.jsonl").read_text().splitlines()]
     line = next(line for line in lines if line["key"] == "a_0_0")
     assert line["strength"] == [*map(float, range(1, len(line["boundaries"]) - 1)), 0.0]
     assert not any(line["uniform"] == "no_answer" for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("attributor", "verl"),
+    [
+        ("live", {"actor_rollout_ref.rollout.temperature": 0.7}),
+        ("live", {"algorithm.rollout_correction.bypass_mode": True}),
+        ("ref", {}),
+    ],
+    ids=["temperature", "bypass", "reference"],
+)
+def test_support_reads_whole_responses_where_verl_has_other_log_probs(make, attributor, verl):
+    """At another temperature, of the rollout servers, or of another model."""
+    trainer, queue = make(measure="support")
+    trainer.settings = replace(trainer.settings, attributor=attributor)
+    for key, value in verl.items():
+        OmegaConf.update(trainer.config, key, value, force_add=True)
+    step(trainer, queue)
+    [asked] = trainer.actor_rollout_wg.batches
+    assert not asked.extra_info["segrl"].logps_given
+    assert asked.fields[-1] == "segrl_boundaries"
 
 
 def test_the_weight_of_entropy_follows_the_steps_and_is_found_again(make):
