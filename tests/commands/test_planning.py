@@ -11,10 +11,8 @@ from segrl.commands import planning
 from segrl.commands.cli import main
 from segrl.commands.config import CONFIG_DIR, compose
 from segrl.commands.planning import PLANS, gpu_named
-from segrl.commands.training_plans import attribution_units
 from segrl.cost.hardware import GIB
 from segrl.cost.shape import shape_of
-from segrl.credit.settings import credit_from
 from segrl.data import save_traces
 
 pytest.importorskip("verl")
@@ -195,12 +193,3 @@ def test_the_threshold_of_checkpointing_and_the_longest_trace_make_attributions_
         for lengths in ([8000], [8000, 9000], [200_000])
     ]
     assert peaks[0] == peaks[1] < peaks[2]  # 9,000 tokens are checkpointed, and keep less than 8,000 that are not
-
-
-def test_support_costs_a_forward_more_where_verls_log_probs_do_not_serve():
-    """Forwards of which four are shortened, in updates of three forwards each; `share` and `every` scale them."""
-    for override, units in (("segrl.share=1", 4 / 3), ("actor_rollout_ref.rollout.temperature=0.7", 5 / 3)):
-        config = compose("grpo", ["preset=toy_cpu", override])
-        assert attribution_units(config, credit_from(config)) == pytest.approx(units)
-    halved = compose("grpo", ["preset=toy_cpu", "segrl.every=2", "segrl.share=0.5"])
-    assert attribution_units(halved, credit_from(halved)) == pytest.approx(1 / 3)

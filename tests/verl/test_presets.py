@@ -110,8 +110,9 @@ def test_the_summary_counts_rollouts_updates_and_what_attribution_costs():
 @pytest.mark.parametrize(
     ("keys", "units"),
     [
-        (("method=support",), "1.67"),  # five forwards, where an update is three
-        (("method=support", "segrl.forwards=2"), "1.00"),
+        (("method=support",), "1.33"),  # four forwards, where an update is three
+        (("method=support", "segrl.forwards=2"), "0.67"),
+        (("method=support", "actor_rollout_ref.rollout.temperature=0.7"), "1.67"),  # and one over the whole response
         (("method=grail",), "0.50"),  # a gradient at the input
         (("method=acpo",), "0.33"),  # one forward
         (("method=delta",), "0.33"),
