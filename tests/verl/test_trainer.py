@@ -142,17 +142,22 @@ def make(monkeypatch, tmp_path):
     monkeypatch.setattr(trainer_module, "model_config", lambda model: text_model)
     monkeypatch.setattr(trainer_module, "warn_of_drift", lambda: None)
 
+    made = []
+
     def make(ranks=1, right=0, **segrl):
         queue = Queue(right)
         monkeypatch.setattr(queue_module, "tq", queue)
         config = changed("grpo", None, f"out={tmp_path}")
         config.segrl = {"rule": "rank", "quadrature": "midpoint"} | segrl
         trainer = Trainer(config)
+        made.append(trainer)
         trainer.actor_rollout_wg = Actor(queue, ranks)
         trainer._setup()
         return trainer, queue
 
-    return make
+    yield make
+    for trainer in made:
+        trainer.deadline.stop()  # it would end the tests' own process
 
 
 def batch_of(queue):
