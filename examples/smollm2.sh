@@ -34,7 +34,7 @@ stage() {
   echo "== $name"
   before=$(free)
   "$@" &
-  local process=$!
+  process=$!  # not local: the trap reads it after the function has ended
   trap 'kill $process 2>/dev/null' EXIT
   least=$before
   while kill -0 $process 2>/dev/null; do

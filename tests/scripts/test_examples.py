@@ -127,5 +127,6 @@ def test_the_short_forms_of_the_sft_comparisons(tmp_path, environment, name, var
         rows = {row[1]: row for row in cells if len(row) > 6}
         assert wanted <= rows.keys()
         for arm in wanted - {"full"}:
-            assert 0 < float(rows[arm][4].rstrip("%")) < 100
+            kept = float(rows[arm][4].rstrip("%"))
+            assert kept == 100 if "prune" in arm else 0 < kept < 100  # a pruned trace is trained on whole
             assert re.match(r"[+-]\d+\.\d \[", rows[arm][6])
