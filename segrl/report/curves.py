@@ -47,7 +47,11 @@ def curves_of(rollouts: Sequence[Entry], metrics: Metrics | None = None) -> list
     metrics = metrics or {}
     weight, tokens = _for_wrong_answers(rollouts)
     curves = [
-        Curve("reward", "mean of the step's responses", {"reward": _logged(metrics, REWARD) or _rewards(rollouts)}),
+        Curve(
+            "reward",
+            "mean over problems that change from step to step",
+            {"reward": _logged(metrics, REWARD) or _rewards(rollouts)},
+        ),
         Curve("entropy", "nats a token", {"entropy": _logged(metrics, ENTROPY)}),
         Curve("thoughts for the wrong answer", "their share", {"of the weight": weight, "of the tokens": tokens}, True),
     ]
