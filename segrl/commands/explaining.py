@@ -230,6 +230,11 @@ def _about_suspect(trace: TokenisedTrace, suspect: Suspect, thoughts: int) -> st
             "does not show whether it went wrong or carried on an earlier mistake. `segrl select "
             "measure=continuation_gain` samples on from each thought, which can show it."
         )
+    if thoughts == 1:
+        return (
+            "No thought is marked: the thinking was cut into a single one. segmenter=paragraphs cuts at every blank "
+            "line, segmenter=regex 'segmentation.options.pattern=\"(?<=[.]) \"' after every sentence."
+        )
     few = f". With fewer than {FEWEST} thoughts chance does as well" if thoughts < FEWEST else ""
     return f"No thought is marked: {share} the best, {name}; {chance}{few}."
 

@@ -78,6 +78,17 @@ def test_a_thought_that_comes_to_the_answer_is_named_and_not_marked(explained, m
     assert (suspect["thought"], suspect["concludes"], suspect["marked"]) == (last - 1, True, False)
 
 
+def test_a_thinking_without_paragraphs_is_told_how_to_be_cut(explained, tmp_path):
+    """The keys that the sentence names cut the response at its sentences."""
+    wrong = toy.sample_mistakes(2, seed=0, ask="all")[1]
+    (tmp_path / "response.txt").write_text(wrong.response.replace("\n\n", " "))
+    given = [f"problem={wrong.problem}", f"answer={wrong.answer}", f"response={tmp_path / 'response.txt'}"]
+    text = explained(*given)
+    assert "No thought is marked: the thinking was cut into a single one." in text
+    segmenter, pattern = re.search(r"(segmenter=regex) '(segmentation\S+ \S+)'", text).groups()
+    assert line_of(explained(*given, segmenter, pattern), 2)
+
+
 def test_a_report_of_the_three_readings_has_the_verdicts_of_explain(explained, tmp_path):
     """Of wrong responses alone, and not by fewer readings."""
     wrong = [toy.sample_mistakes(2, seed=0, ask="all")[1], toy.sample_mistakes(1, seed=0, ask="last")[0]]
