@@ -34,8 +34,8 @@ stage() {
   echo "== $name"
   before=$(free)
   "$@" &
-  process=$!  # not local: the trap reads it after the function has ended
-  trap 'kill $process 2>/dev/null' EXIT
+  local process=$!
+  trap "kill $process 2>/dev/null" EXIT
   least=$before
   while kill -0 $process 2>/dev/null; do
     now=$(free)
