@@ -16,7 +16,7 @@ out=${1:?usage: $0 OUT}
 here=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-$here/.venv/bin/python}
 arms=${ARMS:-full selective random} seeds=${SEEDS:-0 1} methods=${METHODS:-support uniform} dtype=${DTYPE:-bfloat16}
-traces=512 problems=200 samples=4 epochs=2 steps=60
+traces=1024 problems=200 samples=4 epochs=2 steps=60
 if [ "${SIZE:-}" = short ]; then traces=16 problems=8 samples=2 epochs=1 steps=2; fi
 cores=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cores} VLLM_CPU_OMP_THREADS_BIND=nobind
@@ -87,20 +87,27 @@ choose() {  # ARM SEED: half of the thinking's tokens, by first_and_last, or by 
 sft() {  # ARM SEED
   local given=(mode=full)
   if [ "$1" != full ]; then given=("selections=$out/selections/$1-$2.parquet"); fi
-  segrl sft preset=toy_cpu "model_path=$model" "traces=$out/train-$2.jsonl" "out=$out/sft/$1-$2" "${given[@]}" \
-    "trainer.total_epochs=$epochs" data.train_batch_size=16 data.max_length=448 data.max_token_len_per_gpu=2048 \
-    optim.lr=2e-4 "engine.mixed_precision.param_dtype=$dtype"
+  keeping segrl sft preset=toy_cpu "model_path=$model" "traces=$out/train-$2.jsonl" "out=$out/sft/$1-$2" "${given[@]}" \
+    "trainer.total_epochs=$epochs" data.train_batch_size=8 data.max_length=448 data.max_token_len_per_gpu=2240 \
+    model.override_config.attn_implementation=eager engine.reshard_after_forward=false \
+    optim.lr=5e-4 "engine.mixed_precision.param_dtype=$dtype"
 }
 
 grpo() {  # METHOD
   VERL_FILE_LOGGER_PATH=$out/grpo/$1/metrics.jsonl \
-    segrl grpo preset=toy_cpu "method=$1" "model_path=$out/sft/selective-0/model" "data_path=$out/train-0.jsonl" \
-    "out=$out/grpo/$1" "segrl.dump_dir=$out/grpo/$1/rollouts" segrl.segmenter=paragraphs \
+    keeping segrl grpo preset=toy_cpu "method=$1" "model_path=$out/sft/selective-0/model" \
+    "data_path=$out/train-0.jsonl" "out=$out/grpo/$1" "segrl.dump_dir=$out/grpo/$1/rollouts" segrl.segmenter=paragraphs \
     "trainer.logger=[console,file]" "trainer.total_training_steps=$steps" trainer.save_freq=5 data.train_batch_size=8 \
-    data.max_response_length=192 actor_rollout_ref.rollout.n=8 "actor_rollout_ref.rollout.dtype=$dtype" \
-    actor_rollout_ref.rollout.max_model_len=448 actor_rollout_ref.actor.optim.lr=1e-5 \
+    data.max_response_length=160 actor_rollout_ref.rollout.n=8 "actor_rollout_ref.rollout.dtype=$dtype" \
+    actor_rollout_ref.rollout.max_model_len=448 actor_rollout_ref.actor.optim.lr=2e-5 \
+    actor_rollout_ref.model.override_config.attn_implementation=eager \
+    actor_rollout_ref.actor.fsdp_config.reshard_after_forward=false \
     "actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype=$dtype"
 }
+
+# keeping COMMAND...: its trainer keeps the memory that its tensors leave. Giving it back to the system and taking it
+# anew takes as long as the computing, for a model of this size on a CPU.
+keeping() { MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=$((16 * 2 ** 30)) "$@"; }
 
 page() {  # of 16 problems, four responses each: what carried their answers, and what misled
   local of=("model_path=$model" "traces=$out/scores/selective-0/responses/problems" limit=64) contrast

@@ -111,8 +111,10 @@ def answer_of(trace: TokenisedTrace, target: str) -> str:
         raise ValueError(f"target={target!r}, expected one of {TARGETS}")
     answer = trace.answer if target == "gold" else own_answer(trace)
     if not answer:
-        missing = "has no gold answer" if target == "gold" else "boxes no answer of its own"
-        raise ValueError(f"trace {trace.id!r} {missing}: there is nothing to explain (target={target})")
+        missing, other = ("has no gold answer", "own") if target == "gold" else ("boxes no answer of its own", "gold")
+        raise ValueError(
+            f"trace {trace.id!r} {missing}: there is nothing to explain; leave it out, or take target={other}"
+        )
     return answer
 
 

@@ -4,6 +4,7 @@ last checkpoint becomes ``out/model``.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -19,15 +20,27 @@ from segrl.credit.settings import CreditSettings
 from segrl.data import shards
 from segrl.launch import check_device, editable, loggers, run_verl
 from segrl.loading import check_weights
+from segrl.report.curves import keep_metrics
 from segrl.sft.stages import TRACKER
-from segrl.verl.checks import check_gates, check_reward, check_rows, check_sizes, check_vocabularies, model_config
+from segrl.verl.checks import (
+    SEGRL_REWARD,
+    check_gates,
+    check_reward,
+    check_rows,
+    check_sizes,
+    check_vocabularies,
+    model_config,
+)
 
 # What a run must have in common with the one whose checkpoints it goes on from.
 ARM = (
-    *("segrl.rule", "segrl.rule_options", "segrl.measure", "segrl.negative_measure", "segrl.permuted", "segrl.sign"),
-    *("segrl.forwards", "segrl.path", "segrl.output", "segrl.target", "segrl.curriculum.order"),
-    "algorithm.adv_estimator",
+    *("segrl.rule", "segrl.rule_options", "segrl.scope", "segrl.permuted", "segrl.sign"),
+    *("segrl.measure", "segrl.measure_options", "segrl.negative_measure", "segrl.negative_measure_options"),
+    *("segrl.segmenter", "segrl.segmentation", "segrl.share", "segrl.every", "segrl.curriculum.order"),
+    *("segrl.forwards", "segrl.nodes", "segrl.path", "segrl.output", "segrl.target", "algorithm.adv_estimator"),
 )
+FILE_LOG = "VERL_FILE_LOGGER_PATH"  # verl's variable: where its logger ``file`` writes
+SEGRL_REWARD_KEYS = {"thinking": "auto", "format_weight": 0.0, "length_weight": 0.0, "length_from": 0, "length_to": 0}
 
 
 def main(config: DictConfig) -> int:
@@ -56,6 +69,8 @@ def main(config: DictConfig) -> int:
     say(summary(config, settings))
     if not_validated:
         say(not_validated)
+    if log := os.environ.get(FILE_LOG):
+        keep_metrics(log, goes_on=goes_on(config))
     code = run_verl(["verl.trainer.main_ppo"], config, "grpo")
     if not code:
         say(export(config))
@@ -64,8 +79,8 @@ def main(config: DictConfig) -> int:
 
 def claim(config: DictConfig) -> None:
     """Raise where checkpoints of another arm lie in the folder, from which verl would go on; else note the arm."""
-    note, checkpoints = Path(config.out) / "arm.json", Path(config.trainer.default_local_dir)
-    if config.trainer.resume_mode != "auto" or not (checkpoints / TRACKER).exists():
+    note = Path(config.out) / "arm.json"
+    if config.trainer.resume_mode != "auto" or not goes_on(config):
         note.unlink(missing_ok=True)
     for key, (there, now) in shards.claim(note, {key: selected(config, key) for key in ARM}).items():
         raise ValueError(
@@ -74,10 +89,21 @@ def claim(config: DictConfig) -> None:
         )
 
 
+def goes_on(config: DictConfig) -> bool:
+    """Whether there is a checkpoint from which verl goes on."""
+    return config.trainer.resume_mode != "disable" and (Path(config.trainer.default_local_dir) / TRACKER).exists()
+
+
 def complete(config: DictConfig) -> None:
-    """Set the keys of a frozen attributor where ``attributor_path`` is given, which is short for them."""
+    """Set the keys of a frozen attributor where ``attributor_path`` is given, which is short for them. Take the keys of
+    segrl's reward away where another reward is given, unless they were changed: it need not know them.
+    """
     if config.attributor_path and not config.segrl.attributor_path:
         config.segrl.attributor, config.segrl.attributor_path = "frozen", config.attributor_path
+    reward = config.reward.custom_reward_function
+    if reward.path != SEGRL_REWARD:
+        given = (reward.get("reward_kwargs") or {}).items()
+        reward.reward_kwargs = {key: value for key, value in given if (key, value) not in SEGRL_REWARD_KEYS.items()}
 
 
 def check_mode(mode: str, settings: CreditSettings) -> None:

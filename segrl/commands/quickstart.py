@@ -114,10 +114,13 @@ def trains(without: Sequence[str]) -> bool:
 
 def run(stage: Stage, logs: Path) -> int:
     """Run the stage; its exit code. Where it fails, the end of its log is printed."""
+    from segrl.report import keep_metrics
+
     began = time.perf_counter()
     logs.mkdir(parents=True, exist_ok=True)
-    for file in (marker(stage, logs), summary_of(stage, logs), metrics_of(stage, logs)):
+    for file in (marker(stage, logs), summary_of(stage, logs)):
         file.unlink(missing_ok=True)
+    keep_metrics(metrics_of(stage, logs), goes_on=True)  # where the stage begins anew, it takes them away
     code = logged(stage, logs)
     if code:
         tail = log_of(stage, logs).read_text(encoding="utf-8", errors="replace").splitlines()[-12:]
@@ -170,14 +173,18 @@ def said(stage: Stage, logs: Path) -> list[str]:
 
 
 def steps_of(stage: Stage, logs: Path) -> list[str]:
-    """A line for each step that verl has logged."""
-    return [f"step {step}, mean reward {reward:.3f}" for step, reward in enumerate(rewards_of([stage], logs), 1)]
+    """A line for each step that verl has logged since the stage was started last."""
+    steps = [json.loads(line) for line in whole_lines(metrics_of(stage, logs))]
+    return [f"step {step['step']}, mean reward {step['data'][REWARD]:.3f}" for step in steps if REWARD in step["data"]]
 
 
 def rewards_of(stages: Sequence[Stage], logs: Path) -> list[float]:
-    """The mean reward of each step that verl has logged."""
-    steps = [json.loads(line)["data"] for stage in stages for line in whole_lines(metrics_of(stage, logs))]
-    return [step[REWARD] for step in steps if REWARD in step]
+    """The mean reward of each step that verl has logged, whichever start of the stage ran it."""
+    from segrl.report import load_metrics
+
+    files = [file for stage in stages if (file := metrics_of(stage, logs)).exists()]
+    steps = [values for file in files for _, values in sorted(load_metrics(file).items())]
+    return [values[REWARD] for values in steps if REWARD in values]
 
 
 def whole_lines(file: Path) -> list[str]:

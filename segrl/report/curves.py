@@ -30,16 +30,37 @@ class Curve(NamedTuple):
 def load_metrics(path: str | Path) -> dict[int, dict[str, float]]:
     """What verl's ``file`` logger wrote, by step; of a step that was run twice, the second run's."""
     metrics: dict[int, dict[str, float]] = defaultdict(dict)
-    for number, text in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for file in (_earlier(path), Path(path)):
+        if file.exists() or file == Path(path):
+            _read_metrics(file, metrics)
+    return dict(metrics)
+
+
+def _read_metrics(file: Path, metrics: dict[int, dict[str, float]]) -> None:
+    for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         try:
             line = json.loads(text)
             metrics[int(line["step"])].update(line["data"])
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(
-                f'{path}, line {number}, is no line of verl\'s file logger, {{"step": ..., "data": {{...}}}}; give the '
+                f'{file}, line {number}, is no line of verl\'s file logger, {{"step": ..., "data": {{...}}}}; give the '
                 "file that trainer.logger=[file] wrote at VERL_FILE_LOGGER_PATH"
             ) from error
-    return dict(metrics)
+
+
+def keep_metrics(path: str | Path, goes_on: bool) -> None:
+    """Keep what verl's ``file`` logger wrote for ``load_metrics`` where a run goes on: verl begins the file anew."""
+    file, earlier = Path(path), _earlier(path)
+    if not goes_on:
+        earlier.unlink(missing_ok=True)
+    elif file.exists():
+        with earlier.open("ab") as kept:
+            kept.write(file.read_bytes())
+        file.unlink()
+
+
+def _earlier(path: str | Path) -> Path:
+    return Path(path).with_suffix(".earlier.jsonl")
 
 
 def curves_of(rollouts: Sequence[Entry], metrics: Metrics | None = None) -> list[Curve]:

@@ -6,7 +6,7 @@ import pytest
 from testkit.pages import dumped, read, rollout_of
 
 from segrl.commands.cli import main
-from segrl.report import curves_of, load_metrics, load_rollouts, page
+from segrl.report import curves_of, keep_metrics, load_metrics, load_rollouts, page
 
 
 def test_a_dump_comes_back_with_its_weights_and_advantages(tmp_path):
@@ -79,6 +79,22 @@ def test_the_curves_of_a_run(tmp_path):
     assert (reward.lines, entropy.lines) == ({"reward": {1: 0.25, 2: 0.75}}, {"entropy": {2: 0.5}})
     with pytest.raises(ValueError, match="line 1, is no line of verl's file logger"):
         load_metrics(tmp_path / "3.jsonl")
+
+
+def test_metrics_of_a_run_that_goes_on(tmp_path):
+    """verl begins its file anew where a run goes on: what was kept before counts, but for the steps that ran again."""
+    file = tmp_path / "grpo.jsonl"
+
+    def verl_writes(*steps):
+        file.write_text("".join(json.dumps({"step": step, "data": {"x": value}}) + "\n" for step, value in steps))
+
+    for goes_on, steps in ((False, [(1, 0.1), (2, 0.2)]), (True, [(2, 0.3)]), (True, [(3, 0.4)])):
+        keep_metrics(file, goes_on)
+        verl_writes(*steps)
+    assert load_metrics(file) == {1: {"x": 0.1}, 2: {"x": 0.3}, 3: {"x": 0.4}}
+    keep_metrics(file, goes_on=False)
+    verl_writes((1, 0.5))
+    assert load_metrics(file) == {1: {"x": 0.5}}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from testkit.composed import changed
 from testkit.tiny import OPENS_THINK, byte_level_tokenizer
 
 from segrl import toy
+from segrl.commands import grpo
 from segrl.credit.checks import check_reads_text, check_supported, position_limit
 from segrl.credit.settings import CreditSettings
 from segrl.data import write_rows, write_verl_parquet
@@ -314,8 +315,12 @@ def own_reward(tmp_path):
     config.data.train_files = str(tmp_path / "rows.parquet")
     write_rows(config.data.train_files, [{"data_source": "toy", "reward_model": {"ground_truth": "7"}}])
 
-    def own_reward(name):
-        config.reward.custom_reward_function = OmegaConf.create({"path": str(tmp_path / "mine.py"), "name": name})
+    def own_reward(name, **kwargs):
+        reward = config.reward.custom_reward_function
+        assert reward.reward_kwargs == grpo.SEGRL_REWARD_KEYS
+        reward.path, reward.name = str(tmp_path / "mine.py"), name
+        reward.reward_kwargs.update(kwargs)
+        grpo.complete(config)
         return config
 
     return own_reward
@@ -341,6 +346,14 @@ def test_a_reward_that_cannot_work_is_refused(own_reward, name, sentence):
     pytest.importorskip("verl")
     with pytest.raises(ValueError, match=re.escape(sentence)):
         checks.check_reward(own_reward(name))
+
+
+def test_a_reward_of_ones_own_gets_the_keys_that_were_changed_alone(own_reward):
+    pytest.importorskip("verl")
+    config = own_reward("number", thinking="required")
+    assert config.reward.custom_reward_function.reward_kwargs == {"thinking": "required"}
+    with pytest.raises(ValueError, match="unexpected keyword argument 'thinking'"):
+        checks.check_reward(config)
 
 
 def test_a_gold_answer_that_cannot_be_right_is_found_before_training(tmp_path):
