@@ -26,25 +26,27 @@ segrl() { "$python" -m segrl "$@"; }
 
 free() { awk '/^MemAvailable/ {print $2}' /proc/meminfo; }
 
-# stage NAME COMMAND...: run it unless it has ended well before; note its minutes and the memory that it took
+# stage NAME COMMAND...: run it unless it has ended well before; note its minutes, over all starts, and the memory it took
 stage() {
-  local name=$1 began=$SECONDS before least now
+  local name=$1 began=$SECONDS most=0 before taken note=$out/stages/.$1
   shift
   if [ -e "$out/stages/$name" ]; then return; fi
+  if [ -e "$note" ]; then read -r began most <"$note" && began=$((SECONDS - began)); fi
   echo "== $name"
   before=$(free)
   "$@" &
   local process=$!
   trap "kill $process 2>/dev/null" EXIT
-  least=$before
   while kill -0 $process 2>/dev/null; do
-    now=$(free)
-    if ((now < least)); then least=$now; fi
+    taken=$((before - $(free)))
+    if ((taken > most)); then most=$taken; fi
+    echo "$((SECONDS - began)) $most" >"$note"
     sleep 1
   done
   wait $process
   trap - EXIT
-  echo "| $name | $(((SECONDS - began + 30) / 60)) | $(((before - least) / 1048576)) |" >"$out/stages/$name"
+  echo "| $name | $(((SECONDS - began + 30) / 60)) | $((most / 1048576)) |" >"$out/stages/$name"
+  rm -f "$note"
 }
 
 model=${MODEL:-$out/smollm2}

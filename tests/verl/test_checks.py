@@ -394,3 +394,11 @@ def test_a_reward_manager_that_cannot_be_loaded_is_refused(tmp_path):
         checks.check_reward(config)
     config.reward.reward_manager.source = "register"
     checks.check_reward(config)
+
+
+@pytest.mark.parametrize(("mode", "ours"), [("sync", "segrl"), ("colocate_async", "segrl_colocate_async")])
+def test_a_trainer_of_verls_own_is_refused_with_weights(mode, ours):
+    with pytest.raises(ValueError, match=f"trainer_mode={mode} is a trainer of verl's own.*trainer_mode={ours}, or"):
+        grpo.check_mode(mode, ranked())
+    grpo.check_mode(mode, CreditSettings())  # weighs nothing
+    grpo.check_mode(ours, ranked())
