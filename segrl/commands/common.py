@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 SUMMARY = "SEGRL_SUMMARY"  # the environment variable that names a file for what ``say`` prints
+METRICS = "VERL_FILE_LOGGER_PATH"  # verl's variable: where its logger ``file`` writes
 
 
 def say(text: str) -> None:

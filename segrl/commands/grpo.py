@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from segrl.commands.common import say
+from segrl.commands.common import METRICS, say
 from segrl.commands.config import needed, selected
 from segrl.commands.grpo_export import check_disk, export
 from segrl.commands.grpo_rows import give_rows
@@ -39,7 +39,6 @@ ARM = (
     *("segrl.segmenter", "segrl.segmentation", "segrl.share", "segrl.every", "segrl.curriculum.order"),
     *("segrl.forwards", "segrl.nodes", "segrl.path", "segrl.output", "segrl.target", "algorithm.adv_estimator"),
 )
-FILE_LOG = "VERL_FILE_LOGGER_PATH"  # verl's variable: where its logger ``file`` writes
 SEGRL_REWARD_KEYS = {"thinking": "auto", "format_weight": 0.0, "length_weight": 0.0, "length_from": 0, "length_to": 0}
 
 
@@ -69,7 +68,7 @@ def main(config: DictConfig) -> int:
     say(summary(config, settings))
     if not_validated:
         say(not_validated)
-    if log := os.environ.get(FILE_LOG):
+    if log := os.environ.get(METRICS):
         keep_metrics(log, goes_on=goes_on(config))
     code = run_verl(["verl.trainer.main_ppo"], config, "grpo")
     if not code:

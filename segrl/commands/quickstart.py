@@ -21,14 +21,13 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from segrl.commands import doctor
-from segrl.commands.common import SUMMARY
+from segrl.commands.common import METRICS, SUMMARY
 from segrl.commands.quickstart_results import REWARD, conclude
 from segrl.commands.quickstart_stages import Stage, stages_of
 
 ON_VERL, NUMA = ("verl", "ray", "vllm"), "libnuma.so.1"
 # The bundled model is so small that threads only get in each other's way. A value that is already set stays.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-METRICS = "VERL_FILE_LOGGER_PATH"  # verl's variable: where its logger ``file`` writes
 PAUSE = 0.2  # seconds between two looks at what a stage has said
 
 
