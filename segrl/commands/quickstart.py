@@ -119,7 +119,7 @@ def run(stage: Stage, logs: Path) -> int:
     logs.mkdir(parents=True, exist_ok=True)
     for file in (marker(stage, logs), summary_of(stage, logs)):
         file.unlink(missing_ok=True)
-    keep_metrics(metrics_of(stage, logs), goes_on=True)  # where the stage begins anew, it takes them away
+    keep_metrics(metrics_of(stage, logs), goes_on=True)  # `segrl grpo` drops them where it begins anew
     code = logged(stage, logs)
     if code:
         tail = log_of(stage, logs).read_text(encoding="utf-8", errors="replace").splitlines()[-12:]
