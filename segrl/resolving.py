@@ -31,13 +31,14 @@ def resolve(name: str | Callable, table: Mapping[str, Callable] | None = None, w
         raise ValueError(f"no {what} is called {name!r}{near(name, table or ())}; or write package.module:function")
     module, _, attribute = name.partition(":")
     try:
-        function = getattr(import_module(module), attribute)
+        imported = import_module(module)
     except ModuleNotFoundError as error:
         raise ValueError(
             f"{what} {name!r}: no module {error.name!r} can be imported; is its folder on PYTHONPATH?"
         ) from error
-    except AttributeError as error:
-        raise ValueError(f"{what} {name!r}: the module {module!r} has no {attribute!r}") from error
+    if not hasattr(imported, attribute):
+        raise ValueError(f"{what} {name!r}: the module {module!r} has no {attribute!r}")
+    function = getattr(imported, attribute)
     if not callable(function):
         raise ValueError(f"{what} {name!r} is a {type(function).__name__}, expected a function")
     return function

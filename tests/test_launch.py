@@ -174,6 +174,32 @@ def test_several_benchmarks_are_validated_each_under_its_name(tmp_path):
     assert config.trainer.val_before_train == grpo_config().trainer.val_before_train
 
 
+def test_verls_own_rows_stay_as_they_are_in_a_list_too(tmp_path):
+    """A system message, a source and further columns are none of a trace; beside other problems the rows are copied."""
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 3 + 4?"}]
+    for name, answer in (("a", "7"), ("b", "8")):
+        gold = {"style": "rule", "ground_truth": answer}
+        row = {"data_source": name * 3, "prompt": chat, "ability": "math", "reward_model": gold}
+        write_rows(tmp_path / f"{name}.parquet", [row | {"extra_info": {"level": 3}}])
+    files = [str(tmp_path / f"{name}.parquet") for name in "ab"]
+    write_rows(tmp_path / "c.jsonl", [{"id": "c", "problem": "What is 4 + 5?", "answer": "9"}])
+    both = [files[0], str(tmp_path / "c.jsonl")]
+    config = grpo_config(f"out={tmp_path}", f"data.train_files=[{','.join(files)}]", f"val_path=[{','.join(both)}]")
+    assert give_rows(config) is None
+    assert list(config.data.train_files) == files
+    first, second = read_rows(config.data.val_files)
+    assert (first["prompt"], first["data_source"], first["extra_info"]["level"]) == (chat, "aaa", 3)
+    assert (second["data_source"], second["reward_model"]["ground_truth"]) == ("c", "9")
+    config = grpo_config(f"out={tmp_path}", f"data.train_files={files[0]}", f"data.val_files={files[1]}")
+    assert (give_rows(config), config.data.train_files, config.data.val_files) == (None, *files)
+
+
+def test_two_names_for_the_problems_are_one_too_many(tmp_path):
+    config = grpo_config(f"out={tmp_path}", "data_path=a.jsonl", "data.train_files=b.parquet")
+    with pytest.raises(ValueError, match=r"data_path=a.jsonl and data.train_files=b.parquet name different problems"):
+        give_rows(config)
+
+
 def test_a_benchmark_is_known_by_its_name(tmp_path):
     """The hub cannot be reached here; the sentence says that it was asked for the benchmark's own dataset."""
     with pytest.raises(ValueError, match="'HuggingFaceH4/aime_2024' is no file or folder here, and as a hub dataset"):
@@ -199,9 +225,17 @@ def test_another_arms_checkpoints_are_not_gone_on_from(tmp_path):
     grpo.claim(asked("segrl.measure=length"))
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("4")
-    grpo.claim(asked("segrl.measure=length", "trainer.total_training_steps=9"))
-    with pytest.raises(ValueError, match=r"another run: segrl.measure was 'length', now 'ig'; choose another out="):
-        grpo.claim(asked("segrl.measure=ig"))
+    grpo.claim(asked("segrl.measure=length", "trainer.total_training_steps=9", "segrl.fidelity_every=7"))
+    for key, was, now in (
+        ("segrl.measure", "length", "ig"),
+        ("segrl.form", "times", "plus"),
+        ("data_path", None, "other.jsonl"),
+        ("actor_rollout_ref.actor.policy_loss.loss_mode", "vanilla", "gspo"),
+    ):
+        with pytest.raises(ValueError, match=f"another run: {key} was {was!r}, now {now!r}; choose another out="):
+            grpo.claim(asked("segrl.measure=length", f"{key}={now}"))
+    with pytest.raises(ValueError, match=r"holds checkpoints of an earlier run, which trainer.resume_mode=disable"):
+        grpo.claim(asked("segrl.measure=length", "trainer.resume_mode=disable"))
     grpo.claim(asked("segrl.measure=ig", "trainer.resume_mode=resume_path"))
 
 

@@ -68,6 +68,8 @@ def test_a_users_own_function_or_pattern_splits():
         segrl.split("a", "keyword")
     with pytest.raises(ValueError, match=r"no module 'nowhere'"):
         segrl.split("a", "nowhere:cut")
+    with pytest.raises(ValueError, match=r"the module 'math' has no 'cut'"):
+        segrl.split("a", "math:cut")
     with pytest.raises(ValueError, match="cuts between tokens"):
         segrl.split("a", "fixed")
 

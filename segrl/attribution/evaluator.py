@@ -64,7 +64,7 @@ class Evaluator:
         self.hide_answer = hide_answer
         self.keeps_logits = keeps_logits(model)
         self.fused = hasattr(unwrapped(model), "_verl_fused_kernels_backend")  # returns log-probs and no logits
-        self.device = self.embedding.weight.device
+        self.device = computing_device(model)
         if path == "embeddings":
             warn_of_baseline(self.embedding, baseline)
         if self.fused and (output != "logp" or any(sequence.rival is not None for sequence in explained)):
@@ -188,6 +188,13 @@ def evaluator(
 def unwrapped(model):
     """The transformers model inside a PEFT model; any other model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def computing_device(model) -> torch.device:
+    """The device of the model's forwards. FSDP2 may keep shards on the CPU and gather them on its mesh's device."""
+    weight = model.get_input_embeddings().weight
+    kind = weight.device_mesh.device_type if hasattr(weight, "device_mesh") else weight.device.type
+    return weight.device if kind == weight.device.type else torch.empty(0, device=kind).device
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -32,12 +33,15 @@ from segrl.verl.checks import (
     model_config,
 )
 
-# What a run must have in common with the one whose checkpoints it goes on from.
+# What a run must have in common with the one whose checkpoints it goes on from, beside the section `segrl`.
 ARM = (
-    *("segrl.rule", "segrl.rule_options", "segrl.scope", "segrl.permuted", "segrl.sign"),
-    *("segrl.measure", "segrl.measure_options", "segrl.negative_measure", "segrl.negative_measure_options"),
-    *("segrl.segmenter", "segrl.segmentation", "segrl.share", "segrl.every", "segrl.curriculum.order"),
-    *("segrl.forwards", "segrl.nodes", "segrl.path", "segrl.output", "segrl.target", "algorithm.adv_estimator"),
+    *("actor_rollout_ref.model.path", "data_path", "data.train_files", "reward.custom_reward_function"),
+    *("algorithm.adv_estimator", "algorithm.norm_adv_by_std_in_grpo", "actor_rollout_ref.actor.policy_loss.loss_mode"),
+)
+# Of the section `segrl`: how it is computed and what is shown, which may change.
+NOT_OF_THE_ARM = (
+    *("certificate_every", "fidelity_every", "fidelity_rollouts", "fidelity_nodes", "tokens_per_forward"),
+    *("checkpointing", "attributor_workers", "attributor_gpus", "poll_seconds", "step_timeout", "dump_dir"),
 )
 SEGRL_REWARD_KEYS = {"thinking": "auto", "format_weight": 0.0, "length_weight": 0.0, "length_from": 0, "length_to": 0}
 
@@ -69,7 +73,7 @@ def main(config: DictConfig) -> int:
     if not_validated:
         say(not_validated)
     if log := os.environ.get(METRICS):
-        keep_metrics(log, goes_on=goes_on(config))
+        keep_metrics(log, goes_on=has_checkpoint(config))
     code = run_verl(["verl.trainer.main_ppo"], config, "grpo")
     if not code:
         say(export(config))
@@ -79,18 +83,29 @@ def main(config: DictConfig) -> int:
 def claim(config: DictConfig) -> None:
     """Raise where checkpoints of another arm lie in the folder, from which verl would go on; else note the arm."""
     note = Path(config.out) / "arm.json"
-    if config.trainer.resume_mode != "auto" or not goes_on(config):
+    if config.trainer.resume_mode == "disable" and has_checkpoint(config):
+        raise ValueError(
+            f"{config.out} holds checkpoints of an earlier run, which trainer.resume_mode=disable would write over; "
+            "choose another out=, or remove them"
+        )
+    if config.trainer.resume_mode != "auto" or not has_checkpoint(config):
         note.unlink(missing_ok=True)
-    for key, (there, now) in shards.claim(note, {key: selected(config, key) for key in ARM}).items():
+    for key, (there, now) in shards.claim(note, arm(config)).items():
         raise ValueError(
             f"{config.out} holds checkpoints of another run: {key} was {there!r}, now {now!r}; choose another out=, or "
             "go on from them knowingly: trainer.resume_mode=resume_path trainer.resume_from_path=<a global_step folder>"
         )
 
 
-def goes_on(config: DictConfig) -> bool:
+def arm(config: DictConfig) -> dict[str, Any]:
+    """What makes a run's results, by key."""
+    credit = [f"segrl.{key}" for key in config.segrl if key not in NOT_OF_THE_ARM]
+    return {key: selected(config, key) for key in (*credit, *ARM)}
+
+
+def has_checkpoint(config: DictConfig) -> bool:
     """Whether there is a checkpoint from which verl goes on."""
-    return config.trainer.resume_mode != "disable" and (Path(config.trainer.default_local_dir) / TRACKER).exists()
+    return (Path(config.trainer.default_local_dir) / TRACKER).exists()
 
 
 def complete(config: DictConfig) -> None:

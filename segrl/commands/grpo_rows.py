@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
 from segrl import toy
 from segrl.commands.generating import HELD_OUT
-from segrl.data import BENCHMARKS, load_benchmark, load_traces, verl_rows, write_rows
+from segrl.data import BENCHMARKS, load_benchmark, load_traces, read_rows, verl_rows, write_rows
+from segrl.data.files import Row
 from segrl.types import Trace
 
 
 def give_rows(config: DictConfig) -> str | None:
     """Name the files of rows in ``config.data``; a sentence where nothing is validated."""
+    validated = config.data.val_files or not config.data.train_files
     config.data.train_files = rows_file(config, "train")
-    if config.val_path or not config.data_path:
+    if validated:
         config.data.val_files = rows_file(config, "val")
         return None
     # verl reads a file to validate on even where it never validates.
@@ -25,24 +26,25 @@ def give_rows(config: DictConfig) -> str | None:
     return "nothing is validated while it trains; for that give val_path=aime24, val_path=[aime24,amc23] or a file"
 
 
-def rows_file(config: DictConfig, split: str) -> str:
-    """The file of verl's rows that is given, or one written from the problems that are given."""
-    given = {"train": config.data_path, "val": config.val_path}[split]
-    if isinstance(given, str) and _is_verl_parquet(given):
-        return given
+def rows_file(config: DictConfig, split: str) -> str | list[str]:
+    """verl's own files of rows where they are given, else the file of rows that is written from the given problems."""
+    short = {"train": "data_path", "val": "val_path"}[split]
+    given = config.data[f"{split}_files"]
+    if config[short] and given != config[short]:
+        raise ValueError(f"{short}={config[short]} and data.{split}_files={given} name different problems; give one")
+    sources = [given] if isinstance(given, str) else list(given or [])
+    if sources and all(map(_is_verl_parquet, sources)):
+        return given if isinstance(given, str) else sources
     path = Path(config.out) / "data" / f"{split}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [verl_rows(problems, name, split) for name, problems in named_problems(given, split)]
+    rows = [_rows_of(source, split) for source in sources] or [verl_rows(toy_problems(split), "toy", split)]
     write_rows(path, [row for some in rows for row in some])
     return str(path)
 
 
-def named_problems(given: str | ListConfig | None, split: str) -> Iterable[tuple[str, list[Trace]]]:
-    """Name and problems of each file or benchmark; verl averages over the problems of a name."""
-    if not given:
-        return [("toy", toy_problems(split))]
-    sources = [given] if isinstance(given, str) else list(given)
-    return [(Path(source).stem, problems_at(source)) for source in sources]
+def _rows_of(source: str, split: str) -> list[Row]:
+    """The rows of a file or benchmark, under its name: verl averages over the rows of a name."""
+    return read_rows(source) if _is_verl_parquet(source) else verl_rows(problems_at(source), Path(source).stem, split)
 
 
 def problems_at(source: str) -> list[Trace]:
@@ -64,4 +66,8 @@ def toy_problems(split: str) -> list[Trace]:
 def _is_verl_parquet(path: str) -> bool:
     from pyarrow.parquet import read_schema
 
-    return Path(path).suffix == ".parquet" and {"prompt", "reward_model"} <= set(read_schema(path).names)
+    return (
+        Path(path).suffix == ".parquet"
+        and Path(path).is_file()
+        and {"prompt", "reward_model"} <= set(read_schema(path).names)
+    )

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from segrl.credit.choosing import WITHIN_GROUPS
 from segrl.credit.rollout import evidence_of, make_rollout, weigh_rollout
 from segrl.credit.settings import FROM_A_MODEL, OF_THE_ANSWER, OF_THE_RESPONSE, CreditSettings, Side, credit_from
-from segrl.importance.lockstep import AFTER_PREFIXES, AT_THE_INPUT, OF_SEGMENTS
+from segrl.importance.lockstep import AFTER_PREFIXES, OF_SEGMENTS
 from segrl.types import Stream, TokenisedTrace
 
 # Losses that pick tokens by their advantage: a weight on the advantage changes the picks too.
@@ -133,6 +133,11 @@ def _reasons_of_regulation(config: DictConfig, settings: CreditSettings) -> list
         )
     if regulation.confidence and any(side.need != AFTER_PREFIXES for side in settings.sides):
         reasons.append("segrl.regulation.confidence reads the answer after the whole thinking; take segrl.measure=pmi")
+    if regulation.confidence and any(side.explains == "contrast" for side in settings.sides):
+        reasons.append(
+            "segrl.regulation.confidence is the probability of one answer, which segrl.target=contrast does not give; "
+            "take segrl.target=gold"
+        )
     return reasons
 
 
@@ -148,11 +153,6 @@ def _reasons_of_side(config: DictConfig, settings: CreditSettings, side: Side) -
         )
     if side.compares_responses:
         reasons += _reasons_of_comparison(config, settings, side)
-    if side.need in AT_THE_INPUT and settings.begin:
-        reasons.append(
-            f"{side.key}={side.measure} reads the gradient at the input's embeddings, which follows no path; "
-            "leave segrl.begin out"
-        )
     return reasons
 
 
@@ -200,6 +200,11 @@ def _reasons_of_comparison(config: DictConfig, settings: CreditSettings, side: S
             f"{named} reads the actor's own last layer beside its log-probs, not segrl.attributor="
             f"{settings.attributor}; take segrl.attributor=live"
         )
+    if updates_between(config):
+        reasons.append(
+            f"{named} reads the actor's last layer beside its log-probs, which are those of the last synchronisation; "
+            "take trainer.v1.separate_async.parameter_sync_step=1"
+        )
     return reasons
 
 
@@ -210,8 +215,14 @@ def bypasses(config: DictConfig) -> bool:
 
 def logps_serve(config: DictConfig, settings: CreditSettings) -> bool:
     """Whether verl's log-probs of a response are what the attributor would read: the live actor's, at temperature 1."""
-    by_actor = settings.attributor == "live" and not bypasses(config)
+    by_actor = settings.attributor == "live" and not bypasses(config) and not updates_between(config)
     return by_actor and config.actor_rollout_ref.rollout.temperature == 1
+
+
+def updates_between(config: DictConfig) -> bool:
+    """Whether verl's log-probs may be of weights that were updated since: those of the last synchronisation."""
+    v1 = config.trainer.v1
+    return v1.trainer_mode.endswith("separate_async") and v1.separate_async.parameter_sync_step > 1
 
 
 def times_attributed(config: DictConfig, settings: CreditSettings) -> int:

@@ -40,4 +40,5 @@ def calibration_settings(settings: CreditSettings) -> dict[str, Any]:
     """The settings that a calibration follows from."""
     names = ("path", "output", "begin", "interpolate", "attributor", "calibration_rollouts", "calibration_nodes")
     basis = {name: getattr(settings, name) for name in names}
-    return basis | {"target": settings.sides[0].explains, "counts": sorted({*COUNTS, settings.nodes})}
+    target = next((side.explains for side in settings.path_sides), settings.target)
+    return basis | {"target": target, "counts": sorted({*COUNTS, settings.nodes})}

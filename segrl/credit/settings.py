@@ -12,7 +12,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from segrl.attribution.evaluator import INTERPOLATE, OUTPUTS, PATHS
-from segrl.attribution.quadrature import CALIBRATED, RULES, midpoint
+from segrl.attribution.quadrature import CALIBRATED, RULES, midpoint, nodes_of
 from segrl.attribution.target import TARGETS
 from segrl.credit.curriculum import CurriculumSettings
 from segrl.credit.regulating import RegulationSettings
@@ -48,8 +48,13 @@ ONLY_FOR_WEIGHTS = (
     *("rule_options", "measure", "measure_options", "negative_measure", "negative_measure_options", "permuted"),
     *("scope", "mean_one", "form", "centred", "sign", "warmup_steps", "target", "path", "output", "attributor"),
 )
-# Keys that say which answer a measure explains, and along which path.
-ONLY_FOR_ANSWERS = ("target", "path", "output", "begin", "nodes", "quadrature")
+# Keys that say which answer is explained, and along which path: what reads all of them, and what some.
+ONLY_FOR_ANSWERS = ("target", "path", "output", "begin", "interpolate", "nodes", "quadrature")
+READ_BY = dict.fromkeys(ALONG_A_PATH, ONLY_FOR_ANSWERS) | {
+    "gradient_T": ("target",),
+    "gradnorm_T": ("target",),
+    "prefix_logp_S": ("target", "output"),
+}
 # Keys that earlier versions had, and what to set in their place.
 REMOVED = {
     "budget": "segrl.budget is no longer a setting: set segrl.nodes, the points on each path, and segrl.share, the "
@@ -217,12 +222,21 @@ class CreditSettings:
                 f"segrl.attributor={self.attributor} with attributor_path={self.attributor_path}: a frozen attributor "
                 "needs a path, and the others take none"
             )
-        if self.rule != "uniform" and not self.reads_answers and (given := self._changed(ONLY_FOR_ANSWERS)):
+        read = {name for side in self.sides for name in READ_BY.get(side.need or "", ())}
+        unread = [name for name in ONLY_FOR_ANSWERS if name not in read]
+        if self.rule != "uniform" and (given := self._changed(unread)):
             measures = " and ".join(f"{side.key}={side.measure}" for side in self.sides)
             raise ValueError(
-                f"{' '.join(given)} would change nothing: {measures} explains no answer; take one that does, like "
-                "segrl.measure=contribution, or leave them out"
+                f"{' '.join(given)} would change nothing, since {measures} does not read it; take a measure that does, "
+                "like segrl.measure=contribution, or leave it out"
             )
+        if self.rule == "onward" and self.scope == "batch":
+            raise ValueError(
+                "segrl.rule=onward looks for the strongest thought of a response, and segrl.scope=batch would look for "
+                "one in all of them; take segrl.scope=response"
+            )
+        if self.follows_a_path and self.quadrature != CALIBRATED:
+            nodes_of(self.quadrature, self.nodes)  # raises where there is no such rule, or file, of so many nodes
         if self.rule == "uniform" and (given := self._for_weights()):
             raise ValueError(
                 f"{' '.join(given)} would change nothing: segrl.rule=uniform weighs no token; give "
@@ -270,7 +284,12 @@ class CreditSettings:
     @property
     def follows_a_path(self) -> bool:
         """Whether attribution has nodes."""
-        return self.rule != "uniform" and any(side.need in ALONG_A_PATH for side in self.sides)
+        return self.rule != "uniform" and bool(self.path_sides)
+
+    @property
+    def path_sides(self) -> list[Side]:
+        """The sides that are attributed along a path."""
+        return [side for side in self.sides if side.need in ALONG_A_PATH]
 
     @property
     def reads_gold(self) -> bool:

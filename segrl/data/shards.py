@@ -71,7 +71,7 @@ def claim(file: Path, settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]
         saved = json.loads(file.read_text())
     except ValueError as error:
         raise ValueError(f"{file} is not JSON ({error}), so nothing says what the job is; remove the folder") from error
-    pairs = {name: (saved.get(name), settings.get(name)) for name in {*saved, *settings}}
+    pairs = {name: (saved.get(name), settings.get(name)) for name in {**saved, **settings}}
     return {name: (old, new) for name, (old, new) in pairs.items() if old != new}
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from segrl.attribution.evaluator import left_padded, padded_inputs, unwrapped
+from segrl.attribution.evaluator import computing_device, left_padded, padded_inputs, unwrapped
 from segrl.attribution.path import evaluating
 from segrl.types import TokenisedTrace
 
@@ -101,7 +101,7 @@ def vectors_of(model, traces: Sequence[TokenisedTrace], logps: Sequence[Tensor])
     ``logps`` hold the log-probability of each token. The last position alone goes on to the output layer.
     """
     ids = [torch.cat([trace.prompt_ids, trace.response_ids]) for trace in traces]
-    padded = left_padded(ids, 0, model.get_input_embeddings().weight.device)
+    padded = left_padded(ids, 0, computing_device(model))
     with evaluating(model), hidden_states(model) as hidden:
         model(**padded_inputs(model, *padded, keep=1))
     vectors = []

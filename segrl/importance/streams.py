@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segrl.attribution.evaluator import left_padded, padded_inputs, unwrapped
+from segrl.attribution.evaluator import computing_device, left_padded, padded_inputs, unwrapped
 from segrl.attribution.path import evaluating
 from segrl.attribution.target import Explained
 from segrl.importance.reading import Reading, attending, read_on
@@ -94,7 +94,7 @@ def losses(logps: Sequence[Tensor], kept: Sequence[Tensor], boundaries: Sequence
 def logps_of(model, rows: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
     """The log-probability of each response token after its prompt, from one forward; ``rows`` hold the tokens."""
     ids = [torch.cat(row) for row in rows]
-    padded = left_padded(ids, 0, model.get_input_embeddings().weight.device)
+    padded = left_padded(ids, 0, computing_device(model))
     with evaluating(model):
         logits = model(**padded_inputs(model, *padded, keep=max(len(row[1]) for row in rows) + 1)).logits
     logps = []

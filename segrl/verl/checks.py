@@ -106,12 +106,18 @@ def model_config(model: DictConfig) -> Any:
 
 def check_rows(config: DictConfig) -> None:
     """Raise where the training rows do not fill one batch: verl leaves out an epoch's last, incomplete batch."""
-    rows = len(read_rows(config.data.train_files, ["prompt"]))
+    rows = sum(len(read_rows(file, ["prompt"])) for file in _train_files(config))
     if rows < config.data.train_batch_size:
         raise ValueError(
             f"{config.data.train_files} has {rows} rows, data.train_batch_size={config.data.train_batch_size}; not one "
             "batch can be filled"
         )
+
+
+def _train_files(config: DictConfig) -> list[str]:
+    """verl takes one file or a list of them."""
+    files = config.data.train_files
+    return [files] if isinstance(files, str) else list(files)
 
 
 def check_vocabularies(config: DictConfig, settings: CreditSettings) -> None:
@@ -130,7 +136,8 @@ def check_reward(config: DictConfig) -> None:
     segrl's reward must call this answer right: after ``</think>`` and, unless thinking is required, without it too.
     """
     reward = config.reward.custom_reward_function
-    row = read_rows(config.data.train_files)[0]
+    file, *_ = _train_files(config)
+    row = read_rows(file)[0]
     gold = (row.get("reward_model") or {}).get("ground_truth")
     if reward.path != SEGRL_REWARD:
         call_reward(config, row, f"\\boxed{{{gold}}}")
@@ -140,7 +147,7 @@ def check_reward(config: DictConfig) -> None:
         answer = call_reward(config, row, response)
         if answer["acc"] != 1.0:
             raise ValueError(
-                f"{config.data.train_files}: the gold answer {gold!r} of the first row is not right by itself, "
+                f"{file}: the gold answer {gold!r} of the first row is not right by itself, "
                 f"given as {response!r} ({answer['status']}); no rollout could ever score"
             )
 

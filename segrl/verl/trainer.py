@@ -170,8 +170,8 @@ class SegmentCredit:
             regulation = self._regulation(batch, weighed, metrics)
             write_advantages(batch, spread(rollouts, weighed, self.settings, regulation))
         metrics.update(credit_metrics(rollouts, why, weighed))
-        if self._compares and weighed:
-            metrics.update(self._agreements(batch, weighed[: self.settings.fidelity_rollouts]))
+        if self._compares and (along := [one for one in weighed if self._follows_a_path(one.rollout)]):
+            metrics.update(self._agreements(batch, along[: self.settings.fidelity_rollouts]))
         if self.settings.dump_dir:
             self._dump(self.settings.dump_dir, batch, rollouts, why, by_key)
 
@@ -207,11 +207,13 @@ class SegmentCredit:
         return Regulation(settings, converging, weight, likelihoods)
 
     def _entropy_weight(self, entropy: float) -> float:
-        """This step's weight of entropy, steered from the last step's. The memory keeps both for a resumed run."""
+        """This step's weight of entropy, steered from that of the last weighed step before it. The memory keeps them
+        for a resumed run, which may begin before the last of them."""
         settings, step = self.settings.regulation, self.global_steps
-        by_step = (self.memory.get("entropy_weight", asdict(settings)) or {}).get("by_step", {})
-        weight = steered(by_step.get(str(step - 1), settings.entropy_weight), entropy, settings)
-        self.memory.keep("entropy_weight", asdict(settings), {"by_step": {**by_step, str(step): weight}})
+        kept = (self.memory.get("entropy_weight", asdict(settings)) or {}).get("by_step", {})
+        before = {int(number): weight for number, weight in kept.items() if int(number) < step}
+        weight = steered(before[max(before)] if before else settings.entropy_weight, entropy, settings)
+        self.memory.keep("entropy_weight", asdict(settings), {"by_step": {**before, step: weight}})
         return weight
 
     @property
@@ -222,7 +224,10 @@ class SegmentCredit:
     def _compares(self) -> bool:
         settings = self.settings
         wanted = settings.fidelity_every and (self._weighed_before + 1) % settings.fidelity_every == 0
-        return bool(wanted) and settings.follows_a_path and not settings.permuted
+        return bool(wanted) and not settings.permuted
+
+    def _follows_a_path(self, rollout: Rollout) -> bool:
+        return self.settings.side(rollout.advantage) in self.settings.path_sides
 
     def _agreements(self, batch: KVBatchMeta, few: Sequence[Weighed]) -> dict[str, float]:
         """How far a few rollouts' scores agree with those at many nodes, and, if another model explains, with those by
@@ -282,11 +287,13 @@ class SegmentCredit:
         if not wanted or self.memory.get("calibration", basis):
             return
         began = time.perf_counter()
-        of_side = [rollout for rollout in chosen if settings.side(rollout.advantage) == settings.sides[0]]
+        side = settings.path_sides[0]
+        of_side = [rollout for rollout in chosen if settings.side(rollout.advantage) == side]
         if len(of_side) < LEAST_TO_CALIBRATE:
             return
         sample = of_side[: settings.calibration_rollouts]
-        masses = self.sources.masses_on_grid(batch, sample, self._request(), settings.calibration_nodes)
+        request = replace(self._request(), target=side.explains)
+        masses = self.sources.masses_on_grid(batch, sample, request, settings.calibration_nodes)
         masses = [masses_JL for masses_JL in masses if bool(torch.isfinite(masses_JL).all())]
         if not masses:
             return

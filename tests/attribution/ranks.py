@@ -4,11 +4,13 @@ bit for bit."""
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from testkit import paper
@@ -16,6 +18,7 @@ from testkit.tiny import byte_level_tokenizer, tiny_model
 
 import segrl
 from segrl import Trace
+from segrl.attribution.evaluator import computing_device
 
 torch.set_num_threads(1)
 dist.init_process_group("gloo")
@@ -68,6 +71,9 @@ assert all(parameter.grad is None for parameter in sharded.parameters())
 
 for a, b in zip(trained(sharded), trained(plain), strict=True):
     torch.testing.assert_close(a, b)
+weight = DTensor.from_local(torch.empty(4, 2, device="meta"), mesh)  # kept elsewhere than it is gathered
+offloaded = SimpleNamespace(get_input_embeddings=lambda: SimpleNamespace(weight=weight))
+assert [computing_device(model).type for model in (offloaded, sharded, plain)] == ["cpu"] * 3
 print(f"rank {rank} of {world}: equal", flush=True)
 dist.destroy_process_group()
 os._exit(0)  # a thread of gloo that still holds a tensor when the interpreter ends would abort this process

@@ -67,7 +67,27 @@ ranked = partial(CreditSettings, rule="rank")
             ["actor_rollout_ref.model.use_fused_kernels=true", "segrl.target=contrast", "segrl.output=logp"],
             "no logits, which a contrast read; set it to false; plain GRPO works there (method=uniform), and",
         ),
-        (["segrl.measure=oar", "segrl.begin=0.5"], "segrl.measure=oar reads the gradient at the input's embeddings"),
+        (
+            ["segrl.measure=oar", "segrl.begin=0.5"],
+            "segrl.begin=0.5 would change nothing, since segrl.measure=oar does",
+        ),
+        (
+            ["segrl.measure=pmi", "segrl.nodes=4"],
+            "segrl.nodes=4 would change nothing, since segrl.measure=pmi does not",
+        ),
+        (
+            ["segrl.quadrature=trapezoid", "segrl.measure=contribution"],
+            "the trapezoid rule needs both ends of the path",
+        ),
+        (["segrl.rule=onward", "segrl.scope=batch"], "segrl.rule=onward looks for the strongest thought of a response"),
+        (
+            ["segrl.measure=pmi", "segrl.target=contrast", "+segrl.regulation.confidence=true"],
+            "segrl.regulation.confidence is the probability of one answer, which segrl.target=contrast does not give",
+        ),
+        (
+            ["segrl.measure=delta", "segrl.sign=both", "trainer.v1.trainer_mode=segrl_separate_async"],
+            "last synchronisation; take trainer.v1.separate_async.parameter_sync_step=1",
+        ),
         (["segrl.measure=ig"], "take segrl.path=embeddings segrl.output=logp segrl.quadrature=calibrated with it"),
         (["segrl.rule=uniform", "segrl.measure=length"], "segrl.measure=length would change nothing"),
         (["segrl.path=valeus"], "segrl.path='valeus', did you mean 'values'?"),
@@ -161,7 +181,7 @@ def test_what_can_be_done_is_let_through(overrides):
 
 def test_keys_of_an_answer_are_refused_where_none_is_read():
     for given in ("segrl.target=contrast", "segrl.path=embeddings", "segrl.nodes=4"):
-        with pytest.raises(ValueError, match=f"{given} would change nothing: segrl.measure=support explains no answer"):
+        with pytest.raises(ValueError, match=f"{given} would change nothing, since segrl.measure=support does not"):
             check_supported(grpo_config(given))
     check_supported(grpo_config("segrl.negative_measure=mistake", "segrl.sign=both", "segrl.nodes=4"))
 

@@ -358,12 +358,13 @@ def test_support_is_asked_for_by_the_boundaries_of_segments_without_an_answer(ma
     [
         ("live", {"actor_rollout_ref.rollout.temperature": 0.7}),
         ("live", {"algorithm.rollout_correction.bypass_mode": True}),
+        ("live", {"trainer.v1.trainer_mode": "separate_async"}),
         ("ref", {}),
     ],
-    ids=["temperature", "bypass", "reference"],
+    ids=["temperature", "bypass", "asynchronous", "reference"],
 )
 def test_support_reads_whole_responses_where_verl_has_other_log_probs(make, attributor, verl):
-    """At another temperature, of the rollout servers, or of another model."""
+    """At another temperature, of the rollout servers, of weights before the last update, or of another model."""
     trainer, queue = make(measure="support")
     trainer.settings = replace(trainer.settings, attributor=attributor)
     for key, value in verl.items():
@@ -375,19 +376,21 @@ def test_support_reads_whole_responses_where_verl_has_other_log_probs(make, attr
 
 
 def test_the_weight_of_entropy_follows_the_steps_and_is_found_again(make):
-    """Half the target's entropy raises the weight by e^(gain / 2) a step; its bonus is added to the advantage."""
+    """Half the target's entropy raises the weight by e^(gain / 2) a weighed step; its bonus is added to the advantage.
+    Step 2 is left out here, and a step after the resumed one, of a run that was killed, is forgotten."""
     regulation = {"entropy_weight": 0.01, "entropy_target": 0.4, "entropy_gain": 0.5}
     plain, plain_queue = make(rule="rank")
     step(plain, plain_queue)
     trainer, queue = make(rule="rank", regulation=regulation)
     weights = []
-    for trainer.global_steps in (1, 2):
+    for trainer.global_steps in (1, 3, 5):
         queue.rows["a_0_0"]["advantages"] = torch.full_like(queue.rows["a_0_0"]["advantages"], 0.5)
         weights.append(step(trainer, queue, **{"actor/entropy": 0.2})["segrl/entropy_weight"])
-    assert weights == pytest.approx([0.01 * math.exp(0.25), 0.01 * math.exp(0.5)])
-    again, queue = make(rule="rank", regulation=regulation)  # as after a crash in the second step
-    again.global_steps = 2
+    assert weights == pytest.approx([0.01 * math.exp(0.25 * n) for n in (1, 2, 3)])
+    again, queue = make(rule="rank", regulation=regulation)
+    again.global_steps = 3
     assert step(again, queue, **{"actor/entropy": 0.2})["segrl/entropy_weight"] == pytest.approx(weights[1])
+    assert list(again.memory.contents["entropy_weight"]["found"]["by_step"]) == [1, 3]
     added_T = queue.rows["a_0_0"]["advantages"] - plain_queue.rows["a_0_0"]["advantages"]
     thinking = len(TOKENIZER(THINKING)["input_ids"])
     surplus_T = 2.0 - torch.arange(len(added_T)).float()
