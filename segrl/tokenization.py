@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segrl.text.decoding import LONE_SURROGATE
+from segrl.text.decoding import LONE_SURROGATE, decode
 from segrl.text.prompting import THINK_END, prompt_hash, render, strip_opening
 from segrl.types import TokenisedTrace, Trace
 
@@ -44,6 +44,12 @@ def tokenize_all(traces: Sequence[Trace], tokenizer, template: str = "chat") -> 
             traces, prompts, responses, prompt_ids_of, encoded, strict=True
         )
     ]
+
+
+def spells(tokenizer, trace: TokenisedTrace) -> bool:
+    """Whether the trace's response is what the tokenizer reads in its ids."""
+    known = int(trace.response_ids.max()) < len(tokenizer)
+    return known and decode(trace.response_ids, tokenizer)[0] == trace.response
 
 
 def thinking_tokens(trace: TokenisedTrace) -> int:

@@ -122,7 +122,7 @@ ALLOWED_ARROWS = {
     "selection": {"types"},
     "weighting": {"resolving", "types"},
     "segmentation": {"resolving", "tokenization", "types"},
-    "attribution": {"grading", "loading", "resolving", "text", "tokenization", "types"},
+    "attribution": {"grading", "loading", "resolving", "tokenization", "types"},
     "generation": {"grading", "loading", "resolving", "text", "types"},
     "importance": {
         *("attribution", "generation", "grading", "loading", "resolving", "text", "tokenization", "toy", "types"),

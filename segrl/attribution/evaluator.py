@@ -237,7 +237,7 @@ def _smaller(rows: int, tokens: int, fixed: bool) -> int:
     """Half the rows of a batch that did not fit. Raises for one row, and in a process group: its forwards are fixed."""
     group = torch.distributed.is_available() and torch.distributed.is_initialized()
     if rows == 1 or fixed or (group and torch.distributed.get_world_size() > 1):
-        raise ValueError(
+        raise MemoryError(
             f"out of memory at {rows} rows of {tokens} tokens; give fewer batch_tokens (traces longer than that are "
             "checkpointed), or leave out the longest traces"
         )

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from segrl.grading import grade_answer
-from segrl.text.boxed import last_boxed
-from segrl.text.prompting import THINK_END
+from segrl.grading.answer import extract
 from segrl.tokenization import encode, thinking_tokens
 from segrl.types import TokenisedTrace
 
@@ -119,8 +118,8 @@ def answer_of(trace: TokenisedTrace, target: str) -> str:
 
 
 def own_answer(trace: TokenisedTrace) -> str | None:
-    """The answer that the response gives: as the trace says, or in its last box behind the thinking."""
-    return trace.own_answer or last_boxed(trace.response.rpartition(THINK_END)[2])
+    """The answer that the response gives: as the trace says, or as it is graded."""
+    return trace.own_answer or extract(trace.response, prompt=trace.prompt or "", finish=trace.finish)
 
 
 def answer_suffix(answer: str, tokenizer, template: str = TEMPLATE) -> tuple[Tensor, int, int]:

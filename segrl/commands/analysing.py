@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from segrl.commands.common import attributor, plain, progress, segments_of, tokenised
+from segrl.commands.common import attributor, lasting, made_from, plain, progress, segments_of, tokenised
 from segrl.commands.config import ConfigError, needed
 from segrl.data.shards import Shards, read_shards
 from segrl.types import Segments, TokenisedTrace, Trace
@@ -80,10 +80,6 @@ def _checked(config: DictConfig) -> dict[str, Any]:
     if section["truncation"] == "judge" and not config.judge_path and config.backend == "transformers":
         raise ConfigError("analysis.truncation=judge needs a model to ask: judge_path=..., or a backend with server=")
     return section
-
-
-def _cut(config: DictConfig) -> dict[str, Any]:
-    return {"segmenter": config.segmenter, "segmentation": plain(config.segmentation), **attributor(config)}
 
 
 def _tokenised(config: DictConfig, sampled: Callable[[int], list[Trace]]) -> list[TokenisedTrace]:
@@ -177,7 +173,7 @@ def _judged(
     from segrl.analysis.truth import judged, truth_of
 
     options, about = plain(config.attribution), _about_answers(config)
-    settings = {"world": config.world, "options": plain(config.world_options), **attributor(config)}
+    settings = {"world": config.world, "options": plain(config.world_options), **made_from(traces, config)}
 
     def truth_row(model, tokenizer, trace: TokenisedTrace) -> dict[str, Any]:
         reading = {**about, "forwards": config.forwards}
@@ -188,9 +184,14 @@ def _judged(
         row = judged(model, tokenizer, trace, segments[trace.id], arms, options)
         return {"id": trace.id, "found": json.dumps(row)}
 
-    of_truth = {**settings, **about, "truths": list(truths), "forwards": config.forwards}
+    of_truth = {**settings, "attribution": lasting(about), "truths": list(truths), "forwards": config.forwards}
     known = _filled(config, out / "known", "truth", of_truth, traces, truth_row)
-    of_arms = {**settings, "arms": list(arms), "attribution": options, "measures": plain(config.measure_options)}
+    of_arms = {
+        **settings,
+        "arms": list(arms),
+        "attribution": lasting(options),
+        "measures": plain(config.measure_options),
+    }
     scored = _filled(config, out / "scores", "arms", of_arms, traces, scores_row)
     rows = zip(known, scored, strict=True)
     return [{**json.loads(score["found"]), "truth": json.loads(truth["found"])} for truth, score in rows]
@@ -223,7 +224,9 @@ def _gathered(config: DictConfig, folder: Path) -> list[dict[str, Any]]:
         return {"id": trace.id, "found": json.dumps(row)}
 
     traces = _tokenised(config, lambda n: _toy_traces(n, config.seed))
-    stored = _filled(config, folder, "analyze", {**settings, **_cut(config)}, traces, row_of)
+    cut = {"segmenter": config.segmenter, "segmentation": plain(config.segmentation)}
+    lasts = {**settings, "gather_options": lasting(settings["gather_options"]), **cut, **made_from(traces, config)}
+    stored = _filled(config, folder, "analyze", lasts, traces, row_of)
     return [json.loads(row["found"]) for row in stored]
 
 

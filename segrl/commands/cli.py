@@ -92,7 +92,7 @@ def _run(command: str, arguments: list[str], planner: str = "") -> int:
             return 0
         module, _, function = (planner or where).partition(":")
         return getattr(import_module(module), function)(config, *([command] if planner else [])) or 0
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, MemoryError) as error:
         if os.environ.get("SEGRL_TRACEBACK"):
             raise
         return _fail(f"segrl {command}: {error}")

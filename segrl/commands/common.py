@@ -74,6 +74,12 @@ def made_from(traces: Sequence[TokenisedTrace], config: DictConfig) -> dict[str,
     return made | ({"calibration": file_hash(quadrature)} if quadrature.is_file() else {})
 
 
+def lasting(attribution: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of attribution from which rows follow. Those of how they go through the model may change while a job
+    is interrupted."""
+    return {name: value for name, value in attribution.items() if name not in ("batch_tokens", "checkpointing")}
+
+
 def file_hash(file: str | Path) -> str:
     """A hash of the file's content."""
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
@@ -95,10 +101,16 @@ def traces_of(config: DictConfig) -> list[Trace]:
 def tokenised(config: DictConfig) -> list[TokenisedTrace]:
     """The traces of ``traces``, their tokens counted by the attributor's tokenizer."""
     from segrl.loading import load_tokenizer
-    from segrl.tokenization import tokenize_all
+    from segrl.tokenization import spells, tokenize_all
 
     traces = traces_of(config)
     tokenizer = load_tokenizer(attributor_path(config))
+    for trace in traces:
+        if isinstance(trace, TokenisedTrace) and not spells(tokenizer, trace):
+            raise ValueError(
+                f"trace {trace.id!r} is saved in tokens that {attributor_path(config)} does not read as its response; "
+                "give the model whose tokens they are as attributor_path=, or save the traces as text"
+            )
     texts = [trace for trace in traces if not isinstance(trace, TokenisedTrace)]
     tokenised_texts = iter(tokenize_all(texts, tokenizer, config.template))
     return [trace if isinstance(trace, TokenisedTrace) else next(tokenised_texts) for trace in traces]

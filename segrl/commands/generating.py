@@ -32,8 +32,9 @@ def generate(config: DictConfig) -> None:
 def generated(config: DictConfig, out: Path) -> list[Trace]:
     """Every sample of every problem, also those that an interrupted run has written."""
     from segrl.data import load_traces, save_traces
+    from segrl.data.records import traces_hash
     from segrl.generation import BACKENDS, Sampling, samples, whole_groups
-    from segrl.loading import check_model
+    from segrl.loading import check_model, weights_hash
 
     options = plain(config.generation)
     backend_options = {name: options.pop(name) for name in BACKENDS}.get(config.backend, {})
@@ -48,7 +49,10 @@ def generated(config: DictConfig, out: Path) -> list[Trace]:
     sampling = Sampling(_answering(config), config.template, **options)
     prompts = samples(problems_of(config), n, seed)
     lasting = {name: value for name, value in backend_options.items() if name not in CIRCUMSTANCES}
-    settings = {"backend": config.backend, **asdict(sampling), "n": n, "seed": seed, **lasting}
+    made: dict[str, str | None] = {"problems": traces_hash(prompts)}
+    if config.backend != "openai":
+        made["weights"] = weights_hash(model_path(config))
+    settings = {"backend": config.backend, **asdict(sampling), "n": n, "seed": seed, **lasting, **made}
     shards = Shards(out, settings, prompts, batch)
     todo = dict(shards.todo())
     with progress("generate", len(prompts), shards.done) as advance:

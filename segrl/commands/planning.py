@@ -138,7 +138,7 @@ def attribute_plan(
     spent = None
     if lengths and hardware.tflops:
         tokens, mean = sum(lengths), sum(lengths) // len(lengths)
-        flops = attribution_flops(shape, tokens, mean, options.nodes, bool(options.checkpointing))
+        flops = attribution_flops(shape, tokens, mean, options.nodes, batching.checkpoints(mean))
         spent = hours(flops, workers, hardware.tflops)
     if not hardware.is_gpu:
         parts = {"processes": memory.PROCESS * workers, **{part: size * workers for part, size in parts.items()}}

@@ -71,6 +71,7 @@ def write_problems(config: DictConfig, out: Path) -> None:
     """Problems to learn from and others to be evaluated on, of the toy world or of the file at ``data_path``."""
     from segrl import toy
     from segrl.data import load_traces, save_traces
+    from segrl.data.records import traces_hash
 
     learnt, tested = config.problems, config.test_problems
     if config.data_path:
@@ -82,8 +83,15 @@ def write_problems(config: DictConfig, out: Path) -> None:
             )
     else:
         problems = toy.sample_problems(learnt, config.seed) + toy.sample_problems(tested, config.seed + 1)
-    save_traces(problems[:learnt], out / "problems.jsonl")
-    save_traces(problems[learnt:], out / "test.jsonl")
+    parts = {out / "problems.jsonl": problems[:learnt], out / "test.jsonl": problems[learnt:]}
+    for file, traces in parts.items():
+        if file.exists() and traces_hash(load_traces(file)) != traces_hash(traces):
+            raise ValueError(
+                f"{file} holds other problems: seed, problems, test_problems or data_path was another; choose another "
+                "out=, or remove the folder"
+            )
+    for file, traces in parts.items():
+        save_traces(traces, file)
 
 
 def missing() -> list[str]:

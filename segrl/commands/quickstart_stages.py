@@ -129,7 +129,7 @@ def harvested(out: Path) -> Path:
 def sampling(config: DictConfig, backend: str) -> list[str]:
     """The keys of sampling. The bundled model is not compiled, which takes longer than its answers."""
     eagerly = backend == "vllm" and not config.model_path
-    arguments = [f"backend={backend}", f"generation.max_tokens={config.max_tokens}"]
+    arguments = [f"backend={backend}", f"generation.max_tokens={config.max_tokens}", f"generation.seed={config.seed}"]
     return arguments + (["generation.vllm.engine.enforce_eager=true"] if eagerly else [])
 
 

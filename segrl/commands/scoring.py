@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig
 
 from segrl.commands.attributing import run
-from segrl.commands.common import attributor, file_hash, made_from, plain, segments_of, tokenised
+from segrl.commands.common import attributor, file_hash, lasting, made_from, plain, segments_of, tokenised
 from segrl.commands.planning import announce
 from segrl.data import records
 from segrl.data.records import Row
@@ -111,7 +111,7 @@ def scores_beside(out: str) -> Path:
 def _settings(traces: Sequence[TokenisedTrace], config: DictConfig) -> dict[str, Any]:
     """What the scores follow from."""
     sections = ("measure_options", "segmentation", "attribution", "evidence")
-    options = {f"{name}.{key}": value for name in sections for key, value in plain(config[name]).items()}
+    options = {f"{name}.{key}": value for name in sections for key, value in lasting(plain(config[name])).items()}
     functions = {"measure": config.measure, "segmenter": config.segmenter}
     files = {f"{key} {name}": _source_hash(name) for key, name in functions.items() if ":" in name}
     return {**made_from(traces, config), **functions, **options, **files}

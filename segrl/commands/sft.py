@@ -83,6 +83,11 @@ def check_beforehand(config: DictConfig, stages: list[Stage]) -> None:
             f"trainer.nnodes={config.trainer.nnodes}: each machine would score all traces; run `segrl select "
             "executor=ray` and give what it writes as selections="
         )
+    if config.data.val_files:
+        raise ValueError(
+            "data.val_files needs selections too, and only the training traces would be scored; run `segrl select` on "
+            "both files and give what it writes as selections=, or take mode=full"
+        )
     untrained = [staged for stage in stages if not is_trained(staged := stage_config(config, stage, stages))]
     check_space(*untrained)
     whole = [staged for staged in untrained if staged.mode != "pruned"]  # how long pruned rows are is not known yet

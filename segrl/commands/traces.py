@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig
 
-from segrl.commands.common import attributor, counted, made_from, plain, say, segments_of, tokenised
+from segrl.commands.common import attributor, counted, lasting, made_from, plain, say, segments_of, tokenised
 from segrl.commands.config import needed
 from segrl.commands.planning import announce
 from segrl.data import records
@@ -38,7 +38,7 @@ def attribute(config: DictConfig) -> None:
     model, options = attributor(config), plain(config.attribution)
     check_model(**model)
     traces = tokenised(config)
-    settings = {**made_from(traces, config), **options}
+    settings = {**made_from(traces, config), **lasting(options)}
     announce("attribute", config, lengths=[len(trace.prompt_ids) + trace.tokens for trace in traces])
     shards = Shards(out, settings, traces, config.shard)
     rows = run(attributed_rows, shards, model, options, config.executor, config.workers, "attributed")

@@ -32,6 +32,8 @@ def trace_from_row(row: Row, where: str, fallback_id: str, with_response: bool =
     rest = _flattened(row, where)
     problem = _problem(rest, where)
     answer, source = _answer(rest, where)
+    if with_response and "response" in row:
+        rest.setdefault("response", "")  # an empty response, not one that stands in another column
     response = _response(rest, where, solution_is_free=source != "solution") if with_response else ""
     name = first_filled(rest, ID)
     id = _text(rest.pop(name), name, where) if name else fallback_id

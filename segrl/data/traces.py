@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, count, islice
 from typing import TypeVar
 
 from segrl.data.columns import trace_from_row
@@ -65,11 +65,17 @@ def collect(
 
 
 def with_problem_ids(traces: Iterable[AnyTrace]) -> list[AnyTrace]:
-    """The traces, with one ``problem_id`` for all that share problem and answer: that of the first."""
+    """The traces, with one ``problem_id`` for all that share problem and answer: that of the first. Another problem
+    of the same id, from another file, gets a number behind it."""
     first: dict[tuple[str, str | None], str] = {}
+    of_id: dict[str, str] = {}
     named = []
     for trace in traces:
-        id = first.setdefault((trace.problem, trace.answer), trace.problem_id)
+        asked = (trace.problem, trace.answer)
+        if asked not in first:
+            ids = chain([trace.problem_id], (f"{trace.problem_id}-{number}" for number in count(2)))
+            first[asked] = next(id for id in ids if of_id.setdefault(id, trace.problem) == trace.problem)
+        id = first[asked]
         named.append(trace if id == trace.problem_id else replace(trace, meta={**trace.meta, "problem_id": id}))
     return named
 

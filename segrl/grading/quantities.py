@@ -122,15 +122,29 @@ def _same_based(a: Node, b: Node) -> bool:
 
 
 def _rounded(gold: Node, pred: Node) -> bool:
-    """Whether one side is a decimal of enough digits and the other the exact value it rounds."""
+    """Whether one side is a decimal of enough digits, and the other the exact value or longer decimal that it rounds."""
     if variables(gold) or variables(pred):
         return False
     gold_digits, pred_digits = _significant(gold), _significant(pred)
     if gold_digits >= PRECISE and pred_digits >= PRECISE:
-        return _within(gold, pred, 1) or _within(pred, gold, 1)
+        return _shortened(gold, pred) or _shortened(pred, gold)
     if gold_digits >= ROUNDED and pred_digits < 0 and pred[0] not in ("num", "const"):
         return _within(gold, pred, Fraction(1, 2))
     return pred_digits >= PRECISE and gold_digits < 0 and gold[0] != "num" and _within(pred, gold, 1)
+
+
+def _shortened(decimal: Node, longer: Node) -> bool:
+    """Whether the decimal is the other one, which shows more places, rounded or cut."""
+    (short, places), (long, more) = _signed(decimal), _signed(longer)
+    if places >= more or max(abs(places), abs(more)) > 60 or short * long <= 0:
+        return False
+    return Fraction(-1, 2) <= (abs(long) - abs(short)) * Fraction(10) ** places < 1
+
+
+def _signed(decimal: Node) -> tuple[Fraction, int]:
+    """The value of a decimal and its places behind the point."""
+    sign, (_, size, places) = (-1, decimal[1]) if decimal[0] == "neg" else (1, decimal)
+    return sign * size, places
 
 
 def _significant(node: Node) -> int:

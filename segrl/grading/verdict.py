@@ -22,7 +22,6 @@ from segrl.grading.tree import Node, is_value, variables
 LONG = 20_000  # characters
 COMPARED = ("exact", "numeric", "symbolic")
 UNDECIDED = ("gold_unparsable", "timeout", "refused")
-STATUSES = (*COMPARED, "no_answer", *UNDECIDED)
 
 
 @dataclass(frozen=True)

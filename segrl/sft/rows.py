@@ -17,9 +17,8 @@ from segrl.segmentation import segment
 from segrl.selection import select
 from segrl.sft.masking import Choice, Example, Masked, Rules, example, mask, project, truncate
 from segrl.sft.pruning import prune
-from segrl.text.decoding import decode
 from segrl.text.prompting import THINK_END, prompt_hash, render, with_opening
-from segrl.tokenization import tokenize, tokenize_all
+from segrl.tokenization import spells, tokenize, tokenize_all
 from segrl.types import Segments, Selection, TokenisedTrace, Trace
 from segrl.weighting import weigh
 
@@ -130,11 +129,8 @@ def supervise(
 
 def spelled_by(tokenizer, trace: TokenisedTrace) -> bool:
     """Whether the tokenizer makes the trace's own ids; if so they are used as they are."""
-    if int(trace.response_ids.max()) >= len(tokenizer):
-        return False
     # Models of one family share their words but not their special tokens, so the prompt is compared too.
-    prompt = tokenizer.decode(trace.prompt_ids.tolist())
-    return decode(trace.response_ids, tokenizer)[0] == trace.response and prompt_hash(prompt) == trace.prompt_hash
+    return spells(tokenizer, trace) and prompt_hash(tokenizer.decode(trace.prompt_ids.tolist())) == trace.prompt_hash
 
 
 def in_tokens(

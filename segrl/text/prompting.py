@@ -19,22 +19,31 @@ def render(problem: str, tokenizer, template: str = "chat") -> str:
     """The prompt for ``problem``: the tokenizer's chat template up to where the assistant's turn begins.
 
     ``template`` is ``chat``, ``plain`` (the user text alone, for base models without a chat template), or a text of
-    yours that holds ``{problem}``.
+    yours that holds ``{problem}``. Before the last two stands the token that the tokenizer puts before every text, if
+    it puts one.
     """
     if template == "plain":
-        return user_message(problem)["content"] + "\n"
+        return _begun(user_message(problem)["content"] + "\n", tokenizer)
     if template != "chat":
         if "{problem}" not in template:
             raise ValueError(
                 f"template {template!r} is not one of {TEMPLATES} and holds no '{{problem}}' to put the problem in"
             )
-        return template.replace("{problem}", problem)
+        return _begun(template.replace("{problem}", problem), tokenizer)
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError(
             f"the tokenizer {tokenizer.name_or_path!r} has no chat template; pass template=plain, "
             "or a text of your own that holds '{problem}'"
         )
     return tokenizer.apply_chat_template([user_message(problem)], tokenize=False, add_generation_prompt=True)
+
+
+def _begun(prompt: str, tokenizer) -> str:
+    """The prompt behind the tokenizer's begin-of-text token, where its own encoding of a text begins with one."""
+    begin = getattr(tokenizer, "bos_token", None)
+    if not begin or prompt.startswith(begin) or tokenizer("")["input_ids"][:1] != [tokenizer.bos_token_id]:
+        return prompt
+    return f"{begin}{prompt}"
 
 
 def opens_thought(prompt: str) -> bool:

@@ -115,13 +115,13 @@ def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(monkeypatch):
 
 def test_one_row_that_does_not_fit_is_a_sentence(monkeypatch):
     full_beyond(0, monkeypatch)
-    with pytest.raises(ValueError, match=r"out of memory at 1 rows of \d+ tokens; give fewer batch_tokens"):
+    with pytest.raises(MemoryError, match=r"out of memory at 1 rows of \d+ tokens; give fewer batch_tokens"):
         paper.attribute(tiny_model(), traces(), byte_level_tokenizer())
 
 
 def test_a_fixed_number_of_forwards_is_never_retried(monkeypatch):
     sizes = full_beyond(1, monkeypatch)
-    with pytest.raises(ValueError, match="out of memory at 2 rows"):
+    with pytest.raises(MemoryError, match="out of memory at 2 rows"):
         paper.attribute(tiny_model(), traces(), byte_level_tokenizer(), batch_rows=2)
     assert sizes == [2]
 

@@ -49,8 +49,10 @@ def test_the_own_answer_is_the_one_behind_the_thinking():
     tokenizer = byte_level_tokenizer()
     one = explain(trace_of("\\boxed{1}\n</think> \\boxed{12}"), tokenizer, target="own")
     assert one.answer == "12"
-    with pytest.raises(ValueError, match="boxes no answer of its own"):
-        explain(trace_of("\\boxed{1}\n</think> no"), tokenizer, target="own")
+    assert explain(trace_of("</think> \\boxed{1} and \\boxed{2}"), tokenizer, target="own").answer == "1, 2"
+    for unanswered in ("\\boxed{1}\n</think> no", "<think> maybe \\boxed{1}"):
+        with pytest.raises(ValueError, match="boxes no answer of its own"):
+            explain(trace_of(unanswered), tokenizer, target="own")
     with pytest.raises(ValueError, match="has no gold answer"):
         explain(trace_of("x", answer=None), tokenizer)
     with pytest.raises(ValueError, match="target='silver'"):

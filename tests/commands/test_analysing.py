@@ -103,6 +103,8 @@ def test_an_analysis_that_was_killed_goes_on_and_ends_the_same(tmp_path, capsys)
     assert found["truncated"]["important"] is not None
     assert (tmp_path / "whole" / "figure_4.svg").stat().st_size > 10_000
     assert "of segments hold 80% of the attribution" in capsys.readouterr().out
+    assert run(*command, "template=plain", f"out={tmp_path / 'whole'}") == 2
+    assert "holds the beginning of another job: template was 'chat', now 'plain'" in capsys.readouterr().err
 
 
 @pytest.mark.e2e

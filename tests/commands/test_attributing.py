@@ -128,6 +128,7 @@ def test_another_job_may_not_go_on_in_the_same_folder(job, tmp_path, capsys):
     key, named = ("attribution.nodes", "nodes") if job.command == "attribute" else ("evidence.forwards",) * 2
     assert main(job.words(tmp_path, "limit=2", f"{key}=20")) == 2
     assert f"holds the beginning of another job: {named} was 40, now 20" in capsys.readouterr().err
+    assert main(job.words(tmp_path, "limit=2", "attribution.batch_tokens=900", "attribution.checkpointing=true")) == 0
     assert main(job.words(tmp_path)) == 2
     assert job.rows(tmp_path) == before
 

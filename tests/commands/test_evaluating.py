@@ -150,6 +150,21 @@ def test_lengths_levels_and_steps_come_along(tmp_path):
     assert traces[0].meta["step"] == 5
 
 
+def test_problems_of_one_id_in_two_files_stay_apart(tmp_path, capsys):
+    for name, asked, gold in (("gsm8k", "What is 1+1?", "2"), ("math", "What is 2+3?", "5")):
+        rows = [{"idx": i, "question": f"{asked}{' Again.' * i}", "gt": gold, "code": ["\\boxed{2}"]} for i in (0, 1)]
+        write_rows(tmp_path / f"{name}.jsonl", rows)
+    run("grade", f"traces={tmp_path / '*.jsonl'}", f"out={tmp_path / 'out'}")
+    assert "2 of 4 right" in capsys.readouterr().out
+    [samples] = [read_rows(file) for file in (tmp_path / "out").glob("samples_*.jsonl")]
+    assert [(row["problem_id"], row["correct"]) for row in samples] == [
+        ("0", True),
+        ("1", True),
+        ("0-2", False),
+        ("1-2", False),
+    ]
+
+
 def test_traces_of_our_own_are_graded_as_they_were_saved(tmp_path, capsys):
     texts = {"right": "</think> \\boxed{7}", "wrong": "</think> \\boxed{8}", "draft": "<think> \\boxed{7}"}
     texts["said"] = texts["draft"]

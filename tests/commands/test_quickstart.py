@@ -124,6 +124,13 @@ def test_problems_to_learn_from_are_not_those_to_be_tested_on(tmp_path):
     learnt, tested = (load_traces(tmp_path / f"{name}.jsonl") for name in ("problems", "test"))
     assert (len(learnt), len(tested)) == (5, 3)
     assert not {one.problem for one in learnt} & {one.problem for one in tested}
+    again = compose("quickstart", ["problems=5", "test_problems=3", "seed=1"])
+    with pytest.raises(
+        ValueError, match=r"problems.jsonl holds other problems: seed, problems, test_problems or data_path"
+    ):
+        quickstart.write_problems(again, tmp_path)
+    assert load_traces(tmp_path / "problems.jsonl")[0].problem == learnt[0].problem
+    tmp_path = tmp_path / "own"
     save_traces([Trace(f"mine-{i}", f"{i} + 1?", "", str(i + 1)) for i in range(10)], tmp_path / "mine.jsonl")
     mine = [f"data_path={tmp_path / 'mine.jsonl'}", "problems=6"]
     quickstart.write_problems(compose("quickstart", [*mine, "test_problems=4"]), tmp_path)

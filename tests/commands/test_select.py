@@ -4,9 +4,10 @@ import json
 
 import pytest
 import torch
+from testkit.tiny import byte_level_tokenizer
 
 import segrl
-from segrl import Trace, toy
+from segrl import Trace, tokenize, toy
 from segrl.commands.cli import main
 from segrl.data import load_traces, read_rows, records, save_traces
 from segrl.importance import MEASURES
@@ -211,6 +212,12 @@ measured.needs = ("alone_value_S",)
     save_traces([traces[0], Trace(traces[1].id, traces[1].problem, traces[1].response, "31415")], tmp_path / "t.jsonl")
     assert main([*given, "measure=naming_it:measured"]) == 2
     assert "o.scores holds the beginning of another job: traces was '" in capsys.readouterr().err
+
+
+def test_traces_in_another_models_tokens_are_refused(tmp_path, capsys):
+    save_traces([tokenize(toy.sample_traces(1, seed=0)[0], byte_level_tokenizer())], tmp_path / "t.parquet")
+    assert main(["select", f"traces={tmp_path / 't.parquet'}", f"out={tmp_path / 's.jsonl'}"]) == 2
+    assert "is saved in tokens that" in capsys.readouterr().err
 
 
 def test_attributions_are_refused_for_a_measure_that_reads_none(planted, tmp_path, capsys):

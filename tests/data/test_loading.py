@@ -247,6 +247,14 @@ def test_an_empty_response_where_one_is_required(tmp_path):
     assert "a.jsonl row 2: trace 'a-1' has no response" in error
 
 
+def test_an_empty_response_is_none_that_stands_in_another_column(tmp_path):
+    """A row with its solution and a response that failed would be right."""
+    row = {"problem": "p", "answer": "5", "solution": "So it is \\boxed{5}.", "code": ["\\boxed{5}"]}
+    rows = [row, row | {"response": ""}, row | {"response": None}, row | {"response": "It is 4."}]
+    traces = load_traces(write_jsonl(tmp_path / "a.jsonl", *rows))
+    assert [trace.response for trace in traces] == ["\\boxed{5}", "", "", "It is 4."]
+
+
 def test_duplicate_ids_name_both_rows(tmp_path):
     write_jsonl(tmp_path / "a.jsonl", {"problem": "p", "id": 5}, {"problem": "p", "id": 6})
     write_jsonl(tmp_path / "b.jsonl", {"problem": "p", "id": "6"})

@@ -10,9 +10,10 @@ import pytest
 import torch
 from testkit.tiny import byte_level_tokenizer, tiny_model
 
-from segrl import toy
+from segrl import Trace, toy
 from segrl.commands.cli import main
-from segrl.data import load_traces
+from segrl.commands.generating import HELD_OUT
+from segrl.data import load_traces, save_traces
 from segrl.generation import vllm
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*max_new_tokens.*")
@@ -100,6 +101,10 @@ def test_another_job_may_not_go_on_in_the_folder_but_other_circumstances_may(tmp
     assert main([*few, "generation.batch=0"]) == 2
     assert "generation.batch=0, expected 1 or more" in capsys.readouterr().err
     assert main([*few, "device=cpu", "generation.openai.retries=9"]) == 0
+    others = [Trace(one.id, one.problem, "", "0") for one in toy.sample_problems(2, seed=HELD_OUT)]  # of the same ids
+    save_traces(others, tmp_path / "p.jsonl")
+    assert main([*few, f"data_path={tmp_path / 'p.jsonl'}"]) == 2
+    assert "problems was '" in capsys.readouterr().err
 
 
 def test_without_vllm_its_backend_says_what_to_do(tmp_path, capsys, monkeypatch):

@@ -15,6 +15,9 @@ from segrl.grading.verdict import cheap
 
 RIGHT = r"""
 27 | 27. | exact
+3.14159 | 3.141592653 | numeric
+2.718281828 | 2.71828 | numeric
+-1.4142135 | -1.41421356 | numeric
 27 | $27$ | exact
 \frac{1}{2} | \dfrac12 | exact
 \text{Even} | even | exact
@@ -98,6 +101,10 @@ x=\frac{\pi}{6}+k\pi | \frac{\pi}{6}+n\pi, n \in \mathbb{Z} | symbolic
 """
 WRONG = r"""
 27 | 28 | numeric
+12345.67 | 12345.68 | numeric
+1000.25 | 1000.24 | numeric
+0.142857 | 0.142858 | numeric
+3.141592653 | 3.14158 | numeric
 \frac{1}{2^{98}} | \frac{1}{2^{99}} | numeric
 \frac{10^{20}}{3} | \frac{10^{20}+1}{3} | numeric
 4.5e33 | 4.5e32 | numeric

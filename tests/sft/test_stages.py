@@ -296,6 +296,7 @@ def test_long_traces_are_refused_before_anything_is_attributed(tmp_path, monkeyp
     [
         (["data.train_batch_size=5"], "make 0 steps in 4 epochs"),
         (["data.max_token_len_per_gpu=60"], "a micro-batch holds 60"),
+        (["data.val_files=val.jsonl"], "data.val_files needs selections too, and only the training traces would be"),
         (["trainer.nnodes=2"], "each machine would score all traces; run `segrl select executor=ray`"),
         ([TWO.replace("epochs: 4", "epochs: 4, steps: 99")], "make 8 steps in 4 epochs, 99 must be made"),
     ],

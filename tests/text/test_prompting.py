@@ -1,5 +1,8 @@
 import pytest
 from testkit.tiny import CHAT, OPENS_THINK, STRIPS_THOUGHTS, byte_level_tokenizer
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from segrl import Trace, tokenize
 from segrl.text.prompting import opens_thought, prompt_hash, render, strip_opening
@@ -24,6 +27,18 @@ def test_a_tokenizer_without_chat_template_is_told_what_to_do():
     assert render("1+1?", bare, "plain").startswith("1+1?\nPlease reason")
     with pytest.raises(ValueError, match=r"holds no '\{problem\}'"):
         render("1+1?", bare, "Question:")
+
+
+def test_the_token_that_begins_every_text_begins_a_plain_prompt_too():
+    tokenizer = byte_level_tokenizer(chat_template=None)
+    copied = Tokenizer.from_str(tokenizer._tokenizer.to_str())
+    copied.post_processor = TemplateProcessing(single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)])
+    begun = PreTrainedTokenizerFast(tokenizer_object=copied, bos_token="<|im_start|>")
+    assert begun("1+1?")["input_ids"][0] == begun.bos_token_id == 1
+    for template in ("plain", "Q: {problem}", "<|im_start|>Q: {problem}"):
+        ids = tokenize(Trace("t", "1+1?", "2"), begun, template).prompt_ids.tolist()
+        assert ids[0] == 1 not in ids[1:]
+    assert render("1+1?", tokenizer, "Q: {problem}") == "Q: 1+1?"
 
 
 def test_a_think_tag_that_the_prompt_opened_is_dropped_from_the_response():
