@@ -6,7 +6,6 @@ An arm is anything with ``run(bench)``. Arms that read the same evidence share i
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +14,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from segrl import attribution
+from segrl.analysis import text_controls
 from segrl.analysis.gathering import thought_texts
-from segrl.attribution.target import own_answer
 from segrl.importance import MEASURES, check_measure_options, measure_of, misleading, score
 from segrl.importance.gathering import gather
 from segrl.importance.reading import seed_of
@@ -144,10 +143,10 @@ class Marking:
 class FromText:
     """A control that reads the texts of the thoughts and the answers alone."""
 
-    read: Callable[[list[str], Bench], list[float]]
+    read: Callable[[list[str], TokenisedTrace], list[float]]
 
     def run(self, bench: Bench) -> Scored:
-        return Scored(self.read(bench.texts, bench))
+        return Scored(self.read(bench.texts, bench.trace))
 
 
 def by_thought(scores: SegmentScores, segments: Segments) -> list[float]:
@@ -171,25 +170,6 @@ def gap_of(evidence: Evidence, needs: Sequence[str]) -> float | None:
     return next((attribution.gap for attribution in attributions if "flat" not in attribution.flags), None)
 
 
-# --- controls that read text -----------------------------------------------------------------------------------------
-
-
-def digits(texts: list[str], bench: Bench) -> list[float]:
-    """The number of digits in each thought."""
-    return [float(sum(map(str.isdigit, text))) for text in texts]
-
-
-def lookup(texts: list[str], bench: Bench) -> list[float]:
-    """Above zero for thoughts that state the response's own answer, or a character in which it differs from gold. The
-    first such thought has the highest score.
-    """
-    answer, gold = own_answer(bench.trace) or "", bench.trace.answer or ""
-    parted = {new for new, old in zip(answer, gold, strict=False) if new != old} if len(answer) == len(gold) else set()
-    sought = {answer} | parted
-    states = [any(re.search(rf"(?<!\d){re.escape(text)}(?!\d)", thought) for text in sought) for thought in texts]
-    return [float(len(texts) - s) if stated else 0.0 for s, stated in enumerate(states)]
-
-
 # --- the arms that have names ----------------------------------------------------------------------------------------
 
 
@@ -208,7 +188,7 @@ GRADIENT = {**PAPER, "tolerance": None, "interpolate": "response", "output": "lo
 CONTROLS: dict[str, Arm] = {
     "length": Measured("length"),
     "position": Measured("position"),
-    "digits": FromText(digits),
+    "digits": FromText(text_controls.digits),
     "random": Measured("random"),
     "surprise": Measured("surprise"),
     "entropy": Measured("entropy"),
@@ -216,6 +196,8 @@ CONTROLS: dict[str, Arm] = {
 # Which thoughts carry the answer.
 CARRIES: dict[str, Arm] = {
     **CONTROLS,
+    "surprise, reversed": Measured("surprise", factor=-1.0),
+    "new result": FromText(text_controls.new_result),
     "oracle": Measured("oracle"),
     "permuted": Measured("permuted_ig", gathered=PAPER),
     "ig": Measured("ig", gathered=PAPER),
@@ -253,7 +235,8 @@ CARRIES: dict[str, Arm] = {
 MISLED: dict[str, Arm] = {
     **CONTROLS,
     "earlier": Measured("position", factor=-1.0),
-    "lookup": FromText(lookup),
+    "lookup": FromText(text_controls.lookup),
+    "redone": FromText(text_controls.redone),
     "contrast, values, 1 at half": attributed("mistake"),
     "contrast, values, 1 at input": attributed("mistake", quadrature="right"),
     "contrast, values, 4": attributed("mistake", nodes=4),

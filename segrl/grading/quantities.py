@@ -122,7 +122,7 @@ def _same_based(a: Node, b: Node) -> bool:
 
 
 def _rounded(gold: Node, pred: Node) -> bool:
-    """Whether one side is a decimal of enough digits, and the other the exact value or longer decimal that it rounds."""
+    """Whether one side is a decimal of enough digits, and the other the value or the longer decimal that it rounds."""
     if variables(gold) or variables(pred):
         return False
     gold_digits, pred_digits = _significant(gold), _significant(pred)

@@ -17,10 +17,9 @@ from segrl.analysis.arms import (
     Measured,
     arm_named,
     by_thought,
-    digits,
     gap_of,
-    lookup,
 )
+from segrl.analysis.text_controls import digits, lookup, new_result, redone
 from segrl.analysis.truth import check_known, judged, truth_of
 from segrl.analysis.truth_page import frontier, side_by_side, truth_page
 from segrl.importance import MEASURES, from_strength
@@ -144,11 +143,24 @@ def test_the_gap_of_a_flat_path_is_left_out():
 
 def test_a_lookup_finds_the_first_thought_that_states_what_parts_the_answers():
     thoughts = ["Okay, a = 3+9 = 2.", "Wait, b = 5+1 = 7.", "However, so 7."]
-    on = bench("\n\n".join(thoughts) + "\n</think> So, the final answer is \\boxed{27}", "26")
-    assert lookup(thoughts, on) == [0.0, 2.0, 1.0]
-    assert digits(thoughts, on) == [3.0, 3.0, 1.0]
-    on = bench("\n\n".join(thoughts) + "\n</think> So, the final answer is \\boxed{7}", "126")
-    assert lookup(thoughts, on) == [0.0, 2.0, 1.0]
+    trace = bench("\n\n".join(thoughts) + "\n</think> So, the final answer is \\boxed{27}", "26").trace
+    assert lookup(thoughts, trace) == [0.0, 2.0, 1.0]
+    assert digits(thoughts, trace) == [3.0, 3.0, 1.0]
+    trace = bench("\n\n".join(thoughts) + "\n</think> So, the final answer is \\boxed{7}", "126").trace
+    assert lookup(thoughts, trace) == [0.0, 2.0, 1.0]
+
+
+def test_what_a_reader_of_the_text_alone_finds():
+    """A new result is needed, one that was stated is not; the first operation that is done wrong is the mistake, and
+    what is computed rightly from it is none."""
+    modulo = segrl.Trace("t", "Modulo ten: a = 3+9; b = a*7.", "")
+    thoughts = ["So a = 3+9 = 2.", "Wait, a = 3+9 = 2.", "Now b = a*7, 7...", "Then b = a*7 = 5.", "So c = b-8 = 7."]
+    assert new_result(thoughts, modulo) == [1.0, 0.0, 0.0, 1.0, 1.0]
+    assert redone(thoughts, modulo) == [0.0, 0.0, 0.0, 2.0, 0.0]
+    worded = segrl.Trace("t", "Ada packs 6 boxes.", "")
+    thoughts = ["They hold 6 * 12 = 72 pens.", "We know that Omar brings 15.", "It comes to 72 + 15 = 88 pens."]
+    assert new_result(thoughts, worded) == [1.0, 0.0, 1.0]
+    assert redone(thoughts, worded) == [0.0, 0.0, 1.0]
 
 
 def test_the_frontier_leaves_out_what_something_cheaper_reaches():
