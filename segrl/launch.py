@@ -49,7 +49,7 @@ def run_verl(entry_point: Sequence[str], config: DictConfig, name: str) -> int:
     """Run ``python -m <entry_point>`` on ``config``, saved as ``<out>/<name>.yaml``; returns its exit code."""
     out = Path(config.out).absolute()
     out.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(config, out / f"{name}.yaml")
+    OmegaConf.save(OmegaConf.merge(config, {"out": str(out)}), out / f"{name}.yaml")
     command = [sys.executable, "-m", *entry_point, "--config-path", str(out), "--config-name", name]
     command += [f"hydra.run.dir={out}", "hydra.output_subdir=null"]
     env = {"TENSORBOARD_DIR": str(out / "tensorboard")} | environment()

@@ -1,17 +1,29 @@
 """The reward for TRL's GRPOTrainer, with the verdict that evaluation uses; TRL itself is not imported.
 
 GRPOTrainer(model, reward_funcs=segrl.trl.accuracy_reward, train_dataset=...)   # with a column `answer` or `solution`
+GRPOTrainer(model, reward_funcs=segrl.trl.reward(opened=True, ends=[tokenizer.eos_token_id]), train_dataset=...)
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import wraps
 from typing import Any
 
 from segrl.grading import grade
 from segrl.text.boxed import last_boxed
 from segrl.text.ending import finish_of
+
+
+def reward(**options: Any) -> Callable[..., list[float | None]]:
+    """``accuracy_reward`` with these options, as TRL takes a reward: a function with a name."""
+
+    @wraps(accuracy_reward)
+    def with_options(*args: Any, **columns: Any) -> list[float | None]:
+        return accuracy_reward(*args, **{**columns, **options})
+
+    return with_options
 
 
 def accuracy_reward(
@@ -27,9 +39,9 @@ def accuracy_reward(
 ) -> list[float | None]:
     """1.0 for a right answer, else 0.0; None, which TRL leaves out, where the gold answer cannot be read.
 
-    A ``solution`` may be a worked solution that boxes the answer. TRL does not say how a completion ended; give
+    A ``solution`` may be a worked solution that boxes the answer. TRL does not say how a completion ended: give
     ``ends``, the tokens that end one (``[tokenizer.eos_token_id]``), and its ids tell. The end of a plain-text prompt
-    tells whether it opened the thought; where a chat template opens it, pass ``opened=True``.
+    tells whether it opened the thought; where a chat template does, give ``opened=True``. :func:`reward` gives both.
     """
     golds = answer if answer is not None else solution
     if golds is None or len(golds) != len(completions):

@@ -2,7 +2,7 @@ import inspect
 
 import pytest
 
-from segrl.trl import accuracy_reward
+from segrl.trl import accuracy_reward, reward
 
 
 def test_trl_gets_a_float_for_each_completion():
@@ -37,6 +37,14 @@ def test_conversations_and_worked_solutions_are_read():
 
 def test_a_gold_that_cannot_be_read_leaves_the_completion_out():
     assert accuracy_reward(["\\boxed{7}"], answer=["\\text{}"]) == [None]
+
+
+def test_options_come_with_a_function_that_has_a_name():
+    """TRL calls the reward itself, and logs it by its name."""
+    opened = reward(opened=True, ends=[0])
+    assert opened.__name__ == "accuracy_reward"
+    drafts = {"completions": ["so \\boxed{7}"], "answer": ["7"], "completion_ids": [[5, 6]]}
+    assert (opened(**drafts), accuracy_reward(**drafts)) == ([0.0], [1.0])
 
 
 def test_missing_golds_are_a_sentence():

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import ceil
 from typing import Any
 
 import ray
@@ -91,7 +92,7 @@ def _share_of_cluster(workers: int, groups: int) -> dict[str, Any]:
     return {
         "workers": count,
         "num_cpus": 0 if gpus else cores,
-        "num_gpus": min(1.0, gpus / count),
+        "num_gpus": 1 / ceil(count / gpus) if gpus else 0,  # so that as many fit on each GPU
         "max_restarts": 3,
         "max_task_retries": 3,
         "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(cores)}},

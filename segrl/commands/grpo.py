@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from segrl.commands.common import METRICS, say
 from segrl.commands.config import needed, selected
@@ -64,11 +64,12 @@ def main(config: DictConfig) -> int:
     check_gates(hf_config, settings)
     check_sizes(config)
     check_vocabularies(config, settings)
+    claim(config)
     not_validated = give_rows(config)
     check_rows(config)
     check_reward(config)
     check_disk(config)
-    claim(config)
+    tell_workers(config)
     say(summary(config, settings))
     if not_validated:
         say(not_validated)
@@ -118,6 +119,17 @@ def complete(config: DictConfig) -> None:
     if reward.path != SEGRL_REWARD:
         given = (reward.get("reward_kwargs") or {}).items()
         reward.reward_kwargs = {key: value for key, value in given if (key, value) not in SEGRL_REWARD_KEYS.items()}
+
+
+def tell_workers(config: DictConfig) -> None:
+    """Name for Ray's workers where verl's loggers write: those of a cluster that runs already do not know what this
+    process does.
+    """
+    told = {"TENSORBOARD_DIR": os.environ.get("TENSORBOARD_DIR") or Path(config.out).absolute() / "tensorboard"}
+    if log := os.environ.get(METRICS):
+        told[METRICS] = Path(log).absolute()
+    for name, place in told.items():
+        OmegaConf.update(config, f"ray_kwargs.ray_init.runtime_env.env_vars.{name}", str(place), force_add=True)
 
 
 def check_mode(mode: str, settings: CreditSettings) -> None:

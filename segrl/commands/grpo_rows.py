@@ -39,7 +39,7 @@ def rows_file(config: DictConfig, split: str) -> str | list[str]:
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [_rows_of(source, split) for source in sources] or [verl_rows(toy_problems(split), "toy", split)]
     write_rows(path, [row for some in rows for row in some])
-    return str(path)
+    return str(path.absolute())  # the workers of a cluster may be in another folder
 
 
 def _rows_of(source: str, split: str) -> list[Row]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig
 
-USERS_PROMPT = 512  # tokens, where the problems are not the toy world's
+TOY_PROMPT, USERS_PROMPT = 192, 512  # tokens of a problem of the toy world, and of another
 SCORES = ("base", "sft", "grpo")  # folders of ``out/scores``, in the order of training
 MISTAKES = 100  # planted ones that attribution is to find
 UNWEIGHED = {"method=uniform", "segrl.rule=uniform"}
@@ -150,9 +150,11 @@ def grpo(config: DictConfig) -> list[str]:
     arguments += [f"trainer.total_training_steps={config.steps}", f"trainer.save_freq={config.steps}"]
     arguments += ["trainer.logger=[console,file]"]
     if config.model_path or config.data_path:
-        arguments += [f"data.max_prompt_length={USERS_PROMPT}", f"data.max_response_length={config.max_tokens}"]
-        arguments += [f"actor_rollout_ref.rollout.max_model_len={USERS_PROMPT + config.max_tokens}"]
         arguments += ["data.filter_overlong_prompts=true"]
+    if config.model_path or config.data_path or not on_cpu():  # preset=toy_cpu has the bundled model's own lengths
+        prompt = USERS_PROMPT if config.model_path or config.data_path else TOY_PROMPT
+        arguments += [f"data.max_prompt_length={prompt}", f"data.max_response_length={config.max_tokens}"]
+        arguments += [f"actor_rollout_ref.rollout.max_model_len={prompt + config.max_tokens}"]
     if config.model_path:
         arguments += ["actor_rollout_ref.actor.optim.lr=1e-6"]
     # As in SFT before, all weights are trained, not adapters.

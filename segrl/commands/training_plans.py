@@ -45,6 +45,12 @@ GRPO_REMEDIES = {
 def sft_plan(config: DictConfig, shape: Shape, hardware: Hardware, details: Mapping[str, Any]) -> Plan:
     data, gpus = config.data, (config.nproc or 1) * config.trainer.nnodes
     shared = config.engine.ulysses_sequence_parallel_size  # ranks that share a row
+    if shape.heads % shared or (shape.kv_heads % shared and shared % shape.kv_heads):
+        raise ValueError(
+            f"data.train_batch_size={data.train_batch_size} on {gpus} ranks lets {shared} of them share a row, but "
+            f"they cannot share the model's {shape.heads} heads ({shape.kv_heads} of keys); take "
+            f"data.train_batch_size={gpus}, or another nproc"
+        )
     rows = max(1, data.train_batch_size * shared // gpus)  # of a step, on such ranks together
     tokens = data.max_token_len_per_gpu * shared
     if not data.use_dynamic_bsz:

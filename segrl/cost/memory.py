@@ -13,7 +13,7 @@ from segrl.cost.shape import Shape
 
 OVERHEAD = 3 * GIB  # of a GPU, for what is not counted
 VLLM_WORK = 3 * GIB  # what vLLM keeps for its forward, its graphs and its sampler beside weights and cache
-ENTROPY_COPIES = 3  # softmax, its product with the logits, and a chunk in float32
+ENTROPY_COPIES = 3  # softmax, the logits in float32, and their exponentials in logsumexp
 
 
 def bytes_of(dtype: str) -> int:
@@ -71,13 +71,11 @@ def step(shape: Shape, training: Training) -> Phase:
 
 
 def log_probs(shape: Shape, training: Training, chunk: int | None) -> Phase:
-    """The peak of a forward that computes log-probabilities, and the entropy of ``chunk`` tokens at once."""
-    row = shape.vocabulary * training.precision
-    logits = training.tokens * row * (1 + training.scaled)
-    if chunk and training.packed:
-        logits += min(chunk, training.tokens) * shape.vocabulary * 4 * ENTROPY_COPIES
-    else:
-        logits += training.tokens * row * (ENTROPY_COPIES - 1)
+    """The peak of a forward that computes log-probabilities, and the entropy of ``chunk`` tokens at once. On padded
+    rows verl computes that of all tokens at once. Autocast has it in float32."""
+    logits = training.tokens * shape.vocabulary * training.precision * (1 + training.scaled)
+    at_once = min(chunk, training.tokens) if chunk and training.packed else training.tokens
+    logits += at_once * shape.vocabulary * 4 * ENTROPY_COPIES
     layer = training.tokens * shape.layer_activations() * training.precision
     parts = {**held(shape, training), "gathered": _gathered(shape, training), **_sizes(max(0, layer - logits), logits)}
     return Phase("log-probs", parts)

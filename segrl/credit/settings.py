@@ -210,9 +210,11 @@ class CreditSettings:
                 f"segrl.nodes={self.nodes} are to be chosen among segrl.calibration_nodes={self.calibration_nodes}; "
                 "give at least as many to choose from, or segrl.quadrature=midpoint"
             )
-        for name in ("certificate_every", "fidelity_every", "warmup_steps", "attributor_gpus"):
+        for name in ("certificate_every", "fidelity_every", "warmup_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"segrl.{name}={getattr(self, name)}, expected 0 or more")
+        if self.attributor_gpus <= 0:
+            raise ValueError(f"segrl.attributor_gpus={self.attributor_gpus}, expected a GPU or a part of one, like 0.5")
         if self.step_timeout is not None and self.step_timeout <= 0:
             raise ValueError(f"segrl.step_timeout={self.step_timeout}, expected seconds, or null for no limit")
         if not 0 < self.share <= 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import ray
 import torch
 from transfer_queue import KVBatchMeta
 
@@ -126,6 +127,8 @@ class FrozenAttributors:
         self.tokenizer = load_tokenizer(path)
         check_vocabulary(tokenizer, self.tokenizer, path)
         dtype, device = ("float32", "cpu") if on_cpu else (settings.attributor_dtype, "auto")
+        if not on_cpu:
+            check_free(settings.attributor_workers, settings.attributor_gpus, ray.available_resources().get("GPU", 0))
         # An attribution has no side effects: where the process dies, a new process repeats the call, once.
         self.pool = ModelPool(
             {"path": path, "dtype": dtype, "device": device},
@@ -151,6 +154,15 @@ class FrozenAttributors:
         for g, of_group in self.pool.run(_attribute, calls):
             streams.update(zip(groups[g], of_group, strict=True))
         return [streams[i] for i in range(len(traces))]
+
+
+def check_free(workers: int, gpus: float, free: float) -> None:
+    """Raise where the actors' GPUs are not there: Ray would wait for them without end."""
+    if workers * gpus > free:
+        raise ValueError(
+            f"segrl.attributor_workers={workers} of segrl.attributor_gpus={gpus} take {workers * gpus:g} GPUs, and the "
+            f"trainer leaves {free:g} free; lower trainer.n_gpus_per_node, or take segrl.attributor=live"
+        )
 
 
 def _attribute(model, tokenizer, traces: Sequence[TokenisedTrace], request: Request, boundaries) -> list[Stream]:

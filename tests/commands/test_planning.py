@@ -63,15 +63,31 @@ def test_the_parameters_of_the_models():
 @pytest.mark.parametrize("attention", ["packed", "padded"])
 @pytest.mark.parametrize(("command", "preset"), PRESETS)
 def test_a_preset_fits_the_gpu_that_it_names(command, preset, attention):
-    """With flash attention, and without it, where verl pads and its loss holds more copies of the logits."""
+    """With flash attention, and without it, where verl pads and holds more copies of the logits: too many of a micro-
+    batch of 32,768 tokens."""
     model = "model" if command == "sft" else "actor_rollout_ref.model"
-    planned(command, preset, f"{model}.use_remove_padding={str(attention == 'packed').lower()}").check()
+    overrides = [f"{model}.use_remove_padding={str(attention == 'packed').lower()}"]
+    if (command, preset, attention) == ("grpo", "r1_distill_qwen_1.5b", "padded"):
+        with pytest.raises(
+            ValueError, match=r"log-probs needs .*: lower actor_rollout_ref.actor.ppo_max_token_len_per_"
+        ):
+            planned(command, preset, *overrides).check()
+        overrides.append("actor_rollout_ref.actor.ppo_max_token_len_per_gpu=16384")
+    planned(command, preset, *overrides).check()
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_papers_evaluation_fits_the_gpu_that_it_names(model):
     config = compose("evaluate", ["preset=paper"])
     PLANS["evaluate"](config, shape_of(MODELS[model]), gpu_named(config.gpu), MODELS[model]).check()
+
+
+def test_ranks_that_cannot_share_the_heads_are_refused_with_a_batch_that_serves():
+    """R1-Distill-Qwen-1.5B has 12 heads, 2 of keys: on 16 ranks two rows would leave 8 ranks to each."""
+    with pytest.raises(
+        ValueError, match=r"lets 8 of them share a row, .* model's 12 heads .* data.train_batch_size=16"
+    ):
+        planned("sft", "r1_distill_qwen_1.5b", "nproc=8", "trainer.nnodes=2")
 
 
 def test_a_7b_preset_on_one_rank_is_refused_with_the_key():

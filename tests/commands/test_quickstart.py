@@ -32,7 +32,9 @@ USERS += ["for_sft=optim.lr=1e-6 data.max_length=4096", "for_grpo=method=grail"]
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize(("given", "on_cpu"), [(["preset=short"], True), (USERS, True), (USERS, False)])
+@pytest.mark.parametrize(
+    ("given", "on_cpu"), [(["preset=short"], True), (["seed=0"], False), (USERS, True), (USERS, False)]
+)
 def test_every_stage_is_a_command_that_composes(given, on_cpu, monkeypatch):
     monkeypatch.setattr(quickstart_stages, "on_cpu", lambda: on_cpu)
     planned = stages(*given)
@@ -42,6 +44,9 @@ def test_every_stage_is_a_command_that_composes(given, on_cpu, monkeypatch):
             composed = compose(stage.command, list(stage.arguments))
             if given == USERS and stage.name == "sft":
                 assert (composed.optim.lr, composed.data.max_length) == (1e-6, 4096)
+            if given != USERS and stage.name == "grpo":  # the bundled model has 1,024 positions
+                assert composed.actor_rollout_ref.rollout.max_model_len <= 1024
+                assert composed.data.max_prompt_length + composed.data.max_response_length <= 1024
             if given == USERS and stage.name == "grpo":
                 assert composed.segrl.measure == "grail"
 

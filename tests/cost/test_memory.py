@@ -61,8 +61,11 @@ def test_adapters_train_little_and_offloaded_weights_hold_nothing():
 
 
 def test_chunks_bound_what_the_entropy_takes():
+    """The logits in bfloat16, and three times in float32 of the tokens that are read at once: all of padded rows."""
     training = Training(tokens=1000)
-    assert log_probs(SMALL, training, None).parts["logits"] == 1000 * 10 * 2 * 3
+    assert log_probs(SMALL, training, None).parts["logits"] == 1000 * 10 * (2 + 4 * 3)
+    padded = replace(training, packed=False, scaled=True)
+    assert log_probs(SMALL, padded, 50).parts["logits"] == 1000 * 10 * (2 + 2 + 4 * 3)
     assert log_probs(SMALL, training, 50).parts["logits"] == 1000 * 10 * 2 + 50 * 10 * 4 * 3
 
 

@@ -14,12 +14,18 @@ import segrl
 from segrl import toy
 from segrl.credit.settings import CreditSettings
 from segrl.importance.lockstep import Request
-from segrl.verl.sources import FrozenAttributors
+from segrl.verl.sources import FrozenAttributors, check_free
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(not (toy.MODEL_PATH / "model.safetensors").exists(), reason="no model is bundled"),
 ]
+
+
+def test_attributors_for_which_no_gpu_is_left_are_refused():
+    check_free(2, 0.5, 1.0)
+    with pytest.raises(ValueError, match=r"attributor_gpus=1.0 take 2 GPUs, and the trainer leaves 1 free; lower"):
+        check_free(2, 1.0, 1.0)
 
 
 def test_an_attributor_that_dies_is_started_again_and_asked_again(monkeypatch):
