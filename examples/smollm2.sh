@@ -103,7 +103,7 @@ grpo() {  # METHOD
     data.max_response_length=160 actor_rollout_ref.rollout.n=8 "actor_rollout_ref.rollout.dtype=$dtype" \
     actor_rollout_ref.rollout.max_model_len=448 actor_rollout_ref.actor.optim.lr=2e-5 \
     actor_rollout_ref.model.override_config.attn_implementation=eager \
-    actor_rollout_ref.actor.fsdp_config.reshard_after_forward=false \
+    actor_rollout_ref.actor.ppo_max_token_len_per_gpu=1024 actor_rollout_ref.actor.fsdp_config.reshard_after_forward=false \
     "actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype=$dtype"
 }
 
