@@ -3,7 +3,7 @@
 #
 #   examples/segment_grpo.sh OUT                      two seeds of three arms, what six can show (OUT/power.md), the other
 #                                                     four, then one seed of every other arm; what is done is not done again
-#   STEPS=pilot examples/segment_grpo.sh OUT          some of these: pilot, full, exploratory; and control, short (minutes)
+#   STEPS=pilot examples/segment_grpo.sh OUT          some of these: pilot, full, exploratory; and control, likely, short
 #   taskset -c 0 examples/segment_grpo.sh OUT &       on two cores, a cell at a time on each; SEEDS=0,2,4 names seeds that
 #   taskset -c 1 examples/segment_grpo.sh OUT         one of them takes, the pilot's apart
 #   BEST=grail examples/segment_grpo.sh OTHER_OUT     another arm in question

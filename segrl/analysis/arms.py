@@ -196,7 +196,7 @@ CONTROLS: dict[str, Arm] = {
 # Which thoughts carry the answer.
 CARRIES: dict[str, Arm] = {
     **CONTROLS,
-    "surprise, reversed": Measured("surprise", factor=-1.0),
+    "surprise, inverted": Measured("surprise", {"inverted": True}),
     "new result": FromText(text_controls.new_result),
     "oracle": Measured("oracle"),
     "permuted": Measured("permuted_ig", gathered=PAPER),

@@ -225,9 +225,12 @@ def entropy(evidence: Evidence, segments: Segments, aggregate: Aggregate = "sum"
     return stream_scores(given(evidence.entropy_T), segments, aggregate)
 
 
-def surprise(evidence: Evidence, segments: Segments, aggregate: Aggregate = "sum") -> SegmentScores:
-    """Control: how surprised the model is by the segment: -log p summed over it."""
-    return stream_scores(-given(evidence.logp_T), segments, aggregate)
+def surprise(
+    evidence: Evidence, segments: Segments, aggregate: Aggregate = "sum", inverted: bool = False
+) -> SegmentScores:
+    """Control: how surprised the model is by the segment: -log p summed over it; ``inverted``, how little."""
+    logp_T = given(evidence.logp_T)
+    return stream_scores(logp_T if inverted else -logp_T, segments, aggregate)
 
 
 def perplexity(evidence: Evidence, segments: Segments) -> SegmentScores:

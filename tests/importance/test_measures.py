@@ -234,6 +234,7 @@ def test_sums_over_tokens_by_hand():
     assert of("entropy", entropy_T=values).strength_S.tolist() == [4, 2, 4, 0]
     assert of("entropy", entropy_T=values, aggregate="mean").strength_S.tolist() == [2, 2, 2, 0]
     assert of("surprise", logp_T=[-value for value in values]).strength_S.tolist() == [4, 2, 4, 0]
+    assert of("surprise", logp_T=[-value for value in values], inverted=True).strength_S.tolist() == [-4, -2, -4, 0]
     assert of("attention", attention_T=values).share_S.tolist() == pytest.approx([0.4, 0.2, 0.4, 0])
 
 
