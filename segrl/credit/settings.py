@@ -173,15 +173,17 @@ class CreditSettings:
     curriculum: CurriculumSettings = field(default_factory=CurriculumSettings)
 
     def __post_init__(self) -> None:
+        self._check_names()
+        self._check_numbers()
+        self._check_together()
+        self._check_read()
+
+    def _check_names(self) -> None:
+        """Raise where a key names what there is not."""
         resolve(self.rule, WEIGHTINGS, "weighting rule")
         resolve(self.segmenter, SEGMENTERS, "segmenter")
         for side in self.sides:
             _check_measure(side)
-        if self.negative_measure and self.sign not in ("both", "negative"):
-            raise ValueError(
-                f"segrl.negative_measure={self.negative_measure} measures responses with negative advantage, but "
-                f"segrl.sign={self.sign} gives them no measure of their own; take segrl.sign=both or negative"
-            )
         choices = (
             ("sign", SIGNS),
             ("scope", SCOPES),
@@ -196,20 +198,18 @@ class CreditSettings:
             value = getattr(self, name)
             if value not in known and not (name == "interpolate" and value is None):
                 raise ValueError(f"segrl.{name}={value!r}{near(value, known)}")
-        if not 0 <= self.begin < 1:
-            raise ValueError(f"segrl.begin={self.begin}, expected a point of the path from 0 to below 1")
         if not self.quadrature.endswith(".json"):
             resolve(self.quadrature, QUADRATURES, "quadrature rule")
+
+    def _check_numbers(self) -> None:
+        """Raise where a number is out of its bounds."""
+        if not 0 <= self.begin < 1:
+            raise ValueError(f"segrl.begin={self.begin}, expected a point of the path from 0 to below 1")
         for name in AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ValueError(f"segrl.{name}={getattr(self, name)}, expected 1 or more")
         if self.forwards < 2:  # one would take out all segments, and nothing be left to lose anything
             raise ValueError(f"segrl.forwards={self.forwards}, expected 2 or more")
-        if self.quadrature == CALIBRATED and self.attributor != "frozen" and self.nodes > self.calibration_nodes:
-            raise ValueError(
-                f"segrl.nodes={self.nodes} are to be chosen among segrl.calibration_nodes={self.calibration_nodes}; "
-                "give at least as many to choose from, or segrl.quadrature=midpoint"
-            )
         for name in ("certificate_every", "fidelity_every", "warmup_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"segrl.{name}={getattr(self, name)}, expected 0 or more")
@@ -219,18 +219,23 @@ class CreditSettings:
             raise ValueError(f"segrl.step_timeout={self.step_timeout}, expected seconds, or null for no limit")
         if not 0 < self.share <= 1:
             raise ValueError(f"segrl.share={self.share}, expected a part of one, like 0.25")
+
+    def _check_together(self) -> None:
+        """Raise where two keys do not go together."""
+        if self.negative_measure and self.sign not in ("both", "negative"):
+            raise ValueError(
+                f"segrl.negative_measure={self.negative_measure} measures responses with negative advantage, but "
+                f"segrl.sign={self.sign} gives them no measure of their own; take segrl.sign=both or negative"
+            )
+        if self.quadrature == CALIBRATED and self.attributor != "frozen" and self.nodes > self.calibration_nodes:
+            raise ValueError(
+                f"segrl.nodes={self.nodes} are to be chosen among segrl.calibration_nodes={self.calibration_nodes}; "
+                "give at least as many to choose from, or segrl.quadrature=midpoint"
+            )
         if (self.attributor == "frozen") != bool(self.attributor_path):
             raise ValueError(
                 f"segrl.attributor={self.attributor} with attributor_path={self.attributor_path}: a frozen attributor "
                 "needs a path, and the others take none"
-            )
-        read = {name for side in self.sides for name in READ_BY.get(side.need or "", ())}
-        unread = [name for name in ONLY_FOR_ANSWERS if name not in read]
-        if self.rule != "uniform" and (given := self._changed(unread)):
-            measures = " and ".join(f"{side.key}={side.measure}" for side in self.sides)
-            raise ValueError(
-                f"{' '.join(given)} would change nothing, since {measures} does not read it; take a measure that does, "
-                "like segrl.measure=contribution, or leave it out"
             )
         if self.rule == "onward" and self.scope == "batch":
             raise ValueError(
@@ -239,6 +244,17 @@ class CreditSettings:
             )
         if self.follows_a_path and self.quadrature != CALIBRATED:
             nodes_of(self.quadrature, self.nodes)  # raises where there is no such rule, or file, of so many nodes
+
+    def _check_read(self) -> None:
+        """Raise where a key is given that nothing reads."""
+        read = {name for side in self.sides for name in READ_BY.get(side.need or "", ())}
+        unread = [name for name in ONLY_FOR_ANSWERS if name not in read]
+        if self.rule != "uniform" and (given := self._changed(unread)):
+            measures = " and ".join(f"{side.key}={side.measure}" for side in self.sides)
+            raise ValueError(
+                f"{' '.join(given)} would change nothing, since {measures} does not read it; take a measure that does, "
+                "like segrl.measure=contribution, or leave it out"
+            )
         if self.rule == "uniform" and (given := self._for_weights()):
             raise ValueError(
                 f"{' '.join(given)} would change nothing: segrl.rule=uniform weighs no token; give "
