@@ -149,10 +149,11 @@ def grpo(config: DictConfig) -> list[str]:
     arguments += [f"data.train_batch_size={config.batch}", f"segrl.dump_dir={out / 'grpo' / 'rollouts'}"]
     arguments += [f"trainer.total_training_steps={config.steps}", f"trainer.save_freq={config.steps}"]
     arguments += ["trainer.logger=[console,file]"]
-    if config.model_path or config.data_path:
+    own = config.model_path or config.data_path
+    if own:
         arguments += ["data.filter_overlong_prompts=true"]
-    if config.model_path or config.data_path or not on_cpu():  # preset=toy_cpu has the bundled model's own lengths
-        prompt = USERS_PROMPT if config.model_path or config.data_path else TOY_PROMPT
+    if own or not on_cpu():  # preset=toy_cpu has the bundled model's own lengths
+        prompt = USERS_PROMPT if own else TOY_PROMPT
         arguments += [f"data.max_prompt_length={prompt}", f"data.max_response_length={config.max_tokens}"]
         arguments += [f"actor_rollout_ref.rollout.max_model_len={prompt + config.max_tokens}"]
     if config.model_path:
