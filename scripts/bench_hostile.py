@@ -79,7 +79,6 @@ MORE_HOSTILE = (
 )
 EQUAL = ("nest_sqrt_25",)  # of the hostile ones; its innermost root is that of 2 + 2
 SETTINGS = ("main thread", "threads", "asyncio", "Ray actor")
-SLACK_S = 0.5
 BARE_S = 0.5  # the pool alone, without the guards before it: nearly everything must be killed
 MARK = "SEGRL_BENCH"
 

@@ -113,9 +113,7 @@ def resident() -> int:
 
 
 def in_a_process(name: str, arguments: argparse.Namespace) -> dict[str, float]:
-    flags = [
-        f"--{flag}={getattr(arguments, flag)}" for flag in ("tokens", "segments", "vocabulary", "every", "threads")
-    ]
+    flags = [f"--{flag}={getattr(arguments, flag)}" for flag in FLAGS]
     command = [sys.executable, __file__, "--row", name, *flags]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 

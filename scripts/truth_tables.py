@@ -99,9 +99,7 @@ TABLES = {
     "lines_hidden": Table("lines", 60, pretrained=True, arms=ATTRIBUTIONS, attribution={"hide_answer": True}),
     "lines_256": Table("lines", 12, pretrained=True, arms=(*HUNDREDS, "pmi")),
     "worded": Table("worded", 60, pretrained=True, arms=SHORT),
-    "worded_mistakes": Table(
-        "worded", 60, {"wrong": True}, pretrained=True, without=(*EXPENSIVE_ON_MISTAKES, "continuations")
-    ),
+    "worded_mistakes": Table("worded", 60, {"wrong": True}, pretrained=True, without=ON_TEXT),
 }
 FREE = ("position", "length", "random", "surprise", "entropy")
 OF_THE_ANSWER = ("values, 1 at half", "alone", "pmi", "leave_one_out", "first_and_last", "grail", "oar", "attention")

@@ -45,6 +45,15 @@ ERROR = re.compile(
 )
 
 
+def sharing_data(processes: int, shared: int) -> int:
+    """How many ranks share the data where ``shared`` processes share a sequence."""
+    if shared < 1 or processes % shared:
+        raise ValueError(
+            f"ulysses_sequence_parallel_size={shared} does not divide the {processes} processes; give a divisor, or 1"
+        )
+    return processes // shared
+
+
 def run_verl(entry_point: Sequence[str], config: DictConfig, name: str) -> int:
     """Run ``python -m <entry_point>`` on ``config``, saved as ``<out>/<name>.yaml``; returns its exit code."""
     out = Path(config.out).absolute()

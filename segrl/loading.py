@@ -11,7 +11,6 @@ import torch
 
 DTYPES = ("float32", "bfloat16", "float16")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
-WEIGHTS = ("*.safetensors", "*.bin")
 BLOCKS, BLOCK = 64, 2**16  # the blocks of a file of weights that are hashed, and the bytes of each
 
 
@@ -116,6 +115,11 @@ def weight_files(folder: Path) -> list[Path]:
     return [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
 
 
+def position_limit(model_config) -> int | None:
+    """How many positions the model takes, where its config says so."""
+    return getattr(getattr(model_config, "text_config", model_config), "max_position_embeddings", None)
+
+
 def tokenizer_of(model):
     """The tokenizer from the folder or hub id that the model was loaded from."""
     name = getattr(model.config, "_name_or_path", "")
@@ -130,7 +134,7 @@ def weights_hash(path: str) -> str | None:
     if folder is None:
         return None
     digest = hashlib.sha256()
-    for file in sorted(file for pattern in WEIGHTS for file in folder.glob(pattern)):
+    for file in sorted(weight_files(folder)):
         size = file.stat().st_size
         digest.update(f"{file.name} {size}".encode())
         with file.open("rb") as weights:

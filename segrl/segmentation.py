@@ -138,6 +138,8 @@ def entropy(
 
     The rise is z-scored over the response; ``threshold`` is in standard deviations ([ACPO], as far as it is public).
     """
+    if window < 1:
+        raise ValueError(f"segmenter 'entropy': window={window}, expected 1 or more")
     entropy_T = _stream(evidence, "entropy_T", "entropy")
     sums = torch.cat([torch.zeros(1, dtype=torch.float64), entropy_T.double().cumsum(0)])
     token = torch.arange(1, trace.tokens)
@@ -151,6 +153,8 @@ def probability(
     trace: TokenisedTrace, evidence: Evidence | None = None, below: float = 0.9, cutpoints: int = 5
 ) -> Iterable[int]:
     """After every ``cutpoints`` tokens with a probability below ``below`` (SPO's adaptive partition)."""
+    if cutpoints < 1:
+        raise ValueError(f"segmenter 'probability': cutpoints={cutpoints}, expected 1 or more")
     logp_T = _stream(evidence, "logp_T", "probability")
     uncertain = (logp_T.exp() < below).nonzero().flatten().tolist()
     return uncertain[cutpoints::cutpoints]

@@ -28,8 +28,8 @@ def reward(**options: Any) -> Callable[..., list[float | None]]:
 
 def accuracy_reward(
     completions: Sequence[str | list[dict]],
-    answer: Sequence[str] | None = None,
-    solution: Sequence[str] | None = None,
+    answer: Sequence[str | None] | None = None,
+    solution: Sequence[str | None] | None = None,
     prompts: Sequence[str | list[dict]] | None = None,
     completion_ids: Sequence[Sequence[int]] | None = None,
     thinking: str = "auto",
@@ -37,7 +37,7 @@ def accuracy_reward(
     ends: Collection[int] = (),
     **columns: Any,
 ) -> list[float | None]:
-    """1.0 for a right answer, else 0.0; None, which TRL leaves out, where the gold answer cannot be read.
+    """1.0 for a right answer, else 0.0; None, which TRL leaves out, where there is no gold answer or it cannot be read.
 
     A ``solution`` may be a worked solution that boxes the answer. TRL does not say how a completion ended: give
     ``ends``, the tokens that end one (``[tokenizer.eos_token_id]``), and its ids tell. The end of a plain-text prompt
@@ -54,7 +54,9 @@ def accuracy_reward(
     plain = [prompt if isinstance(prompt, str) else opening for prompt in prompts or [opening] * len(texts)]
     finishes = [finish_of(ids, ends) for ids in completion_ids] if ends and completion_ids else [None] * len(texts)
 
-    def judge(gold: str, text: str, prompt: str, finish: str | None) -> float | None:
+    def judge(gold: str | None, text: str, prompt: str, finish: str | None) -> float | None:
+        if gold is None:
+            return None
         verdict = grade(last_boxed(str(gold)) or str(gold), text, thinking=thinking, prompt=prompt, finish=finish)
         return None if verdict.status == "gold_unparsable" else float(verdict.correct)
 

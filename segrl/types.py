@@ -174,6 +174,11 @@ class Segments:
         return [piece for piece, kind in zip(self.slices, self.kinds_S, strict=True) if kind != "answer"]
 
     @property
+    def thought_T(self) -> Tensor:
+        """Whether each token is one of a thought."""
+        return self.thought_S[self.index_T]
+
+    @property
     def index_T(self) -> Tensor:
         """The segment of each token."""
         return torch.repeat_interleave(torch.arange(len(self)), self.tokens_S)

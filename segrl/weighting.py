@@ -38,7 +38,7 @@ class Weighable:
     @property
     def weighted_T(self) -> Tensor:
         """The tokens that are weighed: of the thinking, and trained."""
-        thought_T = self.segments.thought_S[self.segments.index_T]
+        thought_T = self.segments.thought_T
         return thought_T if self.trained_T is None else self.trained_T & thought_T
 
 
@@ -258,6 +258,8 @@ def quantile(
     outside: float = 0.8,
 ) -> Tensor:
     """``inside`` for thoughts whose strength reaches the ``q`` quantile, ``outside`` for the others."""
+    if not 0 <= q <= 1:
+        raise ValueError(f"rule 'quantile': q={q}, expected a number from 0 to 1")
     if not bool(thought_S.any()):
         return torch.ones(len(scores))
     ordered = scores.strength_S[thought_S].sort().values
@@ -275,6 +277,8 @@ def bent(
 ) -> Tensor:
     """OAR's rule, for strengths x scaled to 0 to 1 and their ``q`` quantile t: below t, x / t, but at least ``least``;
     from t on, 1 + ``beta`` (x - t) / (1 - t)."""
+    if not 0 <= q <= 1:
+        raise ValueError(f"rule 'bent': q={q}, expected a number from 0 to 1")
     weights_S = torch.ones(len(scores), dtype=torch.float64)
     strength_S = scores.strength_S[thought_S]
     if not len(strength_S) or float(strength_S.max()) == float(strength_S.min()):
@@ -301,6 +305,8 @@ def top(scores: SegmentScores, selection: Selection | None, thought_S: Tensor, s
 
     With the measure ``entropy`` by token (``aggregate=token``): the rule of the 20% most uncertain tokens.
     """
+    if not 0 < share <= 1:
+        raise ValueError(f"rule 'top': share={share}, expected a part of one, like 0.2")
     if not bool(thought_S.any()):
         return torch.ones(len(scores))
     strength_S, tokens_S = scores.strength_S[thought_S], scores.tokens_S[thought_S]

@@ -169,6 +169,10 @@ def test_entropy_cuts_where_uncertainty_rises_after_a_sentence():
     assert 8 not in shifted.boundaries  # token 8 starts inside a sentence
     with pytest.raises(ValueError, match=r"reads entropy_T; pass evidence=segrl.gather"):
         segrl.segment(trace, "entropy")
+    with pytest.raises(ValueError, match="window=0, expected 1 or more"):
+        segrl.segment(trace, "entropy", Evidence(trace, entropy_T=entropy_T), window=0)
+    with pytest.raises(ValueError, match="cutpoints=-5, expected 1 or more"):
+        segrl.segment(trace, "probability", Evidence(trace, logp_T=-entropy_T), cutpoints=-5)
 
 
 def test_probability_cuts_at_every_fifth_uncertain_token():

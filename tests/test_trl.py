@@ -36,7 +36,7 @@ def test_conversations_and_worked_solutions_are_read():
 
 
 def test_a_gold_that_cannot_be_read_leaves_the_completion_out():
-    assert accuracy_reward(["\\boxed{7}"], answer=["\\text{}"]) == [None]
+    assert accuracy_reward(["\\boxed{7}"] * 4, answer=["\\text{}", "", None, "7"]) == [None, None, None, 1.0]
 
 
 def test_options_come_with_a_function_that_has_a_name():

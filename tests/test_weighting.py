@@ -128,6 +128,13 @@ def test_softmax_by_hand():
         segrl.weigh(*scores, rule="softmax", floor=1.5)
 
 
+@pytest.mark.parametrize(("rule", "option"), [("top", {"share": 20}), ("quantile", {"q": -0.5}), ("bent", {"q": 1.5})])
+def test_a_share_outside_its_bounds_is_refused(rule, option):
+    [(name, value)] = option.items()
+    with pytest.raises(ValueError, match=f"rule '{rule}': {name}={value}, expected"):
+        segrl.weigh(*made([2, 6], [1, 1]), rule=rule, **option)
+
+
 @pytest.mark.parametrize("rule", ["linear", "rank", "zscore"])
 @settings(max_examples=30)
 @given(st.floats(1e-6, 1e6), st.lists(st.integers(1, 9), min_size=1, max_size=8))

@@ -153,7 +153,7 @@ def by_thought(scores: SegmentScores, segments: Segments) -> list[float]:
     """A number for each thought: its strength, or the share of its tokens in the top of a measure of tokens."""
     if scores.segment_T is None:
         return scores.strength_S[segments.thought_S].tolist()
-    inside_T = segments.thought_S[segments.index_T]
+    inside_T = segments.thought_T
     count = max(1, round(TOP_TOKENS * int(inside_T.sum())))
     ranked = torch.where(inside_T, scores.strength_S, -torch.inf).argsort(descending=True, stable=True)
     top_T = torch.zeros(len(inside_T))

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from segrl.analysis import classes, search
 from segrl.analysis.classes import Row, Values
 from segrl.evaluation.statistics import bootstrap
+from segrl.grading.verdict import UNDECIDED
 from segrl.importance.ranking import spearman
 
 # The paper's own figures, on R1-Distill-Qwen-7B's traces of LIMO problems.
@@ -23,11 +24,12 @@ LANGUAGE = ("log_perplexity", "entropy", "bleu")
 
 
 def usable(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """(right, wrong) traces that could be read, have attribution, and were graded; raises where none is right."""
+    """(right, wrong) traces that could be read and have a verdict; raises where none is right."""
     good = [row for row in rows if row["error"] is None]
     if not good:
         raise ValueError(f"none of {len(rows)} traces could be read; the first says: {rows[0]['error']}")
-    right, wrong = ([row for row in good if bool(row["correct"]) == side] for side in (True, False))
+    right = [row for row in good if row["correct"]]
+    wrong = [row for row in good if not row["correct"] and row["status"] not in UNDECIDED]
     if not right:
         statuses = sorted({row["status"] for row in good})
         raise ValueError(

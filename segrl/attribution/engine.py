@@ -99,7 +99,7 @@ class _PathSums:
 
     @property
     def change(self) -> float | None:
-        """The change of the answer's log-probability from baseline to input; None without a certificate."""
+        """The change of the answer's value from baseline to input; None without a certificate."""
         if self.logp_input is None or self.logp_baseline is None:
             return None
         return self.logp_input - self.logp_baseline

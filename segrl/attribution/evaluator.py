@@ -21,7 +21,7 @@ from segrl.attribution.path import (
     warn_of_baseline,
 )
 from segrl.attribution.target import TEMPLATE, Explained, explain
-from segrl.loading import tokenizer_of
+from segrl.loading import position_limit, tokenizer_of
 from segrl.types import TokenisedTrace
 
 PATHS = ("embeddings", "values")
@@ -173,16 +173,21 @@ def evaluator(
         raise ValueError(f"begin={path['begin']}, expected a point of the path from 0 to below 1")
     tokenizer = tokenizer or tokenizer_of(model)
     explained = [explain(trace, tokenizer, target, template, context) for trace in traces]
-    limit = getattr(unwrapped(model).config, "max_position_embeddings", None)
     for sequence in explained:
-        if limit is not None and len(sequence) > limit:
-            raise ValueError(
-                f"trace {sequence.trace.id!r} has {len(sequence)} tokens with prompt and answer, the model takes "
-                f"{limit}; leave it out or cut it at a segment boundary"
-            )
+        check_length(model, sequence.trace.id, len(sequence))
     # The value path has no baseline.
     start = "zero" if path.get("path") == "values" else resolve_baseline(baseline, tokenizer)
     return Evaluator(model, explained, start, **path)
+
+
+def check_length(model, trace_id: str, tokens: int) -> None:
+    """Raise where a trace has more tokens than the model has positions, behind which its numbers mean nothing."""
+    limit = position_limit(unwrapped(model).config)
+    if limit is not None and tokens > limit:
+        raise ValueError(
+            f"trace {trace_id!r} has {tokens} tokens with prompt and answer, the model takes {limit}; "
+            "leave it out or cut it at a segment boundary"
+        )
 
 
 def unwrapped(model):
@@ -214,7 +219,7 @@ class Batching:
         return longest > (self.tokens or TOKENS) if self.checkpointing is None else self.checkpointing
 
     def run(self, evaluate: Evaluator, rows: Sequence[Row]) -> Iterator[tuple[Row, float, Tensor]]:
-        """Each row with its log-probability and masses, longest rows first, so that batches need little padding."""
+        """Each row with the answer's value and its masses, longest rows first, so that batches need little padding."""
         budget = self.held(evaluate.device)
         lengths = [len(sequence) for sequence in evaluate.explained]
         for value_only in (True, False):  # rows with a gradient and rows without never share a forward

@@ -41,7 +41,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "report": ("segrl.commands.looking:report", "traces, scores and selections as one offline page"),
         "show": ("segrl.commands.looking:show", "a trace in the terminal, coloured by importance"),
         "analyze": ("segrl.commands.analysing:analyze", "the paper's analysis of a set of traces: numbers and figures"),
-        "truth": ("segrl.commands.analysing:truth", "every measure against planted kinds and exact Shapley values"),
+        "truth": (
+            "segrl.commands.analysing:truth",
+            "every measure against what is known of thoughts: planted kinds, first wrong steps, Shapley values",
+        ),
     },
     "Machine": {
         "doctor": ("segrl.commands.doctor:main", "what is installed, what is missing, and the command that brings it"),

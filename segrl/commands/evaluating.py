@@ -121,14 +121,14 @@ def _audit(traces: Sequence[Trace], name: str) -> list[str]:
     """The ids of problems whose gold fails against itself, so that no answer is right; a warning names them."""
     from segrl.grading import grade as judge
 
-    golds = {trace.problem_id: trace.answer for trace in traces}
-    lacking = [problem for problem, gold in golds.items() if gold is None]
+    golds = list(dict.fromkeys((trace.problem_id, trace.answer) for trace in traces))
+    lacking = [problem for problem, gold in golds if gold is None]
     if lacking:
         raise ValueError(
             f"{len(lacking)} of {len(golds)} problems of {name} have no gold answer to grade against, the first is "
             f"{lacking[0]!r}; fill in a column 'answer', or remove them"
         )
-    failing = [id for id, gold in golds.items() if not judge(gold or "", f"\\boxed{{{gold}}}", thinking="none").correct]
+    failing = [id for id, gold in golds if not judge(gold or "", f"\\boxed{{{gold}}}", thinking="none").correct]
     if failing:
         shown = ", ".join(failing[:5]) + (", ..." if len(failing) > 5 else "")
         what = f"{len(failing)} of {len(golds)} golds of {name} fail against themselves"
@@ -222,6 +222,6 @@ def _differences(name: str, a: Sequence[dict], b: Sequence[dict]) -> list[float]
         if golds[0] != golds[1]:
             raise ValueError(
                 f"{name}: {problem!r} has the gold {golds[0]!r} in a and {golds[1]!r} in b; these are not the same "
-                "problems, or one of them was graded before the gold was mended: grade it again"
+                "problems, or one of them was graded before its gold was corrected: grade it again"
             )
     return [share_right(in_a[problem]) - share_right(in_b[problem]) for problem in shared]

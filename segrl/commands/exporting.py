@@ -21,17 +21,19 @@ def export(config: DictConfig) -> None:
     """Write ``out/tokens`` and ``out/messages``; ``datasets.load_from_disk`` reads either."""
     from segrl.data import load_traces
     from segrl.loading import load_tokenizer
+    from segrl.sft.dataset import selecting_tokenizer
     from segrl.sft.rows import read_selections, reselecting, supervise
 
     path, out = needed(config, "traces", "out")
     rules = Rules(**plain(config.masking))
+    tokenizer = load_tokenizer(model_path(config))
     supervision = supervise(
         load_traces(path, limit=config.limit, require_response=True),
-        load_tokenizer(model_path(config)),
+        tokenizer,
         rules,
         config.max_length,
         None if rules.mode == "full" else read_selections(config.selections),
-        load_tokenizer(config.attributor_path) if config.attributor_path else None,
+        selecting_tokenizer(config.attributor_path, tokenizer),
         config.template,
         reselecting(config.selections, config.tau, config.beta),
     )

@@ -25,6 +25,7 @@ from segrl.report.curves import keep_metrics
 from segrl.sft.stages import TRACKER
 from segrl.verl.checks import (
     SEGRL_REWARD,
+    SEGRL_REWARD_KEYS,
     check_gates,
     check_reward,
     check_rows,
@@ -43,7 +44,6 @@ NOT_OF_THE_ARM = (
     *("certificate_every", "fidelity_every", "fidelity_rollouts", "fidelity_nodes", "tokens_per_forward"),
     *("checkpointing", "attributor_workers", "attributor_gpus", "poll_seconds", "step_timeout", "dump_dir"),
 )
-SEGRL_REWARD_KEYS = {"thinking": "auto", "format_weight": 0.0, "length_weight": 0.0, "length_from": 0, "length_to": 0}
 
 
 def main(config: DictConfig) -> int:

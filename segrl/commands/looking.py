@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from segrl.commands.common import plain, say, tokenised, trace_of, verdicts
 from segrl.commands.config import ConfigError, needed
 from segrl.data import records
-from segrl.data.files import Row, require
+from segrl.data.files import Row, require, write_text
 from segrl.data.shards import by_id
 from segrl.types import Attribution, Segments, TokenisedTrace
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from segrl.grading import Verdict
     from segrl.importance.misleading import Suspect
     from segrl.report import Entry, View
-
-SLIDERS = ("tau", "beta", "beta_min_tokens", "force")
 
 
 def show(config: DictConfig) -> None:
@@ -48,11 +46,9 @@ def report(config: DictConfig) -> None:
     path = config.traces or config.rollouts
     if not entries and not rollouts:
         raise ValueError(f"{path} holds no trace to look at")
-    settings = {name: plain(config)[name] for name in SLIDERS}
     curves = curves_of(rollouts, load_metrics(config.metrics) if config.metrics else None)
-    html = page([*entries, *rollouts], settings, config.title or f"segrl report: {Path(path).name}", curves)
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    Path(out).write_text(html, encoding="utf-8")
+    html = page([*entries, *rollouts], plain(config), config.title or f"segrl report: {Path(path).name}", curves)
+    write_text(out, html)
     right = sum(entry.verdict is not None and entry.verdict.correct for entry in entries)
     measures = ", ".join(measures_of([*entries, *rollouts])) or "none"
     counts = f"{len(entries)} traces, {right} right" + (f", {len(rollouts)} rollouts" if rollouts else "")

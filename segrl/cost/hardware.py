@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 GIB = 2**30
@@ -45,5 +46,6 @@ def named(name: str, memory: int = 0) -> Hardware:
 def recognised(device: str, memory: int) -> Hardware:
     """The hardware that CUDA calls ``device``, with the memory that it reports; its peak where the table knows it."""
     lowered = device.lower()
-    peak = next((tflops for name, (_, tflops) in GPUS.items() if name.partition("-")[0] in lowered), 0.0)
+    peaks = {name.partition("-")[0]: tflops for name, (_, tflops) in GPUS.items()}
+    peak = next((peaks[name] for name in peaks if re.search(rf"{name}(?!\d)", lowered)), 0.0)  # A1000 is no A100
     return Hardware(device, memory, peak)

@@ -50,11 +50,14 @@ def estimate(
     tflops: float = 989.0,
     utilisation: float = UTILISATION,
 ) -> Cost:
+    """The cost of attributing ``rollouts`` sequences of ``length`` tokens in one step."""
     for name, value in (("length", length), ("rollouts", rollouts), ("gpus", gpus), ("nodes", nodes)):
         if value < 1:
             raise ValueError(f"{name}={value}, expected 1 or more")
     if path not in ("embeddings", "values"):
         raise ValueError(f"path={path!r}, expected embeddings or values")
+    if not 0 <= share <= 1:
+        raise ValueError(f"share={share}, expected a part of one, like 0.25")
     if not 0 < utilisation <= 1:
         raise ValueError(f"utilisation={utilisation}, expected a share of the peak, over 0 and up to 1")
     tokens = length * rollouts

@@ -263,11 +263,6 @@ def check_options(settings: CreditSettings) -> None:
         weigh_rollout(rollout, evidence_of(rollout, stream, settings), settings, step=1)
 
 
-def position_limit(model_config) -> int | None:
-    """How many positions the model takes, where its config says so."""
-    return getattr(getattr(model_config, "text_config", model_config), "max_position_embeddings", None)
-
-
 def check_reads_text(model_config, settings: CreditSettings) -> None:
     """Raise where the model reads images: attribution is not given them, so its scores would be of another prompt."""
     if settings.attributes and getattr(model_config, "vision_config", None) is not None:

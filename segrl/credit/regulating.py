@@ -93,7 +93,7 @@ def entropy_bonus(
     """
     directions_S = directions(scores, converging)
     directions_T = directions_S if scores.segment_T is not None else directions_S[segments.index_T]
-    weighted_T = trained_T & segments.thought_S[segments.index_T]
+    weighted_T = trained_T & segments.thought_T
     surplus_T = -likelihoods.logp_T.double() - likelihoods.entropy_T.double()
     bonus_T, tokens = torch.where(weighted_T, directions_T * surplus_T, 0.0), int(weighted_T.sum())
     if tokens < 2:

@@ -67,7 +67,7 @@ class Rollout:
     @property
     def weighted_T(self) -> Tensor:
         """The tokens whose weights have mean one: trained, and part of the thinking."""
-        return self.trace.trainable_T & self.segments.thought_S[self.segments.index_T]
+        return self.trace.trainable_T & self.segments.thought_T
 
 
 @dataclass(frozen=True, eq=False)

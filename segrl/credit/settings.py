@@ -18,6 +18,7 @@ from segrl.credit.curriculum import CurriculumSettings
 from segrl.credit.regulating import RegulationSettings
 from segrl.importance import measure_of
 from segrl.importance.discriminating import ACROSS_RESPONSES
+from segrl.loading import DTYPES
 from segrl.resolving import near, resolve
 from segrl.segmentation import SEGMENTERS
 from segrl.weighting import SIGNS, WEIGHTINGS
@@ -54,6 +55,7 @@ READ_BY = dict.fromkeys(ALONG_A_PATH, ONLY_FOR_ANSWERS) | {
     "gradient_T": ("target",),
     "gradnorm_T": ("target",),
     "prefix_logp_S": ("target", "output"),
+    "contrast": tuple(name for name in ONLY_FOR_ANSWERS if name != "target"),  # which is its own
 }
 # Keys that earlier versions had, and what to set in their place.
 REMOVED = {
@@ -193,6 +195,7 @@ class CreditSettings:
             ("output", OUTPUTS),
             ("interpolate", INTERPOLATE),
             ("attributor", ATTRIBUTORS),
+            ("attributor_dtype", DTYPES),
         )
         for name, known in choices:
             value = getattr(self, name)
@@ -215,6 +218,10 @@ class CreditSettings:
                 raise ValueError(f"segrl.{name}={getattr(self, name)}, expected 0 or more")
         if self.attributor_gpus <= 0:
             raise ValueError(f"segrl.attributor_gpus={self.attributor_gpus}, expected a GPU or a part of one, like 0.5")
+        if self.tokens_per_forward is not None and self.tokens_per_forward < 1:
+            raise ValueError(f"segrl.tokens_per_forward={self.tokens_per_forward}, expected 1 or more, or null")
+        if self.poll_seconds <= 0:
+            raise ValueError(f"segrl.poll_seconds={self.poll_seconds}, expected seconds above 0")
         if self.step_timeout is not None and self.step_timeout <= 0:
             raise ValueError(f"segrl.step_timeout={self.step_timeout}, expected seconds, or null for no limit")
         if not 0 < self.share <= 1:

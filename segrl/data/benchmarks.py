@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import random
-from difflib import get_close_matches
 from pathlib import Path
 
 from segrl.data.files import ENDINGS, Row
 from segrl.data.sources import located_rows
 from segrl.data.traces import collect
+from segrl.resolving import near
 from segrl.types import Trace
 
 # name -> (hub id[:config], split)
@@ -34,9 +34,7 @@ def load_benchmark(
     Responses stay empty; a reference solution is in ``meta["solution"]``. ``seed`` orders GPQA's choices.
     """
     if name not in BENCHMARKS:
-        near = get_close_matches(name, BENCHMARKS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"there is no benchmark {name!r}; there are {', '.join(BENCHMARKS)}{hint}")
+        raise ValueError(f"there is no benchmark {name!r}{near(name, BENCHMARKS)}")
     rows = located_rows(*BENCHMARKS[name]) if path is None else located_rows(_local_file(name, Path(path).expanduser()))
     if name == "gpqa":
         rows = ((where, fallback_id, gpqa_row(row, where, seed)) for where, fallback_id, row in rows)

@@ -96,18 +96,21 @@ def replacing_folder(path: str | os.PathLike, mark: str) -> Iterator[Path]:
     """An empty folder that takes the place of ``path`` once it is whole; until then ``path`` is untouched. A folder at
     ``path`` must be empty or hold the file ``mark``.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))  # a link stays a link, as in ``replacing``
     if target.exists() and not (target / mark).exists() and any(target.iterdir()):
         raise FileExistsError(f"{path} holds other files and no {mark}; give another out=, or remove the folder")
-    draft = target.with_name(f".{target.name}.partial")
+    draft, old = target.with_name(f".{target.name}.partial"), target.with_name(f".{target.name}.old")
     shutil.rmtree(draft, ignore_errors=True)
     try:
         draft.mkdir(parents=True)
         yield draft
-        shutil.rmtree(target, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+        if target.exists():
+            target.replace(old)  # not removed: a part of it might stay, and leave no place
         draft.replace(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

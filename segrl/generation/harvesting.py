@@ -42,7 +42,7 @@ def harvest(judged: Iterable[Trace], keep: str = "both", unanswered: bool = Fals
 
 
 def by_problem(traces: Iterable[Trace]) -> dict[str, list[Trace]]:
-    """The candidates for each problem, by its id in ``meta``, or by its text where another tool generated them."""
+    """The candidates for each problem, by its id."""
     groups: dict[str, list[Trace]] = defaultdict(list)
     for trace in traces:
         groups[trace.problem_id].append(trace)

@@ -23,6 +23,8 @@ class Server:
     """A server at ``http://host:port/v1``; ``/v1`` is added where the address has no path."""
 
     def __init__(self, url: str, key: str | None, retries: int, backoff: float, timeout: float) -> None:
+        if retries < 0 or timeout <= 0:
+            raise ValueError(f"retries={retries}, timeout={timeout}: expected 0 or more retries and seconds above 0")
         self.url, self.retries, self.backoff, self.timeout = url, retries, backoff, timeout
         self.client = httpx.Client(
             base_url=_base_url(url),
@@ -38,7 +40,9 @@ class Server:
         try:
             status, _, body = self._request("GET", "models", min(self.timeout, LONGEST_WAIT))
         except (TimeoutError, httpx.HTTPError) as error:
-            raise ServerError(f"no server answers at {self.url} ({error}); start it, or mend server=") from error
+            raise ServerError(
+                f"no server answers at {self.url} ({error}); start it, or give its address as server=http://host:port/v1"
+            ) from error
         served = [card.get("id") for card in _json(body).get("data") or ()] if status == 200 else []
         if served and model not in served:
             raise ValueError(

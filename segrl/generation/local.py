@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from segrl.generation.sampling import Sampling, answered
-from segrl.loading import load_model
+from segrl.loading import load_model, position_limit
 from segrl.text.ending import end_tokens, finish_of
 from segrl.text.prompting import render
 from segrl.types import Trace, given
@@ -79,7 +79,9 @@ def draw(
     repetition_penalty: float = 1.0,
     stop: Sequence[str] = (),
 ) -> list[list[int]]:
-    """The tokens drawn behind each row of ids, all in one batch, each with the token that ended it."""
+    """The tokens drawn behind each row of ids, all in one batch, each with the token that ended it. A row ends where
+    the model has no position left."""
+    room = _room(model, rows, max_tokens)
     padding, ends = _padding(tokenizer), end_tokens(tokenizer, model.generation_config)
     width = max(map(len, rows))
     ids_BL = torch.tensor([[padding] * (width - len(ids)) + list(ids) for ids in rows], device=model.device)
@@ -93,13 +95,25 @@ def draw(
             attention_mask=real_BL,
             do_sample=not greedy,
             repetition_penalty=repetition_penalty,
-            max_new_tokens=max_tokens,
+            max_new_tokens=max(room),
             pad_token_id=padding,
             eos_token_id=sorted(ends),
             **drawing,
             **stopping,
         )
-    return [ids[: 1 + _first_end(ids, ends)] for ids in output[:, width:].tolist()]
+    drawn = zip(output[:, width:].tolist(), room, strict=True)
+    return [ids[: min(1 + _first_end(ids, ends), most)] for ids, most in drawn]
+
+
+def _room(model, rows: Sequence[Sequence[int]], max_tokens: int) -> list[int]:
+    """How many tokens may be drawn behind each row."""
+    limit = position_limit(model.config)
+    if limit is None:
+        return [max_tokens] * len(rows)
+    longest = max(map(len, rows))
+    if longest >= limit:
+        raise ValueError(f"a prompt has {longest} tokens, the model takes {limit}; leave it out, or shorten it")
+    return [min(max_tokens, limit - len(ids)) for ids in rows]
 
 
 def _first_end(ids: Sequence[int], ends: Collection[int]) -> int:

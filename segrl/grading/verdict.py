@@ -99,7 +99,9 @@ def _verdict(settled: tuple[bool, str], gold: str, pred: str | None, start: floa
 def cheap(gold: str, pred: str | None) -> tuple[bool, str] | None:
     """(correct, status) where no computer algebra is needed, None where it is."""
     pred, gold = (pred or "").strip(), gold.strip()
-    if not pred or not gold:
+    if not gold:
+        return False, "gold_unparsable"
+    if not pred:
         return False, "no_answer"
     if too_long(pred) or too_long(gold):
         same = "".join(pred.split()) == "".join(gold.split())

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segrl.attribution.evaluator import unwrapped
+from segrl.attribution.evaluator import check_length, unwrapped
 from segrl.attribution.target import answer_of
 from segrl.generation.local import draw
 from segrl.grading import grade
@@ -39,6 +39,7 @@ def _continued(model, tokenizer, trace: TokenisedTrace, segments: Segments, read
     gold, stop = answer_of(trace, "gold"), thinking_tokens(trace)
     ends = [min(boundary, stop) for boundary in segments.boundaries]
     prefixes = [torch.cat([trace.prompt_ids, trace.response_ids[:end]]) for end in dict.fromkeys(ends)]
+    check_length(model, trace.id, len(prefixes[-1]) + 1)
     rows = [prefix for prefix in prefixes for _ in range(reading.continuations)]
     sampled = _sampled(model, tokenizer, rows, trace.id, reading)
     finishing = end_tokens(tokenizer, model.generation_config)

@@ -181,7 +181,7 @@ def grad_input(evidence: Evidence, segments: Segments, aggregate: Aggregate = "s
 
 def oar(evidence: Evidence, segments: Segments, aggregate: Aggregate = "mean") -> SegmentScores:
     """OAR's measure: log1p of \\|gradient . embedding\\|, min-max over the thinking."""
-    thought_T = segments.thought_S[segments.index_T]
+    thought_T = segments.thought_T
     values_T = given(evidence.gradient_T).double().abs().log1p()
     low, high = _range(values_T[thought_T])
     return stream_scores((values_T - low) / (high - low if high > low else 1.0), segments, aggregate)
@@ -189,7 +189,7 @@ def oar(evidence: Evidence, segments: Segments, aggregate: Aggregate = "mean") -
 
 def grail(evidence: Evidence, segments: Segments, aggregate: Aggregate = "mean") -> SegmentScores:
     """GRAIL's measure: the norm of gradient x embedding, as the z-score of its logarithm over the thinking."""
-    thought_T = segments.thought_S[segments.index_T]
+    thought_T = segments.thought_T
     log_T = given(evidence.gradnorm_T).double().clamp_min(LEAST_GRADIENT).log()
     inside_T = log_T[thought_T]
     spread = float(inside_T.std(unbiased=False)) if len(inside_T) else 0.0

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segrl.attribution.evaluator import computing_device, left_padded, padded_inputs, unwrapped
+from segrl.attribution.evaluator import check_length, computing_device, left_padded, padded_inputs, unwrapped
 from segrl.attribution.path import evaluating
 from segrl.attribution.target import Explained
 from segrl.importance.reading import Reading, attending, read_on
@@ -55,6 +55,7 @@ def supports(
 
 
 def _supports(model, trace: TokenisedTrace, segments: Segments, forwards: int) -> dict[str, Any]:
+    check_length(model, trace.id, len(trace.prompt_ids) + trace.tokens)
     kept = kept_in_turn(segments.boundaries, forwards)
     logps = [_streams(model, trace.prompt_ids, trace.response_ids[kept_T])[0] for kept_T in kept]
     read = sum(len(trace.prompt_ids) + int(kept_T.sum()) for kept_T in kept)
@@ -108,6 +109,7 @@ def token_streams(model, trace: TokenisedTrace) -> tuple[Tensor, Tensor]:
     """The log-probability of each response token and the entropy of the distribution it was drawn from."""
     if not len(trace.prompt_ids):
         raise ValueError(f"trace {trace.id!r} renders to an empty prompt, so nothing predicts its first token")
+    check_length(model, trace.id, len(trace.prompt_ids) + trace.tokens)
     return _streams(model, trace.prompt_ids, trace.response_ids)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from segrl.report.curves import Curve
 from segrl.report.entries import Entry, View, explained, is_contrast, measures_of
+from segrl.text.decoding import LONE_SURROGATE
 from segrl.types import SegmentScores
 
 FOLDER = Path(__file__).parent
@@ -32,7 +33,6 @@ PROBLEM = 90  # characters of a problem in the list of problems
 WORDS = {"alone": "adds alone", "leave_one_out": "lost without", "without": "lost without"}
 LEVELS = 9999  # a token's score is written as so many parts of the trace's largest
 SETTINGS = {"tau": 0.7, "beta": 0.8, "beta_min_tokens": 1, "force": [0, -1]}
-LONE = re.compile("[\ud800-\udfff]")  # half a surrogate pair cannot be written as UTF-8
 
 
 def page(
@@ -69,7 +69,7 @@ def _read(file: str) -> str:
 
 def _block(name: str, value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    text = LONE.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
+    text = LONE_SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
     return f'<script type="application/json" id="{name}">{text}</script>'
 
 

@@ -22,9 +22,9 @@ Line = dict[str, Any]
 UUID = re.compile(r"(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 
 
-def load_rollouts(path: str | Path, measure: str = "grpo", limit: int | None = None) -> list[Entry]:
+def load_rollouts(path: str | Path, limit: int | None = None) -> list[Entry]:
     """The first ``limit`` rollouts of one ``<step>.jsonl``, or of all in a folder, step by step."""
-    return [_entry(line, step, measure) for step, line in islice(_lines(Path(path)), limit)]
+    return [_entry(line, step) for step, line in islice(_lines(Path(path)), limit)]
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Line]]:
@@ -50,7 +50,7 @@ def _parsed(text: str, where: str) -> Line:
     return line
 
 
-def _entry(line: Line, step: int, measure: str) -> Entry:
+def _entry(line: Line, step: int) -> Entry:
     segments = Segments(tuple(line["boundaries"]), tuple(line["kinds"]))
     rollout = RolloutView(
         step=step,
@@ -62,7 +62,7 @@ def _entry(line: Line, step: int, measure: str) -> Entry:
         weights_T=torch.tensor(line["weights"]),
         advantages_T=torch.tensor(line["advantages"]),
     )
-    views = {measure: _view(line, segments)} if line["strength"] else {}
+    views = {"grpo": _view(line, segments)} if line["strength"] else {}
     offsets_T = torch.tensor(line["offsets"])
     return Entry(_trace(line, step), segments, views=views, credit=rollout, offsets_T=offsets_T)
 

@@ -36,11 +36,10 @@ class SelectiveDataset(Dataset):
         self.notes: list[str] = []
         if settings.get("rows") and parquet_files == config.train_files:
             self.examples = load_examples(settings.rows)
-            return
-        supervision = self._supervise(
-            [parquet_files] if isinstance(parquet_files, str) else list(parquet_files), config
-        )
-        self.examples, self.notes = supervision.examples, supervision.notes()
+        else:
+            paths = [parquet_files] if isinstance(parquet_files, str) else list(parquet_files)
+            supervision = self._supervise(paths, config)
+            self.examples, self.notes = supervision.examples, supervision.notes()
         if max_samples > 0:
             self.examples = self.examples[:max_samples]
 
@@ -52,17 +51,10 @@ class SelectiveDataset(Dataset):
             rules_of(settings),
             config.max_length,
             read_selections(settings.selections) if settings.mode != "full" else None,
-            self._selecting_tokenizer(settings.get("attributor_path")),
+            selecting_tokenizer(settings.get("attributor_path"), self.tokenizer),
             settings.template,
             reselecting(settings.get("selections"), settings.get("tau"), settings.get("beta")),
         )
-
-    def _selecting_tokenizer(self, attributor_path: str | None):
-        """The tokenizer that made the selections; None where it makes the same tokens as the trained model's."""
-        if not attributor_path:
-            return None
-        selecting = load_tokenizer(attributor_path)
-        return None if same_tokens(selecting, self.tokenizer) else selecting
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -90,6 +82,14 @@ class SelectiveDataset(Dataset):
 def rules_of(settings: DictConfig) -> Rules:
     values: Any = OmegaConf.to_container(settings, resolve=True)
     return Rules(**{name: values[name] for name in RULES if name in values})
+
+
+def selecting_tokenizer(attributor_path: str | None, tokenizer):
+    """The tokenizer that made the selections; None where it makes the same tokens as the trained model's."""
+    if not attributor_path:
+        return None
+    selecting = load_tokenizer(attributor_path)
+    return None if same_tokens(selecting, tokenizer) else selecting
 
 
 def same_tokens(a, b) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from segrl.data import shards
+from segrl.launch import sharing_data
 from segrl.resolving import near
 from segrl.sft.masking import MODES
 
@@ -85,7 +86,7 @@ def model_folder(config: DictConfig, stage: Stage, stages: list[Stage]) -> Path:
 
 def ranks(config: DictConfig) -> int:
     """How many ranks share the data: all processes, those that share a sequence counted once."""
-    return config.nproc * config.trainer.nnodes // config.engine.get("ulysses_sequence_parallel_size", 1)
+    return sharing_data(config.nproc * config.trainer.nnodes, config.engine.get("ulysses_sequence_parallel_size", 1))
 
 
 def planned_steps(rows: int, config: DictConfig) -> int:

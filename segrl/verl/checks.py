@@ -14,14 +14,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from segrl.attribution.gates import value_projections
 from segrl.attribution.target import TEMPLATE
-from segrl.credit.checks import check_vocabulary, position_limit
+from segrl.credit.checks import check_vocabulary
+from segrl.credit.choosing import WITHIN_GROUPS
 from segrl.credit.settings import CreditSettings, credit_from
 from segrl.data import read_rows
-from segrl.loading import load_tokenizer
+from segrl.launch import sharing_data
+from segrl.loading import load_tokenizer, position_limit
+from segrl.resolving import near
 from segrl.text.prompting import THINK_END
 from segrl.verl.reward import FINISH, PROMPT
 
 SEGRL_REWARD = "pkg://segrl.verl.reward"
+SEGRL_REWARD_KEYS = {"thinking": "auto", "format_weight": 0.0, "length_weight": 0.0, "length_from": 0, "length_to": 0}
 
 
 # --- the model -------------------------------------------------------------------------------------------------------
@@ -47,7 +51,7 @@ def check_gates(hf_config, settings: CreditSettings) -> None:
 def check_sizes(config: DictConfig) -> None:
     """Raise where batches do not divide, or where the model or vLLM cannot take the longest sequence."""
     data, roles, trainer = config.data, config.actor_rollout_ref, config.trainer
-    ranks = trainer.n_gpus_per_node * trainer.nnodes // roles.actor.ulysses_sequence_parallel_size
+    ranks = sharing_data(trainer.n_gpus_per_node * trainer.nnodes, roles.actor.ulysses_sequence_parallel_size)
     prompts, n, mini = data.train_batch_size, roles.rollout.n, roles.actor.ppo_mini_batch_size
     if prompts % mini:
         raise ValueError(
@@ -59,7 +63,7 @@ def check_sizes(config: DictConfig) -> None:
             f"a mini-batch of {mini} prompts x {n} rollouts = {mini * n} does not divide over {ranks} "
             "data-parallel ranks; change actor.ppo_mini_batch_size or rollout.n"
         )
-    if n < 2 and config.algorithm.adv_estimator in ("grpo", "rloo"):
+    if n < 2 and config.algorithm.adv_estimator in WITHIN_GROUPS:
         raise ValueError(
             f"rollout.n={n}: {config.algorithm.adv_estimator} compares the rollouts of a prompt with each other; give "
             "2 or more"
@@ -142,6 +146,14 @@ def check_reward(config: DictConfig) -> None:
     if reward.path != SEGRL_REWARD:
         call_reward(config, row, f"\\boxed{{{gold}}}")
         return
+    for key in reward.reward_kwargs:
+        if key not in SEGRL_REWARD_KEYS:
+            raise ValueError(f"segrl's reward has no reward_kwargs.{key}{near(key, SEGRL_REWARD_KEYS)}")
+    if not str(gold or "").strip():
+        raise ValueError(
+            f"{file}: the first row has no reward_model.ground_truth; give every row its gold answer, or a reward of "
+            "your own with reward.custom_reward_function.path"
+        )
     for before in (THINK_END,) if reward.reward_kwargs.thinking == "required" else ("", THINK_END):
         response = f"{before}\\boxed{{{gold}}}"
         answer = call_reward(config, row, response)

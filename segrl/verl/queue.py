@@ -20,6 +20,11 @@ ROW = ["prompts", "responses", "response_mask", "advantages", "rm_scores"]
 COLUMN = dict(zip(FROM_VERL, ("entropy", "old_log_probs"), strict=True))
 
 
+def real_keys(batch: KVBatchMeta) -> list[str]:
+    """The keys of the batch's rows, without those that verl adds as padding."""
+    return [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
+
+
 def columns(keys: list[str], partition_id: str, names: Sequence[str]) -> list[list[torch.Tensor]]:
     data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=list(names))
     return [list(data[name].unbind()) for name in names]
@@ -32,7 +37,7 @@ def plain_column(keys: list[str], partition_id: str, name: str) -> list:
 
 def rollouts_of(batch: KVBatchMeta, tokenizer, ends: Collection[int], settings: CreditSettings) -> list[Rollout]:
     """The batch's rows as rollouts, without the rows that verl adds as padding. ``ends``: what ends a response."""
-    keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
+    keys = real_keys(batch)
     golds: list[str | None] = [None] * len(keys)
     if settings.reads_gold:
         golds = [str(row["ground_truth"]) for row in plain_column(keys, batch.partition_id, "reward_model")]

@@ -13,7 +13,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from transfer_queue import KVBatchMeta
 
 from segrl.credit.curriculum import Curriculum, pass_rates
-from segrl.verl.queue import columns, plain_column
+from segrl.verl.queue import columns, plain_column, real_keys
 
 ROW = "segrl_row"  # a column of the TransferQueue; verl's `index` is what the file says, often 0 for all
 
@@ -49,7 +49,7 @@ def drawn_by(curriculum: Curriculum, loader: StatefulDataLoader) -> StatefulData
 
 def passed_in(batch: KVBatchMeta, passed_from: float) -> dict[int, float]:
     """By row of the training set, the share of its rollouts in the batch that passed."""
-    keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
+    keys = real_keys(batch)
     (scores,) = columns(keys, batch.partition_id, ["rm_scores"])
     rows = [int(row) for row in plain_column(keys, batch.partition_id, ROW)]
     said = [_accuracy(fields) for fields in plain_column(keys, batch.partition_id, "extra_fields")]

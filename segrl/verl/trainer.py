@@ -29,7 +29,6 @@ from segrl.credit.checks import (
     check_supported,
     compares_within_groups,
     logps_serve,
-    position_limit,
     runs_live,
 )
 from segrl.credit.choosing import answers, off_step, reasons
@@ -41,10 +40,11 @@ from segrl.credit.rollout import Rollout, Weighed, record, weigh_rollouts
 from segrl.credit.settings import CreditSettings
 from segrl.credit.spreading import spread
 from segrl.importance.lockstep import Request
+from segrl.loading import position_limit
 from segrl.verl.checks import model_config
 from segrl.verl.drift import warn_of_drift
 from segrl.verl.health import Deadline, check_servers
-from segrl.verl.queue import columns, rollouts_of, write_advantages, write_jsonl
+from segrl.verl.queue import columns, real_keys, rollouts_of, write_advantages, write_jsonl
 from segrl.verl.reward_manager import ends_of
 from segrl.verl.sampler import drawn_by, passed_in
 from segrl.verl.sources import FrozenAttributors, Sources
@@ -70,7 +70,7 @@ class SegmentCredit:
         self.settings = check_supported(config)
         self.memory = Memory(config.trainer.default_local_dir, config.actor_rollout_ref.model.path)
         self.deadline = Deadline(self.settings.step_timeout)
-        self.warned: set[str] = set()
+        self.counted_thoughts = False
         self.curriculum: Curriculum | None = None
         super().__init__(config)
         self.replay_buffer.poll_interval = self.settings.poll_seconds
@@ -153,14 +153,10 @@ class SegmentCredit:
 
     def _spread_advantages(self, batch: KVBatchMeta, metrics: dict) -> None:
         if off_step(self.settings, self.global_steps):
-            rows = sum(not tag.get("is_padding", False) for tag in batch.tags)
-            metrics.update({"segrl/attributed_share": 0.0, "segrl/uniform/off_step": float(rows)})
+            metrics.update({"segrl/attributed_share": 0.0, "segrl/uniform/off_step": float(len(real_keys(batch)))})
             return
         rollouts = rollouts_of(batch, self.tokenizer, self.ends, self.settings)
-        by_segments = any(side.least_thoughts > 1 for side in self.settings.sides)
-        if by_segments and "plain" not in self.warned and (sentence := too_short(rollouts)):
-            self._warn(sentence, once="plain")
-        self.warned.add("plain")  # only the first batch is looked at
+        self._warn_of_few_thoughts(rollouts)
         why = self._reasons(rollouts)
         chosen = [rollout for rollout in rollouts if why[rollout.key] is None]
         weighed = self._weighed(batch, chosen) if chosen else []
@@ -307,10 +303,12 @@ class SegmentCredit:
 
     # --- warnings and dumps ------------------------------------------------------------------------------------------
 
-    def _warn(self, sentence: str, once: str) -> None:
-        if once not in self.warned:
-            self.warned.add(once)
+    def _warn_of_few_thoughts(self, rollouts: Sequence[Rollout]) -> None:
+        """A warning where responses have too few thoughts to tell apart; only the first batch is looked at."""
+        by_segments = any(side.least_thoughts > 1 for side in self.settings.sides)
+        if by_segments and not self.counted_thoughts and (sentence := too_short(rollouts)):
             logger.warning(f"segrl: {sentence}")
+        self.counted_thoughts = True
 
     def _dump(self, folder: str, batch: KVBatchMeta, rollouts, why, by_key: Mapping[str, Weighed]) -> None:
         keys = [rollout.key for rollout in rollouts]

@@ -219,6 +219,9 @@ def test_bad_input_is_a_sentence():
     long = segrl.tokenize(Trace("long", "p", "7 " * 600, "7"), tokenizer)
     with pytest.raises(ValueError, match=r"'long' has \d+ tokens with prompt and answer, the model takes 512"):
         paper.attribute(model, [long], tokenizer)
+    for need in ("logp_T", "perplexity_S", "support_S", "continued_S"):
+        with pytest.raises(ValueError, match=r"'long' has \d+ tokens with prompt and answer, the model takes 512"):
+            segrl.gather(model, [long], tokenizer, (need,), segments=[segrl.segment(long, "fixed", tokens=1190)])
     with pytest.raises(TypeError, match="no option rule; quadrature= says how nodes are chosen"):
         paper.attribute(model, traces(1), tokenizer, rule="left")
     with pytest.raises(ValueError, match="quadrature='simpson', expected one of midpoint"):

@@ -13,9 +13,9 @@ from segrl.attribution import PAPER
 from segrl.commands import schema
 from segrl.commands.cli import COMMANDS, main
 from segrl.commands.config import CONFIG_DIR, ON_VERL, OWN_GROUPS, ConfigError, compose
-from segrl.commands.looking import SLIDERS
 from segrl.credit.checks import check_supported
 from segrl.launch import editable
+from segrl.report.page import SETTINGS as SLIDERS
 
 COMMANDS_DIR = Path(schema.__file__).parent
 OWN = sorted({*COMMANDS} - {*ON_VERL})  # sft and grpo compose verl's config and are tested with it

@@ -66,6 +66,8 @@ def test_seconds_scale_with_rollouts_and_gpus_and_memory_with_tokens_in_a_forwar
     assert attribution(shape, 16_384, True) < attribution(shape, 16_384, False) / 8
     gated = estimate(shape, 4096, 512, 8, path="values", tokens_per_forward=8192)
     assert gated.memory_gib == attribution(shape, 8192, True, path="values") / GIB
+    with pytest.raises(ValueError, match="share=-1, expected a part of one"):
+        estimate(shape, 4096, 512, 8, share=-1)
     with pytest.raises(ValueError, match="path='value', expected embeddings or values"):
         estimate(shape, 4096, 512, 8, path="value")
     assert 1 < attribution(shape, 16_384, True) / GIB < 4

@@ -118,10 +118,12 @@ def test_a_measure_of_contrasts_has_its_own_target():
         credit = ranked(**settings)
         return [side.explains for side in credit.sides], credit.reads_gold
 
-    assert explains(measure="mistake") == explains(measure="mistake", target="gold") == (["contrast"], True)
+    assert explains(measure="mistake") == (["contrast"], True)
+    with pytest.raises(ValueError, match=r"target=gold would change nothing, since segrl.measure=mistake does"):
+        explains(measure="mistake", target="gold")
     assert explains(target="gold") == (["gold"], True)
     assert explains(measure="entropy") == (["own"], False)  # which reads nothing of an answer
-    assert explains(target="gold", measure="length", sign="both", negative_measure="mistake")[1]
+    assert explains(measure="length", sign="both", negative_measure="mistake")[1]
     assert explains(sign="both") == (["own"], False)
     assert explains(sign="both", negative_measure="mistake") == (["own", "contrast"], True)
     assert explains(sign="negative", negative_measure="mistake") == (["contrast"], True)

@@ -88,3 +88,14 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
         pytest.fail("a folder of another kind was to be replaced")
     assert [one.read_text() for one in folder.iterdir()] == ["second"]
     assert [one.name for one in tmp_path.iterdir()] == ["model"]  # no draft is left
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "model").symlink_to(tmp_path / "disk")
+    for text in ("first", "second"):
+        with replacing_folder(tmp_path / "model", "mark") as draft:
+            (draft / "mark").write_text(text)
+    assert (tmp_path / "model").is_symlink()
+    assert (tmp_path / "disk" / "mark").read_text() == "second"
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["disk", "model"]

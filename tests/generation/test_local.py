@@ -6,6 +6,7 @@ from testkit.tiny import byte_level_tokenizer, tiny_model
 
 from segrl import Trace
 from segrl.generation import sample
+from segrl.generation.local import draw
 from segrl.text.prompting import render
 
 PROBLEMS = [Trace(id=str(i), problem=f"What is {i}+{'1' * i}?", answer="1", meta={"source": "x"}) for i in range(4)]
@@ -46,6 +47,17 @@ def test_a_repetition_penalty_changes_the_logits_of_what_was_said():
     ids, _ = greedy_by_hand(model, tokenizer, PROBLEMS[0], 8, penalty=0.2)
     assert penalised.response == tokenizer.decode(ids, skip_special_tokens=True)
     assert penalised.response != plain.response
+
+
+def test_a_row_ends_where_the_model_has_no_position_left():
+    """The model has 512: rows of 500 and 510 tokens go on for 12 and 2, whatever is drawn beside them."""
+    model, tokenizer = tiny_model(), byte_level_tokenizer()
+    rows = [[20] * 500, [20] * 510]
+    drawn = draw(model, tokenizer, rows, temperature=0, max_tokens=20)
+    assert [len(ids) for ids in drawn] == [12, 2]
+    assert [drawn[1]] == draw(model, tokenizer, rows[1:], temperature=0, max_tokens=20)
+    with pytest.raises(ValueError, match="a prompt has 512 tokens, the model takes 512"):
+        draw(model, tokenizer, [[20] * 512], temperature=0, max_tokens=20)
 
 
 def test_samples_repeat_by_seed():

@@ -12,9 +12,10 @@ from testkit.tiny import OPENS_THINK, byte_level_tokenizer
 
 from segrl import toy
 from segrl.commands import grpo
-from segrl.credit.checks import check_reads_text, check_supported, position_limit
+from segrl.credit.checks import check_reads_text, check_supported
 from segrl.credit.settings import CreditSettings
 from segrl.data import write_rows, write_verl_parquet
+from segrl.loading import position_limit
 from segrl.verl import checks
 
 pytestmark = pytest.mark.skipif(not (toy.MODEL_PATH / "model.safetensors").exists(), reason="no model is bundled")
@@ -248,6 +249,10 @@ def test_a_frozen_attributor_of_another_vocabulary_is_refused_before_it_is_loade
             ["data.max_response_length=900", "actor_rollout_ref.rollout.max_model_len=2000"],
             "come to 1092 tokens, the model",
         ),
+        (
+            ["actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"],
+            "ulysses_sequence_parallel_size=2 does not divide the 1 processes; give a divisor, or 1",
+        ),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(overrides, sentence):
@@ -380,13 +385,25 @@ def test_a_gold_answer_that_cannot_be_right_is_found_before_training(tmp_path):
     pytest.importorskip("verl")
     config = grpo_config()
     config.data.train_files = str(tmp_path / "rows.parquet")
-    for gold, right in (("7", True), ("", False)):
-        write_rows(config.data.train_files, [{"reward_model": {"ground_truth": gold}}])
-        if right:
+    write_rows(config.data.train_files, [{"reward_model": {"ground_truth": "7"}}])
+    checks.check_reward(config)
+    for row, says in (
+        ({"reward_model": {"ground_truth": "}"}}, "the gold answer '}' of the first row is not right by itself"),
+        ({"reward_model": {"ground_truth": " "}}, "the first row has no reward_model.ground_truth"),
+        ({"reward_model": {"style": "rule"}}, "the first row has no reward_model.ground_truth"),
+    ):
+        write_rows(config.data.train_files, [row])
+        with pytest.raises(ValueError, match=says):
             checks.check_reward(config)
-        else:
-            with pytest.raises(ValueError, match="the gold answer '' of the first row is not right by itself"):
-                checks.check_reward(config)
+
+
+def test_a_weight_that_the_reward_does_not_have_is_found_before_training(tmp_path):
+    pytest.importorskip("verl")
+    config = grpo_config("+reward.custom_reward_function.reward_kwargs.lenght_weight=1")
+    config.data.train_files = str(tmp_path / "rows.parquet")
+    write_rows(config.data.train_files, [{"reward_model": {"ground_truth": "7"}}])
+    with pytest.raises(ValueError, match=r"no reward_kwargs\.lenght_weight, did you mean 'length_weight'"):
+        checks.check_reward(config)
 
 
 def test_a_reward_without_think_end_is_graded_as_the_rollouts_will_be(tmp_path, monkeypatch):
