@@ -127,8 +127,8 @@ ALLOWED_ARROWS = {
     "importance": {
         *("attribution", "generation", "grading", "loading", "resolving", "text", "tokenization", "toy", "types"),
     },
-    "data": {"text", "types"},
-    "report": {"grading", "importance", "types"},
+    "data": {"resolving", "text", "types"},
+    "report": {"grading", "importance", "text", "types"},
     "launch": {"toy"},
     "trl": {"grading", "text"},
     "evaluation": {"data"},
@@ -137,14 +137,16 @@ ALLOWED_ARROWS = {
         *("attribution", "evaluation", "grading", "importance", "resolving", "selection", "text", "toy", "types"),
     },
     "sft": {
-        *("cost", "data", "loading", "resolving", "segmentation", "selection", "text", "tokenization", "types"),
-        "weighting",
+        *("cost", "data", "launch", "loading", "resolving", "segmentation", "selection", "text", "tokenization"),
+        *("types", "weighting"),
     },
     "credit": {
-        *("attribution", "data", "grading", "importance", "resolving", "segmentation", "selection", "text"),
-        *("toy", "types", "weighting"),
+        *("attribution", "data", "grading", "importance", "loading", "resolving", "segmentation", "selection"),
+        *("text", "toy", "types", "weighting"),
     },
-    "verl": {"attribution", "credit", "data", "grading", "importance", "launch", "loading", "text", "types"},
+    "verl": {
+        *("attribution", "credit", "data", "grading", "importance", "launch", "loading", "resolving", "text", "types"),
+    },
 }
 
 

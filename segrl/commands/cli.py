@@ -20,18 +20,18 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "generate": ("segrl.commands.generating:generate", "problems -> traces, sampled from a model"),
         "harvest": (
             "segrl.commands.generating:harvest",
-            "of many samples, each problem's shortest right and wrong one",
+            "keep each problem's shortest right and shortest wrong response, of many samples",
         ),
         "segment": ("segrl.commands.traces:segment", "traces -> segments"),
         "attribute": ("segrl.commands.traces:attribute", "traces -> integrated gradients of their answers"),
-        "calibrate": ("segrl.commands.traces:calibrate", "few nodes that do what many do, fitted once to a model"),
+        "calibrate": ("segrl.commands.traces:calibrate", "fit a few nodes of the path to a model, in place of many"),
         "select": ("segrl.commands.traces:select", "traces -> scored segments and which of them to keep"),
         "export": ("segrl.commands.exporting:export", "traces and selections -> masks for other trainers"),
     },
     "Evaluation": {
         "evaluate": ("segrl.commands.evaluating:evaluate", "accuracy, pass@k and maj@k of a model on benchmarks"),
         "grade": ("segrl.commands.evaluating:grade", "verdicts on saved responses, whichever tool saved them"),
-        "compare": ("segrl.commands.evaluating:compare", "two evaluations: how far apart, and by chance?"),
+        "compare": ("segrl.commands.evaluating:compare", "the difference of two evaluations, with an interval"),
     },
     "Looking": {
         "explain": (

@@ -217,11 +217,10 @@ def _about_suspect(trace: TokenisedTrace, suspect: Suspect, thoughts: int) -> st
     """Which thought is marked and how far it lies above chance, or why none is marked."""
     name, answer = f"thought {suspect.thought + 1}", own_answer(trace)
     share = f"{suspect.score:.0%} of what speaks for {answer} and against {trace.answer} lies on"
-    chance = "dealt out to the thoughts at random, the scores give the best one at most "
-    chance += f"{suspect.reached:.0%} in 95 of 100 deals"
+    chance = f"by chance the best thought has more than {suspect.reached:.0%} in 5 of 100 cases"
     if suspect.marked:
         return (
-            f"{name.capitalize()} misled, as attribution has it: {share} it in the mean of three readings; {chance}. "
+            f"{name.capitalize()} misled, by attribution: {share} it in the mean of three readings; {chance}. "
             "This is a hypothesis about the model, not a check of the step."
         )
     if suspect.beats_chance:

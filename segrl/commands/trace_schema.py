@@ -130,11 +130,13 @@ class Measured(Cut, Spread):
     """What the segments of many traces are scored by."""
 
     # what a segment is scored by: first_and_last, contribution, ig, ...; or package.module:function.
-    # first_and_last: the answer's log-odds after the thought alone, and how much they fall without it; alone, shapley:
-    # after other subsets of thoughts; contribution: what the segment adds to the answer, read from one gate; ig: the
-    # paper's, with attribution=paper; its parts strength, abs_ig_tokens, ig_tokens; support: what the text
-    # after the segment loses without it; rivals pmi, confidence_gain, confidence_gain_cheap, leave_one_out, grad_input,
-    # oar, grail, attention, entropy, perplexity, first_correct; controls random, permuted_ig, length, position, oracle
+    # first_and_last: the mean of what the thought adds to the answer's log-odds alone, and of what is lost without it;
+    # alone: the first of the two; shapley: the mean over many subsets of the thoughts; contribution: what the segment
+    # adds to the answer, read from one gate; mistake: what speaks for a wrong answer against the gold one;
+    # continuation_gain: samples the response on from each thought; ig: the paper's, with attribution=paper; variants
+    # of it: strength, abs_ig_tokens, ig_tokens; support: what the text after the segment loses without it; rivals: pmi,
+    # confidence_gain, confidence_gain_cheap, leave_one_out, grad_input, oar, grail, attention, entropy, surprise,
+    # perplexity, first_correct; controls: random, permuted_ig, length, position, oracle
     measure: str = "first_and_last"
 
 

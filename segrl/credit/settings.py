@@ -114,10 +114,10 @@ class CreditSettings:
     # what thoughts are compared by: support, how much less likely the next three become without one; contribution, what
     # one adds to the answer, read from one gate; or another that can be read while training, or package.module:function
     measure: str = "contribution"
-    measure_options: dict[str, Any] = field(default_factory=dict)  # of that measure
+    measure_options: dict[str, Any] = field(default_factory=dict)  # of segrl.measure, such as {aggregate: token}
     # the measure of responses of negative advantage, like mistake: what misled them; null: the same one
     negative_measure: str | None = None
-    negative_measure_options: dict[str, Any] = field(default_factory=dict)  # of that measure
+    negative_measure_options: dict[str, Any] = field(default_factory=dict)  # of segrl.negative_measure
     scope: str = "response"  # what the rule compares: the segments of a response, or those of the whole batch
     mean_one: bool = True  # the weights of a scope have mean one; false: they are as the rule says
     form: str = "times"  # advantage times weight; or plus: advantage + weight - 1
@@ -128,7 +128,9 @@ class CreditSettings:
     permuted: bool = False  # a control: the scores of a response's thoughts are permuted at random
     sign: str = "positive"  # the advantages whose tokens are weighted: positive, negative, both, inverted, signed
     warmup_steps: int = 0  # steps over which the weights grow from one to the rule's
-    segmenter: str = "auto"  # keywords, and paragraphs inside pieces over 512 tokens
+    # where to cut: auto (keywords, and paragraphs inside pieces over 512 tokens), keywords, retro_search, paragraphs,
+    # fixed, regex, entropy, probability; or package.module:function
+    segmenter: str = "auto"
     segmentation: dict[str, Any] = field(default_factory=dict)  # min_tokens, max_segments, options of the segmenter
     tau: float = 0.7  # Eq. 6, for the rules hard and bilevel and for the selected ratio
     beta: float = 1.0  # Eq. 7; 1.0 drops nothing
@@ -162,10 +164,10 @@ class CreditSettings:
     checkpointing: bool | None = None  # activation checkpointing; null: as the model's enable_gradient_checkpointing
     # the model that explains: live, frozen (never changes) or ref (verl's reference, under LoRA the bare actor)
     attributor: str = "live"
-    attributor_path: str | None = None  # of the frozen one; it must share the policy's vocabulary
+    attributor_path: str | None = None  # the frozen attributor's model; it must share the policy's vocabulary
     attributor_dtype: str = "bfloat16"  # of the frozen one's weights: float32, bfloat16 or float16
     attributor_workers: int = 1  # Ray actors, each with a copy
-    attributor_gpus: float = 1.0  # of each; trainer.n_gpus_per_node must leave them free
+    attributor_gpus: float = 1.0  # of each frozen one; trainer.n_gpus_per_node must leave them free
     poll_seconds: float = 2.0  # how often verl looks for finished rollouts; shorter where a whole step takes less
     # seconds after which a start or a step is taken to hang and the job ends; null: never. A validation of twice a
     # step's rollouts gets twice as long

@@ -25,8 +25,8 @@ class EvidenceSettings:
     # of shapley: subsets of the thoughts that are read, exact where these are all; of support: in how many forwards the
     # segments are taken out, one in each where these suffice, else every n-th together
     forwards: int = 64
-    samples: int = 32  # of confidence_gain alone: answers forced after each prefix of the thinking
-    continuations: int = 8  # of continuation_gain alone: samples of the response from each prefix on
+    samples: int = 32  # only for measure=confidence_gain: answers forced after each prefix of the thinking
+    continuations: int = 8  # only for measure=continuation_gain: samples of the response from each prefix on
     continued_tokens: int = 256  # tokens of such a sample at most
     temperature: float = 0.6  # of forced answers and of continuations
     answer_tokens: int = 32  # tokens of a forced answer; one that is not closed by then is wrong
