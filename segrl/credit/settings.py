@@ -55,7 +55,6 @@ READ_BY = dict.fromkeys(ALONG_A_PATH, ONLY_FOR_ANSWERS) | {
     "gradient_T": ("target",),
     "gradnorm_T": ("target",),
     "prefix_logp_S": ("target", "output"),
-    "contrast": tuple(name for name in ONLY_FOR_ANSWERS if name != "target"),  # which is its own
 }
 # Keys that earlier versions had, and what to set in their place.
 REMOVED = {
@@ -257,6 +256,9 @@ class CreditSettings:
     def _check_read(self) -> None:
         """Raise where a key is given that nothing reads."""
         read = {name for side in self.sides for name in READ_BY.get(side.need or "", ())}
+        explaining = [side for side in self.sides if "target" in READ_BY.get(side.need or "", ())]
+        if all(side.explains != self.target for side in explaining):  # a measure of contrasts has its own target
+            read.discard("target")
         unread = [name for name in ONLY_FOR_ANSWERS if name not in read]
         if self.rule != "uniform" and (given := self._changed(unread)):
             measures = " and ".join(f"{side.key}={side.measure}" for side in self.sides)

@@ -118,7 +118,7 @@ def test_a_measure_of_contrasts_has_its_own_target():
         credit = ranked(**settings)
         return [side.explains for side in credit.sides], credit.reads_gold
 
-    assert explains(measure="mistake") == (["contrast"], True)
+    assert explains(measure="mistake") == explains(measure="mistake", target="contrast") == (["contrast"], True)
     with pytest.raises(ValueError, match=r"target=gold would change nothing, since segrl.measure=mistake does"):
         explains(measure="mistake", target="gold")
     assert explains(target="gold") == (["gold"], True)
