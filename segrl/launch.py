@@ -155,6 +155,7 @@ def on_cpu() -> bool:
 
 
 def check_device(config: DictConfig) -> None:
+    """Raise where the config asks for an accelerator that this machine lacks."""
     if on_cpu() and config.trainer.device != "cpu":
         raise ValueError(
             f"trainer.device={config.trainer.device}, but this machine has no accelerator; add preset=toy_cpu, or "

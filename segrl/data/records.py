@@ -59,6 +59,7 @@ def segments_of(row: Row) -> Segments:
 
 
 def attribution_row(trace: TokenisedTrace, attribution: Attribution) -> Row:
+    """The row that a file of attributions holds of a trace."""
     return {
         **identity(trace),
         "scores": attribution.scores_T.tolist(),
@@ -79,6 +80,7 @@ def failed_attribution_row(trace: TokenisedTrace, error: str) -> Row:
 
 
 def attribution_of(row: Row) -> Attribution:
+    """The attribution that a row holds."""
     return Attribution(
         trace_id=row["id"],
         scores_T=torch.tensor(row["scores"]),
@@ -124,6 +126,7 @@ def failed_selection_row(trace: TokenisedTrace, segments: Segments, error: str) 
 
 
 def scores_of(row: Row) -> SegmentScores:
+    """The scores that a row of selections holds."""
     pieces = segments_of(row)
     columns = {f"{name}_S": torch.tensor(row[name], dtype=torch.float64) for name in _SCORES}
     segment_T = torch.tensor(row["segment"]) if len(row["segment"]) else None

@@ -73,18 +73,6 @@ def without(
     ]
 
 
-def prefix_answer_logprob(
-    model, traces: Sequence[TokenisedTrace], tokenizer=None, segments: Sequence[Segments] = (), **options
-) -> list[Tensor]:
-    """The answer's log-probability after no segment, after the first, the first two, ...: S + 1 values a trace.
-
-    Every prefix is a row of its own; prefixes of all traces share forwards of ``batch_tokens`` tokens. With
-    ``shared_prefixes`` each trace is read once. ``options`` are those of :class:`segrl.importance.reading.Reading`.
-    """
-    fields = prefixes(model, traces, tokenizer, segments, Reading(**options))
-    return [torch.cat([torch.tensor([field["empty_logp"]]), field["prefix_logp_S"]]) for field in fields]
-
-
 # --- masks -----------------------------------------------------------------------------------------------------------
 
 

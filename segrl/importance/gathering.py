@@ -13,7 +13,7 @@ from typing import Any
 from segrl.attribution import attribute
 from segrl.attribution.engine import AttributionSettings
 from segrl.attribution.path import evaluating
-from segrl.importance.answers import gradients, prefix_answer_logprob, prefixes, without
+from segrl.importance.answers import gradients, prefixes, without
 from segrl.importance.coalitions import alone, shapley, without_value
 from segrl.importance.confidence import confidences
 from segrl.importance.continuing import continuations
@@ -22,7 +22,7 @@ from segrl.importance.streams import attentions, likelihoods, perplexities, supp
 from segrl.resolving import near
 from segrl.types import Evidence, Segments, TokenisedTrace
 
-__all__ = ["NEEDS", "gather", "prefix_answer_logprob", "token_streams"]
+__all__ = ["NEEDS", "gather", "token_streams"]
 
 Fields = dict[str, Any]
 

@@ -76,6 +76,7 @@ def base_dtype(model_path: str) -> torch.dtype | None:
 
 
 def merged_weights(weights: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """The weights with LoRA's matrices added to those they stand beside, under the names of the base model."""
     merged = {}
     for name, weight in weights.items():
         layer, base, kind = name.removeprefix(PEFT).partition(".base_layer")

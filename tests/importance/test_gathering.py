@@ -13,7 +13,7 @@ from segrl.attribution.evaluator import Batching, Row
 from segrl.attribution.target import TEMPLATE
 from segrl.importance import confidence, streams
 from segrl.importance.discriminating import ACROSS_RESPONSES
-from segrl.importance.gathering import NEEDS, prefix_answer_logprob, token_streams
+from segrl.importance.gathering import NEEDS, token_streams
 from segrl.importance.keeping import keeping, kept_answer_value, of_thoughts
 from segrl.importance.reader import Reader
 from segrl.importance.reading import Reading
@@ -354,11 +354,16 @@ def test_eager_attention_reads_trees_too():
 def test_prefixes_do_not_depend_on_what_shares_their_forward(batching):
     one, other = made(), made("Okay, 5.\n\nWait, no: 8 it is, not 5 and not 6.", answer="8", id="u")
     model, tokenizer = tiny_model(), byte_level_tokenizer()
-    together = prefix_answer_logprob(model, [one[0], other[0]], tokenizer, [one[1], other[1]], **batching)
-    for (trace, segments), logp_K in zip((one, other), together, strict=True):
-        [alone] = prefix_answer_logprob(model, [trace], tokenizer, [segments])
-        assert len(logp_K) == len(segments) + 1
-        assert logp_K.tolist() == pytest.approx(alone.tolist(), abs=1e-4)
+
+    def gathered(*pairs, **batching):
+        traces, segments = zip(*pairs, strict=True)
+        return segrl.gather(model, traces, tokenizer, ("prefix_logp",), segments=segments, **batching)
+
+    for pair, evidence in zip((one, other), gathered(one, other, **batching), strict=True):
+        [alone] = gathered(pair)
+        assert len(evidence.prefix_logp_S) == len(pair[1])
+        assert evidence.prefix_logp_S.tolist() == pytest.approx(alone.prefix_logp_S.tolist(), abs=1e-4)
+        assert evidence.empty_logp == pytest.approx(alone.empty_logp, abs=1e-4)
 
 
 @pytest.mark.parametrize("template", [TEMPLATE, "{answer} it is"])
