@@ -137,7 +137,8 @@ function begin() {
   if (!index.traces.length) { panes[0].text.append(element("p", "empty", "There are no traces in this report.")); return; }
   const [first, second] = asked();
   state.beside = second >= 0;
-  open(Math.max(0, first ?? 0), state.beside ? second : undefined);
+  const weighed = index.traces.findIndex((head) => !head.uniform);  // of a run, the first rollout with weights
+  open(first >= 0 ? first : Math.max(0, weighed), state.beside ? second : undefined);
   byId("list").querySelector('[aria-current="true"]')?.scrollIntoView({ block: "nearest" });
 }
 

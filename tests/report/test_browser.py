@@ -336,9 +336,11 @@ def test_the_page_of_explain_has_the_terminals_mark(browser, tmp_path, capsys, m
 
 
 def test_the_runs_curves_are_read_by_key_and_pointer_and_as_a_table(browser, tmp_path):
-    rollouts = load_rollouts(dumped(tmp_path / "dump"))
+    rollouts = sorted(load_rollouts(dumped(tmp_path / "dump")), key=lambda rollout: rollout.credit.uniform is None)
     metrics = {step: {"actor/entropy": value} for step, value in ((1, 0.5), (2, 0.25), (3, 0.125))}
     shown(browser, rollouts, tmp_path, curves=curves_of(rollouts, metrics))
+    opened = run(browser, "return Number(document.querySelector('#list [aria-current=true]').dataset.trace)")
+    assert opened == sum(rollout.credit.uniform is not None for rollout in rollouts) > 0  # the first that was weighed
     readouts = "return [...document.querySelectorAll('#charts output')].map((one) => one.textContent)"
     assert run(browser, readouts) == ["step 3: none", "step 3: 0.125"]
     key = "document.querySelectorAll('.plot')[1].dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft'}))"
