@@ -52,7 +52,7 @@ from policy_gradients import (
     step_of_equal_kl,
     table,
 )
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 import segrl
@@ -62,7 +62,7 @@ from segrl.credit.choosing import equal_groups
 from segrl.credit.rollout import Rollout, make_rollout, rollout_trace
 from segrl.credit.settings import CreditSettings
 from segrl.data import load_traces, save_traces, shards, write_rows
-from segrl.data.files import write_json
+from segrl.data.files import replacing, write_json
 from segrl.launch import end_with_parent
 from segrl.types import Trace
 
@@ -202,10 +202,8 @@ def sums_of_batches(values_R: Tensor, held: Sequence[int], count: int) -> list[f
 
 def save_whole(tensors: dict[str, Tensor], file: Path) -> None:
     """Write the file whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part")
-    save_file(tensors, part)
-    part.rename(file)
+    with replacing(file) as whole:
+        whole.write(save(tensors))
 
 
 def of_half(count: int, half: str) -> list[int]:

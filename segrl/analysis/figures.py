@@ -1,51 +1,20 @@
-"""The paper's figures 1 to 4 and appendix A, drawn from a summary; and how a figure is saved."""
+"""The paper's figures 1 to 4 and appendix A, drawn from a summary."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from io import StringIO
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten, wrap
 from typing import Any
 
 from segrl.analysis.classes import Row, reasons
+from segrl.evaluation.pictures import BLUE, GREEN, GREY, ORANGE, PALE, RED, save
 from segrl.evaluation.statistics import Estimate
 
-# Colours that colour-blind readers can tell apart.
-GREEN, GREY, ORANGE, BLUE, RED, PALE = "#009e73", "#8c8c8c", "#e69f00", "#0072b2", "#d55e00", "#dddddd"
 OF_CLASS = {"important": GREEN, "unimportant": GREY, "low strength": "#b8b8b8", "high consistency": ORANGE}
 OF_REASON = {"strength": GREEN, "dropped": GREY, "consistency": ORANGE}
 OF_SIDE = {"right": BLUE, "wrong": RED}
-STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "svg.hashsalt": "segrl",  # the same figure, the same bytes
-    "svg.fonttype": "none",
-}
 LINE, LINES, THOUGHTS = 74, 2, 12  # of the example: characters a line, lines a thought, thoughts
-
-
-def save(draw: Callable[..., None], path: Path, size: tuple[float, float], *given: Any) -> None:
-    """Call ``draw(figure, *given)`` and write PNG, and SVG beside it."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure, *given)
-        figure.savefig(path.with_suffix(".png"), dpi=160)
-        svg = StringIO()
-        figure.savefig(svg, format="svg", metadata={"Date": None})
-    text = svg.getvalue()  # the ids of its clip paths hash their corners, whose last digits vary
-    for k, name in enumerate(re.findall(r'<clipPath id="(\w+)"', text)):
-        text = text.replace(name, f"clip{k}")
-    path.with_suffix(".svg").write_text(text)
 
 
 def draw_all(summary: Mapping[str, Any], right: Sequence[Row], folder: Path) -> None:

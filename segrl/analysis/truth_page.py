@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from segrl.analysis.agreement import WHAT, Row
-from segrl.analysis.figures import BLUE, GREY, ORANGE
+from segrl.evaluation.pictures import BLUE, GREY, ORANGE
 from segrl.evaluation.results import markdown
 from segrl.evaluation.statistics import Estimate
 

@@ -42,9 +42,9 @@ def analyze(config: DictConfig) -> None:
 def truth(config: DictConfig) -> None:
     """Arms against what is known of the thoughts of a world's traces: one table, one picture."""
     from segrl.analysis import agreement
-    from segrl.analysis.figures import save
     from segrl.analysis.truth_page import draw_table, truth_page
     from segrl.data.files import write_json, write_text
+    from segrl.evaluation.pictures import save
 
     (out,) = needed(config, "out")
     arms, truths = _arms(config), _truths(config)

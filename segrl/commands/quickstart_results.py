@@ -81,14 +81,14 @@ def mistakes(file: Path) -> list[str]:
 
 def draw(right: Mapping[str, Sequence[float]], rewards: Sequence[float], path: Path) -> None:
     """Write the picture: pass@1 on the test problems with intervals, and the mean reward of each step between."""
-    from segrl.analysis.figures import save
+    from segrl.evaluation.pictures import save
     from segrl.evaluation.statistics import bootstrap
 
     save(learning_curve, path, (5.6, 3.2), {name: bootstrap(values) for name, values in right.items()}, rewards)
 
 
 def learning_curve(figure, accuracies: Mapping[str, Estimate], rewards: Sequence[float]) -> None:
-    from segrl.analysis.figures import BLUE, GREY
+    from segrl.evaluation.pictures import BLUE, GREY
 
     axes = figure.add_subplot()
     places = {"base": -1, "sft": 0, "grpo": len(rewards)}

@@ -48,8 +48,9 @@ def sft_plan(config: DictConfig, shape: Shape, hardware: Hardware, details: Mapp
     shared = config.engine.ulysses_sequence_parallel_size  # ranks that share a row
     if shape.heads % shared or (shape.kv_heads % shared and shared % shape.kv_heads):
         raise ValueError(
-            f"data.train_batch_size={data.train_batch_size} on {gpus} ranks lets {shared} of them share a row, but "
-            f"they cannot share the model's {shape.heads} heads ({shape.kv_heads} of keys); take "
+            f"engine.ulysses_sequence_parallel_size={shared}, which data.train_batch_size={data.train_batch_size} on "
+            f"{gpus} ranks sets by itself, lets {shared} of them share a row, but they cannot share the model's "
+            f"{shape.heads} heads ({shape.kv_heads} of keys); take "
             f"data.train_batch_size={gpus}, or another nproc"
         )
     rows = max(1, data.train_batch_size * shared // gpus)  # of a step, on such ranks together

@@ -11,22 +11,19 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from typing import Any
 
 from segrl.data.files import Row
 from segrl.data.saved import SCHEMA
 from segrl.data.sources import Located, located_rows
-from segrl.data.traces import collect, with_problem_ids
+from segrl.data.traces import collect, first, with_problem_ids
 from segrl.types import Trace
 
 
 def load_outputs(path: str | os.PathLike, limit: int | None = None) -> tuple[str, list[Trace]]:
     """The format of a file, folder or glob, and its traces; ``limit`` counts rows, which may hold many responses."""
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit is {limit}; give a number of rows from 1 up, or leave it out for all")
     formats: Counter[str] = Counter()
-    traces = with_problem_ids(collect(_responses(islice(located_rows(path), limit), formats)))
+    traces = with_problem_ids(collect(_responses(first(located_rows(path), limit), formats)))
     return " and ".join(formats), traces
 
 

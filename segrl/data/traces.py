@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, count, islice
 from typing import TypeVar
@@ -44,14 +44,19 @@ def save_traces(traces: Iterable[Trace], path: str | os.PathLike) -> None:
     write_rows(path, [saved_row(trace, as_text) for trace in traces], SCHEMA)
 
 
+def first(rows: Iterable[Located], limit: int | None) -> Iterator[Located]:
+    """The first ``limit`` rows; all where it is None."""
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; give a number of rows from 1 up, or leave it out for all")
+    return islice(rows, limit)
+
+
 def collect(
     rows: Iterable[Located], limit: int | None = None, with_response: bool = True, require_response: bool = False
 ) -> list[Trace]:
     """The first ``limit`` rows as traces with unique ids."""
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit is {limit}; give a number of rows from 1 up, or leave it out for all")
     traces, places = [], []
-    for where, fallback_id, row in islice(rows, limit):
+    for where, fallback_id, row in first(rows, limit):
         trace = trace_from_row(row, where, fallback_id, with_response)
         if require_response and not trace.response.strip():
             raise ValueError(

@@ -12,11 +12,12 @@ from typing import Any
 
 from segrl.data import read_rows, write_rows
 from segrl.data.files import write_json
+from segrl.evaluation.pictures import BLUE, GREEN, ORANGE, save
 from segrl.evaluation.statistics import GREEDY, Estimate
 
 Summary = Mapping[str, Any]
 NONE = "–"
-COLOURS = ("#555555", "#0072b2", "#56b4e9", "#e69f00", "#009e73", "#cc79a7")  # that colour-blind readers can tell apart
+COLOURS = ("#555555", BLUE, "#56b4e9", ORANGE, GREEN, "#cc79a7")
 
 
 def write_result(folder: Path, name: str, samples: Sequence[dict], summary: Summary) -> None:
@@ -119,12 +120,12 @@ def _count(number: float | None) -> str | None:
 
 def draw(summaries: Mapping[str, Summary], path: Path) -> None:
     """Write PNG, and SVG beside it: a group of bars for each benchmark, a colour for each metric, with intervals."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
     groups = _bars(summaries)
     series = list(dict.fromkeys(metric for bars in groups.values() for metric in bars))
-    figure = Figure(figsize=(2 + 0.22 * len(groups) * (len(series) + 1), 3.6), layout="constrained")
+    save(_draw_bars, path, (2 + 0.22 * len(groups) * (len(series) + 1), 3.6), groups, series)
+
+
+def _draw_bars(figure, groups: Mapping[str, Mapping[str, Estimate]], series: Sequence[str]) -> None:
     axes = figure.add_subplot()
     width = 0.8 / len(series)
     for m, metric in enumerate(series):
@@ -137,11 +138,7 @@ def draw(summaries: Mapping[str, Summary], path: Path) -> None:
         axes.errorbar(left, heights, [below, above], fmt="none", ecolor="black", elinewidth=0.8)
     axes.set_xticks(range(len(groups)), list(groups))
     axes.set(ylim=(0, 100), ylabel="% (95% interval over problems)")
-    axes.spines[["top", "right"]].set_visible(False)
     figure.legend(frameon=False, ncols=len(series), loc="outside upper center", columnspacing=1, handlelength=1)
-    figure.savefig(path.with_suffix(".png"), dpi=150)
-    with matplotlib.rc_context({"svg.hashsalt": "segrl"}):  # the same figure, the same bytes
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
 
 
 def _bars(summaries: Mapping[str, Summary]) -> dict[str, dict[str, Estimate]]:
