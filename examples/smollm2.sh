@@ -10,6 +10,7 @@
 #   STAGES="sft" examples/smollm2.sh OUT   some of these: problems base sft grpo page
 #   SIZE=short examples/smollm2.sh OUT     a few problems and steps, to see that all of it runs
 #   MODEL=folder METHODS="support uniform" SEEDS="0 1" ARMS="full selective random" examples/smollm2.sh OUT
+#   ARMS=planted examples/smollm2.sh OUT   a control: half of the thinking, the steps that the problem needs first
 #   DTYPE=float32 examples/smollm2.sh OUT  where bfloat16 is no faster: on a CPU without avx512_bf16 or amx_bf16
 set -euo pipefail
 out=${1:?usage: $0 OUT}
@@ -79,9 +80,12 @@ evaluate() {  # MODEL NAME
     generation.n=$samples generation.max_tokens=192 generation.vllm.engine.max_model_len=448
 }
 
-choose() {  # ARM SEED: half of the thinking's tokens, by first_and_last, or by its scores dealt out at random
+choose() {  # ARM SEED: half of the thinking's tokens, by first_and_last, at random, or by the planted truth
   local measure=first_and_last
-  if [ "$1" = random ]; then measure=random; fi
+  case $1 in
+    random) measure=random ;;
+    planted) measure=oracle ;;
+  esac
   segrl select "model_path=$model" "traces=$out/train-$2.jsonl" "out=$out/selections/$1-$2.parquet" "measure=$measure" \
     segmenter=paragraphs selection.match_tokens=0.5 selection.beta=1
 }
@@ -141,7 +145,7 @@ table() {
   local arm seed method
   for seed in $seeds; do
     for arm in $arms; do difference "SFT $arm minus base, seed $seed" "$arm-$seed" base; done
-    for arm in full random; do difference "SFT selective minus $arm, seed $seed" "selective-$seed" "$arm-$seed"; done
+    for arm in full random planted; do difference "SFT selective minus $arm, seed $seed" "selective-$seed" "$arm-$seed"; done
   done
   for method in $methods; do
     difference "GRPO $method minus SFT selective" "grpo-$method" selective-0
