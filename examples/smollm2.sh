@@ -10,7 +10,7 @@
 #   STAGES="sft" examples/smollm2.sh OUT   some of these: problems base sft grpo page
 #   SIZE=short examples/smollm2.sh OUT     a few problems and steps, to see that all of it runs
 #   MODEL=folder METHODS="support uniform" SEEDS="0 1" ARMS="full selective random" examples/smollm2.sh OUT
-#   ARMS=planted examples/smollm2.sh OUT   a control: half of the thinking, the steps that the problem needs first
+#   ARMS=planted examples/smollm2.sh OUT   a control: SFT on the steps that the problem needs, and no others
 #   DTYPE=float32 examples/smollm2.sh OUT  where bfloat16 is no faster: on a CPU without avx512_bf16 or amx_bf16
 set -euo pipefail
 out=${1:?usage: $0 OUT}
@@ -80,14 +80,14 @@ evaluate() {  # MODEL NAME
     generation.n=$samples generation.max_tokens=192 generation.vllm.engine.max_model_len=448
 }
 
-choose() {  # ARM SEED: half of the thinking's tokens, by first_and_last, at random, or by the planted truth
-  local measure=first_and_last
+choose() {  # ARM SEED: half of the thinking's tokens, by first_and_last or at random; or planted, the needed steps alone
+  local measure=first_and_last share=(selection.match_tokens=0.5)
   case $1 in
     random) measure=random ;;
-    planted) measure=oracle ;;
+    planted) measure=oracle share=(selection.tau=1) ;;
   esac
   segrl select "model_path=$model" "traces=$out/train-$2.jsonl" "out=$out/selections/$1-$2.parquet" "measure=$measure" \
-    segmenter=paragraphs selection.match_tokens=0.5 selection.beta=1
+    segmenter=paragraphs "${share[@]}" selection.beta=1
 }
 
 sft() {  # ARM SEED
