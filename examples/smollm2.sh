@@ -35,9 +35,11 @@ stage() {
   if [ -e "$note" ]; then read -r began most <"$note" && began=$((SECONDS - began)); fi
   echo "== $name"
   before=$(free)
+  set -m  # a process group of its own, so that what it started ends with it
   "$@" &
   local process=$!
-  trap "kill $process 2>/dev/null" EXIT
+  set +m
+  trap "kill -- -$process 2>/dev/null" EXIT
   while kill -0 $process 2>/dev/null; do
     taken=$((before - $(free)))
     if ((taken > most)); then most=$taken; fi
