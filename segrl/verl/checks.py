@@ -149,7 +149,7 @@ def check_reward(config: DictConfig) -> None:
     for key in reward.reward_kwargs:
         if key not in SEGRL_REWARD_KEYS:
             raise ValueError(f"segrl's reward has no reward_kwargs.{key}{near(key, SEGRL_REWARD_KEYS)}")
-    if not str(gold or "").strip():
+    if gold is None or not str(gold).strip():
         raise ValueError(
             f"{file}: the first row has no reward_model.ground_truth; give every row its gold answer, or a reward of "
             "your own with reward.custom_reward_function.path"

@@ -385,8 +385,9 @@ def test_a_gold_answer_that_cannot_be_right_is_found_before_training(tmp_path):
     pytest.importorskip("verl")
     config = grpo_config()
     config.data.train_files = str(tmp_path / "rows.parquet")
-    write_rows(config.data.train_files, [{"reward_model": {"ground_truth": "7"}}])
-    checks.check_reward(config)
+    for gold in ("7", 0):
+        write_rows(config.data.train_files, [{"reward_model": {"ground_truth": gold}}])
+        checks.check_reward(config)
     for row, says in (
         ({"reward_model": {"ground_truth": "}"}}, "the gold answer '}' of the first row is not right by itself"),
         ({"reward_model": {"ground_truth": " "}}, "the first row has no reward_model.ground_truth"),
